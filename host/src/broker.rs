@@ -1,0 +1,467 @@
+//! Where tasks, results, schedules and the catalogue live: the trait and its types. Drivers: `redis`, `sqlite`.
+//!
+//! enqueue → claim → (extend …) → finish. A worker registers one incarnation a queue; what the incarnation claims is in its
+//! held set until it is finished, and an expired incarnation's held set is adopted whole by the next claim or extend that
+//! finds it.
+//!
+//! Invariant: every method is one atomic step: after a crash or an error it happened or it did not, and repeating it is
+//! safe. The laws that every driver keeps stand in `tests/laws.rs`.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::{
+    catalogue::{Catalogue, PluginInfo},
+    task::{CodeId, Millis, NewTask, Priority, Progress, QueueName, State, Task, TaskId, TaskName, TaskView, Verdict},
+};
+
+pub type Result<T, E = BrokerError> = std::result::Result<T, E>;
+
+/// Why the broker could not do what it was asked; split by what the caller does next.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// Not reachable, or it stopped answering: whether the step happened is unknown. Try again later.
+    #[error("{0}")]
+    Unavailable(String),
+    /// It answered and refused for now (out of memory, disk full, read-only replica, loading). Nothing happened. Try again later.
+    #[error("{0}")]
+    Refused(String),
+    /// Wrong password, not a Redis, incompatible schema, bad address: somebody must change a setting.
+    #[error("{0}")]
+    Misconfigured(String),
+    /// What was asked can't be done as asked (payload over the limit, unknown schedule …). Nothing happened.
+    #[error("{0}")]
+    Invalid(String),
+    /// The broker holds something we can't read: its text says where.
+    #[error("{0}")]
+    Corrupt(String),
+}
+
+impl BrokerError {
+    /// Whether the same call may succeed later without anybody changing anything.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Refused(_))
+    }
+
+    /// Whether the call may have taken effect although it failed.
+    pub fn is_fate_unknown(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+/// Bounds and defaults that every driver enforces.
+#[derive(Debug, Clone)]
+pub struct BrokerSettings {
+    /// Key prefix in Redis (`th`); unused by SQLite.
+    pub prefix: String,
+    /// How long a result is kept after the end, unless the task says otherwise.
+    pub result_ttl: Duration,
+    /// A task's `args` and headers together, and a result: bytes each.
+    pub payload_limit: usize,
+    /// The dead set keeps at most so many, the newest.
+    pub dead_count: u64,
+    /// … and none older than this.
+    pub dead_age: Duration,
+    /// A task parked for want of a plugin is dead after this time.
+    pub unknown_task_ttl: Duration,
+}
+
+impl Default for BrokerSettings {
+    fn default() -> Self {
+        Self {
+            prefix: "th".into(),
+            result_ttl: Duration::from_secs(3600),
+            payload_limit: 1 << 20,
+            dead_count: 10_000,
+            dead_age: Duration::from_secs(30 * 24 * 3600),
+            unknown_task_ttl: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+/// What became of one enqueued task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Enqueued {
+    Added,
+    /// Nothing was enqueued: the id is known already (`holder` is the id itself), or `holder` holds the unique key.
+    Duplicate {
+        holder: TaskId,
+    },
+}
+
+/// The right of one worker process to what it holds of one queue. A fresh id each time it registers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Incarnation {
+    pub queue: QueueName,
+    /// Unique for ever; `[A-Za-z0-9:._-]`.
+    pub id: Arc<str>,
+}
+
+/// One attempt in a held set: which task, and when it was claimed. Written `<id>@<claim time µs>`.
+///
+/// The claim time is unique for a task: claiming it again never gives the same member.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Member {
+    pub id: TaskId,
+    /// The broker's clock, microseconds since 1970-01-01T00:00:00Z.
+    pub claimed_us: u64,
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.id, self.claimed_us)
+    }
+}
+
+impl Member {
+    /// Reads `<id>@<µs>`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (id, claimed) = text.rsplit_once('@')?;
+        Some(Self { id: TaskId::new(id).ok()?, claimed_us: claimed.parse().ok()? })
+    }
+}
+
+/// A task that an incarnation holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Leased {
+    pub member: Member,
+    pub task: Task,
+}
+
+/// What `claim` found.
+#[derive(Debug, Clone, Default)]
+pub struct Claimed {
+    /// To be run; best first.
+    pub tasks: Vec<Leased>,
+    /// Taken over from an expired incarnation, now in this one's held set: their attempts are lost, judge them as
+    /// `worker-lost`. Also what fills a set after this one's own claim of unknown fate does not stand here: see `held`.
+    pub adopted: Vec<Leased>,
+    /// Names under which tasks are parked in this queue, at most 1,000: name those that can be started in the next claim.
+    pub parked: Vec<TaskName>,
+    /// Whether more tasks could have been claimed at once.
+    pub more: bool,
+    /// When the next delayed task or expired incarnation wants a look: time from now.
+    pub next_due: Option<Duration>,
+    pub paused: bool,
+}
+
+/// The answer to claim and heartbeat: an incarnation only lives if it was registered and not adopted since.
+#[derive(Debug, Clone)]
+pub enum Lease<T> {
+    Held(T),
+    /// The lease was lost: drop every attempt of this incarnation, register a new one.
+    Lost,
+}
+
+/// What the heartbeat brings back.
+#[derive(Debug, Clone, Default)]
+pub struct Extended {
+    /// Size of the held set, adopted ones included.
+    pub held: usize,
+    /// Tasks of this queue that somebody cancelled and that have not ended yet: the net below the control channel.
+    pub cancelled: Vec<TaskId>,
+    /// As in [`Claimed`].
+    pub adopted: Vec<Leased>,
+    /// Whether the outbox of this queue has entries: call `relay`.
+    pub outbox: bool,
+}
+
+/// One attempt to be recorded.
+#[derive(Debug, Clone)]
+pub struct Finish {
+    pub member: Member,
+    pub verdict: Verdict,
+    /// The code that ran, if any did.
+    pub code: Option<CodeId>,
+    /// `host:pid:…` as `workers` lists it.
+    pub worker: Arc<str>,
+    /// Milliseconds the attempt ran; `started_at` of the view is the claim.
+    pub ran_ms: u64,
+    /// What the body logged, at most 64 KiB, newline-delimited JSON: kept with the task, newest attempt last.
+    pub log: String,
+}
+
+/// What became of one [`Finish`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finished {
+    Recorded,
+    /// The task was cancelled meanwhile and what was asked was not an end: it ended `cancelled`.
+    CancelledInstead,
+    /// The member is not in the held set (a late or repeated finish, a lost lease): nothing changed.
+    Stale,
+}
+
+/// A finish and its result, in the order given.
+pub type FinishReply = Vec<Finished>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelReply {
+    /// It waited and never runs.
+    Cancelled,
+    /// It runs: its worker has been told.
+    Asked,
+    AlreadyEnded(State),
+    NotFound,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RetryReply {
+    /// Ready again with a fresh count of tries.
+    Ready,
+    /// Only dead and cancelled tasks are retried; one that waits for its next attempt becomes ready at once (`Ready`).
+    NotEnded(State),
+    /// Another task holds its unique key.
+    Duplicate {
+        holder: TaskId,
+    },
+    NotFound,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeleteReply {
+    Deleted,
+    /// Cancel it first.
+    Running,
+    NotFound,
+}
+
+/// Which tasks to list.
+#[derive(Debug, Clone, Default)]
+pub struct TaskFilter {
+    /// All queues when `None`.
+    pub queue: Option<QueueName>,
+    /// Any state when empty.
+    pub states: Vec<State>,
+    pub task: Option<TaskName>,
+    /// Part of the error's kind, code or message, case-sensitive.
+    pub error: Option<String>,
+    /// Only those whose last change (end, due or enqueue time) is at least so long ago.
+    pub older: Option<Duration>,
+}
+
+/// A page of a listing: running first, then ready, scheduled, parked, ended newest first.
+#[derive(Debug, Clone, Default)]
+pub struct TaskPage {
+    pub tasks: Vec<TaskView>,
+    /// Give it back to go on; `None` at the end.
+    pub next: Option<String>,
+}
+
+/// A queue at a glance.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct QueueView {
+    pub queue: QueueName,
+    /// Succeeded counts what is still kept.
+    pub counts: BTreeMap<State, u64>,
+    /// Age of the oldest ready task.
+    pub oldest_ready_ms: Option<u64>,
+    pub paused: bool,
+}
+
+/// What a worker says of itself; gone from lists when it has not said so for its `ttl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerInfo {
+    /// `host:pid:suffix`.
+    pub id: String,
+    pub host: String,
+    pub pid: u32,
+    pub started_at: Millis,
+    pub queues: Vec<QueueName>,
+    pub concurrency: usize,
+    pub running: Vec<RunningInfo>,
+    pub draining: bool,
+    /// Every plugin file it sees, serving or not.
+    pub plugins: Vec<PluginInfo>,
+}
+
+/// One attempt under way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunningInfo {
+    pub id: TaskId,
+    pub task: TaskName,
+    pub queue: QueueName,
+    pub since: Millis,
+}
+
+/// A schedule as it is stored. Firing uses this alone, never a file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// `[A-Za-z0-9][A-Za-z0-9_.-]{0,63}`, unique over all queues.
+    pub name: String,
+    /// As written; `cron.rs` reads it.
+    pub rule: String,
+    /// An IANA name.
+    pub timezone: String,
+    pub task: TaskName,
+    /// A JSON array.
+    pub args: String,
+    pub queue: QueueName,
+    pub priority: Priority,
+    pub timeout_ms: Option<u64>,
+    pub max_attempts: Option<u32>,
+    pub catch_up: CatchUp,
+    pub overlap: Overlap,
+    pub source: Source,
+    pub created_at: Millis,
+    pub paused: bool,
+    /// The due time of the last firing, or when it was created or resumed: the next due time is after it.
+    pub last: Millis,
+    /// The task of the last firing.
+    pub last_task: Option<TaskId>,
+}
+
+/// What happens to due times that passed while nobody fired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CatchUp {
+    Skip,
+    /// The newest of them.
+    #[default]
+    Once,
+    /// At most 1,000, oldest first.
+    All,
+}
+
+/// Whether a firing waits for nothing, or is skipped while the last firing's task has not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overlap {
+    #[default]
+    Allow,
+    Skip,
+}
+
+/// Who defined a schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    #[default]
+    Cli,
+    /// `taskhost.toml`: rewritten at each start of a worker that has it.
+    Toml,
+}
+
+/// What became of one firing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fired {
+    Enqueued(TaskId),
+    /// Somebody else fired this due time, or a later one; or the schedule is gone, changed or paused.
+    NotNow,
+    /// Beyond the broker's own clock: come again in so long.
+    TooEarly(Duration),
+    /// `overlap = skip` and this task of the last firing has not ended: `last` moved on, nothing enqueued.
+    Skipped(TaskId),
+}
+
+/// How well the broker is set up: shown at the start of a worker.
+#[derive(Debug, Clone, Default)]
+pub struct Health {
+    /// Such as `Redis 7.0.15, standalone` or `SQLite 3.51, taskhost.db`.
+    pub about: String,
+    /// Sentences: what is wrong, and the setting that mends it.
+    pub warnings: Vec<String>,
+}
+
+/// The plugins' own small store; the caller has checked policy and lengths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KvError {
+    /// `increment` of something that is no decimal integer, or beyond 64 bits.
+    Invalid(String),
+    Unavailable(String),
+}
+
+/// Broker, schedules and kv in one: what the host asks of Redis or SQLite.
+#[async_trait]
+pub trait Broker: Send + Sync + fmt::Debug + 'static {
+    /// Says what it is and what is wrong with its settings. Refuses an incompatible schema (`Misconfigured`).
+    async fn check(&self) -> Result<Health>;
+
+    // -- producers ---------------------------------------------------------------------------------------------------
+
+    /// Enqueues each of `tasks` or says `Duplicate`, in the order given. Tasks of one queue come to be together.
+    /// A task over the payload limit makes the whole call `Invalid` before anything is written.
+    async fn enqueue(&self, tasks: &[NewTask]) -> Result<Vec<Enqueued>>;
+
+    /// Waits until the task has ended, by push; the view then, or the newest view after `limit`; `None`: no such task.
+    /// Looks in all queues unless `queue` says where. A task enqueued with a zero `result_ttl` is `None` once it is gone.
+    async fn await_end(&self, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<Option<TaskView>>;
+
+    // -- tasks and queues, shown and steered -------------------------------------------------------------------------
+
+    async fn find(&self, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<TaskView>>;
+    /// What the task's bodies logged, newline-delimited JSON, at most 64 KiB, the newest; `None`: no such task.
+    async fn log(&self, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<String>>;
+    async fn list(&self, filter: &TaskFilter, from: Option<&str>, limit: usize) -> Result<TaskPage>;
+    async fn cancel(&self, queue: &QueueName, id: &TaskId) -> Result<CancelReply>;
+    async fn retry(&self, queue: &QueueName, id: &TaskId) -> Result<RetryReply>;
+    async fn delete(&self, queue: &QueueName, id: &TaskId) -> Result<DeleteReply>;
+    /// Every queue that ever had a task and has not been purged empty.
+    async fn queues(&self) -> Result<Vec<QueueView>>;
+    async fn pause(&self, queue: &QueueName) -> Result<()>;
+    async fn resume(&self, queue: &QueueName) -> Result<()>;
+    /// Deletes the waiting tasks (ready, scheduled, parked) of a queue, in bounded steps; how many.
+    async fn purge(&self, queue: &QueueName) -> Result<u64>;
+
+    // -- workers -----------------------------------------------------------------------------------------------------
+
+    /// A new incarnation whose lease ends `lease` from now.
+    async fn register(&self, queue: &QueueName, lease: Duration) -> Result<Incarnation>;
+    /// Leases at most `limit` tasks, of `ready` and of those parked under one of `startable`, best first. Promotes what is due, adopts
+    /// what expired, cancels what is past its `expires`. Also prolongs the lease. `limit` 0 promotes and adopts only.
+    async fn claim(&self, who: &Incarnation, lease: Duration, limit: usize, startable: &[TaskName]) -> Result<Lease<Claimed>>;
+    /// The heartbeat.
+    async fn extend(&self, who: &Incarnation, lease: Duration) -> Result<Lease<Extended>>;
+    /// Everything in the held set, with its task; for reconciling after a claim of unknown fate. An id whose task is gone is dropped from the set.
+    async fn held(&self, who: &Incarnation) -> Result<Vec<Leased>>;
+    /// Records what each verdict asks for and what follows from it in one step; in the order given. A lost lease makes all of them `Stale`.
+    async fn finish(&self, who: &Incarnation, finishes: &[Finish]) -> Result<FinishReply>;
+    /// Ends the incarnation; what it still holds is ready again, uncounted.
+    async fn leave(&self, who: &Incarnation) -> Result<()>;
+    /// Marks an incarnation as expired now, because its process is proved gone: the next claim adopts it.
+    async fn expire(&self, who: &Incarnation) -> Result<()>;
+    /// Returns when this queue may have something to claim, or after `limit`. May return early for nothing.
+    async fn wait(&self, queue: &QueueName, limit: Duration) -> Result<()>;
+    /// Sends `(queue, id)` when a running task is cancelled, until the receiver is dropped; reconnects by itself.
+    async fn cancellations(&self, sender: mpsc::Sender<(QueueName, TaskId)>) -> Result<()>;
+    /// Newest wins; gone with the task's end.
+    async fn progress(&self, queue: &QueueName, id: &TaskId, progress: &Progress) -> Result<()>;
+    /// Moves outbox entries of this queue to the queues they are for; how many.
+    async fn relay(&self, queue: &QueueName) -> Result<usize>;
+    /// Trims the dead set to its bounds, ends expired waiting tasks, ends tasks parked longer than `unknown_task_ttl` under a name
+    /// that is not in `offered` as dead (`unknown-task`), relays. In bounded steps; for every worker, now and then.
+    async fn sweep(&self, queue: &QueueName, offered: &[TaskName]) -> Result<()>;
+
+    // -- workers and catalogue ---------------------------------------------------------------------------------------
+
+    /// Stands in `workers` for `ttl`; its bodies stand in the catalogue from now on.
+    async fn announce(&self, worker: &WorkerInfo, ttl: Duration) -> Result<()>;
+    async fn retire(&self, worker: &str) -> Result<()>;
+    async fn workers(&self) -> Result<Vec<WorkerInfo>>;
+    /// Every body that was ever announced and not forgotten, newest announcement first served; it outlives the workers.
+    async fn catalogue(&self) -> Result<Catalogue>;
+
+    // -- kv: small values of one plugin ------------------------------------------------------------------------------
+
+    async fn kv_get(&self, plugin: &str, key: &str) -> Result<Option<Vec<u8>>, KvError>;
+    async fn kv_set(&self, plugin: &str, key: &str, value: &[u8]) -> Result<(), KvError>;
+    async fn kv_remove(&self, plugin: &str, key: &str) -> Result<bool, KvError>;
+    async fn kv_increment(&self, plugin: &str, key: &str, by: i64) -> Result<i64, KvError>;
+    async fn kv_keys(&self, plugin: &str, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, KvError>;
+
+    // -- schedules ---------------------------------------------------------------------------------------------------
+
+    /// Creates or replaces by name; `last`, `last_task`, `created_at` and `paused` of one with the same rule, zone and queue are kept.
+    /// `last` of a new one is the broker's now.
+    async fn put_schedule(&self, schedule: &Schedule) -> Result<()>;
+    async fn schedules(&self) -> Result<Vec<Schedule>>;
+    /// Whether there was one. Resuming sets `last` to now.
+    async fn pause_schedule(&self, name: &str, paused: bool) -> Result<bool>;
+    async fn remove_schedule(&self, name: &str) -> Result<bool>;
+    /// Checks, moves `last` to `due` and enqueues `task` (id `cron:<schedule>:<due ms>`) in one step.
+    async fn fire(&self, schedule: &Schedule, due: Millis, task: &NewTask) -> Result<Fired>;
+    /// The broker's clock.
+    async fn now(&self) -> Result<Millis>;
+}

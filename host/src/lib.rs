@@ -1,0 +1,8 @@
+//! taskhost: a task queue whose task bodies are WebAssembly components. See ARCHITECTURE.md for the map of rooms.
+
+pub mod broker;
+pub mod catalogue;
+pub mod engine;
+pub mod plugins;
+pub mod retry;
+pub mod task;

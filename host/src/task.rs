@@ -1,0 +1,315 @@
+//! A task and what may become of it: plain data, no I/O.
+//!
+//! [`NewTask`] is asked for → [`Task`] is claimed → an attempt ends in an [`Outcome`] → `retry::judge` turns it into a
+//! [`Verdict`] → the broker records it and shows a [`TaskView`].
+//!
+//! Invariant: values of these types are valid. Names and ids are checked where they are made, limits where they enter.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+mod name;
+mod view;
+
+pub use name::{InvalidName, QueueName, TaskId, TaskName};
+pub use view::{ErrorEntry, Progress, State, TaskView};
+
+/// Milliseconds since 1970-01-01T00:00:00Z.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Millis(pub u64);
+
+impl Millis {
+    /// `self` + `by`, saturating.
+    pub fn after(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// How long from `earlier` to `self`; zero when `earlier` is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Where "now" comes from. Brokers decide by their own clock; this one serves what the host decides by itself.
+pub trait Clock: Send + Sync + fmt::Debug + 'static {
+    fn now(&self) -> Millis;
+}
+
+/// The machine's clock: the only place that reads it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the clock that everything else is handed")]
+    fn now(&self) -> Millis {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// 0 to 9; 9 is claimed first, 5 is the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Priority(u8);
+
+impl Priority {
+    /// `None` beyond 9.
+    pub const fn new(value: u8) -> Option<Self> {
+        if value <= 9 { Some(Self(value)) } else { None }
+    }
+
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+}
+
+impl Default for Priority {
+    fn default() -> Self {
+        Self(5)
+    }
+}
+
+impl FromStr for Priority {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().ok().and_then(Self::new).ok_or_else(|| format!("a priority is a number from 0 to 9 (9 is claimed first): `{text}`"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Priority {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let value = u8::deserialize(d)?;
+        Self::new(value).ok_or_else(|| serde::de::Error::custom(format!("a priority is a number from 0 to 9: `{value}`")))
+    }
+}
+
+/// When a task may start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Start {
+    #[default]
+    Now,
+    /// So long after the broker has taken it, by the broker's clock.
+    In(Duration),
+    /// Not before this time, by the broker's clock.
+    At(Millis),
+}
+
+/// A key that at most one unfinished task of a queue holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unique {
+    /// What must be unique; by default the task's name and arguments.
+    pub key: String,
+    /// Released after this time at the latest, counted from the enqueue.
+    pub ttl: Duration,
+}
+
+/// A task as it is asked for. Its id is fixed beforehand, so that enqueueing it again is safe.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewTask {
+    pub id: TaskId,
+    pub name: TaskName,
+    /// A JSON array, compact, one item a parameter.
+    pub args: String,
+    pub queue: QueueName,
+    pub priority: Priority,
+    pub start: Start,
+    /// Cancelled instead of run when it has not started by then.
+    pub expires: Option<Millis>,
+    /// The enqueuer's word; `None` leaves it to the body's hint, then to the worker's default.
+    pub timeout: Option<Duration>,
+    /// The enqueuer's word, at least 1; `None` leaves it to the body's hint, then to the worker's default.
+    pub max_attempts: Option<u32>,
+    /// How long the result is kept after the end; `None`: the broker's `result_ttl`; zero: not at all.
+    pub result_ttl: Option<Duration>,
+    pub unique: Option<Unique>,
+    /// `traceparent` included; names in lower case.
+    pub headers: Vec<(String, String)>,
+}
+
+impl NewTask {
+    /// A task of the default queue and priority that may start now, with a fresh id. `args` is a JSON array.
+    pub fn new(name: TaskName, args: impl Into<String>) -> Self {
+        Self {
+            id: TaskId::fresh(),
+            name,
+            args: args.into(),
+            queue: QueueName::default(),
+            priority: Priority::default(),
+            start: Start::Now,
+            expires: None,
+            timeout: None,
+            max_attempts: None,
+            result_ttl: None,
+            unique: None,
+            headers: Vec::new(),
+        }
+    }
+}
+
+/// A task as a worker gets it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Task {
+    pub id: TaskId,
+    pub name: TaskName,
+    pub args: String,
+    pub queue: QueueName,
+    pub priority: Priority,
+    pub enqueued_at: Millis,
+    /// Attempts that ended or were lost before this one.
+    pub tries: u32,
+    /// How many of them were lost with their worker.
+    pub losses: u32,
+    pub timeout: Option<Duration>,
+    pub max_attempts: Option<u32>,
+    pub headers: Vec<(String, String)>,
+}
+
+/// Why an attempt has no result; the words stand in results, logs and `--error` filters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorKind {
+    // may work next time
+    Retry,
+    Panic,
+    Trap,
+    Exit,
+    Timeout,
+    MemoryLimit,
+    StackOverflow,
+    WorkerLost,
+    // dead at once
+    Permanent,
+    InvalidArguments,
+    NoSuchBody,
+    BadResult,
+    ResultTooLarge,
+    /// Nobody offered the task's name for `unknown_task_ttl`.
+    UnknownTask,
+    // neither
+    Cancelled,
+    /// Not started by its `expires`: ends cancelled.
+    Expired,
+}
+
+impl ErrorKind {
+    /// Whether another attempt may do better.
+    pub fn is_retryable(self) -> bool {
+        matches!(
+            self,
+            Self::Retry
+                | Self::Panic
+                | Self::Trap
+                | Self::Exit
+                | Self::Timeout
+                | Self::MemoryLimit
+                | Self::StackOverflow
+                | Self::WorkerLost
+        )
+    }
+
+    /// The word, as it is stored and printed.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Panic => "panic",
+            Self::Trap => "trap",
+            Self::Exit => "exit",
+            Self::Timeout => "timeout",
+            Self::MemoryLimit => "memory-limit",
+            Self::StackOverflow => "stack-overflow",
+            Self::WorkerLost => "worker-lost",
+            Self::Permanent => "permanent",
+            Self::InvalidArguments => "invalid-arguments",
+            Self::NoSuchBody => "no-such-body",
+            Self::BadResult => "bad-result",
+            Self::ResultTooLarge => "result-too-large",
+            Self::UnknownTask => "unknown-task",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why an attempt, or a task, has no result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskError {
+    pub kind: ErrorKind,
+    /// One line, for people.
+    pub message: String,
+    /// For programs, such as `http-503`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Anything longer: the guest's own detail, or the last 8 KiB of its stderr.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+impl TaskError {
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), code: None, detail: None }
+    }
+}
+
+impl fmt::Display for TaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind, self.message)
+    }
+}
+
+/// How one attempt ended, as the engine saw it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// The body returned: its result as compact JSON, and the tasks it enqueued, which come to be with the success only.
+    Done { result: String, children: Vec<NewTask> },
+    /// It did not. `after` is the body's own wish for the delay before the next attempt.
+    Failed { error: TaskError, after: Option<Duration> },
+    /// The host could not give the attempt what it needs (memory of the process, a pool slot): not the task's fault,
+    /// handed back uncounted after `delay`.
+    HostFault { reason: String, delay: Duration },
+}
+
+/// What follows from an outcome: what the broker is asked to record.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    Succeed {
+        result: String,
+        children: Vec<NewTask>,
+    },
+    /// Counted; ready again after `delay`.
+    Retry {
+        error: TaskError,
+        delay: Duration,
+    },
+    /// Counted; to the dead set.
+    Dead {
+        error: TaskError,
+    },
+    Cancel {
+        error: TaskError,
+    },
+    /// Uncounted; ready again after `delay` (drain, host's fault).
+    HandBack {
+        delay: Duration,
+    },
+    /// Uncounted; waits under its name until a worker can start it (no plugin offers it, or its plugin is at `concurrency`).
+    Park,
+}
+
+/// Which code ran an attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CodeId {
+    /// The plugin's name: its file's stem.
+    pub plugin: String,
+    /// What the plugin says of itself.
+    pub version: String,
+    /// SHA-256 of the `.wasm`, 64 lower-case hex digits.
+    pub digest: String,
+}
