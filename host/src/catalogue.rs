@@ -9,7 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::task::{CodeId, TaskName};
 
+mod arguments;
 mod hints;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+pub use arguments::{ArgumentsError, Checker, Given, near};
+pub use schema::signature;
 
 /// What a plugin says of itself.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
