@@ -22,5 +22,8 @@ pub(crate) async fn order_is_priority_then_first_in_first_out(b: &dyn Broker) {
     let worker = Worker::new(b).await;
     let mut got = worker.claim(3).await;
     got.extend(worker.claim(9).await);
-    assert_eq!(got.into_iter().map(|leased| leased.task.id).collect::<Vec<_>>(), expected.into_iter().map(|(_, id)| id).collect::<Vec<_>>());
+    assert_eq!(
+        got.into_iter().map(|leased| leased.task.id).collect::<Vec<_>>(),
+        expected.into_iter().map(|(_, id)| id).collect::<Vec<_>>()
+    );
 }
