@@ -7,3 +7,4 @@ pub mod engine;
 pub mod plugins;
 pub mod retry;
 pub mod task;
+pub mod worker;
