@@ -6,3 +6,4 @@ mod support;
 mod cpu;
 mod endings;
 mod files;
+mod plugins;
