@@ -6,4 +6,5 @@ pub mod cron;
 pub mod engine;
 pub mod plugins;
 pub mod retry;
+pub mod schedule;
 pub mod task;
