@@ -2,4 +2,5 @@
 
 mod engine;
 mod laws;
+mod schedules;
 mod support;
