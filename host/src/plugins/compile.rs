@@ -33,6 +33,8 @@ pub(super) struct Loaded<C> {
     pub(super) code: Arc<C>,
     pub(super) description: Description,
     pub(super) warnings: Vec<String>,
+    /// Bytes of memory that an attempt begins with.
+    pub(super) memory: u64,
 }
 
 #[derive(Debug)]
@@ -57,7 +59,8 @@ impl Loader for EngineLoader {
         };
         let code = self.0.compile(bytes, digest).await.map_err(split)?;
         let (description, warnings) = self.0.describe(&code).await.map_err(split)?;
-        Ok(Loaded { code, description, warnings })
+        let memory = code.initial_memory();
+        Ok(Loaded { code, description, warnings, memory })
     }
 }
 

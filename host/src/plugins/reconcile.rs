@@ -19,7 +19,7 @@ use super::{
     capture::{self, Captured, Identity, Listing, SETTLE, Seen},
     check_name,
     compile::{Jobs, Loaded, Loader, Source},
-    judge::{Candidate, Content, Digest, Judgement, Owners, Version, code_id, judge},
+    judge::{Candidate, Content, Digest, Judgement, Owners, Rules, Version, code_id, judge},
     policy::Policies,
     policy_file::PolicyFile,
     state::{Index, State},
@@ -118,7 +118,9 @@ impl<L: Loader> Reconciler<L> {
                 let soon = Instant::now() + if self.unsettled { COALESCE } else { RESCAN };
                 tokio::select! {
                     (digest, result) = self.jobs.next() => self.loaded(digest, result),
-                    () = watch.next(soon) => tokio::time::sleep(COALESCE).await,
+                    is_burst = watch.next(soon) => if is_burst {
+                        tokio::time::sleep(COALESCE).await;
+                    }
                 }
             }
         };
@@ -133,6 +135,7 @@ impl<L: Loader> Reconciler<L> {
         let mut policy = self.policy.clone();
         let Ok((listing, policy, policy_seen)) = tokio::task::spawn_blocking(move || {
             let seen = policy.changed();
+            policy.look_for_directories();
             (capture::list(&dir), policy, seen)
         })
         .await
@@ -145,8 +148,7 @@ impl<L: Loader> Reconciler<L> {
             tokio::time::sleep(SETTLE).await;
             if let Some(seen) = policy_seen {
                 let mut policy = self.policy.clone();
-                if let Ok((policy, settled)) = tokio::task::spawn_blocking(move || (policy.reread(seen), policy)).await.map(|(s, p)| (p, s))
-                {
+                if let Ok((settled, policy)) = tokio::task::spawn_blocking(move || (policy.reread(seen), policy)).await {
                     self.policy = policy;
                     self.unsettled |= !settled;
                 }
@@ -159,7 +161,7 @@ impl<L: Loader> Reconciler<L> {
         let candidates = self.candidates();
         if self.published || started.elapsed() >= FIRST_LIMIT || candidates.iter().all(is_judgeable) {
             let policies = self.policy.policies().clone();
-            let judgement = judge(&self.owners, &candidates, &policies);
+            let judgement = judge(&self.owners, &candidates, Rules { policies: &policies, limits: &self.limits });
             self.adopt(judgement, &policies);
             self.record().await;
         }
@@ -254,8 +256,8 @@ impl<L: Loader> Reconciler<L> {
 
     fn loaded(&mut self, digest: Digest, result: Result<Loaded<L::Code>, String>) {
         let compiled = match result {
-            Ok(Loaded { code, description, warnings }) => {
-                let version = Version { digest: digest.clone(), description: description.into(), warnings: warnings.into() };
+            Ok(Loaded { code, description, warnings, memory }) => {
+                let version = Version { digest: digest.clone(), description: description.into(), warnings: warnings.into(), memory };
                 Compiled::Loaded(version, code)
             }
             Err(why) => Compiled::Bad(why),
@@ -362,6 +364,7 @@ impl<L: Loader> Reconciler<L> {
     /// What is wrong with the whole room is shown at every file it concerns: `plugin list` lists files.
     fn with_trouble(&self, mut files: Vec<PluginInfo>) -> Vec<PluginInfo> {
         for info in &mut files {
+            info.warnings.extend(self.policy.missing().get(stem(&info.file)).cloned().unwrap_or_default());
             info.warnings.extend(self.directory_trouble.clone());
             info.warnings.extend(self.policy.trouble().map(str::to_owned));
         }

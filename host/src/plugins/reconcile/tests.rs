@@ -53,7 +53,7 @@ impl Loader for TextLoader {
             hints: Hints::default(),
         };
         let description = Description { version, doc: String::new(), bodies: words.map(body).collect() };
-        Ok(Loaded { code: Arc::new(text), description, warnings: Vec::new() })
+        Ok(Loaded { code: Arc::new(text), description, warnings: Vec::new(), memory: 1 << 20 })
     }
 }
 
@@ -370,6 +370,11 @@ async fn a_new_policy_makes_a_new_plugin_of_the_same_code_and_a_bad_one_changes_
     let after = plugin(&*room.until("the policy", |r| plugin(r).concurrency == Some(4)).await);
     assert!(Arc::ptr_eq(&before.code, &after.code) && before.id == after.id);
     assert_eq!(after.limits.timeout_ceiling, Some(Duration::from_secs(300)));
+
+    fs::write(place.policy(), "[plugins.org-transfer]\nconcurrency = 4\nfiles = [{ host = \"gone\", guest = \"/in\" }]").unwrap();
+    let registry =
+        room.until("a warning", |r| info(r, "org-transfer.wasm").warnings.iter().any(|w| w.contains("is not a directory"))).await;
+    let after = plugin(&registry);
 
     fs::write(place.policy(), "[plugins.org-transfer]\nconcurrency = 4\n\nmemroy = \"1GiB\"\n").unwrap();
     let registry = room.until("a warning", |r| r.warnings.iter().any(|w| w.contains("line 4, `plugins.org-transfer.memroy`"))).await;
