@@ -1,3 +1,4 @@
-//! The one integration binary: everything that is tested from outside the crate, each room in a module of its own.
+//! The integration tests, one binary: a module a room.
 
+mod engine;
 mod plugins;
