@@ -2,5 +2,6 @@
 
 mod engine;
 mod laws;
+mod plugins;
 mod schedules;
 mod support;
