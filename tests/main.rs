@@ -1,5 +1,6 @@
 //! The one integration binary: everything that is tested from outside the crate, each room in a module of its own.
 
+mod engine;
 mod laws;
 mod support;
 mod worker;

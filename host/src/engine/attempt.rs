@@ -10,7 +10,7 @@ use super::{
     Attempted, Call, Engine,
     capture::Shared,
     cpu::{Meter, Metered, Turn},
-    ending::{self, Stopped},
+    ending::{self, Failed, Stopped},
     guest::{Attempt, Guest},
 };
 use crate::task::{Clock, Outcome, SystemClock};
@@ -39,8 +39,8 @@ pub(super) async fn run(engine: Arc<Engine>, call: Call, turn: Turn) -> Attempte
     };
     let ended = {
         let call = pin!(async {
-            let plugin = code.pre.instantiate_async(&mut store).await?;
-            plugin.taskhost_plugin_tasks().call_run(&mut store, &body, &args).await
+            let plugin = code.pre.instantiate_async(&mut store).await.map_err(Failed::ToStart)?;
+            plugin.taskhost_plugin_tasks().call_run(&mut store, &body, &args).await.map_err(Failed::ToRun)
         });
         let metered = Metered { call, meter: &shared.meter, turn };
         tokio::select! {
@@ -53,7 +53,7 @@ pub(super) async fn run(engine: Arc<Engine>, call: Call, turn: Turn) -> Attempte
     shared.meter.release();
     let outcome = match ended {
         Ok(Ok(returned)) => ending::returned(returned, store.data_mut(), &body),
-        Ok(Err(error)) => ending::failed(&error, store.data(), &limits, &engine),
+        Ok(Err(failed)) => ending::failed(&failed, store.data(), &limits, &engine),
         Err(stopped) => ending::stopped(stopped, store.data()),
     };
     Attempted { outcome, log: shared.take_log(), ran: shared.meter.age(), cpu: shared.meter.spent(), memory: store.data().usage.memory }
@@ -67,14 +67,14 @@ async fn watch(meter: &Meter, timeout: Duration, cancelled: &CancellationToken, 
     }
 }
 
-/// Waits until the attempt is older than `timeout`, waits for permits not counted.
+/// Waits until the attempt is older than `timeout`, waits for a share of the CPU not counted.
 async fn out_of_time(meter: &Meter, timeout: Duration) {
     loop {
         let left = (timeout + meter.waited()).saturating_sub(meter.age());
         if left.is_zero() {
             return;
         }
-        // While it waits for a permit `left` stands still: look again now and then, not all the time.
+        // While it waits `left` stands still: look again now and then, not all the time.
         let pause = if meter.is_waiting() { left.max(Duration::from_millis(10)) } else { left };
         tokio::time::sleep(pause).await;
     }

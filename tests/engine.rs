@@ -1,0 +1,9 @@
+//! The engine on real guests: what they return, and every way in which they may not.
+
+mod hostile;
+mod support;
+
+mod cpu;
+mod endings;
+mod files;
+mod plugins;
