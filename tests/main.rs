@@ -5,3 +5,4 @@ mod laws;
 mod plugins;
 mod schedules;
 mod support;
+mod worker;

@@ -38,6 +38,8 @@ pub(super) struct Lane {
     pub(super) beat: Notify,
     /// A claim may have taken what we do not know of.
     doubt: AtomicBool,
+    /// The first heartbeat was answered, or failed: until then nobody knows whether this queue wants slots.
+    tried: AtomicBool,
     /// How often the link had gone down at the last heartbeat.
     beaten: AtomicU64,
 }
@@ -79,6 +81,7 @@ impl Lane {
             idle: Notify::new(),
             beat: Notify::new(),
             doubt: AtomicBool::new(false),
+            tried: AtomicBool::new(false),
             beaten: AtomicU64::new(0),
         }
     }
@@ -118,6 +121,14 @@ impl Lane {
     /// Whether one came through since the link was last down.
     pub(super) fn is_beaten(&self, downs: u64) -> bool {
         self.beaten.load(Ordering::Acquire) == downs
+    }
+
+    pub(super) fn set_tried(&self) {
+        self.tried.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_tried(&self) -> bool {
+        self.tried.load(Ordering::Acquire)
     }
 
     /// There may be something to claim.
@@ -210,14 +221,16 @@ impl Hold {
         taken
     }
 
-    /// The lease is lost: asks every attempt to return and forgets it. How many there were; 0 when it was known already.
-    pub(super) fn lose(&self) -> usize {
+    /// The lease is lost: asks every attempt to return and forgets it. How many there were; `None` when it was known already.
+    pub(super) fn lose(&self) -> Option<usize> {
         let mut inner = lock(&self.inner);
-        inner.lost = true;
+        if std::mem::replace(&mut inner.lost, true) {
+            return None;
+        }
         for entry in inner.members.values() {
             entry.stop.cancel.cancel();
         }
-        inner.members.drain().count()
+        Some(inner.members.drain().count())
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -310,11 +323,11 @@ mod tests {
     fn a_lost_hold_cancels_its_attempts_and_makes_no_finish() {
         let hold = hold();
         let stop = hold.add(&member("a", 1), &name()).unwrap();
-        assert_eq!(hold.lose(), 1);
+        assert_eq!(hold.lose(), Some(1));
         assert!(stop.cancel.is_cancelled() && !stop.abandon.is_cancelled());
         assert!(!hold.begin_finish(&member("a", 1)));
         assert!(hold.add(&member("b", 1), &name()).is_none());
-        assert_eq!(hold.lose(), 0);
+        assert_eq!(hold.lose(), None);
     }
 
     #[test]

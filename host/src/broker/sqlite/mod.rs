@@ -344,3 +344,6 @@ impl Broker for SqliteBroker {
 fn unavailable(error: &BrokerError) -> KvError {
     KvError::Unavailable(error.to_string())
 }
+
+#[cfg(test)]
+mod tests;
