@@ -1,6 +1,6 @@
 //! JSON Schemas of parameters: read for people ([`signature`], [`describe`]), and compiled to judge values ([`Rule`]).
 //!
-//! Invariant: a schema is a plugin's word and may be any JSON. What can't be read or compiled takes anything: the body judges
+//! Invariant: a schema is a plugin's word and may be any JSON. What can't be read or compiled, or is too large, takes anything: the body judges
 //! its arguments itself in the end.
 
 use jsonschema::{Keyword, PatternOptions, ValidationError, Validator, paths::Location};
@@ -14,6 +14,9 @@ pub(super) struct Rule(Option<Validator>);
 
 impl Rule {
     pub(super) fn compile(schema: &Value) -> Self {
+        if !is_small(schema, schema, &mut 10_000, 200) {
+            return Self(None);
+        }
         let options = jsonschema::options().with_keyword("type", written_type).with_keyword("format", number_format);
         Self(options.with_pattern_options(PatternOptions::regex()).build(schema).ok())
     }
@@ -31,6 +34,21 @@ impl Rule {
             Some(reason)
         };
         Err(told)
+    }
+}
+
+/// Whether a schema has at most so many parts and levels with every reference written out. A few lines of references to references
+/// stand for millions of parts, and would be walked one by one; one that refers to itself has no end.
+fn is_small(part: &Value, root: &Value, parts: &mut u16, levels: u8) -> bool {
+    *parts = parts.saturating_sub(1);
+    let Some(levels) = levels.checked_sub(1).filter(|_| *parts > 0) else { return false };
+    match part {
+        Value::Object(map) => {
+            referred(map, root).is_none_or(|target| is_small(target, root, parts, levels))
+                && map.values().all(|part| is_small(part, root, parts, levels))
+        }
+        Value::Array(items) => items.iter().all(|part| is_small(part, root, parts, levels)),
+        _ => true,
     }
 }
 

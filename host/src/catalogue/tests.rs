@@ -242,6 +242,16 @@ fn a_schema_that_makes_no_sense_takes_anything() {
 }
 
 #[test]
+fn references_that_multiply_are_not_walked() {
+    let doubled = |n: usize| json!({"anyOf": vec![json!({"$ref": format!("#/$defs/d{}", n + 1)}); 2]});
+    let mut defs: serde_json::Map<_, _> = (0..40).map(|n| (format!("d{n}"), doubled(n))).collect();
+    defs.insert("d40".into(), json!({"type": "string"}));
+    let mut all = Catalogue::default();
+    offer(&mut all, "odd", &[("x", json!({"$ref": "#/$defs/d0", "$defs": defs}))], json!({}));
+    assert_eq!(all.check(&TaskName::new("odd").unwrap(), &Given::Json("[1]".into())).as_deref(), Ok("[1]"));
+}
+
+#[test]
 fn a_signature_reads_like_one() {
     let all = catalogue();
     let shown: Vec<_> = all.offers.values().map(|offer| signature(&offer.body)).collect();
