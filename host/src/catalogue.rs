@@ -9,6 +9,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::task::{CodeId, TaskName};
 
+mod arguments;
+mod hints;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+pub use arguments::{ArgumentsError, Checker, Given, near};
+pub use schema::signature;
+
 /// What a plugin says of itself.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Description {
@@ -96,4 +105,14 @@ pub enum PluginStatus {
     Loading,
     /// Refused; its last good version serves, if any.
     Failed,
+}
+
+/// A value for an error message: at most 80 characters of it, control characters escaped.
+fn brief(text: &str) -> String {
+    let mut short: String =
+        text.chars().take(80).flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect();
+    if text.chars().nth(80).is_some() {
+        short.push('…');
+    }
+    short
 }

@@ -2,7 +2,9 @@
 
 pub mod broker;
 pub mod catalogue;
+pub mod cron;
 pub mod engine;
 pub mod plugins;
 pub mod retry;
 pub mod task;
+pub mod worker;

@@ -1,13 +1,57 @@
 //! What follows an outcome: pure.
 //!
 //! Outcome + attempts so far + who said how many → [`Verdict`].
+//!
+//! Invariant: an attempt that ended or was lost counts, one that the host could not give what it needs does not; no delay
+//! is longer than the settings' cap, unless the body asked for it, and then [`LONGEST_WISH`] bounds it.
 
 use std::time::Duration;
 
 use crate::{
     catalogue::Hints,
-    task::{Outcome, Task, Verdict},
+    task::{ErrorKind, Outcome, Task, Verdict},
 };
+
+/// The longest delay that a body may ask for.
+pub const LONGEST_WISH: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// What follows. `jitter` is in 0..1: given, not drawn here.
+///
+/// A retry waits for what the body asked, else for [`backoff`]. The last attempt's failure is the task's end, as is one that
+/// no further attempt can mend.
+pub fn judge(task: &Task, hints: Option<&Hints>, settings: &RetrySettings, outcome: Outcome, jitter: f64) -> Verdict {
+    let (error, wish) = match outcome {
+        Outcome::Done { result, children } => return Verdict::Succeed { result, children },
+        Outcome::HostFault { delay, .. } => return Verdict::HandBack { delay },
+        Outcome::Failed { error, after } => (error, after),
+    };
+    if matches!(error.kind, ErrorKind::Cancelled | ErrorKind::Expired) {
+        return Verdict::Cancel { error };
+    }
+    let attempts = task.tries.saturating_add(1);
+    if !error.kind.is_retryable() || attempts >= max_attempts(task, hints, settings) {
+        return Verdict::Dead { error };
+    }
+    let delay = match wish {
+        Some(wish) => wish.min(LONGEST_WISH),
+        None => backoff(task.tries, settings, jitter),
+    };
+    Verdict::Retry { error, delay }
+}
+
+/// The delay after the attempt that followed `tries` earlier ones: `base` doubled each time up to `cap`, of which a random half
+/// is taken off, so that tasks that failed together do not come back together.
+pub fn backoff(tries: u32, settings: &RetrySettings, jitter: f64) -> Duration {
+    let doubled = 1_u32.checked_shl(tries).map_or(Duration::MAX, |factor| settings.base.saturating_mul(factor));
+    let whole = if settings.base.is_zero() { Duration::ZERO } else { doubled.min(settings.cap) };
+    let share = if jitter.is_finite() { jitter.clamp(0.0, 1.0) } else { 1.0 };
+    whole.mul_f64(0.5 + share / 2.0).min(whole)
+}
+
+/// The enqueuer's word, then the body's hint, then the worker's default.
+pub fn max_attempts(task: &Task, hints: Option<&Hints>, settings: &RetrySettings) -> u32 {
+    task.max_attempts.or_else(|| hints?.retries.map(|retries| retries.saturating_add(1))).unwrap_or(settings.max_attempts).max(1)
+}
 
 /// The worker's defaults, where neither the enqueuer nor the body's hint says otherwise.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,12 +70,139 @@ impl Default for RetrySettings {
     }
 }
 
-/// The enqueuer's word, then the body's hint, then the worker's default.
-pub fn max_attempts(task: &Task, hints: Option<&Hints>, settings: &RetrySettings) -> u32 {
-    task.max_attempts.or_else(|| hints?.retries.map(|retries| retries.saturating_add(1))).unwrap_or(settings.max_attempts).max(1)
-}
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
 
-/// What follows. `jitter` is in 0..1: given, not drawn here.
-pub fn judge(_task: &Task, _hints: Option<&Hints>, _settings: &RetrySettings, _outcome: Outcome, _jitter: f64) -> Verdict {
-    unimplemented!()
+    use super::*;
+    use crate::task::{Millis, Priority, QueueName, TaskError, TaskId, TaskName};
+
+    fn task(tries: u32, max_attempts: Option<u32>) -> Task {
+        Task {
+            id: TaskId::fresh(),
+            name: TaskName::new("add").unwrap(),
+            args: "[]".into(),
+            queue: QueueName::default(),
+            priority: Priority::default(),
+            enqueued_at: Millis(0),
+            tries,
+            losses: 0,
+            timeout: None,
+            max_attempts,
+            headers: Vec::new(),
+        }
+    }
+
+    fn failed(kind: ErrorKind, after: Option<Duration>) -> Outcome {
+        Outcome::Failed { error: TaskError::new(kind, "no"), after }
+    }
+
+    const RETRYABLE: [ErrorKind; 8] = [
+        ErrorKind::Retry,
+        ErrorKind::Panic,
+        ErrorKind::Trap,
+        ErrorKind::Exit,
+        ErrorKind::Timeout,
+        ErrorKind::MemoryLimit,
+        ErrorKind::StackOverflow,
+        ErrorKind::WorkerLost,
+    ];
+    const DEADLY: [ErrorKind; 6] = [
+        ErrorKind::Permanent,
+        ErrorKind::InvalidArguments,
+        ErrorKind::NoSuchBody,
+        ErrorKind::BadResult,
+        ErrorKind::ResultTooLarge,
+        ErrorKind::UnknownTask,
+    ];
+
+    #[test]
+    fn delays_double_from_one_second_and_stop_at_an_hour() {
+        let settings = RetrySettings::default();
+        let whole: Vec<_> = (0..14).map(|tries| backoff(tries, &settings, 1.0).as_secs()).collect();
+        assert_eq!(whole, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600, 3600]);
+        assert_eq!(backoff(0, &settings, 0.0), Duration::from_millis(500));
+        assert_eq!(backoff(u32::MAX, &settings, f64::NAN), Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn the_default_is_three_retries() {
+        let ends: Vec<_> = (0..4)
+            .map(|tries| {
+                matches!(
+                    judge(&task(tries, None), None, &RetrySettings::default(), failed(ErrorKind::Panic, None), 0.5),
+                    Verdict::Dead { .. }
+                )
+            })
+            .collect();
+        assert_eq!(ends, [false, false, false, true]);
+    }
+
+    #[test]
+    fn the_enqueuer_overrides_the_hint_and_the_hint_the_default() {
+        let hints = Hints { retries: Some(1), ..Hints::default() };
+        let settings = RetrySettings::default();
+        assert_eq!(max_attempts(&task(0, Some(9)), Some(&hints), &settings), 9);
+        assert_eq!(max_attempts(&task(0, None), Some(&hints), &settings), 2);
+        assert_eq!(max_attempts(&task(0, None), Some(&Hints::default()), &settings), 4);
+        assert_eq!(max_attempts(&task(0, Some(0)), None, &settings), 1);
+        let endless = Hints { retries: Some(u32::MAX), ..Hints::default() };
+        assert_eq!(max_attempts(&task(0, None), Some(&endless), &settings), u32::MAX);
+    }
+
+    #[test]
+    fn what_the_host_could_not_give_is_handed_back_uncounted() {
+        let outcome = Outcome::HostFault { reason: "no memory".into(), delay: Duration::from_millis(300) };
+        let verdict = judge(&task(3, Some(4)), None, &RetrySettings::default(), outcome, 0.5);
+        assert_eq!(verdict, Verdict::HandBack { delay: Duration::from_millis(300) });
+    }
+
+    #[test]
+    fn a_result_is_recorded_with_its_children() {
+        let child = crate::task::NewTask::new(TaskName::new("add").unwrap(), "[1,1]");
+        let outcome = Outcome::Done { result: "2".into(), children: vec![child.clone()] };
+        let verdict = judge(&task(9, Some(1)), None, &RetrySettings::default(), outcome, 0.5);
+        assert_eq!(verdict, Verdict::Succeed { result: "2".into(), children: vec![child] });
+    }
+
+    proptest! {
+        #[test]
+        fn a_retryable_failure_retries_until_the_attempts_are_used_up(
+            kind in prop::sample::select(RETRYABLE.as_slice()), tries: u32, max in 1_u32..50, jitter in 0.0..1.0_f64, after in prop::option::of(0_u64..10_000_000)
+        ) {
+            let wish = after.map(Duration::from_secs);
+            match judge(&task(tries % 60, Some(max)), None, &RetrySettings::default(), failed(kind, wish), jitter) {
+                Verdict::Dead { error } => prop_assert!(error.kind == kind && tries % 60 + 1 >= max),
+                Verdict::Retry { error, delay } => {
+                    prop_assert!(error.kind == kind && tries % 60 + 1 < max);
+                    match wish {
+                        Some(wish) => prop_assert_eq!(delay, wish.min(LONGEST_WISH)),
+                        None => prop_assert!(delay >= Duration::from_millis(500) && delay <= Duration::from_secs(3600)),
+                    }
+                }
+                other => prop_assert!(false, "{other:?}"),
+            }
+        }
+
+        #[test]
+        fn other_kinds_end_the_task_at_once(kind in prop::sample::select(DEADLY.as_slice()), tries in 0_u32..100, after in prop::option::of(0_u64..100)) {
+            let verdict = judge(&task(tries, Some(u32::MAX)), None, &RetrySettings::default(), failed(kind, after.map(Duration::from_secs)), 0.5);
+            prop_assert!(matches!(verdict, Verdict::Dead { .. }), "{verdict:?}");
+        }
+
+        #[test]
+        fn a_cancelled_attempt_cancels_the_task(kind in prop::sample::select([ErrorKind::Cancelled, ErrorKind::Expired].as_slice()), tries in 0_u32..100) {
+            let verdict = judge(&task(tries, None), None, &RetrySettings::default(), failed(kind, None), 0.5);
+            prop_assert!(matches!(verdict, Verdict::Cancel { .. }), "{verdict:?}");
+        }
+
+        #[test]
+        fn a_delay_is_between_half_and_the_whole_and_grows(tries: u32, base_ms in 0_u64..100_000, cap_ms in 0_u64..100_000_000, jitter: f64) {
+            let settings = RetrySettings { max_attempts: 4, base: Duration::from_millis(base_ms), cap: Duration::from_millis(cap_ms) };
+            let (low, high) = (backoff(tries, &settings, 0.0), backoff(tries, &settings, 1.0));
+            let delay = backoff(tries, &settings, jitter);
+            prop_assert!(low <= delay && delay <= high && high <= settings.cap);
+            prop_assert!(backoff(tries.saturating_add(1), &settings, 1.0) >= high);
+        }
+    }
 }

@@ -1,0 +1,96 @@
+//! Hints: what a body suggests, from the contract's string pairs to [`Hints`].
+//!
+//! Hints ask, they never grant, so an unreadable one is a warning and not an error.
+
+use std::time::Duration;
+
+use super::Hints;
+use crate::task::QueueName;
+
+/// Longer than this is taken for a slip of the pen, and would overflow a deadline.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// More than this is taken for a slip of the pen.
+const MOST_RETRIES: u32 = 1_000_000;
+
+impl Hints {
+    /// Reads `timeout`, `retries`, `queue` and `cron`; other keys are for hosts to come and are silently left out. A key given twice
+    /// counts as it stands last. The warnings are sentences: the hint, and what it should look like.
+    pub fn parse(pairs: &[(String, String)]) -> (Self, Vec<String>) {
+        let (mut hints, mut warnings) = (Self::default(), Vec::new());
+        for (key, value) in pairs {
+            let value = value.trim();
+            let read = match key.as_str() {
+                "timeout" => timeout(value).map(|ms| hints.timeout_ms = Some(ms)),
+                "retries" => retries(value).map(|retries| hints.retries = Some(retries)),
+                "queue" => QueueName::new(value).map(|queue| hints.queue = Some(queue)).map_err(|why| why.to_string()),
+                "cron" if value.is_empty() => Err("a cron hint is a rule such as `0 9 * * *`".into()),
+                "cron" => {
+                    hints.cron = Some(value.to_owned());
+                    Ok(())
+                }
+                _ => Ok(()),
+            };
+            if let Err(why) = read {
+                warnings.push(format!("ignored the hint `{key}={}`: {why}", super::brief(value)));
+            }
+        }
+        (hints, warnings)
+    }
+}
+
+fn timeout(value: &str) -> Result<u64, String> {
+    let read = humantime::parse_duration(value).map_err(|_| "a timeout is a time such as `30s` or `2m`")?;
+    if read < Duration::from_millis(1) || read > LONGEST_TIMEOUT {
+        return Err("a timeout is between 1ms and 1 year".into());
+    }
+    u64::try_from(read.as_millis()).map_err(|why| why.to_string())
+}
+
+fn retries(value: &str) -> Result<u32, String> {
+    value
+        .parse()
+        .ok()
+        .filter(|retries| *retries <= MOST_RETRIES)
+        .ok_or_else(|| format!("retries is a whole number from 0 to {MOST_RETRIES}: attempts beyond the first"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(pairs: &[(&str, &str)]) -> (Hints, Vec<String>) {
+        Hints::parse(&pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn known_hints_are_read_and_unknown_ones_left_out() {
+        let (hints, warnings) =
+            parse(&[("timeout", "2m"), ("retries", "5"), ("queue", "mail"), ("cron", "0 9 * * *"), ("colour", "red"), ("retries", "6")]);
+        let expected = Hints {
+            timeout_ms: Some(120_000),
+            retries: Some(6),
+            queue: Some(QueueName::new("mail").unwrap()),
+            cron: Some("0 9 * * *".into()),
+        };
+        assert_eq!((hints, warnings), (expected, vec![]));
+    }
+
+    #[test]
+    fn an_unreadable_hint_is_a_warning_that_says_what_is_allowed() {
+        let (hints, warnings) =
+            parse(&[("timeout", "soon"), ("timeout", "0s"), ("timeout", "999999y"), ("retries", "-1"), ("queue", "a b"), ("cron", " ")]);
+        assert_eq!(hints, Hints::default());
+        assert_eq!(
+            warnings,
+            [
+                "ignored the hint `timeout=soon`: a timeout is a time such as `30s` or `2m`",
+                "ignored the hint `timeout=0s`: a timeout is between 1ms and 1 year",
+                "ignored the hint `timeout=999999y`: a timeout is between 1ms and 1 year",
+                "ignored the hint `retries=-1`: retries is a whole number from 0 to 1000000: attempts beyond the first",
+                "ignored the hint `queue=a b`: a queue name starts with a letter or digit and has at most 64 characters of A-Z a-z 0-9 _ . -: `a b`",
+                "ignored the hint `cron=`: a cron hint is a rule such as `0 9 * * *`",
+            ]
+        );
+    }
+}

@@ -1,0 +1,156 @@
+//! The slots: who runs, how many of each plugin, and how much CPU an attempt takes.
+//!
+//! Invariant: `running` counts every attempt from its start until its future is gone, a lost one in its grace time included.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{lock, roster::Offer};
+
+/// What the cores may have waiting for them: enough work that they are not idle while the next claim is under way.
+const AHEAD: Duration = Duration::from_millis(5);
+
+#[derive(Debug)]
+pub(super) struct Crew {
+    slots: usize,
+    inner: Mutex<Inner>,
+    /// Started, but not yet seen by the engine: they count as runnable.
+    starting: AtomicUsize,
+    /// A parked task may have become startable: a plugin came, or one has room again.
+    parked: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    running: usize,
+    plugins: HashMap<String, usize>,
+    /// CPU of a usual attempt, moving average; none before the first ended.
+    usual: Option<Duration>,
+}
+
+impl Crew {
+    pub(super) fn new(slots: usize) -> Self {
+        Self { slots, inner: Mutex::default(), starting: AtomicUsize::new(0), parked: AtomicBool::new(false) }
+    }
+
+    /// Takes a slot; `false` when the plugin is at its `concurrency`. The dispatcher claims no more than there are slots.
+    pub(super) fn enter(&self, offer: &Offer) -> bool {
+        let mut inner = lock(&self.inner);
+        let of_plugin = inner.plugins.entry(offer.code.plugin.clone()).or_default();
+        if offer.concurrency.is_some_and(|most| *of_plugin >= most) {
+            return false;
+        }
+        *of_plugin += 1;
+        inner.running += 1;
+        self.starting.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    /// The engine has it now.
+    pub(super) fn started(&self) {
+        self.starting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Gives the slot back.
+    pub(super) fn exit(&self, offer: &Offer) {
+        let mut inner = lock(&self.inner);
+        inner.running -= 1;
+        if let Some(of_plugin) = inner.plugins.get_mut(&offer.code.plugin) {
+            *of_plugin -= 1;
+            if *of_plugin == 0 {
+                inner.plugins.remove(&offer.code.plugin);
+            }
+        }
+    }
+
+    /// A look at what is parked is wanted.
+    pub(super) fn ask_for_parked(&self) {
+        self.parked.store(true, Ordering::Release);
+    }
+
+    /// Whether it was asked for since the last time.
+    pub(super) fn parked_asked(&self) -> bool {
+        self.parked.swap(false, Ordering::AcqRel)
+    }
+
+    /// How many more attempts of this offer's plugin may start; `None`: as many as there are slots.
+    pub(super) fn room(&self, offer: &Offer) -> Option<usize> {
+        let most = offer.concurrency?;
+        let inner = lock(&self.inner);
+        Some(most.saturating_sub(inner.plugins.get(&offer.code.plugin).copied().unwrap_or(0)))
+    }
+
+    pub(super) fn running(&self) -> usize {
+        lock(&self.inner).running
+    }
+
+    pub(super) fn free(&self) -> usize {
+        self.slots.saturating_sub(self.running())
+    }
+
+    pub(super) fn starting(&self) -> usize {
+        self.starting.load(Ordering::Relaxed)
+    }
+
+    /// An attempt took so much CPU.
+    pub(super) fn used(&self, cpu: Duration) {
+        let mut inner = lock(&self.inner);
+        inner.usual = Some(match inner.usual {
+            Some(usual) => (usual * 15 + cpu) / 16,
+            None => cpu,
+        });
+    }
+
+    /// How many attempts may want CPU at once: four a core, so that bodies which compute are not hoarded into their timeouts;
+    /// more when a usual attempt is so short that four a core would be gone before the next claim is answered.
+    pub(super) fn ceiling(&self, cores: usize) -> usize {
+        let floor = 4 * cores;
+        let Some(usual) = lock(&self.inner).usual else { return floor };
+        let ahead = AHEAD.as_nanos() * cores as u128 / usual.as_nanos().max(1000);
+        usize::try_from(ahead).unwrap_or(usize::MAX).clamp(floor, 4096)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{catalogue::Hints, task::CodeId};
+
+    fn offer(concurrency: Option<usize>) -> Offer {
+        Offer {
+            code: CodeId { plugin: "math".into(), ..CodeId::default() },
+            hints: Hints::default(),
+            timeout: Duration::from_secs(60),
+            ceiling: None,
+            concurrency,
+            plugin: None,
+        }
+    }
+
+    #[test]
+    fn a_plugin_stays_within_its_concurrency() {
+        let (crew, offer) = (Crew::new(8), offer(Some(2)));
+        assert!(crew.enter(&offer) && crew.enter(&offer));
+        assert!(!crew.enter(&offer));
+        assert_eq!((crew.running(), crew.free(), crew.room(&offer)), (2, 6, Some(0)));
+        crew.exit(&offer);
+        assert_eq!(crew.room(&offer), Some(1));
+        assert!(crew.enter(&offer));
+    }
+
+    #[test]
+    fn short_attempts_are_claimed_ahead_and_long_ones_are_not() {
+        let crew = Crew::new(8);
+        assert_eq!(crew.ceiling(2), 8);
+        crew.used(Duration::from_micros(10));
+        assert_eq!(crew.ceiling(2), 1000);
+        crew.used(Duration::from_secs(2));
+        assert_eq!(crew.ceiling(2), 8, "one long body is enough to be careful");
+    }
+}

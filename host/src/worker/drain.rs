@@ -1,0 +1,91 @@
+//! The end of a worker: let attempts run on for a while, hand back the rest, leave.
+//!
+//! Invariant: it ends within the drain time and some seconds, also when the broker is gone; what could not be handed back
+//! then comes back when the lease ends, and a line says so.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::time::timeout;
+
+use super::{Shared, Stop, heartbeat, hold::Lane};
+use crate::task::Verdict;
+
+/// How long what has ended may take to be recorded, and an incarnation to leave.
+const FLUSH: Duration = Duration::from_secs(10);
+const FLUSH_GONE: Duration = Duration::from_secs(3);
+const LEAVE: Duration = Duration::from_secs(3);
+
+pub(super) async fn run(shared: &Arc<Shared>, stop: &Stop) {
+    shared.draining.cancel();
+    shared.announce.notify_one();
+    let running = shared.crew.running();
+    if running > 0 && !stop.now.is_cancelled() {
+        tracing::info!(worker = %shared.settings.id, running, "stopping: attempts may run on for {}", humantime::format_duration(shared.settings.drain));
+        tokio::select! {
+            () = idle(shared) => {}
+            () = tokio::time::sleep(shared.settings.drain) => {}
+            () = stop.now.cancelled() => {}
+        }
+    }
+    let mut handed_back = 0;
+    for hold in shared.lanes.iter().filter_map(Lane::hold) {
+        for (member, name) in hold.abandon() {
+            handed_back += 1;
+            let verdict = Verdict::HandBack { delay: Duration::ZERO };
+            shared.inbox.push(&hold, name, heartbeat::finish(shared, member, verdict));
+        }
+    }
+    shared.tally.handed_back.store(handed_back, Ordering::Relaxed);
+    let limit = if shared.link.is_up() { FLUSH } else { FLUSH_GONE };
+    // Its outcome is what is left in the holds.
+    let _ = timeout(limit, settled(shared)).await;
+    leave(shared).await;
+}
+
+async fn leave(shared: &Arc<Shared>) {
+    let mut left = 0;
+    for lane in &shared.lanes {
+        let Some(hold) = lane.hold() else { continue };
+        let held = u64::try_from(hold.len()).unwrap_or(u64::MAX);
+        let gone = match timeout(LEAVE, shared.broker.leave(&hold.incarnation)).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("no answer".into()),
+        };
+        match gone {
+            None => {
+                if let Some(proof) = &hold.proof {
+                    proof.retire(shared);
+                }
+            }
+            Some(error) => {
+                left += held;
+                tracing::warn!(
+                    queue = %lane.queue, worker = %shared.settings.id, error,
+                    "left without the broker's knowledge: {held} tasks could not be handed back and run elsewhere when the lease ends, in {}",
+                    humantime::format_duration(shared.settings.lease)
+                );
+            }
+        }
+        lane.end(&hold);
+    }
+    shared.tally.left_behind.store(left, Ordering::Relaxed);
+}
+
+/// Returns when no attempt runs.
+async fn idle(shared: &Shared) {
+    while shared.crew.running() > 0 {
+        // The dispatcher has ended: its wake-ups are ours.
+        shared.wake.notified().await;
+    }
+}
+
+/// Returns when everything held is recorded.
+async fn settled(shared: &Shared) {
+    while shared.lanes.iter().filter_map(Lane::hold).any(|hold| hold.len() > 0) {
+        shared.inbox.settled.notified().await;
+    }
+}

@@ -1,0 +1,249 @@
+//! The finisher: what attempts leave is recorded, in batches of what is at hand.
+//!
+//! attempts → [`Inbox`] → one batch an incarnation → `Broker::finish` → gone from the hold.
+//!
+//! Invariant: a finish is dropped only when it is recorded, stale, or its lease is lost. While the broker is away it is kept
+//! and repeated; repeating is safe, because a member names one attempt.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::{Arc, Mutex, atomic::Ordering},
+};
+
+use futures_util::future::join_all;
+use tokio::sync::Notify;
+
+use super::{
+    Shared, dispatcher,
+    hold::{Hold, backoff},
+    lock,
+};
+use crate::{
+    broker::{BrokerError, Finish, Finished},
+    task::{ErrorKind, QueueName, TaskError, TaskName, Verdict},
+};
+
+/// A batch is at most so many, and about so many bytes.
+const BATCH: usize = 256;
+const BATCH_BYTES: usize = 4 << 20;
+
+/// What waits to be recorded.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    items: Mutex<Vec<(Arc<Hold>, Item)>>,
+    ready: Notify,
+    /// Queues whose outbox has entries.
+    relays: Mutex<BTreeSet<QueueName>>,
+    relay: Notify,
+    /// Something was recorded.
+    pub(super) settled: Notify,
+}
+
+#[derive(Debug)]
+struct Item {
+    name: TaskName,
+    finish: Finish,
+    /// How often the broker refused it for what it is.
+    refusals: u8,
+}
+
+impl Inbox {
+    pub(super) fn push(&self, hold: &Arc<Hold>, name: TaskName, finish: Finish) {
+        lock(&self.items).push((hold.clone(), Item { name, finish, refusals: 0 }));
+        self.ready.notify_one();
+    }
+
+    /// The outbox of this queue has entries.
+    pub(super) fn ask_relay(&self, queue: &QueueName) {
+        if lock(&self.relays).insert(queue.clone()) {
+            self.relay.notify_one();
+        }
+    }
+}
+
+pub(super) async fn run(shared: Arc<Shared>) {
+    let mut batches: Vec<Batch> = Vec::new();
+    let mut failures = 0;
+    loop {
+        if batches.is_empty() {
+            tokio::select! {
+                () = shared.inbox.ready.notified() => {}
+                () = shared.end.cancelled() => return,
+            }
+        }
+        for (hold, item) in std::mem::take(&mut *lock(&shared.inbox.items)) {
+            match batches.iter_mut().find(|batch| Arc::ptr_eq(&batch.hold, &hold)) {
+                Some(batch) => batch.items.push_back(item),
+                None => batches.push(Batch { hold, items: VecDeque::from([item]), singly: 0 }),
+            }
+        }
+        batches.retain(|batch| !batch.hold.is_lost());
+        let failed = join_all(batches.iter_mut().map(|batch| batch.record(&shared))).await.contains(&false);
+        batches.retain(|batch| !batch.items.is_empty());
+        shared.inbox.settled.notify_one();
+        if !failed {
+            failures = 0;
+            continue;
+        }
+        failures += 1;
+        let again = async {
+            tokio::time::sleep(backoff(failures)).await;
+            shared.link.up().await;
+        };
+        tokio::select! {
+            () = again => {}
+            () = shared.end.cancelled() => return,
+        }
+    }
+}
+
+/// What waits to be recorded for one incarnation, oldest first.
+struct Batch {
+    hold: Arc<Hold>,
+    items: VecDeque<Item>,
+    /// So many are to be sent one by one, to find the one that the broker refuses.
+    singly: usize,
+}
+
+impl Batch {
+    /// Sends the next batch; `false`: wait before the next try.
+    async fn record(&mut self, shared: &Arc<Shared>) -> bool {
+        let count = if self.singly > 0 { 1 } else { self.fitting() };
+        let mut sent: Vec<Item> = self.items.drain(..count).collect();
+        let finishes: Vec<Finish> = sent.iter_mut().map(|item| item.finish.clone()).collect();
+        match shared.broker.finish(&self.hold.incarnation, &finishes).await {
+            Ok(replies) => {
+                self.singly = self.singly.saturating_sub(sent.len());
+                for (item, reply) in sent.iter().zip(replies) {
+                    settle(shared, &self.hold, item, reply);
+                }
+                true
+            }
+            Err(error) if matches!(error, BrokerError::Invalid(_) | BrokerError::Corrupt(_)) => {
+                if sent.len() > 1 {
+                    self.singly = sent.len();
+                    self.put_back(sent);
+                } else if let Some(item) = sent.pop() {
+                    match refused(item, &error) {
+                        Some(item) => self.items.push_front(item),
+                        None => self.singly = self.singly.saturating_sub(1),
+                    }
+                }
+                true
+            }
+            Err(error) => {
+                shared.link.failed(&error);
+                tracing::debug!(%error, count = sent.len(), "could not record; kept");
+                self.put_back(sent);
+                false
+            }
+        }
+    }
+
+    fn put_back(&mut self, sent: Vec<Item>) {
+        for item in sent.into_iter().rev() {
+            self.items.push_front(item);
+        }
+    }
+
+    /// How many of the next make one batch, at least 1.
+    fn fitting(&self) -> usize {
+        let mut bytes = 0;
+        let within = self.items.iter().take(BATCH).take_while(|item| {
+            bytes += item.weight();
+            bytes <= BATCH_BYTES
+        });
+        within.count().max(1).min(self.items.len())
+    }
+}
+
+impl Item {
+    fn weight(&self) -> usize {
+        let verdict = match &self.finish.verdict {
+            Verdict::Succeed { result, children } => result.len() + children.iter().map(|child| child.args.len() + 256).sum::<usize>(),
+            Verdict::Retry { error, .. } | Verdict::Dead { error } | Verdict::Cancel { error } => {
+                error.message.len() + error.detail.as_ref().map_or(0, String::len)
+            }
+            Verdict::HandBack { .. } | Verdict::Park => 0,
+        };
+        verdict + self.finish.log.len() + 256
+    }
+}
+
+fn settle(shared: &Arc<Shared>, hold: &Arc<Hold>, item: &Item, reply: Finished) {
+    hold.forget(&item.finish.member);
+    if reply == Finished::Stale {
+        tracing::debug!(task = %item.finish.member.id, name = %item.name, "its end was recorded before, or its lease is lost");
+        return;
+    }
+    match &item.finish.verdict {
+        Verdict::Succeed { children, .. } => {
+            shared.tally.succeeded.fetch_add(1, Ordering::Relaxed);
+            let queue = &hold.incarnation.queue;
+            if children.iter().any(|child| &child.queue != queue) {
+                shared.inbox.ask_relay(queue);
+            }
+        }
+        Verdict::Retry { .. } | Verdict::Dead { .. } | Verdict::Cancel { .. } => {
+            shared.tally.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        Verdict::HandBack { .. } => {}
+        Verdict::Park => dispatcher::parked(shared, &hold.incarnation.queue, &item.name),
+    }
+}
+
+/// The broker will never take this one as it is: what takes its place, ever smaller; `None`: given up.
+fn refused(mut item: Item, error: &BrokerError) -> Option<Item> {
+    item.refusals += 1;
+    let member = &item.finish.member;
+    match (item.refusals, &item.finish.verdict) {
+        (1, Verdict::Succeed { children, .. }) => {
+            let kind = if children.is_empty() { ErrorKind::ResultTooLarge } else { ErrorKind::BadResult };
+            tracing::warn!(task = %member.id, name = %item.name, %error, "its result was refused");
+            item.finish.verdict = Verdict::Dead { error: TaskError::new(kind, error.to_string()) };
+            Some(item)
+        }
+        (1 | 2, Verdict::Succeed { .. } | Verdict::Retry { .. } | Verdict::Dead { .. } | Verdict::Cancel { .. }) => {
+            let text = format!("what became of the attempt could not be recorded: {error}");
+            item.finish.log = String::new();
+            item.finish.verdict = Verdict::Dead { error: TaskError::new(ErrorKind::BadResult, text) };
+            item.refusals = 2;
+            Some(item)
+        }
+        _ => {
+            // It stays in the hold: the lease keeps the task from being lost until somebody mends what is stored.
+            tracing::error!(task = %member.id, name = %item.name, %error, "can't record its end: see the broker");
+            None
+        }
+    }
+}
+
+/// Moves what children went to other queues, right after the finish that made them.
+pub(super) async fn relay(shared: Arc<Shared>) {
+    let mut failures = 0;
+    loop {
+        let next = lock(&shared.inbox.relays).pop_first();
+        let Some(queue) = next else {
+            tokio::select! {
+                () = shared.inbox.relay.notified() => continue,
+                () = shared.end.cancelled() => return,
+            }
+        };
+        match shared.broker.relay(&queue).await {
+            Ok(moved) => {
+                failures = 0;
+                tracing::debug!(%queue, moved, "relayed");
+            }
+            Err(error) => {
+                shared.link.failed(&error);
+                tracing::debug!(%queue, %error, "could not relay; kept");
+                failures += 1;
+                lock(&shared.inbox.relays).insert(queue);
+                tokio::select! {
+                    () = tokio::time::sleep(backoff(failures)) => {}
+                    () = shared.end.cancelled() => return,
+                }
+            }
+        }
+    }
+}

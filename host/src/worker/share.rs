@@ -1,0 +1,73 @@
+//! How free slots are split among queues: smooth weighted round robin, pure.
+//!
+//! Each slot goes to the queue with the highest credit; every queue gains its weight, the chosen one pays the sum. Over time
+//! each gets its share, and no queue gets its share in one lump. The rule is nginx's for upstream servers.
+
+/// One queue that wants slots.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wish {
+    pub(super) weight: u32,
+    /// Its standing from the last round; kept by the caller.
+    pub(super) credit: i64,
+    /// What it got: filled in here.
+    pub(super) got: usize,
+}
+
+/// Gives `slots` away among `wishes`.
+pub(super) fn split(slots: usize, wishes: &mut [Wish]) {
+    let total: i64 = wishes.iter().map(|wish| i64::from(wish.weight)).sum();
+    if wishes.len() == 1 {
+        wishes[0].got += slots;
+        return;
+    }
+    for _ in 0..slots {
+        for wish in wishes.iter_mut() {
+            wish.credit += i64::from(wish.weight);
+        }
+        let Some(chosen) = wishes.iter_mut().rev().max_by_key(|wish| wish.credit) else { return };
+        chosen.credit -= total;
+        chosen.got += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn wishes(weights: &[u32]) -> Vec<Wish> {
+        weights.iter().map(|&weight| Wish { weight, credit: 0, got: 0 }).collect()
+    }
+
+    #[test]
+    fn weights_hold_within_one_round_and_across_rounds() {
+        let mut round = wishes(&[3, 1]);
+        split(8, &mut round);
+        assert_eq!((round[0].got, round[1].got), (6, 2));
+
+        let mut single = wishes(&[3, 1]);
+        let mut order = String::new();
+        for _ in 0..8 {
+            single.iter_mut().for_each(|wish| wish.got = 0);
+            split(1, &mut single);
+            order.push(if single[0].got == 1 { 'a' } else { 'b' });
+        }
+        assert_eq!(order, "aabaaaba", "one slot at a time, the light queue is not pushed to the end");
+    }
+
+    proptest! {
+        #[test]
+        fn everything_is_given_away_and_nobody_is_off_by_more_than_one(weights in prop::collection::vec(1_u32..20, 1..6), slots in 0_usize..500) {
+            let mut given = wishes(&weights);
+            split(slots, &mut given);
+            prop_assert_eq!(given.iter().map(|wish| wish.got).sum::<usize>(), slots);
+            let total: u32 = weights.iter().sum();
+            for wish in &given {
+                #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+                let (fair, got) = (slots as f64 * f64::from(wish.weight) / f64::from(total), wish.got as f64);
+                prop_assert!((got - fair).abs() <= weights.len() as f64, "{got} of {fair}");
+            }
+        }
+    }
+}
