@@ -118,6 +118,7 @@ scripts! {
     HELD: ALLOW_OOM LIB, "held.lua";
     FINISH: ALLOW_OOM LIB, "finish.lua";
     RELAY: ALLOW_OOM LIB, "enqueue.lua";
+    COUNTS: ALLOW_OOM LIB, "counts.lua";
     VIEW: ALLOW_OOM LIB, "view.lua";
     AWAIT: ALLOW_OOM LIB, "await.lua";
     PROGRESS: ALLOW_OOM LIB, "progress.lua";

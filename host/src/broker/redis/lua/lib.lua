@@ -42,12 +42,12 @@ end
 
 -- One entry a batch: the feed of endings, bounded, may be incomplete.
 local function tell(ended)
-  local entry = {}
+  local entry = { 'at', int(now) }
   for state, ids in pairs(ended) do
     entry[#entry + 1] = state
     entry[#entry + 1] = table.concat(ids, ' ')
   end
-  if #entry > 0 then redis.call('XADD', K .. 'events', 'MAXLEN', '~', 2000, '*', unpack(entry)) end
+  if #entry > 2 then redis.call('XADD', K .. 'events', 'MAXLEN', '~', 2000, '*', unpack(entry)) end
 end
 
 -- Whoever awaits one of them is told.
