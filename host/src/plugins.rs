@@ -7,7 +7,7 @@
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
-use tokio::sync::watch;
+use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -15,6 +15,25 @@ use crate::{
     engine::{Code, Engine, Grants, Limits},
     task::{CodeId, TaskName},
 };
+
+mod capture;
+mod compile;
+mod inspect;
+mod judge;
+mod policy;
+mod policy_file;
+mod reconcile;
+mod state;
+mod watch;
+
+use capture::Listing;
+use compile::{EngineLoader, Jobs};
+use policy_file::PolicyFile;
+use reconcile::Reconciler;
+use state::{Index, OpenError, State};
+
+pub use inspect::{Inspection, inspect};
+pub use policy::{Policies, Policy};
 
 /// Where plugins come from.
 #[derive(Debug, Clone)]
@@ -35,6 +54,12 @@ pub enum PluginsError {
     Directory(String),
     #[error("{0}")]
     Policy(String),
+    /// Others could change what this host runs.
+    #[error("{0}")]
+    State(String),
+    /// The one file that was asked for.
+    #[error("{0}")]
+    File(String),
 }
 
 /// One loaded component under its policy.
@@ -57,6 +82,8 @@ pub struct Registry {
     pub bodies: HashMap<TaskName, Arc<Plugin>>,
     /// Every file seen, serving or not, by name.
     pub files: Vec<PluginInfo>,
+    /// What is wrong with the room as a whole: its directories, its policies.
+    pub warnings: Vec<String>,
 }
 
 impl Registry {
@@ -66,23 +93,71 @@ impl Registry {
 }
 
 /// The room: owns the watcher and the reconcile task.
-#[derive(Debug)]
 pub struct Plugins {
-    registry: watch::Sender<Arc<Registry>>,
+    reconciler: Reconciler,
+}
+
+impl std::fmt::Debug for Plugins {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plugins").finish_non_exhaustive()
+    }
 }
 
 impl Plugins {
-    /// Checks the directories and the policy; loads nothing yet.
-    pub fn open(_settings: PluginsSettings, _engine: Arc<Engine>) -> Result<Self, PluginsError> {
-        unimplemented!()
+    /// Checks the directories and the policy; loads nothing yet. Blocks on the file system.
+    pub fn open(settings: PluginsSettings, engine: Arc<Engine>) -> Result<Self, PluginsError> {
+        let PluginsSettings { dir, state, policy, limits } = settings;
+        match capture::list(&dir) {
+            Listing::Files { .. } => {}
+            Listing::Gone(_) => {
+                let text = format!("there is no plugin directory, make it or name another with --plugins: `{}`", dir.display());
+                return Err(PluginsError::Directory(text));
+            }
+            Listing::Unreadable(text) => return Err(PluginsError::Directory(text)),
+        }
+        let policy = PolicyFile::open(policy.as_deref())?;
+        let state = match State::open(&state, &dir) {
+            Ok(state) => match state.index() {
+                Ok(index) => (Some(Arc::new(state)), index, None),
+                Err(text) => (Some(Arc::new(state)), Index::default(), Some(text)),
+            },
+            Err(OpenError::Refused(e)) => return Err(e),
+            Err(OpenError::Failed(text)) => {
+                let text = format!("{text}; plugins serve, but after a restart a bad file will not be replaced by its last good version");
+                (None, Index::default(), Some(text))
+            }
+        };
+        let jobs = Jobs::new(Arc::new(EngineLoader(engine)), state.0.clone());
+        let (registry, _) = channel::channel(Arc::default());
+        Ok(Self { reconciler: Reconciler::new(dir, limits, policy, state, jobs, registry) })
     }
 
-    pub fn registry(&self) -> watch::Receiver<Arc<Registry>> {
-        self.registry.subscribe()
+    /// Empty until the first one is published, which counts as a change.
+    pub fn registry(&self) -> channel::Receiver<Arc<Registry>> {
+        self.reconciler.registry.subscribe()
     }
 
-    /// Reconciles until `shutdown`. The first registry is published when every file found at the start has been judged.
-    pub async fn run(self, _shutdown: CancellationToken) {
-        unimplemented!()
+    /// Reconciles until `shutdown`. The first registry is published when every file found at the start has been judged, or
+    /// after ten seconds. A plugin directory that disappears is taken as empty after ten seconds; one that cannot be read
+    /// leaves everything as it is.
+    pub async fn run(self, shutdown: CancellationToken) {
+        self.reconciler.run(shutdown).await;
     }
+}
+
+/// A plugin's name is its file's stem: policy and kv go by it.
+fn check_name(name: &str) -> Result<(), String> {
+    let valid = (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
+        && !name.starts_with(['_', '-']);
+    if valid {
+        Ok(())
+    } else {
+        Err(format!("a plugin's name starts with a-z or 0-9 and has at most 64 characters of a-z 0-9 _ -: `{}`", name.escape_debug()))
+    }
+}
+
+/// `math` of `math.wasm`.
+fn stem(file: &str) -> &str {
+    file.strip_suffix(".wasm").unwrap_or(file)
 }

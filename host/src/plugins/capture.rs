@@ -1,0 +1,259 @@
+//! What stands in the plugin directory, and its bytes once they have settled.
+//!
+//! list → stat → (wait) → stat equal → read → stat equal → SHA-256. The path is never opened again: these bytes are the plugin.
+//!
+//! Invariant: a file whose identity has not changed since it was read is not read again.
+
+use std::{
+    fs::{File, Metadata},
+    io::{self, Read},
+    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use sha2::{Digest as _, Sha256};
+
+use super::judge::Digest;
+
+/// Bytes of a plugin, at most.
+pub(super) const FILE_MAX: u64 = 128 << 20;
+
+/// A file that has not changed for so long has settled. Also longer than a tick of any file system's clock, so that a write
+/// after the last stat can't hide behind equal times.
+pub(super) const SETTLE: Duration = Duration::from_millis(100);
+
+/// Tells two contents of a path apart without reading them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Identity {
+    dev: u64,
+    ino: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Identity {
+    pub(super) fn of(meta: &Metadata) -> Self {
+        Self {
+            dev: meta.dev(),
+            ino: meta.ino(),
+            size: meta.size(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        }
+    }
+}
+
+/// One `*.wasm` of the directory.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) file: String,
+    pub(super) path: PathBuf,
+    /// Of what a symbolic link leads to; or a sentence about why it can't be a plugin.
+    pub(super) identity: Result<Identity, String>,
+}
+
+/// What became of looking into the directory.
+#[derive(Debug)]
+pub(super) enum Listing {
+    /// In the order of names. `place` is the directory's own device and inode: other ones mean that it was made anew.
+    Files {
+        files: Vec<Seen>,
+        place: (u64, u64),
+    },
+    /// The directory itself is not there.
+    Gone(String),
+    Unreadable(String),
+}
+
+/// Blocks on the file system.
+pub(super) fn list(dir: &Path) -> Listing {
+    let failed = |e: &io::Error| {
+        if e.kind() == io::ErrorKind::NotFound {
+            Listing::Gone(format!("the plugin directory is gone, make it again or stop the worker: `{}`", dir.display()))
+        } else {
+            Listing::Unreadable(format!(
+                "the plugin directory cannot be read ({e}), give this user the right to list it: `{}`",
+                dir.display()
+            ))
+        }
+    };
+    let place = match std::fs::metadata(dir) {
+        Ok(meta) => (meta.dev(), meta.ino()),
+        Err(e) => return failed(&e),
+    };
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) => return failed(&e),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = match entry {
+            Ok(entry) => entry,
+            // Half a listing would unload what its other half holds.
+            Err(e) => return failed(&e),
+        };
+        let file = entry.file_name().to_string_lossy().into_owned();
+        if !is_candidate(&file) {
+            continue;
+        }
+        let path = entry.path();
+        let identity = match std::fs::metadata(&path) {
+            Ok(meta) => usable(&file, &meta).map(|()| Identity::of(&meta)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                if std::fs::symlink_metadata(&path).is_err() {
+                    continue; // removed since it was listed
+                }
+                Err(format!("{file} is a symbolic link that leads nowhere: point it at the plugin, or remove it"))
+            }
+            Err(e) => Err(unreadable(&file, &e)),
+        };
+        files.push(Seen { file, path, identity });
+    }
+    files.sort_by(|a, b| a.file.cmp(&b.file));
+    Listing::Files { files, place }
+}
+
+/// `*.wasm`, except what editors, copiers and Kubernetes (`..data`) keep beside it.
+fn is_candidate(file: &str) -> bool {
+    file.strip_suffix(".wasm").is_some_and(|stem| !stem.is_empty()) && !file.starts_with('.')
+}
+
+fn usable(file: &str, meta: &Metadata) -> Result<(), String> {
+    let kind = meta.file_type();
+    if !kind.is_file() {
+        let what = if kind.is_dir() {
+            "a directory"
+        } else if kind.is_fifo() {
+            "a pipe"
+        } else {
+            "a device or socket"
+        };
+        return Err(format!("{file} is {what}, not a file: put the component itself there"));
+    }
+    if meta.size() > FILE_MAX {
+        return Err(format!(
+            "{file} has {} MiB, more than the {} MiB a plugin may have: build it with `opt-level`, `lto` and `strip`",
+            meta.size() >> 20,
+            FILE_MAX >> 20
+        ));
+    }
+    Ok(())
+}
+
+fn unreadable(file: &str, e: &io::Error) -> String {
+    format!("cannot read {file} ({e}): let this user read the file, and copy it again if that does not help")
+}
+
+/// What became of reading one file.
+#[derive(Debug)]
+pub(super) enum Captured {
+    Settled {
+        digest: Digest,
+        bytes: Arc<[u8]>,
+    },
+    /// It changed meanwhile: come again soon.
+    Unsettled,
+    Trouble(String),
+}
+
+/// Reads what `identity` was seen of, [`SETTLE`] ago. Blocks on the file system.
+pub(super) fn capture(file: &str, path: &Path, identity: Identity) -> Captured {
+    match read(path, identity) {
+        Ok(Some(bytes)) => Captured::Settled { digest: digest(&bytes), bytes: bytes.into() },
+        Ok(None) => Captured::Unsettled,
+        // Gone is for the next listing to say.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Captured::Unsettled,
+        Err(e) => Captured::Trouble(unreadable(file, &e)),
+    }
+}
+
+fn read(path: &Path, identity: Identity) -> io::Result<Option<Vec<u8>>> {
+    // Should a pipe have taken the file's place, opening it must not wait for a writer.
+    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let file = File::options().read(true).custom_flags(nonblock).open(path)?;
+    if Identity::of(&file.metadata()?) != identity {
+        return Ok(None);
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(identity.size).unwrap_or(0));
+    (&file).take(FILE_MAX + 1).read_to_end(&mut bytes)?;
+    let unchanged = Identity::of(&file.metadata()?) == identity && Identity::of(&std::fs::metadata(path)?) == identity;
+    Ok((unchanged && bytes.len() as u64 == identity.size).then_some(bytes))
+}
+
+/// SHA-256 in lower-case hex.
+pub(super) fn digest(bytes: &[u8]) -> Digest {
+    hex(&Sha256::digest(bytes)).into()
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)], DIGITS[usize::from(b & 15)]]).map(char::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(dir: &Path) -> Vec<Seen> {
+        match list(dir) {
+            Listing::Files { files, .. } => files,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_plugins_are_listed_and_links_are_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["math.wasm", ".math.wasm", "math.wasm.tmp", "..data.wasm", ".wasm", "README.md"] {
+            std::fs::write(at(name), b"x").unwrap();
+        }
+        std::fs::create_dir(at("deep.wasm")).unwrap();
+        std::os::unix::fs::symlink(at("math.wasm"), at("link.wasm")).unwrap();
+        std::os::unix::fs::symlink(at("nothing"), at("nowhere.wasm")).unwrap();
+        let files = seen(dir.path());
+        assert_eq!(files.iter().map(|s| s.file.as_str()).collect::<Vec<_>>(), ["deep.wasm", "link.wasm", "math.wasm", "nowhere.wasm"]);
+        assert_eq!(files[0].identity, Err("deep.wasm is a directory, not a file: put the component itself there".into()));
+        assert_eq!(files[1].identity, files[2].identity, "a link is what it leads to");
+        assert!(files[3].identity.as_ref().unwrap_err().contains("leads nowhere"));
+    }
+
+    #[test]
+    fn a_directory_that_is_gone_is_told_from_one_that_cannot_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, b"").unwrap();
+        assert!(matches!(list(&dir.path().join("none")), Listing::Gone(_)));
+        assert!(matches!(list(&file), Listing::Unreadable(_)));
+    }
+
+    #[test]
+    fn only_bytes_that_stood_still_are_captured() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("math.wasm");
+        std::fs::write(&path, b"abc").unwrap();
+        let identity = *seen(dir.path())[0].identity.as_ref().unwrap();
+        match capture("math.wasm", &path, identity) {
+            Captured::Settled { digest, bytes } => {
+                // FIPS 180-2, appendix B.1
+                assert_eq!(&*digest, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+                assert_eq!(&*bytes, b"abc");
+            }
+            other => panic!("{other:?}"),
+        }
+        std::fs::write(&path, b"abcd").unwrap();
+        assert!(matches!(capture("math.wasm", &path, identity), Captured::Unsettled), "it grew");
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(capture("math.wasm", &path, identity), Captured::Unsettled), "it went");
+    }
+
+    #[test]
+    fn a_file_beyond_the_limit_is_refused_unread() {
+        let dir = tempfile::tempdir().unwrap();
+        File::create(dir.path().join("big.wasm")).unwrap().set_len(FILE_MAX + 1).unwrap();
+        assert!(seen(dir.path())[0].identity.as_ref().unwrap_err().starts_with("big.wasm has 128 MiB, more than the 128 MiB"));
+    }
+}

@@ -1,0 +1,66 @@
+//! One file, outside of any directory: what `plugin inspect`, `plugin check` and `run` look at.
+
+use std::{path::Path, sync::Arc};
+
+use super::{
+    Plugin, PluginsError,
+    capture::{self, FILE_MAX},
+    check_name,
+    compile::{EngineLoader, LoadError, Loader},
+    policy::Policies,
+    stem,
+};
+use crate::{
+    engine::{Engine, Limits},
+    task::CodeId,
+};
+
+/// What a file offers, and what a policy would grant it.
+#[derive(Debug)]
+pub struct Inspection {
+    /// As a worker would run it.
+    pub plugin: Plugin,
+    pub warnings: Vec<String>,
+    /// Bytes of the file.
+    pub size: u64,
+    /// Whether the policy file has a table for it.
+    pub has_policy: bool,
+}
+
+/// Loads `path` with the policy of its name in `policy`, if any. Errors are sentences: the file's, or the policy's.
+pub async fn inspect(path: &Path, engine: &Arc<Engine>, policy: Option<&Path>, limits: &Limits) -> Result<Inspection, PluginsError> {
+    let wrong = |text: String| PluginsError::File(text);
+    let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = stem(&file).to_owned();
+    check_name(&name).map_err(|why| wrong(format!("{why}; rename the file")))?;
+    let policies = policy.map(Policies::read).transpose().map_err(PluginsError::Policy)?.unwrap_or_default();
+    let bytes = read(path).map_err(wrong)?;
+    let digest = capture::digest(&bytes);
+    let size = bytes.len() as u64;
+    let loaded = EngineLoader(engine.clone()).load(bytes.into(), &digest).await.map_err(|e| match e {
+        LoadError::Bad(text) | LoadError::Busy(text) => wrong(format!("{file}: {text}")),
+    })?;
+    let granted = policies.plugins.get(&name).cloned().unwrap_or_default();
+    let plugin = Plugin {
+        id: CodeId { plugin: name.clone(), version: loaded.description.version.clone(), digest: digest.to_string() },
+        file,
+        description: loaded.description,
+        code: loaded.code,
+        limits: granted.limits(limits).into(),
+        grants: granted.grants.into(),
+        concurrency: granted.concurrency,
+    };
+    Ok(Inspection { plugin, warnings: loaded.warnings, size, has_policy: policies.plugins.contains_key(&name) })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let failed = |e: std::io::Error| format!("cannot read the plugin ({e}): `{}`", path.display());
+    let meta = std::fs::metadata(path).map_err(failed)?;
+    if !meta.is_file() {
+        return Err(format!("not a file; name the .wasm itself: `{}`", path.display()));
+    }
+    if meta.len() > FILE_MAX {
+        return Err(format!("more than the {} MiB a plugin may have: `{}`", FILE_MAX >> 20, path.display()));
+    }
+    std::fs::read(path).map_err(failed)
+}

@@ -1,0 +1,254 @@
+//! One pass over all candidates together: who serves what from now on. Pure.
+//!
+//! owners of names so far + candidates + policies → [`Judgement`]: the version that serves of each file, the owner of each
+//! name, and a sentence for every file that is refused.
+//!
+//! Invariant: no name has two owners, and a file that is refused changes nothing for the others.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::policy::Policies;
+use crate::{
+    catalogue::{Description, PluginInfo, PluginStatus},
+    task::{CodeId, TaskName},
+};
+
+/// SHA-256 of a plugin's bytes, 64 lower-case hex digits.
+pub(super) type Digest = Arc<str>;
+
+/// Which file serves each name.
+pub(super) type Owners = BTreeMap<TaskName, String>;
+
+/// What judging needs to know of a compiled version.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Version {
+    pub(super) digest: Digest,
+    pub(super) description: Arc<Description>,
+    pub(super) warnings: Arc<[String]>,
+}
+
+/// What stands under a file's name now.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Content {
+    /// Nothing, but its time to be unloaded has not come.
+    Absent,
+    /// Being written or compiled; the note says if that takes more than one try.
+    Loading(Option<String>),
+    /// It can't be read, or is no plugin: the sentence says why.
+    Bad(String),
+    Loaded(Version),
+}
+
+/// One file as a pass found it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Candidate {
+    /// File name, such as `math.wasm`.
+    pub(super) file: String,
+    /// Its stem: what policy goes by. A bad name is a bad content.
+    pub(super) plugin: String,
+    pub(super) content: Content,
+    /// What this file last served.
+    pub(super) good: Option<Version>,
+}
+
+/// What a pass decides.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Judgement {
+    /// By file.
+    pub(super) serving: BTreeMap<String, Version>,
+    pub(super) owners: Owners,
+    /// In the order of the candidates.
+    pub(super) files: Vec<PluginInfo>,
+}
+
+pub(super) fn judge(owners: &Owners, candidates: &[Candidate], policies: &Policies) -> Judgement {
+    let heirs = heirs(candidates);
+    let owners: Owners =
+        owners.iter().map(|(name, file)| (name.clone(), heirs.get(file.as_str()).unwrap_or(&file.as_str()).to_string())).collect();
+    let mut contest = Contest::new(&owners, candidates, policies, &heirs);
+    contest.settle();
+    contest.raise();
+    let files = candidates.iter().enumerate().map(|(i, candidate)| contest.info(i, candidate)).collect();
+    let mut judgement = Judgement { files, ..Judgement::default() };
+    for (i, candidate) in candidates.iter().enumerate() {
+        let Some(option) = contest.choice(i) else { continue };
+        judgement.owners.extend(option.names.iter().map(|name| (name.clone(), candidate.file.clone())));
+        if let Some(version) = &option.version {
+            judgement.serving.insert(candidate.file.clone(), version.clone());
+        }
+    }
+    judgement
+}
+
+/// Files that are gone, each with the file that now has the very bytes it served: a rename, taken at once.
+fn heirs(candidates: &[Candidate]) -> BTreeMap<&str, &str> {
+    let mut taken = BTreeSet::new();
+    let mut heirs = BTreeMap::new();
+    for gone in candidates.iter().filter(|c| c.content == Content::Absent) {
+        let Some(good) = &gone.good else { continue };
+        let has_its_bytes = |c: &&Candidate| matches!(&c.content, Content::Loaded(v) if v.digest == good.digest);
+        // A file that served these bytes before is a copy, not a new name for them.
+        let is_new = |c: &&Candidate| c.good.as_ref().is_none_or(|g| g.digest != good.digest);
+        if let Some(heir) = candidates.iter().filter(has_its_bytes).filter(is_new).find(|c| !taken.contains(c.file.as_str())) {
+            taken.insert(heir.file.as_str());
+            heirs.insert(gone.file.as_str(), heir.file.as_str());
+        }
+    }
+    heirs
+}
+
+/// What a file may serve, in falling order of preference; after the last there is nothing.
+struct Choice {
+    names: BTreeSet<TaskName>,
+    /// `None` holds the names of a file that owned them and is still being loaded.
+    version: Option<Version>,
+    is_new: bool,
+}
+
+struct Contest<'a> {
+    owners: &'a Owners,
+    files: Vec<&'a str>,
+    choices: Vec<Vec<Choice>>,
+    /// Index into `choices` of each file.
+    chosen: Vec<usize>,
+    /// Why each file's own bytes are refused.
+    refused: Vec<Option<String>>,
+}
+
+impl<'a> Contest<'a> {
+    fn new(owners: &'a Owners, candidates: &'a [Candidate], policies: &Policies, heirs: &BTreeMap<&str, &str>) -> Self {
+        let mut contest = Self {
+            owners,
+            files: candidates.iter().map(|c| c.file.as_str()).collect(),
+            choices: Vec::new(),
+            chosen: vec![0; candidates.len()],
+            refused: vec![None; candidates.len()],
+        };
+        for (i, candidate) in candidates.iter().enumerate() {
+            let mut choices = Vec::new();
+            if !heirs.contains_key(candidate.file.as_str()) {
+                let mut offer = |version: &Version, is_new: bool| match admit(version, &candidate.plugin, policies) {
+                    Ok(()) => choices.push(Choice { names: names(version), version: Some(version.clone()), is_new }),
+                    Err(why) => contest.refused[i] = Some(why),
+                };
+                match &candidate.content {
+                    Content::Loaded(version) => offer(version, true),
+                    Content::Bad(_) | Content::Absent | Content::Loading(_) => {}
+                }
+                match (&candidate.content, &candidate.good) {
+                    (Content::Loaded(version), Some(good)) if version.digest == good.digest => {}
+                    (_, Some(good)) => offer(good, false),
+                    (Content::Loading(_), None) => {
+                        let names = owners.iter().filter(|(_, owner)| **owner == candidate.file).map(|(name, _)| name.clone()).collect();
+                        choices.push(Choice { names, version: None, is_new: false });
+                    }
+                    _ => {}
+                }
+            }
+            contest.choices.push(choices);
+        }
+        contest
+    }
+
+    fn choice(&self, i: usize) -> Option<&Choice> {
+        self.choices[i].get(self.chosen[i])
+    }
+
+    /// Steps losers down until no name is claimed twice. What a file already serves is its own by ownership, so a step down
+    /// can only take a name from a newcomer, never from somebody else's old version.
+    fn settle(&mut self) {
+        while let Some((name, winner, losers)) = self.first_clash() {
+            for loser in losers {
+                let (winner, file) = (self.files[winner], self.files[loser]);
+                if self.choice(loser).is_some_and(|choice| choice.is_new) {
+                    self.refused[loser] = Some(format!(
+                        "`{name}` of {file} is offered by {winner} already: rename the body in one of them, or remove one of the two files"
+                    ));
+                }
+                self.chosen[loser] += 1;
+            }
+        }
+    }
+
+    /// A loser may have stepped down for a winner that then stepped down itself: let it have what is free now.
+    fn raise(&mut self) {
+        for i in 0..self.files.len() {
+            for better in 0..self.chosen[i] {
+                let free = |name: &TaskName| self.claimants(name).all(|claimant| claimant == i);
+                if self.choices[i][better].names.iter().all(free) {
+                    self.chosen[i] = better;
+                    if self.choices[i][better].is_new {
+                        self.refused[i] = None;
+                    }
+                    break;
+                }
+            }
+        }
+    }
+
+    fn claimants(&self, name: &TaskName) -> impl Iterator<Item = usize> {
+        (0..self.files.len()).filter(move |i| self.choice(*i).is_some_and(|choice| choice.names.contains(name)))
+    }
+
+    /// A name with two claimants, the one that keeps it, and the others.
+    fn first_clash(&self) -> Option<(TaskName, usize, Vec<usize>)> {
+        let mut claims: BTreeMap<&TaskName, Vec<usize>> = BTreeMap::new();
+        for i in 0..self.files.len() {
+            for name in self.choice(i).iter().flat_map(|choice| &choice.names) {
+                claims.entry(name).or_default().push(i);
+            }
+        }
+        let (name, claimants) = claims.into_iter().find(|(_, claimants)| claimants.len() > 1)?;
+        let owner = self.owners.get(name);
+        // By file name, not by the order of the candidates: the same set of files is judged the same everywhere.
+        let winner = claimants.iter().copied().min_by_key(|i| (owner.is_none_or(|owner| owner != self.files[*i]), self.files[*i]))?;
+        Some((name.clone(), winner, claimants.into_iter().filter(|i| *i != winner).collect()))
+    }
+
+    fn info(&self, i: usize, candidate: &Candidate) -> PluginInfo {
+        let version = self.choice(i).and_then(|choice| choice.version.as_ref());
+        let is_new = self.choice(i).is_some_and(|choice| choice.is_new);
+        let mut warnings: Vec<String> = version.iter().flat_map(|v| v.warnings.iter().cloned()).collect();
+        let (status, error) = match &candidate.content {
+            Content::Loaded(_) if is_new => (PluginStatus::Serving, None),
+            Content::Loaded(_) => (PluginStatus::Failed, self.refused[i].clone()),
+            Content::Bad(why) => (PluginStatus::Failed, Some(why.clone())),
+            Content::Loading(note) => (PluginStatus::Loading, note.clone()),
+            Content::Absent => {
+                warnings.push(format!("{} is gone from the plugin directory and about to be unloaded", candidate.file));
+                (PluginStatus::Serving, None)
+            }
+        };
+        PluginInfo {
+            file: candidate.file.clone(),
+            status,
+            serving: version.map(|v| code_id(&candidate.plugin, v)),
+            error,
+            warnings,
+            description: version.map(|v| (*v.description).clone()),
+        }
+    }
+}
+
+/// What must hold of every version in every pass, whether it is new or the last good one: policy and signature belong here,
+/// and only "the new bytes are bad" is forgiven elsewhere.
+fn admit(version: &Version, plugin: &str, _policies: &Policies) -> Result<(), String> {
+    if version.description.bodies.is_empty() {
+        return Err(format!("{plugin}.wasm offers no bodies: export at least one, in Rust by `export_plugin!(body, …)`"));
+    }
+    Ok(())
+}
+
+fn names(version: &Version) -> BTreeSet<TaskName> {
+    version.description.bodies.iter().map(|body| body.name.clone()).collect()
+}
+
+pub(super) fn code_id(plugin: &str, version: &Version) -> CodeId {
+    CodeId { plugin: plugin.to_owned(), version: version.description.version.clone(), digest: version.digest.to_string() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! The policies in force: those of the file, read again when it changes; a bad edit leaves the last good ones standing.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{PluginsError, capture::Identity, policy::Policies};
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct PolicyFile {
+    path: Option<PathBuf>,
+    /// Of what was read last, good or bad.
+    read: Option<Identity>,
+    policies: Arc<Policies>,
+    /// What is wrong with the file now.
+    trouble: Option<String>,
+}
+
+impl PolicyFile {
+    /// At the start a bad file is an error: nothing good stands behind it.
+    pub(super) fn open(path: Option<&Path>) -> Result<Self, PluginsError> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        let read = identity(path).ok();
+        let policies = Policies::read(path).map_err(PluginsError::Policy)?;
+        Ok(Self { path: Some(path.to_owned()), read, policies: policies.into(), trouble: None })
+    }
+
+    pub(super) fn policies(&self) -> &Arc<Policies> {
+        &self.policies
+    }
+
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// What the file is now, if that was not read yet. Blocks on the file system.
+    pub(super) fn changed(&mut self) -> Option<Identity> {
+        match identity(self.path.as_deref()?) {
+            Ok(identity) => (self.read != Some(identity)).then_some(identity),
+            Err(e) => {
+                // An editor that replaces a file may leave a gap; whoever means to take all grants away empties it.
+                self.read = None;
+                self.trouble =
+                    self.path.as_ref().map(|path| kept(&format!("{}: cannot read the policies ({e}); put the file back", path.display())));
+                None
+            }
+        }
+    }
+
+    /// Reads what was `seen` a settling time ago; whether it stood still. Blocks on the file system.
+    pub(super) fn reread(&mut self, seen: Identity) -> bool {
+        let Some(path) = self.path.clone() else { return true };
+        if identity(&path).ok() != Some(seen) {
+            return false;
+        }
+        let policies = Policies::read(&path);
+        if identity(&path).ok() != Some(seen) {
+            return false;
+        }
+        self.read = Some(seen);
+        match policies {
+            Ok(policies) => {
+                self.policies = policies.into();
+                self.trouble = None;
+            }
+            Err(wrong) => self.trouble = Some(kept(&wrong)),
+        }
+        true
+    }
+}
+
+fn kept(wrong: &str) -> String {
+    format!("{wrong}; the last good policies stay in force")
+}
+
+fn identity(path: &Path) -> io::Result<Identity> {
+    std::fs::metadata(path).map(|meta| Identity::of(&meta))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn update(file: &mut PolicyFile) {
+        while let Some(seen) = file.changed() {
+            file.reread(seen);
+        }
+    }
+
+    #[test]
+    fn a_bad_edit_keeps_the_last_good_policies() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("taskhost.toml");
+        std::fs::write(&path, "[plugins.math]\nconcurrency = 2\n").unwrap();
+        let mut file = PolicyFile::open(Some(&path)).unwrap();
+        assert_eq!(file.changed(), None, "it was just read");
+
+        std::fs::write(&path, "[plugins.math]\nconcurrency = 30\nmemroy = 1\n").unwrap();
+        update(&mut file);
+        assert_eq!(file.policies().plugins["math"].concurrency, Some(2));
+        let trouble = file.trouble().unwrap();
+        assert!(trouble.contains("taskhost.toml: line 3, `plugins.math.memroy`") && trouble.ends_with("stay in force"), "{trouble}");
+
+        std::fs::remove_file(&path).unwrap();
+        update(&mut file);
+        assert_eq!(file.policies().plugins["math"].concurrency, Some(2));
+        assert!(file.trouble().unwrap().contains("cannot read the policies"));
+
+        std::fs::write(&path, "[plugins.math]\nconcurrency = 3\n").unwrap();
+        update(&mut file);
+        assert_eq!((file.policies().plugins["math"].concurrency, file.trouble()), (Some(3), None));
+    }
+
+    #[test]
+    fn a_bad_file_at_the_start_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("taskhost.toml");
+        assert!(PolicyFile::open(Some(&path)).is_err());
+        std::fs::write(&path, "plugins.math.memory = true").unwrap();
+        let error = PolicyFile::open(Some(&path)).unwrap_err().to_string();
+        assert!(error.contains("line 1, `plugins.math.memory`"), "{error}");
+        assert!(PolicyFile::open(None).unwrap().policies().plugins.is_empty());
+    }
+}

@@ -1,0 +1,449 @@
+//! The one task that makes the registry follow the directory.
+//!
+//! trigger → list → capture what changed → start compiling what is new → judge everything → publish → record.
+//!
+//! Invariant: passes never overlap, and a pass never compiles: a file that is still loading keeps its last good version.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Plugin, Registry,
+    capture::{self, Captured, Identity, Listing, SETTLE, Seen},
+    check_name,
+    compile::{Jobs, Loaded, Source},
+    judge::{Candidate, Content, Digest, Judgement, Owners, Version, code_id, judge},
+    policy::Policies,
+    policy_file::PolicyFile,
+    state::{Index, State},
+    stem,
+    watch::{RESCAN, Watch},
+};
+use crate::{
+    catalogue::PluginInfo,
+    engine::{Code, Limits},
+};
+
+/// Events of one change come in bursts.
+const COALESCE: Duration = Duration::from_millis(200);
+/// A directory that is gone may be about to be swapped for another: its plugins serve on so long.
+const GONE_GRACE: Duration = Duration::from_secs(10);
+/// A removed file is unloaded once it was absent in two passes, at least so far apart.
+const ABSENT_GRACE: Duration = Duration::from_secs(1);
+/// The first registry waits for every file to be judged, but no longer than this.
+const FIRST_LIMIT: Duration = Duration::from_secs(10);
+/// Captured bytes that may wait in memory to be compiled.
+const BACKLOG_MAX: usize = 256 << 20;
+
+pub(super) struct Reconciler {
+    pub(super) dir: PathBuf,
+    pub(super) limits: Limits,
+    pub(super) policy: PolicyFile,
+    pub(super) state: Option<Arc<State>>,
+    pub(super) jobs: Jobs,
+    pub(super) registry: watch::Sender<Arc<Registry>>,
+    /// Every file that serves or stands in the directory.
+    files: BTreeMap<String, Tracked>,
+    compiled: HashMap<Digest, Compiled>,
+    owners: Owners,
+    plugins: BTreeMap<String, Arc<Plugin>>,
+    /// What the state directory says, so that it is written only when it changes.
+    recorded: Index,
+    directory_trouble: Option<String>,
+    gone_since: Option<Instant>,
+    state_trouble: Option<String>,
+    /// A file changed under the pass, or waits for memory: come again soon.
+    unsettled: bool,
+    published: bool,
+}
+
+/// What is known of one file.
+#[derive(Debug, Default)]
+struct Tracked {
+    /// Of the bytes that stand in the file.
+    captured: Option<(Identity, Digest)>,
+    trouble: Option<String>,
+    /// Since when, and in how many passes.
+    absent: Option<(Instant, u32)>,
+    /// What it last served, in this process or in an earlier one.
+    good: Option<Digest>,
+}
+
+/// What became of some bytes.
+enum Compiled {
+    Loading,
+    Bad(String),
+    Loaded(Version, Arc<Code>),
+}
+
+impl Reconciler {
+    pub(super) fn new(
+        dir: PathBuf,
+        limits: Limits,
+        policy: PolicyFile,
+        (state, recorded, state_trouble): (Option<Arc<State>>, Index, Option<String>),
+        jobs: Jobs,
+        registry: watch::Sender<Arc<Registry>>,
+    ) -> Self {
+        Self {
+            dir,
+            limits,
+            policy,
+            state,
+            jobs,
+            registry,
+            files: BTreeMap::new(),
+            compiled: HashMap::new(),
+            owners: recorded.owners.clone(),
+            plugins: BTreeMap::new(),
+            recorded,
+            directory_trouble: None,
+            gone_since: None,
+            state_trouble,
+            unsettled: false,
+            published: false,
+        }
+    }
+
+    pub(super) async fn run(mut self, shutdown: CancellationToken) {
+        let work = async {
+            let mut watch = Watch::new(&self.dir);
+            let started = Instant::now();
+            loop {
+                self.pass(&mut watch, started).await;
+                let soon = Instant::now() + if self.unsettled { COALESCE } else { RESCAN };
+                tokio::select! {
+                    (digest, result) = self.jobs.next() => self.loaded(digest, result),
+                    () = watch.next(soon) => tokio::time::sleep(COALESCE).await,
+                }
+            }
+        };
+        // Nothing to undo: what a pass has written stands whole, and its jobs end with it.
+        shutdown.run_until_cancelled(work).await;
+    }
+
+    /// One look at everything.
+    async fn pass(&mut self, watch: &mut Watch, started: Instant) {
+        self.unsettled = false;
+        let dir = self.dir.clone();
+        let mut policy = self.policy.clone();
+        let Ok((listing, policy, policy_seen)) = tokio::task::spawn_blocking(move || {
+            let seen = policy.changed();
+            (capture::list(&dir), policy, seen)
+        })
+        .await
+        else {
+            return;
+        };
+        self.policy = policy;
+        let fresh = self.note(listing, watch);
+        if !fresh.is_empty() || policy_seen.is_some() {
+            tokio::time::sleep(SETTLE).await;
+            if let Some(seen) = policy_seen {
+                let mut policy = self.policy.clone();
+                if let Ok((policy, settled)) = tokio::task::spawn_blocking(move || (policy.reread(seen), policy)).await.map(|(s, p)| (p, s))
+                {
+                    self.policy = policy;
+                    self.unsettled |= !settled;
+                }
+            }
+            self.capture(fresh).await;
+        }
+        self.compile_kept();
+        self.take_finished();
+        self.drop_unwanted();
+        let candidates = self.candidates();
+        if self.published || started.elapsed() >= FIRST_LIMIT || candidates.iter().all(is_judgeable) {
+            let policies = self.policy.policies().clone();
+            let judgement = judge(&self.owners, &candidates, &policies);
+            self.adopt(judgement, &policies);
+            self.record().await;
+        }
+    }
+
+    /// Takes in what the directory holds; what of it must be read.
+    fn note(&mut self, listing: Listing, watch: &mut Watch) -> Vec<Seen> {
+        let (seen, trouble) = match listing {
+            Listing::Files { files, place } => {
+                watch.follow(place);
+                self.gone_since = None;
+                (files, None)
+            }
+            // Whoever can't look does not know that anything is gone.
+            Listing::Unreadable(text) => {
+                self.directory_trouble = Some(text);
+                return Vec::new();
+            }
+            Listing::Gone(text) => {
+                let since = *self.gone_since.get_or_insert_with(Instant::now);
+                if since.elapsed() < GONE_GRACE {
+                    self.directory_trouble = Some(text);
+                    return Vec::new();
+                }
+                (Vec::new(), Some(text))
+            }
+        };
+        self.directory_trouble = trouble;
+        let present: HashSet<&str> = seen.iter().map(|s| s.file.as_str()).collect();
+        for (_, tracked) in self.files.iter_mut().filter(|(file, _)| !present.contains(file.as_str())) {
+            let (_, passes) = tracked.absent.get_or_insert_with(|| (Instant::now(), 0));
+            *passes += 1;
+            tracked.captured = None;
+            tracked.trouble = None;
+        }
+        self.files.retain(|_, t| t.absent.is_none_or(|(since, passes)| t.good.is_some() && (passes < 2 || since.elapsed() < ABSENT_GRACE)));
+        let mut fresh = Vec::new();
+        for seen in seen {
+            // What an earlier process served of a file counts for the files of its start only.
+            let before = if self.published { None } else { self.recorded.files.get(&seen.file).map(|d| Digest::from(d.as_str())) };
+            let tracked = self.files.entry(seen.file.clone()).or_insert_with(|| Tracked { good: before, ..Tracked::default() });
+            tracked.absent = None;
+            match check_name(stem(&seen.file)).map_err(|why| format!("{why}; rename the file")).and(seen.identity.clone()) {
+                Err(why) => {
+                    tracked.captured = None;
+                    tracked.trouble = Some(why);
+                }
+                Ok(identity) if tracked.captured.as_ref().is_some_and(|(read, _)| *read == identity) => {}
+                Ok(_) => fresh.push(seen),
+            }
+        }
+        fresh
+    }
+
+    /// Reads files that were seen a settling time ago and starts to compile what is new.
+    async fn capture(&mut self, fresh: Vec<Seen>) {
+        for Seen { file, path, identity } in fresh {
+            let Ok(identity) = identity else { continue };
+            let Some(tracked) = self.files.get_mut(&file) else { continue };
+            tracked.captured = None;
+            tracked.trouble = None;
+            if self.jobs.backlog() > BACKLOG_MAX {
+                continue; // a finished compile makes the next pass
+            }
+            let name = file.clone();
+            let captured = tokio::task::spawn_blocking(move || capture::capture(&name, &path, identity)).await;
+            match captured {
+                Ok(Captured::Settled { digest, bytes }) => {
+                    tracked.captured = Some((identity, digest.clone()));
+                    self.compile(&digest, Source::Captured(bytes));
+                }
+                Ok(Captured::Trouble(why)) => tracked.trouble = Some(why),
+                Ok(Captured::Unsettled) | Err(_) => self.unsettled = true,
+            }
+        }
+    }
+
+    /// At the start: what served before, where something else stands now.
+    fn compile_kept(&mut self) {
+        let kept: Vec<Digest> = self.files.values().filter_map(|t| t.good.clone()).collect();
+        for digest in kept {
+            self.compile(&digest, Source::Kept);
+        }
+    }
+
+    fn compile(&mut self, digest: &Digest, source: Source) {
+        if !self.compiled.contains_key(digest) {
+            self.compiled.insert(digest.clone(), Compiled::Loading);
+            self.jobs.start(digest, source);
+        }
+    }
+
+    fn loaded(&mut self, digest: Digest, result: Result<Loaded, String>) {
+        let compiled = match result {
+            Ok(Loaded { code, description, warnings }) => {
+                let version = Version { digest: digest.clone(), description: description.into(), warnings: warnings.into() };
+                Compiled::Loaded(version, code)
+            }
+            Err(why) => Compiled::Bad(why),
+        };
+        self.compiled.insert(digest, compiled);
+    }
+
+    fn take_finished(&mut self) {
+        while let Some((digest, result)) = futures_util::FutureExt::now_or_never(self.jobs.next()) {
+            self.loaded(digest, result);
+        }
+    }
+
+    /// Forgets bytes that no file has or falls back to; also a last good version that turned out bad.
+    fn drop_unwanted(&mut self) {
+        for (file, tracked) in &mut self.files {
+            if let Some(Compiled::Bad(why)) = tracked.good.as_ref().and_then(|digest| self.compiled.get(digest)) {
+                tracing::warn!("{file}: its last good version does not load any more: {why}");
+                tracked.good = None;
+            }
+        }
+        let captured = |t: &Tracked| t.captured.as_ref().map(|(_, digest)| digest.clone());
+        let wanted: HashSet<Digest> = self.files.values().flat_map(|t| [captured(t), t.good.clone()]).flatten().collect();
+        self.jobs.retain(&wanted);
+        self.compiled.retain(|digest, _| wanted.contains(digest));
+    }
+
+    fn candidates(&self) -> Vec<Candidate> {
+        self.files
+            .iter()
+            .map(|(file, tracked)| {
+                let state = |digest: &Digest| self.compiled.get(digest);
+                let good = match tracked.good.as_ref().map(state) {
+                    Some(Some(Compiled::Loaded(version, _))) => Some(version.clone()),
+                    _ => None,
+                };
+                // What becomes of the file is open as long as its last good version is.
+                let good_pending = good.is_none() && tracked.good.is_some();
+                let content = match (&tracked.absent, &tracked.trouble, &tracked.captured) {
+                    (Some(_), _, _) => Content::Absent,
+                    (None, Some(why), _) if !good_pending => Content::Bad(why.clone()),
+                    (None, None, Some((_, digest))) => match state(digest) {
+                        Some(Compiled::Loaded(version, _)) => Content::Loaded(version.clone()),
+                        Some(Compiled::Bad(why)) if !good_pending => Content::Bad(why.clone()),
+                        _ => Content::Loading(self.jobs.note(digest)),
+                    },
+                    _ => Content::Loading(None),
+                };
+                let plugin = stem(file).to_owned();
+                Candidate { file: file.clone(), plugin, content, good }
+            })
+            .collect()
+    }
+
+    /// Makes a judgement the registry.
+    fn adopt(&mut self, judgement: Judgement, policies: &Policies) {
+        let Judgement { serving, owners, files } = judgement;
+        // A file that is gone and serves nothing gave its names to its new name.
+        self.files.retain(|file, tracked| tracked.absent.is_none() || serving.contains_key(file));
+        let files: Vec<PluginInfo> = files.into_iter().filter(|info| self.files.contains_key(&info.file)).collect();
+        let mut plugins = BTreeMap::new();
+        for (file, version) in &serving {
+            let Some(plugin) = self.plugin(file, version, policies) else { continue };
+            plugins.insert(file.clone(), plugin);
+            if let Some(tracked) = self.files.get_mut(file) {
+                tracked.good = Some(version.digest.clone());
+            }
+        }
+        self.owners = owners;
+        self.plugins = plugins;
+        let bodies: HashMap<_, _> =
+            self.owners.iter().filter_map(|(name, file)| Some((name.clone(), self.plugins.get(file)?.clone()))).collect();
+        let registry = Registry { bodies, files: self.with_trouble(files), warnings: self.warnings(policies) };
+        let first = !std::mem::replace(&mut self.published, true);
+        let before = self.registry.borrow().clone();
+        if first || !same(&before, &registry) {
+            tell(&before, &registry);
+            self.registry.send_replace(Arc::new(registry));
+        }
+    }
+
+    /// The plugin as it is, where neither code nor policy changed; else a new one.
+    fn plugin(&self, file: &str, version: &Version, policies: &Policies) -> Option<Arc<Plugin>> {
+        let policy = policies.plugins.get(stem(file)).cloned().unwrap_or_default();
+        let limits = policy.limits(&self.limits);
+        if let Some(plugin) = self.plugins.get(file) {
+            let same_policy = *plugin.limits == limits && *plugin.grants == policy.grants && plugin.concurrency == policy.concurrency;
+            if same_policy && plugin.id.digest == *version.digest {
+                return Some(plugin.clone());
+            }
+        }
+        let Some(Compiled::Loaded(_, code)) = self.compiled.get(&version.digest) else { return None };
+        Some(Arc::new(Plugin {
+            id: code_id(stem(file), version),
+            file: file.to_owned(),
+            description: (*version.description).clone(),
+            code: code.clone(),
+            limits: limits.into(),
+            grants: policy.grants.into(),
+            concurrency: policy.concurrency,
+        }))
+    }
+
+    /// What is wrong with the whole room is shown at every file it concerns: `plugin list` lists files.
+    fn with_trouble(&self, mut files: Vec<PluginInfo>) -> Vec<PluginInfo> {
+        for info in &mut files {
+            info.warnings.extend(self.directory_trouble.clone());
+            info.warnings.extend(self.policy.trouble().map(str::to_owned));
+        }
+        files
+    }
+
+    fn warnings(&self, policies: &Policies) -> Vec<String> {
+        let stems: Vec<&str> = self.files.keys().map(|file| stem(file)).collect();
+        let mut warnings = policies.unused(&stems);
+        warnings.extend(self.directory_trouble.clone());
+        warnings.extend(self.policy.trouble().map(str::to_owned));
+        warnings.extend(self.state_trouble.clone());
+        warnings
+    }
+
+    /// Remembers what serves for the next start. A state directory that fails keeps nothing from serving.
+    async fn record(&mut self) {
+        let Some(state) = self.state.clone() else { return };
+        let files: BTreeMap<String, String> =
+            self.files.iter().filter_map(|(file, t)| Some((file.clone(), t.good.as_ref()?.to_string()))).collect();
+        if files == self.recorded.files && self.owners == self.recorded.owners {
+            return;
+        }
+        let (new_files, owners) = (files.clone(), self.owners.clone());
+        let result = tokio::task::spawn_blocking(move || state.record(new_files, owners)).await;
+        let trouble = match result {
+            Ok(Ok(())) => {
+                self.recorded = Index { directory: String::new(), files, owners: self.owners.clone() };
+                None
+            }
+            Ok(Err(text)) => Some(text),
+            Err(e) => Some(e.to_string()),
+        };
+        if let Some(text) = trouble.as_ref().filter(|_| trouble != self.state_trouble) {
+            tracing::warn!("{text}");
+        }
+        self.state_trouble = trouble;
+    }
+}
+
+/// Whether a first registry need not wait for this file: one that waits for a busy machine may take long.
+fn is_judgeable(candidate: &Candidate) -> bool {
+    !matches!(candidate.content, Content::Loading(None))
+}
+
+fn same(a: &Registry, b: &Registry) -> bool {
+    a.files == b.files
+        && a.warnings == b.warnings
+        && a.bodies.len() == b.bodies.len()
+        && a.bodies.iter().all(|(name, plugin)| b.bodies.get(name).is_some_and(|other| Arc::ptr_eq(plugin, other)))
+}
+
+/// Logs what changed, once.
+fn tell(before: &Registry, now: &Registry) {
+    let find = |registry: &Registry, file: &str| registry.files.iter().find(|info| info.file == file).cloned();
+    for info in &now.files {
+        let old = find(before, &info.file);
+        let (was, is) = (old.as_ref().and_then(|o| o.serving.as_ref()), info.serving.as_ref());
+        match (was, is) {
+            (was, Some(is)) if was != Some(is) => {
+                let digest = is.digest.get(..12).unwrap_or_default();
+                let bodies = info.description.as_ref().map_or(0, |d| d.bodies.len());
+                tracing::info!(plugin = is.plugin, version = is.version, digest, bodies, "{} serves", info.file);
+            }
+            (Some(was), None) => tracing::warn!(plugin = was.plugin, "{} does not serve any more", info.file),
+            _ => {}
+        }
+        if let Some(error) = info.error.as_ref().filter(|_| old.as_ref().is_none_or(|o| o.error != info.error)) {
+            let serving = is.map_or("nothing serves in its place", |_| "its last good version serves");
+            tracing::warn!("{}: {error}; {serving}", info.file);
+        }
+        for warning in info.warnings.iter().filter(|w| old.as_ref().is_none_or(|o| !o.warnings.contains(w)) && !now.warnings.contains(w)) {
+            tracing::warn!("{}: {warning}", info.file);
+        }
+    }
+    for info in before.files.iter().filter(|info| find(now, &info.file).is_none()) {
+        tracing::info!("{} is unloaded", info.file);
+    }
+    for warning in now.warnings.iter().filter(|w| !before.warnings.contains(w)) {
+        tracing::warn!("{warning}");
+    }
+}

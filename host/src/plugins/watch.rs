@@ -1,0 +1,151 @@
+//! When to look at the plugin directory again: file system events ∪ every two seconds ∪ SIGHUP.
+//!
+//! Events are only a hint: they make a change quick, the rescan makes it sure, also where there are no events, where some were
+//! lost, or where the directory was deleted and made anew.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher, event};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
+
+/// How long a change may stay unseen without any event.
+pub(super) const RESCAN: Duration = Duration::from_secs(2);
+
+pub(super) struct Watch {
+    dir: PathBuf,
+    changed: Arc<Notify>,
+    watcher: Option<RecommendedWatcher>,
+    /// Device and inode of the directory that is watched.
+    place: Option<(u64, u64)>,
+    /// Said once, until it works again.
+    warned: bool,
+    hangup: Option<Signal>,
+}
+
+impl Watch {
+    pub(super) fn new(dir: &Path) -> Self {
+        let hangup = signal(SignalKind::hangup())
+            .inspect_err(|e| tracing::warn!("SIGHUP will not make the plugins be read again ({e}): they are looked at every 2 s anyway"))
+            .ok();
+        Self { dir: dir.to_owned(), changed: Arc::default(), watcher: None, place: None, warned: false, hangup }
+    }
+
+    /// Watches the directory that stands at `place`, if it is not watched already. What changed before it was is found by
+    /// another pass, which this asks for.
+    pub(super) fn follow(&mut self, place: (u64, u64)) {
+        if self.place == Some(place) && self.watcher.is_some() {
+            return;
+        }
+        // Dropping the old one ends its watch on a directory that may be gone.
+        self.watcher = None;
+        match self.start() {
+            Ok(watcher) => {
+                self.watcher = Some(watcher);
+                self.place = Some(place);
+                self.warned = false;
+                self.changed.notify_one();
+            }
+            Err(e) if !self.warned => {
+                self.warned = true;
+                tracing::warn!("cannot watch the plugin directory ({e}): it is read every 2 s instead: `{}`", self.dir.display());
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn start(&self) -> notify::Result<RecommendedWatcher> {
+        let changed = self.changed.clone();
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            if event.as_ref().map_or(true, may_change) {
+                changed.notify_one();
+            }
+        })?;
+        watcher.watch(&self.dir, RecursiveMode::NonRecursive)?;
+        Ok(watcher)
+    }
+
+    /// Returns when there may be something new.
+    pub(super) async fn next(&mut self, latest: Instant) {
+        let Self { changed, hangup, .. } = self;
+        let hangup = async {
+            match hangup {
+                Some(signal) => {
+                    // Without a value the signal can't come any more.
+                    if signal.recv().await.is_none() {
+                        std::future::pending::<()>().await;
+                    }
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = changed.notified() => {}
+            () = hangup => tracing::info!("SIGHUP: reading plugins and policies again"),
+            () = sleep_until(latest) => {}
+        }
+    }
+}
+
+/// Reading a file is no change of it: without this, a pass would wake the next one.
+fn may_change(event: &Event) -> bool {
+    match event.kind {
+        EventKind::Access(kind) => kind == event::AccessKind::Close(event::AccessMode::Write),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    fn place(dir: &Path) -> (u64, u64) {
+        let meta = std::fs::metadata(dir).unwrap();
+        (meta.dev(), meta.ino())
+    }
+
+    /// Whether an event came before the limit.
+    async fn stirred(watch: &mut Watch) -> bool {
+        let latest = Instant::now() + LIMIT;
+        watch.next(latest).await;
+        Instant::now() < latest
+    }
+
+    #[tokio::test]
+    async fn a_change_wakes_at_once_also_in_a_directory_made_anew() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("plugins");
+        std::fs::create_dir(&dir).unwrap();
+        let mut watch = Watch::new(&dir);
+        watch.follow(place(&dir));
+        assert!(stirred(&mut watch).await, "a new watch asks for a pass");
+        std::fs::write(dir.join("a.wasm"), b"a").unwrap();
+        assert!(stirred(&mut watch).await);
+        let before = place(&dir);
+        std::fs::rename(&dir, root.path().join("old")).unwrap();
+        std::fs::create_dir(&dir).unwrap();
+        assert_ne!(place(&dir), before);
+        watch.follow(place(&dir));
+        assert!(stirred(&mut watch).await);
+        std::fs::write(dir.join("b.wasm"), b"b").unwrap();
+        assert!(stirred(&mut watch).await);
+    }
+
+    #[test]
+    fn reading_is_no_change() {
+        assert!(!may_change(&Event::new(EventKind::Access(event::AccessKind::Open(event::AccessMode::Any)))));
+        assert!(may_change(&Event::new(EventKind::Access(event::AccessKind::Close(event::AccessMode::Write)))));
+        assert!(may_change(&Event::new(EventKind::Other).set_flag(event::Flag::Rescan)), "lost events are a reason to look");
+    }
+}
