@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod catalogue;
+pub mod cron;
 pub mod engine;
 pub mod plugins;
 pub mod retry;
