@@ -1,1 +1,4 @@
-fn main() {}
+//! The one integration binary: everything that is tested from outside the crate, each room in a module of its own.
+
+mod laws;
+mod support;

@@ -5,18 +5,39 @@
 //!
 //! Invariant: nothing of one attempt is seen by the next, and no guest crashes or stalls the host.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tokio_util::sync::CancellationToken;
+use tokio::{runtime::Runtime, sync::Semaphore};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use wasmtime::component::Linker;
 
 use crate::{
     catalogue::Description,
-    task::{Millis, Outcome, Progress, QueueName, TaskId},
+    task::{ErrorKind, Millis, Outcome, Progress, QueueName, TaskError, TaskId},
 };
 
+mod address;
+mod attempt;
+mod cache;
+mod capture;
+mod compile;
+mod cpu;
+mod describe;
+mod ending;
+mod guest;
+mod host;
+mod http;
+mod json;
 mod limits;
+mod setup;
+mod words;
 
+use cache::Cache;
+use cpu::Cpu;
+use guest::Guest;
+
+pub use compile::Code;
 pub use limits::{FileGrant, FileMode, Grants, HttpGrant, Limits};
 
 /// How the engine of this process is set up.
@@ -49,15 +70,6 @@ pub enum EngineError {
     /// The machine refuses what the engine needs.
     #[error("{0}")]
     Host(String),
-}
-
-/// A compiled and linked component.
-pub struct Code {}
-
-impl std::fmt::Debug for Code {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Code").finish_non_exhaustive()
-    }
 }
 
 /// What a guest asks of the host that only the broker can answer. Called from the guests' runtime.
@@ -95,6 +107,8 @@ pub struct LogLine {
 /// One attempt to be made.
 pub struct Call {
     pub code: Arc<Code>,
+    /// The plugin's name, as its policy table is called: what a denied call tells the operator to write.
+    pub plugin: Arc<str>,
     /// The body's name.
     pub body: String,
     /// A JSON array.
@@ -102,7 +116,7 @@ pub struct Call {
     pub about: About,
     pub limits: Arc<Limits>,
     pub grants: Arc<Grants>,
-    /// Overrides the limits' timeout, if set; never beyond it when the limits say it is a ceiling.
+    /// Cut to `limits.timeout_ceiling`; waiting for a share of the CPU does not count.
     pub timeout: Duration,
     /// Set when somebody cancelled the task, or its lease was lost: the guest sees `is-cancelled` and has `grace` to return.
     pub cancelled: CancellationToken,
@@ -134,43 +148,113 @@ pub struct Attempted {
     pub memory: u64,
 }
 
-/// The engine of this process, with its own runtime for guests.
-pub struct Engine {}
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("plugin", &self.plugin).field("body", &self.body).field("about", &self.about).finish_non_exhaustive()
+    }
+}
 
-impl std::fmt::Debug for Engine {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").finish_non_exhaustive()
+/// The engine of this process, with its own runtime for guests.
+pub struct Engine {
+    wasm: wasmtime::Engine,
+    linker: Linker<Guest>,
+    cpu: Arc<Cpu>,
+    memory: Arc<guest::MemoryTotal>,
+    tls: http::Tls,
+    cache: Option<Cache>,
+    /// Compilations at once.
+    compiling: Arc<Semaphore>,
+    /// `None` once stopped.
+    runtime: std::sync::Mutex<Option<Runtime>>,
+    guests: tokio::runtime::Handle,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("runnable", &self.runnable()).finish_non_exhaustive()
     }
 }
 
 impl Engine {
     /// Starts the guests' runtime and the epoch ticker.
-    pub fn start(_settings: EngineSettings) -> Result<Arc<Self>, EngineError> {
-        unimplemented!()
+    pub fn start(settings: EngineSettings) -> Result<Arc<Self>, EngineError> {
+        let threads = settings.threads.max(1);
+        let cache = settings.cache.as_deref().map(|dir| Cache::open(dir, settings.cache_bytes)).transpose()?;
+        let wasm = setup::engine(settings.slots)?;
+        let linker = setup::linker(&wasm)?;
+        let runtime = setup::runtime(threads)?;
+        let cpu = Cpu::start(&wasm, threads)?;
+        Ok(Arc::new(Self {
+            linker,
+            cpu,
+            memory: Arc::new(guest::MemoryTotal::new(settings.guest_memory)),
+            tls: http::Tls::default(),
+            cache,
+            compiling: Arc::new(Semaphore::new(threads.div_ceil(2))),
+            guests: runtime.handle().clone(),
+            runtime: std::sync::Mutex::new(Some(runtime)),
+            wasm,
+        }))
     }
 
     /// Compiles, or takes from the cache, and links. `digest`: SHA-256 of `bytes` in lower-case hex.
-    pub async fn compile(self: &Arc<Self>, _bytes: Arc<[u8]>, _digest: &str) -> Result<Arc<Code>, EngineError> {
-        unimplemented!()
+    pub async fn compile(self: &Arc<Self>, bytes: Arc<[u8]>, digest: &str) -> Result<Arc<Code>, EngineError> {
+        compile::compile(self, bytes, digest).await
     }
 
     /// Calls `describe` with nothing granted (100 ms of CPU, 5 s of wall). The warnings name hints that could not be read.
-    pub async fn describe(self: &Arc<Self>, _code: &Arc<Code>) -> Result<(Description, Vec<String>), EngineError> {
-        unimplemented!()
+    pub async fn describe(self: &Arc<Self>, code: &Arc<Code>) -> Result<(Description, Vec<String>), EngineError> {
+        let described = describe::describe(Arc::clone(self), Arc::clone(code));
+        match AbortOnDropHandle::new(self.guests.spawn(described)).await {
+            Ok(answer) => answer,
+            Err(gone) if gone.is_cancelled() => Err(EngineError::Busy("the engine was stopped while `describe` ran".into())),
+            Err(_) => Err(EngineError::BadDescription("`describe` made the host panic: see the log, and please report it".into())),
+        }
     }
 
     /// One attempt on the guests' runtime. Dropping the future stops the guest.
-    pub async fn invoke(self: &Arc<Self>, _call: Call) -> Attempted {
-        unimplemented!()
+    pub async fn invoke(self: &Arc<Self>, call: Call) -> Attempted {
+        // Counted from here: an attempt that waits for its first turn wants CPU as well.
+        let turn = cpu::Turn::new(&self.cpu);
+        let attempt = attempt::run(Arc::clone(self), call, turn);
+        match AbortOnDropHandle::new(self.guests.spawn(attempt)).await {
+            Ok(attempted) => attempted,
+            Err(gone) if gone.is_cancelled() => {
+                Attempted::unrun(Outcome::HostFault { reason: "the engine was stopped".into(), delay: Duration::ZERO })
+            }
+            // Counted, so that a task that makes the host panic ends in the dead set and not in an endless loop.
+            Err(_) => Attempted::unrun(Outcome::Failed {
+                error: TaskError::new(ErrorKind::Trap, "the host panicked while it served this attempt: see the worker's log"),
+                after: None,
+            }),
+        }
     }
 
     /// Attempts that want CPU now: those parked in a host call do not count.
     pub fn runnable(&self) -> usize {
-        unimplemented!()
+        self.cpu.runnable()
     }
 
     /// Ends the runtime and the ticker; attempts under way are dropped.
     pub fn stop(&self) {
-        unimplemented!()
+        let runtime = self.runtime.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(runtime) = runtime {
+            // In the background: `stop` may be called from within another runtime, where waiting is not allowed.
+            runtime.shutdown_background();
+        }
+        self.cpu.stop();
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Attempted {
+    /// An attempt that did not come to run.
+    fn unrun(outcome: Outcome) -> Self {
+        Self { outcome, log: String::new(), ran: Duration::ZERO, cpu: Duration::ZERO, memory: 0 }
     }
 }

@@ -132,6 +132,7 @@ impl Invoke for Arc<Engine> {
         };
         let call = Call {
             code: plugin.code.clone(),
+            plugin: plugin.id.plugin.as_str().into(),
             body: work.body.as_str().to_owned(),
             args: work.args,
             about: work.about,

@@ -1,0 +1,208 @@
+//! Connections: how the file is opened, its schema, and what SQLite's errors mean to the caller.
+//!
+//! Invariant: a database that is not ours, or newer than this host, is refused before anything is written to it.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
+
+use crate::broker::{BrokerError, Result};
+
+/// How long a step waits for another process that writes.
+const BUSY: Duration = Duration::from_secs(5);
+/// `th` and a shape; in the file's header, so that another application's database is recognised.
+const APPLICATION_ID: i32 = 0x7468_6f31;
+const SCHEMA: i32 = 1;
+/// Connections for reading that are kept open.
+const IDLE_READERS: usize = 4;
+
+/// Opens for writing and brings the schema up.
+pub(super) fn open(path: &Path) -> Result<Connection> {
+    let fault = |error| fault(path, &error);
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent
+        && !parent.is_dir()
+    {
+        return Err(BrokerError::Misconfigured(format!(
+            "failed to open the database `{}`: its directory does not exist; create it, or name another path in --broker sqlite:PATH",
+            path.display()
+        )));
+    }
+    let mut connection = Connection::open(path).map_err(fault)?;
+    prepare(&connection).map_err(fault)?;
+    identify(path, &connection)?;
+    // The change to WAL needs the file alone for a moment and does not wait for it by itself.
+    let begun = Instant::now();
+    loop {
+        match connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get::<_, String>(0)) {
+            Ok(_) => break,
+            Err(error) if is_busy(&error) && begun.elapsed() < BUSY => std::thread::sleep(Duration::from_millis(5)),
+            Err(error) => return Err(fault(error)),
+        }
+    }
+    let step = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fault)?;
+    if identify(path, &step)? == 0 {
+        step.execute_batch(include_str!("schema.sql")).map_err(fault)?;
+        step.pragma_update(None, "application_id", APPLICATION_ID).map_err(fault)?;
+        step.pragma_update(None, "user_version", SCHEMA).map_err(fault)?;
+    }
+    step.commit().map_err(fault)?;
+    Ok(connection)
+}
+
+/// The schema's number, 0 for an empty file; refuses what is not ours or too new.
+pub(super) fn identify(path: &Path, connection: &Connection) -> Result<i32> {
+    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0)).map_err(|error| fault(path, &error));
+    let (application, schema) = (number("application_id")?, number("user_version")?);
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0)).map_err(|error| fault(path, &error))?;
+    if tables == 0 {
+        return Ok(0);
+    }
+    if application != APPLICATION_ID {
+        return Err(BrokerError::Misconfigured(format!(
+            "`{}` is a database of another application; name another path in --broker sqlite:PATH",
+            path.display()
+        )));
+    }
+    if schema > SCHEMA {
+        return Err(BrokerError::Misconfigured(format!(
+            "`{}` was written by a newer taskhost (schema {schema}, this one knows {SCHEMA}); upgrade this taskhost, or name another path",
+            path.display()
+        )));
+    }
+    Ok(schema)
+}
+
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY)?;
+    connection.set_prepared_statement_cache_capacity(128);
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.pragma_update(None, "cache_size", -16_000)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")
+}
+
+/// A few connections that only read.
+#[derive(Debug)]
+pub(super) struct Readers {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Readers {
+    pub(super) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), idle: Mutex::default() }
+    }
+
+    /// Runs `read` in one transaction, so that all it sees is of one moment. Blocks.
+    pub(super) fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => self.connect().map_err(|error| fault(&self.path, &error))?,
+        };
+        let value = {
+            let step = connection.transaction().map_err(|error| fault(&self.path, &error))?;
+            read(&step)?
+        };
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_READERS {
+            idle.push(connection);
+        }
+        Ok(value)
+    }
+
+    fn connect(&self) -> rusqlite::Result<Connection> {
+        // Not SQLITE_OPEN_READ_ONLY: a reader of a WAL file must be able to create its shared memory.
+        let connection = Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        prepare(&connection)?;
+        connection.pragma_update(None, "query_only", true)?;
+        Ok(connection)
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+/// What a person needs to know, by what the caller does next.
+pub(super) fn fault(path: &Path, error: &rusqlite::Error) -> BrokerError {
+    let at = path.display();
+    match error {
+        rusqlite::Error::SqliteFailure(code, _) => match code.code {
+            ErrorCode::DiskFull => {
+                BrokerError::Refused(format!("disk full: failed to write the database `{at}`; free space, then it goes on by itself"))
+            }
+            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => BrokerError::Refused(format!(
+                "the database `{at}` is busy: another process has kept it locked for {} s; end what holds it (a backup, an open shell)",
+                BUSY.as_secs()
+            )),
+            ErrorCode::NotADatabase => {
+                BrokerError::Misconfigured(format!("`{at}` is not a SQLite database; name another path in --broker sqlite:PATH"))
+            }
+            ErrorCode::CannotOpen => BrokerError::Misconfigured(format!(
+                "failed to open the database `{at}`: let this user read and write the file and its directory, or name another path"
+            )),
+            ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::AuthorizationForStatementDenied => {
+                BrokerError::Misconfigured(format!(
+                    "failed to write the database `{at}`: it is read-only; let this user write the file and its directory, or name another path"
+                ))
+            }
+            ErrorCode::DatabaseCorrupt => {
+                BrokerError::Corrupt(format!("the database `{at}` is damaged ({error}); restore it from a backup, or name another path"))
+            }
+            ErrorCode::SystemIoFailure if code.extended_code == ffi::SQLITE_IOERR_SHMSIZE => {
+                BrokerError::Refused(format!("disk full: failed to map `{at}-shm`; free space, then it goes on by itself"))
+            }
+            ErrorCode::SystemIoFailure => {
+                BrokerError::Unavailable(format!("failed to read or write the database `{at}`: {error}; look at the disk it is on"))
+            }
+            _ => BrokerError::Unavailable(format!("the database `{at}` failed: {error}")),
+        },
+        _ => BrokerError::Corrupt(format!("the database `{at}` holds something this taskhost can't read: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(path: &Path) -> String {
+        match open(path).expect_err("refused") {
+            BrokerError::Misconfigured(text) => text,
+            other => panic!("not a matter of settings: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_not_ours_is_refused_with_its_path_and_left_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("x.db");
+
+        assert!(refusal(&dir.path().join("no/x.db")).contains("does not exist"));
+        assert!(refusal(dir.path()).contains(&*dir.path().to_string_lossy()));
+
+        std::fs::write(&path, "x".repeat(5000)).expect("write");
+        assert!(refusal(&path).contains("is not a SQLite database"));
+        assert_eq!(std::fs::read(&path).expect("read").len(), 5000);
+        std::fs::remove_file(&path).expect("remove");
+
+        Connection::open(&path).expect("open").execute_batch("CREATE TABLE t (a)").expect("create");
+        assert!(refusal(&path).contains("of another application"));
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused_and_the_own_one_opens_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("x.db");
+        drop(open(&path).expect("fresh"));
+        let again = open(&path).expect("again");
+        again.pragma_update(None, "user_version", SCHEMA + 1).expect("raise");
+        drop(again);
+        assert!(refusal(&path).contains("written by a newer taskhost (schema 2, this one knows 1); upgrade"));
+    }
+}

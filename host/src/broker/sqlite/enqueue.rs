@@ -1,0 +1,131 @@
+//! Enqueueing: an id that is known, or a unique key that is held, adds nothing and says who has it.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{
+    rows::{ms, number, parsed, rank},
+    writer::{Failure, Step, sql},
+};
+use crate::{
+    broker::{BrokerError, Enqueued, Result},
+    task::{NewTask, QueueName, Start, State, TaskId, Unique},
+};
+
+/// All of them, in the order given; a payload beyond the limit refuses all.
+pub(super) fn enqueue(step: &mut Step<'_>, tasks: &[NewTask]) -> Result<Vec<Enqueued>, Failure> {
+    for task in tasks {
+        check(task, step.settings.payload_limit)?;
+    }
+    let mut known: Option<&QueueName> = None;
+    let mut reply = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        if known != Some(&task.queue) {
+            meet(step, &task.queue)?;
+            known = Some(&task.queue);
+        }
+        reply.push(add(step, task)?);
+    }
+    Ok(reply)
+}
+
+/// Makes sure the queue stands in the list of queues.
+pub(super) fn meet(step: &Step<'_>, queue: &QueueName) -> Result<(), Failure> {
+    let mut insert = step.connection.prepare_cached("INSERT INTO queue (name) VALUES (?) ON CONFLICT DO NOTHING")?;
+    insert.execute([queue.as_str()])?;
+    Ok(())
+}
+
+/// One task; its queue is known and its payload checked.
+pub(super) fn add(step: &mut Step<'_>, task: &NewTask) -> Result<Enqueued, Failure> {
+    if let Some(unique) = &task.unique {
+        if is_known(step, &task.queue, &task.id)? {
+            return Ok(Enqueued::Duplicate { holder: task.id.clone() });
+        }
+        if let Some(holder) = take(step, &task.queue, &task.id, unique)? {
+            return Ok(Enqueued::Duplicate { holder });
+        }
+    }
+    if insert(step, task)? {
+        return Ok(Enqueued::Added);
+    }
+    // The id stands there: known, or ended and over its time.
+    if is_known(step, &task.queue, &task.id)? || !insert(step, task)? {
+        return Ok(Enqueued::Duplicate { holder: task.id.clone() });
+    }
+    Ok(Enqueued::Added)
+}
+
+fn insert(step: &mut Step<'_>, task: &NewTask) -> Result<bool, Failure> {
+    let due = match task.start {
+        Start::Now => None,
+        Start::In(delay) => Some(sql(step.now.after(delay))),
+        Start::At(time) => Some(sql(time)),
+    }
+    .filter(|due| *due > step.now_ms());
+    let state = if due.is_some() { State::Scheduled } else { State::Ready };
+    let headers = if task.headers.is_empty() { None } else { Some(serde_json::to_string(&task.headers)?) };
+    let turn = step.stamp();
+    let mut insert = step.connection.prepare_cached(
+        "INSERT INTO task (queue, id, name, args, headers, rank, state, turn, max_attempts, timeout_ms, result_ttl_ms, enqueued_at,
+                           due_at, expires_at, unique_key, unique_ttl_ms)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id, queue) DO NOTHING",
+    )?;
+    let added = insert.execute(params![
+        task.queue.as_str(),
+        task.id.as_str(),
+        task.name.as_str(),
+        task.args,
+        headers,
+        rank(task.priority),
+        number(state),
+        turn,
+        task.max_attempts,
+        task.timeout.map(ms),
+        task.result_ttl.map(ms),
+        step.now_ms(),
+        due,
+        task.expires.map(sql),
+        task.unique.as_ref().map(|unique| &unique.key),
+        task.unique.as_ref().map(|unique| ms(unique.ttl)),
+    ])?;
+    if added == 1 && !step.news.claimable.contains(&task.queue) {
+        // Also for a delayed one: whoever waits sets its alarm anew.
+        step.news.claimable.insert(task.queue.clone());
+    }
+    Ok(added == 1)
+}
+
+/// Whether the id is there. One that has ended and is over its time is removed on the way.
+fn is_known(step: &Step<'_>, queue: &QueueName, id: &TaskId) -> Result<bool, Failure> {
+    let mut forget = step.connection.prepare_cached("DELETE FROM task WHERE id = ? AND queue = ? AND gone_at <= ?")?;
+    forget.execute(params![id.as_str(), queue.as_str(), step.now_ms()])?;
+    let mut find = step.connection.prepare_cached("SELECT 1 FROM task WHERE id = ? AND queue = ?")?;
+    Ok(find.exists([id.as_str(), queue.as_str()])?)
+}
+
+/// Takes a unique key for `id`, or says who holds it.
+pub(super) fn take(step: &Step<'_>, queue: &QueueName, id: &TaskId, unique: &Unique) -> Result<Option<TaskId>, Failure> {
+    let mut find = step.connection.prepare_cached("SELECT holder FROM unique_key WHERE queue = ? AND key = ? AND until > ?")?;
+    let holder: Option<TaskId> = find.query_row(params![queue.as_str(), unique.key, step.now_ms()], |row| parsed(row, 0)).optional()?;
+    if let Some(holder) = holder
+        && holder != *id
+    {
+        return Ok(Some(holder));
+    }
+    let mut hold = step.connection.prepare_cached("INSERT OR REPLACE INTO unique_key (queue, key, holder, until) VALUES (?, ?, ?, ?)")?;
+    hold.execute(params![queue.as_str(), unique.key, id.as_str(), step.now_ms().saturating_add(ms(unique.ttl))])?;
+    Ok(None)
+}
+
+/// Refuses what is over the limit, before anything is written.
+fn check(task: &NewTask, limit: usize) -> Result<(), BrokerError> {
+    let size = task.args.len() + task.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    if size <= limit {
+        return Ok(());
+    }
+    Err(BrokerError::Invalid(format!(
+        "arguments and headers of `{}` are {size} bytes, over the payload limit of {limit}; send a reference (a path, a URL) instead, \
+         or raise `payload_limit`",
+        task.name
+    )))
+}

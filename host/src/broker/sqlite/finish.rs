@@ -1,0 +1,221 @@
+//! Finishing: what a verdict asks for and all that follows from it, in one step.
+//!
+//! member → still held by this incarnation? → verdict, or cancelled instead → the row, the log, the children, the news
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{
+    end::{gone_at, release, remove},
+    enqueue::{add, meet},
+    lease::alive,
+    rows::{BRIEF, Brief, brief, number},
+    writer::{Failure, Step, sql},
+};
+use crate::{
+    broker::{Finish, FinishReply, Finished, Incarnation, Result},
+    task::{ErrorEntry, ErrorKind, State, TaskError, Verdict},
+};
+
+/// Errors that are kept of a task.
+const ERRORS: usize = 5;
+/// Bytes of log that are kept of a task.
+const LOG_BYTES: usize = 64 << 10;
+
+pub(super) fn finish(step: &mut Step<'_>, who: &Incarnation, finishes: Vec<Finish>) -> Result<FinishReply, Failure> {
+    let Some(n) = alive(step, who)? else { return Ok(vec![Finished::Stale; finishes.len()]) };
+    finishes.into_iter().map(|finish| one(step, who, n, finish)).collect()
+}
+
+fn one(step: &mut Step<'_>, who: &Incarnation, n: i64, finish: Finish) -> Result<Finished, Failure> {
+    let Some(task) = held(step, who, n, &finish)? else { return Ok(Finished::Stale) };
+    let (after, reply) = settle(step, &task, &finish);
+    if !finish.log.is_empty() {
+        append_log(step, task.seq, &finish.log)?;
+    }
+    if let Verdict::Succeed { children, .. } = &finish.verdict
+        && after.state == State::Succeeded
+    {
+        for child in children {
+            meet(step, &child.queue)?;
+            // A known id is silently nothing: that is what makes repeating safe.
+            let _known = add(step, child)?;
+        }
+    }
+    if after.state.is_ended() {
+        release(step, &task)?;
+        step.news.ended.push(task.id.clone());
+    } else {
+        step.news.claimable.insert(task.queue.clone());
+    }
+    write(step, &task, &finish, after)?;
+    Ok(reply)
+}
+
+/// The task, if this very attempt is still held.
+fn held(step: &Step<'_>, who: &Incarnation, n: i64, finish: &Finish) -> Result<Option<Brief>, Failure> {
+    let Ok(claimed_us) = i64::try_from(finish.member.claimed_us) else { return Ok(None) };
+    let mut find = step
+        .connection
+        .prepare_cached(&format!("SELECT {BRIEF} FROM task WHERE id = ? AND queue = ? AND state = 3 AND held_by = ? AND claimed_us = ?"))?;
+    Ok(find.query_row(params![finish.member.id.as_str(), who.queue.as_str(), n, claimed_us], brief).optional()?)
+}
+
+/// What a row becomes.
+struct After {
+    state: State,
+    counted: bool,
+    turn: i64,
+    due_at: Option<i64>,
+    error: Option<TaskError>,
+    /// What stands in the history, if anything.
+    noted: Option<TaskError>,
+}
+
+fn settle(step: &mut Step<'_>, task: &Brief, finish: &Finish) -> (After, Finished) {
+    let ended = |state, error: Option<&TaskError>| After {
+        state,
+        counted: true,
+        turn: task.turn,
+        due_at: None,
+        error: error.cloned(),
+        noted: error.cloned(),
+    };
+    let cancelled = || TaskError::new(ErrorKind::Cancelled, "cancelled while it ran");
+    let due = |delay| Some(sql(step.now.after(delay))).filter(|due| *due > step.now_ms());
+    let after = match &finish.verdict {
+        Verdict::Succeed { result, .. } if result.len() > step.settings.payload_limit => {
+            let limit = step.settings.payload_limit;
+            let message = format!("the result is {} bytes, over the payload limit of {limit}; return a reference instead", result.len());
+            ended(State::Dead, Some(&TaskError::new(ErrorKind::ResultTooLarge, message)))
+        }
+        Verdict::Succeed { .. } => ended(State::Succeeded, None),
+        Verdict::Dead { error } => ended(State::Dead, Some(error)),
+        Verdict::Cancel { error } => ended(State::Cancelled, Some(error)),
+        Verdict::Retry { error, .. } if task.cancel_asked => {
+            After { noted: Some(error.clone()), ..ended(State::Cancelled, Some(&cancelled())) }
+        }
+        Verdict::HandBack { .. } | Verdict::Park if task.cancel_asked => {
+            After { counted: false, noted: None, ..ended(State::Cancelled, Some(&cancelled())) }
+        }
+        Verdict::Retry { error, delay } => match due(*delay) {
+            None => After { state: State::Ready, turn: step.stamp(), ..ended(State::Ready, Some(error)) },
+            due_at => After { due_at, ..ended(State::Scheduled, Some(error)) },
+        },
+        Verdict::HandBack { delay } => {
+            let due_at = due(*delay);
+            let state = if due_at.is_some() { State::Scheduled } else { State::Ready };
+            After { counted: false, due_at, ..ended(state, None) }
+        }
+        Verdict::Park => After { counted: false, ..ended(State::Parked, None) },
+    };
+    let was_end = matches!(finish.verdict, Verdict::Succeed { .. } | Verdict::Dead { .. } | Verdict::Cancel { .. });
+    let reply = if after.state == State::Cancelled && !was_end { Finished::CancelledInstead } else { Finished::Recorded };
+    (after, reply)
+}
+
+fn write(step: &Step<'_>, task: &Brief, finish: &Finish, after: After) -> Result<(), Failure> {
+    let gone_at = match after.state.is_ended().then(|| gone_at(step, task, after.state)) {
+        Some(None) => return remove(step, task),
+        Some(Some(gone_at)) => gone_at,
+        None => None,
+    };
+    let tries = task.tries.saturating_add(u32::from(after.counted));
+    let lost = after.noted.as_ref().is_some_and(|error| error.kind == ErrorKind::WorkerLost);
+    let errors = match after.noted {
+        Some(error) => Some(note(step, task, finish, tries, error)?),
+        None => task.errors.clone(),
+    };
+    let result = match &finish.verdict {
+        Verdict::Succeed { result, .. } if after.state == State::Succeeded => Some(result),
+        _ => None,
+    };
+    // Handed back or parked, the code and worker of the last real attempt stay; its last error does, too.
+    let (worker, code) = if after.counted { (Some(&*finish.worker), finish.code.as_ref()) } else { (None, None) };
+    let error = after.error.as_ref().map(serde_json::to_string).transpose()?;
+    let mut update = step.connection.prepare_cached(
+        "UPDATE task SET state = ?1, turn = ?2, tries = ?3, losses = ?4, due_at = ?5, parked_at = ?6, ended_at = ?7, gone_at = ?8,
+                held_by = NULL, cancel_asked = 0, progress = NULL, result = ?9, error = iif(?10, ?11, error), errors = ?12,
+                worker = coalesce(?13, worker), plugin = coalesce(?14, plugin), version = coalesce(?15, version),
+                digest = coalesce(?16, digest)
+         WHERE seq = ?17",
+    )?;
+    update.execute(params![
+        number(after.state),
+        after.turn,
+        tries,
+        task.losses.saturating_add(u32::from(lost)),
+        after.due_at,
+        (after.state == State::Parked).then(|| step.now_ms()),
+        after.state.is_ended().then(|| step.now_ms()),
+        gone_at,
+        result,
+        after.counted || after.state.is_ended(),
+        error,
+        errors,
+        worker,
+        code.map(|code| &code.plugin),
+        code.map(|code| &code.version),
+        code.map(|code| &code.digest),
+        task.seq,
+    ])?;
+    Ok(())
+}
+
+/// The history with one more error, the oldest left out.
+fn note(step: &Step<'_>, task: &Brief, finish: &Finish, attempt: u32, error: TaskError) -> Result<String, Failure> {
+    let mut errors: Vec<ErrorEntry> = match &task.errors {
+        Some(stored) => serde_json::from_str(stored)?,
+        None => Vec::new(),
+    };
+    let code = finish.code.clone().unwrap_or_default();
+    errors.push(ErrorEntry { at: step.now, attempt, worker: finish.worker.to_string(), code, error });
+    errors.drain(..errors.len().saturating_sub(ERRORS));
+    Ok(serde_json::to_string(&errors)?)
+}
+
+/// The newest 64 KiB, whole lines.
+fn append_log(step: &Step<'_>, seq: i64, text: &str) -> Result<(), Failure> {
+    let mut find = step.connection.prepare_cached("SELECT text FROM log WHERE seq = ?")?;
+    let mut log: String = find.query_row([seq], |row| row.get(0)).optional()?.unwrap_or_default();
+    if !log.is_empty() && !log.ends_with('\n') {
+        log.push('\n');
+    }
+    log.push_str(text);
+    let newest = newest_lines(&log, LOG_BYTES);
+    step.connection.prepare_cached("INSERT OR REPLACE INTO log (seq, text) VALUES (?, ?)")?.execute(params![seq, newest])?;
+    Ok(())
+}
+
+/// The last lines of `text` that fit `limit` bytes; of a last line that is longer alone, its end.
+fn newest_lines(text: &str, limit: usize) -> &str {
+    if text.len() <= limit {
+        return text;
+    }
+    let mut from = text.len() - limit;
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    let tail = &text[from..];
+    if text[..from].ends_with('\n') {
+        return tail;
+    }
+    match tail.find('\n') {
+        Some(end) if end + 1 < tail.len() => &tail[end + 1..],
+        _ => tail,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::newest_lines;
+
+    #[test]
+    fn a_long_log_keeps_its_newest_whole_lines() {
+        assert_eq!(newest_lines("a\nb\n", 10), "a\nb\n");
+        assert_eq!(newest_lines("aaaa\nbbbb\ncc\n", 9), "bbbb\ncc\n");
+        assert_eq!(newest_lines("aaaa\nbbbb\ncc\n", 8), "bbbb\ncc\n");
+        assert_eq!(newest_lines("aaaa\nbbbb\ncc", 6), "cc");
+        assert_eq!(newest_lines("ääää", 3), "ä");
+        assert_eq!(newest_lines("aaaaaaaa\n", 3), "aa\n");
+    }
+}

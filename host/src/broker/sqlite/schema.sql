@@ -1,0 +1,81 @@
+-- The whole database, schema 1. A change of shape is a new number in connection.rs and a step from the old one.
+-- Times are milliseconds since 1970, except `turn` and `claimed_us`: microseconds, never given twice.
+-- `rank` is 9 - priority, so that every order of claiming ascends. States: 0 scheduled 1 ready 2 parked 3 running,
+-- ended: 4 succeeded 5 dead 6 cancelled. Each task stands in exactly one of the partial indices of its state.
+
+CREATE TABLE task (
+    seq           INTEGER PRIMARY KEY AUTOINCREMENT,
+    queue         TEXT    NOT NULL,
+    id            TEXT    NOT NULL,
+    name          TEXT    NOT NULL,
+    args          TEXT    NOT NULL,
+    headers       TEXT,                          -- JSON, NULL when there are none
+    rank          INTEGER NOT NULL,
+    state         INTEGER NOT NULL,
+    turn          INTEGER NOT NULL,              -- its place among those of its rank
+    tries         INTEGER NOT NULL DEFAULT 0,
+    losses        INTEGER NOT NULL DEFAULT 0,
+    max_attempts  INTEGER,
+    timeout_ms    INTEGER,
+    result_ttl_ms INTEGER,
+    enqueued_at   INTEGER NOT NULL,
+    due_at        INTEGER,                       -- while scheduled
+    parked_at     INTEGER,                       -- while parked
+    expires_at    INTEGER,
+    claimed_us    INTEGER,                       -- of the newest attempt
+    held_by       INTEGER,                       -- incarnation, while running
+    ended_at      INTEGER,
+    gone_at       INTEGER,                       -- ended: no longer there from then on
+    unique_key    TEXT,
+    unique_ttl_ms INTEGER,
+    cancel_asked  INTEGER NOT NULL DEFAULT 0,    -- while running
+    worker        TEXT,
+    plugin        TEXT,
+    version       TEXT,
+    digest        TEXT,
+    result        TEXT,
+    error         TEXT,                          -- JSON, the newest
+    errors        TEXT,                          -- JSON, the last five, oldest first
+    progress      TEXT,                          -- JSON, while running
+    UNIQUE (id, queue)
+);
+CREATE INDEX task_scheduled ON task (queue, due_at) WHERE state = 0;
+CREATE INDEX task_ready     ON task (queue, rank, turn) WHERE state = 1;
+CREATE INDEX task_parked    ON task (queue, name, rank, turn) WHERE state = 2;
+CREATE INDEX task_running   ON task (queue, held_by) WHERE state = 3;
+CREATE INDEX task_ended     ON task (queue, state, ended_at) WHERE state > 3;
+CREATE INDEX task_gone      ON task (gone_at) WHERE gone_at IS NOT NULL;
+CREATE INDEX task_expires   ON task (queue, expires_at) WHERE expires_at IS NOT NULL AND tries = 0 AND state < 3;
+CREATE INDEX task_asked     ON task (queue) WHERE cancel_asked = 1;
+
+-- What bodies logged, apart from the task so that its steps stay small.
+CREATE TABLE log (seq INTEGER PRIMARY KEY, text TEXT NOT NULL);
+CREATE TRIGGER task_gone_with_log AFTER DELETE ON task BEGIN DELETE FROM log WHERE seq = old.seq; END;
+
+CREATE TABLE queue (name TEXT PRIMARY KEY, paused INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+
+CREATE TABLE unique_key (
+    queue TEXT NOT NULL, key TEXT NOT NULL, holder TEXT NOT NULL, until INTEGER NOT NULL,
+    PRIMARY KEY (queue, key)
+) WITHOUT ROWID;
+
+-- AUTOINCREMENT: a number is never given again, so that what an old incarnation sends finds nothing.
+CREATE TABLE incarnation (
+    n        INTEGER PRIMARY KEY AUTOINCREMENT,
+    queue    TEXT    NOT NULL,
+    deadline INTEGER NOT NULL,
+    lease_ms INTEGER NOT NULL,
+    marked   INTEGER NOT NULL DEFAULT 0          -- seen expired once; adopted after the deadline it was then given
+);
+CREATE INDEX incarnation_deadline ON incarnation (queue, deadline);
+
+CREATE TABLE worker (id TEXT PRIMARY KEY, info TEXT NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE offer (name TEXT PRIMARY KEY, offer TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE kv (plugin TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (plugin, key)) WITHOUT ROWID;
+CREATE TABLE schedule (
+    name TEXT PRIMARY KEY, definition TEXT NOT NULL, paused INTEGER NOT NULL, last INTEGER NOT NULL, last_task TEXT
+) WITHOUT ROWID;
+
+-- One row: the last microsecond given as a `turn` or `claimed_us`.
+CREATE TABLE stamp (last INTEGER NOT NULL);
+INSERT INTO stamp VALUES (0);

@@ -1,0 +1,98 @@
+//! What workers share: who is there, the catalogue of bodies, the plugins' kv.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{
+    rows::{json, parsed},
+    writer::{Failure, Step, sql},
+};
+use crate::{
+    broker::{KvError, Result, WorkerInfo},
+    catalogue::{Catalogue, Offer},
+    task::Millis,
+};
+
+pub(super) fn announce(step: &Step<'_>, worker: &WorkerInfo, ttl: Duration) -> Result<(), Failure> {
+    let mut stand = step.connection.prepare_cached("INSERT OR REPLACE INTO worker (id, info, until) VALUES (?, ?, ?)")?;
+    stand.execute(params![worker.id, serde_json::to_string(worker)?, sql(step.now.after(ttl))])?;
+    // A worker says the same every few seconds: only what differs is written.
+    let mut offer = step.connection.prepare_cached(
+        "INSERT INTO offer (name, offer) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET offer = excluded.offer WHERE offer <> excluded.offer",
+    )?;
+    for plugin in &worker.plugins {
+        let (Some(code), Some(description)) = (&plugin.serving, &plugin.description) else { continue };
+        for body in &description.bodies {
+            let stored = serde_json::to_string(&Offer { body: body.clone(), code: code.clone() })?;
+            offer.execute([body.name.as_str(), &stored])?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn retire(step: &Step<'_>, worker: &str) -> Result<(), Failure> {
+    step.connection.prepare_cached("DELETE FROM worker WHERE id = ?")?.execute([worker])?;
+    Ok(())
+}
+
+pub(super) fn workers(db: &Connection, now: Millis) -> Result<Vec<WorkerInfo>, Failure> {
+    let mut find = db.prepare_cached("SELECT info FROM worker WHERE until > ? ORDER BY id")?;
+    let rows = find.query_map([sql(now)], |row| json(row, 0))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(rows.into_iter().flatten().collect())
+}
+
+pub(super) fn catalogue(db: &Connection) -> Result<Catalogue, Failure> {
+    let mut find = db.prepare_cached("SELECT name, offer FROM offer")?;
+    let rows = find.query_map((), |row| Ok((parsed(row, 0)?, json(row, 1)?)))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(Catalogue { offers: rows.into_iter().filter_map(|(name, offer)| Some((name, offer?))).collect() })
+}
+
+pub(super) fn kv_get(db: &Connection, plugin: &str, key: &str) -> Result<Option<Vec<u8>>, Failure> {
+    let mut find = db.prepare_cached("SELECT value FROM kv WHERE plugin = ? AND key = ?")?;
+    Ok(find.query_row([plugin, key], |row| row.get(0)).optional()?)
+}
+
+pub(super) fn kv_set(step: &Step<'_>, plugin: &str, key: &str, value: &[u8]) -> Result<(), Failure> {
+    let mut set = step.connection.prepare_cached("INSERT OR REPLACE INTO kv (plugin, key, value) VALUES (?, ?, ?)")?;
+    set.execute(params![plugin, key, value])?;
+    Ok(())
+}
+
+pub(super) fn kv_remove(step: &Step<'_>, plugin: &str, key: &str) -> Result<bool, Failure> {
+    Ok(step.connection.prepare_cached("DELETE FROM kv WHERE plugin = ? AND key = ?")?.execute([plugin, key])? == 1)
+}
+
+/// The sum, or why there is none: the inner error is the plugin's fault, not the database's.
+pub(super) fn kv_increment(step: &Step<'_>, plugin: &str, key: &str, by: i64) -> Result<Result<i64, KvError>, Failure> {
+    let old = match kv_get(step.connection, plugin, key)? {
+        None => 0,
+        Some(value) => match std::str::from_utf8(&value).ok().and_then(|text| text.parse::<i64>().ok()) {
+            Some(number) => number,
+            None => {
+                return Ok(Err(KvError::Invalid(format!("the value of `{key}` is no decimal integer of 64 bits; set it to one first"))));
+            }
+        },
+    };
+    let Some(sum) = old.checked_add(by) else {
+        return Ok(Err(KvError::Invalid(format!("`{key}` + {by} is beyond 64 bits; it stays {old}"))));
+    };
+    kv_set(step, plugin, key, sum.to_string().as_bytes())?;
+    Ok(Ok(sum))
+}
+
+pub(super) fn kv_keys(db: &Connection, plugin: &str, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, Failure> {
+    let mut find = db.prepare_cached("SELECT key FROM kv WHERE plugin = ?1 AND key >= ?2 AND (?3 IS NULL OR key > ?3) ORDER BY key")?;
+    let mut rows = find.query(params![plugin, prefix, after])?;
+    let mut keys = Vec::new();
+    while keys.len() < limit.min(1_000)
+        && let Some(row) = rows.next()?
+    {
+        let key: String = row.get(0)?;
+        if !key.starts_with(prefix) {
+            break;
+        }
+        keys.push(key);
+    }
+    Ok(keys)
+}

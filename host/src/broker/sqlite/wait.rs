@@ -1,0 +1,118 @@
+//! The three waits: for something to claim, for an end, for cancels. Each looks at the database whenever a bell rings.
+
+use std::{collections::HashSet, time::Duration};
+
+use rusqlite::{Connection, params};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    SqliteBroker,
+    rows::time,
+    sweep,
+    wake::Waiting,
+    writer::{Failure, sql},
+};
+use crate::{
+    broker::Result,
+    task::{Millis, QueueName, TaskId, TaskView},
+};
+
+/// What a queue has for a claim.
+struct Look {
+    claimable: bool,
+    /// The next delayed task, or the next lease that ends.
+    due: Option<Millis>,
+    /// Changes when a task is parked: some worker may be able to start it.
+    parked: Option<i64>,
+}
+
+fn look(db: &Connection, now: Millis, queue: &QueueName) -> Result<Look, Failure> {
+    let mut find = db.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM task INDEXED BY task_ready WHERE queue = ?1 AND state = 1)
+                AND NOT coalesce((SELECT paused FROM queue WHERE name = ?1), 0),
+                (SELECT min(due_at) FROM task INDEXED BY task_scheduled WHERE queue = ?1 AND state = 0),
+                (SELECT min(deadline) FROM incarnation WHERE queue = ?1),
+                (SELECT max(parked_at) FROM (SELECT parked_at FROM task INDEXED BY task_parked WHERE queue = ?1 AND state = 2 LIMIT 1000))",
+    )?;
+    let (ready, due, deadline, parked): (bool, Option<i64>, Option<i64>, _) =
+        find.query_row(params![queue.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+    let due = due.into_iter().chain(deadline).min();
+    Ok(Look { claimable: ready || due.is_some_and(|due| due <= sql(now)), due: due.map(time), parked })
+}
+
+impl SqliteBroker {
+    fn begin_waiting(&self) -> Waiting {
+        let (waiting, first) = self.bells.wait();
+        if first {
+            // The writer sleeps without a limit while nobody waits.
+            self.writer.nudge();
+        }
+        waiting
+    }
+
+    pub(super) async fn wait_for_work(&self, queue: &QueueName, limit: Duration) -> Result<()> {
+        let until = Instant::now() + limit;
+        let _waiting = self.begin_waiting();
+        let bell = self.bells.queue(queue);
+        let mut foreign = self.bells.foreign();
+        let mut parked = None;
+        loop {
+            let rung = bell.notified();
+            let name = queue.clone();
+            let seen = self.read(move |db, now| look(db, now, &name)).await?;
+            if seen.claimable || *parked.get_or_insert(seen.parked) != seen.parked {
+                return Ok(());
+            }
+            let due = seen.due.map(|due| Instant::now() + due.since(self.clock.now()));
+            tokio::select! {
+                () = rung => return Ok(()),
+                () = sleep_until(due.unwrap_or(until).min(until)) => return Ok(()),
+                _ = foreign.changed() => {}
+            }
+        }
+    }
+
+    pub(super) async fn wait_for_end(&self, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<Option<TaskView>> {
+        let until = Instant::now() + limit;
+        let _waiting = self.begin_waiting();
+        let end = self.bells.end(id);
+        let mut foreign = self.bells.foreign();
+        loop {
+            let rung = end.bell.notified();
+            let (of, id) = (queue.cloned(), id.clone());
+            let view = self.read(move |db, now| super::show::find(db, now, of.as_ref(), &id)).await?;
+            if view.as_ref().is_none_or(|view| view.state.is_ended()) || Instant::now() >= until {
+                return Ok(view);
+            }
+            tokio::select! {
+                () = rung => {}
+                () = sleep_until(until) => {}
+                _ = foreign.changed() => {}
+            }
+        }
+    }
+
+    pub(super) async fn tell_cancels(&self, sender: mpsc::Sender<(QueueName, TaskId)>) -> Result<()> {
+        let _waiting = self.begin_waiting();
+        let (mut foreign, mut cancels) = (self.bells.foreign(), self.bells.cancels());
+        // Each attempt is told once: what was told and is no longer asked for is forgotten.
+        let mut told = HashSet::new();
+        loop {
+            let asked: HashSet<_> = self.read(|db, _| sweep::asked(db)).await?.into_iter().collect();
+            for (queue, id, _) in asked.difference(&told) {
+                if sender.send((queue.clone(), id.clone())).await.is_err() {
+                    return Ok(());
+                }
+            }
+            told = asked;
+            tokio::select! {
+                () = sender.closed() => return Ok(()),
+                _ = foreign.changed() => {}
+                _ = cancels.changed() => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Waking whoever waits: for something to claim, for an end, for a cancel.
+//!
+//! The writer rings after each commit: bells of this process at once, all of them when another process has committed. Who is
+//! woken by another process looks at the database before it believes it, or two idle processes would wake each other for ever.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::sync::{Notify, watch};
+
+use super::writer::News;
+use crate::task::{QueueName, TaskId};
+
+/// The bells of one process.
+#[derive(Debug)]
+pub(super) struct Bells {
+    waiting: AtomicUsize,
+    queues: Mutex<HashMap<QueueName, Arc<Notify>>>,
+    ends: Mutex<HashMap<TaskId, Arc<Notify>>>,
+    /// Counts the commits of other processes.
+    foreign: watch::Sender<u64>,
+    /// Counts the cancels that were asked for in this process.
+    cancels: watch::Sender<u64>,
+}
+
+impl Bells {
+    pub(super) fn new() -> Self {
+        Self {
+            waiting: AtomicUsize::new(0),
+            queues: Mutex::default(),
+            ends: Mutex::default(),
+            foreign: watch::Sender::new(0),
+            cancels: watch::Sender::new(0),
+        }
+    }
+
+    pub(super) fn is_awaited(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0
+    }
+
+    /// Rings for what this process committed.
+    pub(super) fn ring(&self, news: &News) {
+        for queue in &news.claimable {
+            let bell = self.queue(queue);
+            bell.notify_waiters();
+            // Also for one who is about to wait: between its claim and its waiting nothing is missed.
+            bell.notify_one();
+        }
+        if !news.ended.is_empty() {
+            let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+            if !ends.is_empty() {
+                news.ended.iter().filter_map(|id| ends.get(id)).for_each(|bell| bell.notify_waiters());
+            }
+        }
+        if news.cancel_asked {
+            self.cancels.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Rings for what another process committed.
+    pub(super) fn ring_foreign(&self) {
+        self.foreign.send_modify(|count| *count += 1);
+    }
+
+    pub(super) fn queue(&self, queue: &QueueName) -> Arc<Notify> {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bell) = queues.get(queue) {
+            return bell.clone();
+        }
+        queues.entry(queue.clone()).or_default().clone()
+    }
+
+    /// The bell of one task's end, hung up while somebody holds it.
+    pub(super) fn end(self: &Arc<Self>, id: &TaskId) -> EndBell {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        EndBell { bells: self.clone(), id: id.clone(), bell: ends.entry(id.clone()).or_default().clone() }
+    }
+
+    pub(super) fn foreign(&self) -> watch::Receiver<u64> {
+        self.foreign.subscribe()
+    }
+
+    pub(super) fn cancels(&self) -> watch::Receiver<u64> {
+        self.cancels.subscribe()
+    }
+
+    /// Counts somebody as waiting; true when it is the first.
+    pub(super) fn wait(self: &Arc<Self>) -> (Waiting, bool) {
+        let first = self.waiting.fetch_add(1, Ordering::AcqRel) == 0;
+        (Waiting(self.clone()), first)
+    }
+}
+
+/// Somebody waits as long as this lives.
+#[derive(Debug)]
+pub(super) struct Waiting(Arc<Bells>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct EndBell {
+    bells: Arc<Bells>,
+    id: TaskId,
+    pub(super) bell: Arc<Notify>,
+}
+
+impl Drop for EndBell {
+    fn drop(&mut self) {
+        let mut ends = self.bells.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        // Ours and the map's: nobody else waits for it.
+        if Arc::strong_count(&self.bell) == 2 {
+            ends.remove(&self.id);
+        }
+    }
+}

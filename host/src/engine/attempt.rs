@@ -1,0 +1,81 @@
+//! One attempt: a call goes in, an [`Attempted`] comes out.
+//!
+//! fresh store → instantiate → `run` under the meter, beside a timer and the word "cancelled" → classify → drop everything.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Attempted, Call, Engine,
+    capture::Shared,
+    cpu::{Meter, Metered, Turn},
+    ending::{self, Stopped},
+    guest::{Attempt, Guest},
+};
+use crate::task::{Clock, Outcome, SystemClock};
+
+/// How long an attempt is left alone that could not be given what it needs.
+pub(super) const HOST_FAULT_DELAY: Duration = Duration::from_secs(1);
+
+pub(super) async fn run(engine: Arc<Engine>, call: Call, turn: Turn) -> Attempted {
+    let Call { code, plugin, body, args, about, limits, grants, timeout, cancelled, grace, services } = call;
+    let timeout = limits.timeout_ceiling.map_or(timeout, |ceiling| timeout.min(ceiling));
+    let shared = Arc::new(Shared::new(Meter::new(&engine.cpu, None), &limits, about.attempt, Some(Arc::clone(&services))));
+    let attempt = Attempt {
+        about,
+        limits: Arc::clone(&limits),
+        services,
+        cancelled: cancelled.clone(),
+        saw_cancelled: false,
+        began: SystemClock.now(),
+        timeout,
+        children: Vec::new(),
+        children_bytes: 0,
+    };
+    let mut store = match Guest::store(&engine, Arc::clone(&shared), &plugin, &limits, &grants, Some(attempt)) {
+        Ok(store) => store,
+        Err(reason) => return Attempted::unrun(Outcome::HostFault { reason, delay: HOST_FAULT_DELAY }),
+    };
+    let ended = {
+        let call = pin!(async {
+            let plugin = code.pre.instantiate_async(&mut store).await?;
+            plugin.taskhost_plugin_tasks().call_run(&mut store, &body, &args).await
+        });
+        let metered = Metered { call, meter: &shared.meter, turn };
+        tokio::select! {
+            biased;
+            returned = metered => Ok(returned),
+            stopped = watch(&shared.meter, timeout, &cancelled, grace) => Err(stopped),
+        }
+    };
+    // Whoever waits for a share of the CPU need not wait for the clearing up.
+    shared.meter.release();
+    let outcome = match ended {
+        Ok(Ok(returned)) => ending::returned(returned, store.data_mut(), &body),
+        Ok(Err(error)) => ending::failed(&error, store.data(), &limits, &engine),
+        Err(stopped) => ending::stopped(stopped, store.data()),
+    };
+    Attempted { outcome, log: shared.take_log(), ran: shared.meter.age(), cpu: shared.meter.spent(), memory: store.data().usage.memory }
+}
+
+/// Waits until the attempt must be stopped: its time is over, or it did not return within `grace` after it was cancelled.
+async fn watch(meter: &Meter, timeout: Duration, cancelled: &CancellationToken, grace: Duration) -> Stopped {
+    tokio::select! {
+        () = out_of_time(meter, timeout) => Stopped::Timeout(timeout),
+        () = async { cancelled.cancelled().await; tokio::time::sleep(grace).await } => Stopped::Cancelled(grace),
+    }
+}
+
+/// Waits until the attempt is older than `timeout`, waits for permits not counted.
+async fn out_of_time(meter: &Meter, timeout: Duration) {
+    loop {
+        let left = (timeout + meter.waited()).saturating_sub(meter.age());
+        if left.is_zero() {
+            return;
+        }
+        // While it waits for a permit `left` stands still: look again now and then, not all the time.
+        let pause = if meter.is_waiting() { left.max(Duration::from_millis(10)) } else { left };
+        tokio::time::sleep(pause).await;
+    }
+}

@@ -1,0 +1,245 @@
+//! What a guest prints and logs, bounded: the ends of stdout and stderr, the newest log lines.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::{
+    cli::{IsTerminal, StdoutStream},
+    p2::{OutputStream, Pollable, StreamResult},
+};
+
+use super::{Limits, LogLine, Services, cpu::Meter, words};
+use crate::task::{Clock, SystemClock};
+
+/// Bytes of one line; what is beyond is cut.
+const LINE: usize = 8 << 10;
+/// Fields of one line.
+const FIELDS: usize = 32;
+/// Lines of one attempt that are passed on as they are written; its own log goes on keeping the newest.
+const LIVE_LINES: u32 = 10_000;
+/// Bytes that a guest may write at once.
+const WRITE: usize = 64 << 10;
+
+/// What one attempt shares with its streams, its timer and its HTTP calls.
+pub(super) struct Shared {
+    pub(super) meter: Meter,
+    pub(super) connections: std::sync::atomic::AtomicUsize,
+    /// Nobody listens while the guest describes itself.
+    services: Option<Arc<dyn Services>>,
+    attempt: u32,
+    book: Mutex<Book>,
+}
+
+impl AsRef<Meter> for Shared {
+    fn as_ref(&self) -> &Meter {
+        &self.meter
+    }
+}
+
+struct Book {
+    stdout: Printed,
+    stderr: Printed,
+    lines: VecDeque<String>,
+    bytes: usize,
+    limit: usize,
+    live: u32,
+    denied: Option<String>,
+}
+
+/// One of the two output streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stream {
+    Out,
+    Err,
+}
+
+impl Shared {
+    pub(super) fn new(meter: Meter, limits: &Limits, attempt: u32, services: Option<Arc<dyn Services>>) -> Self {
+        let book = Book {
+            stdout: Printed::new(limits.output),
+            stderr: Printed::new(limits.output),
+            lines: VecDeque::new(),
+            bytes: 0,
+            limit: limits.log_bytes,
+            live: 0,
+            denied: None,
+        };
+        Self { meter, connections: 0.into(), services, attempt, book: Mutex::new(book) }
+    }
+
+    /// One line of the log.
+    pub(super) fn log(&self, level: &str, message: &str, fields: Vec<(String, String)>) {
+        let line = self.line(level, message, fields);
+        let live = self.book().keep(&line);
+        if let Some(services) = self.services.as_ref().filter(|_| live) {
+            services.log(&line);
+        }
+    }
+
+    /// Remembers what policy denied, and how to allow it; the first one counts.
+    pub(super) fn deny(&self, what: String) {
+        self.log("warn", &what, Vec::new());
+        self.book().denied.get_or_insert(what);
+    }
+
+    pub(super) fn denied(&self) -> Option<String> {
+        self.book().denied.clone()
+    }
+
+    /// The end of what was printed.
+    pub(super) fn printed(&self, stream: Stream) -> String {
+        let mut book = self.book();
+        String::from_utf8_lossy(book.stream(stream).tail()).into_owned()
+    }
+
+    /// All kept lines, newline-delimited JSON. Call it when the guest has gone.
+    pub(super) fn take_log(&self) -> String {
+        for (stream, level) in [(Stream::Out, "stdout"), (Stream::Err, "stderr")] {
+            let rest = self.book().stream(stream).take_partial();
+            if let Some(rest) = rest {
+                self.log(level, &rest, Vec::new());
+            }
+        }
+        let mut book = self.book();
+        let mut log = String::with_capacity(book.bytes);
+        for line in book.lines.drain(..) {
+            log.push_str(&line);
+            log.push('\n');
+        }
+        log
+    }
+
+    fn print(&self, stream: Stream, bytes: &[u8]) {
+        let lines = self.book().stream(stream).write(bytes);
+        let level = if stream == Stream::Out { "stdout" } else { "stderr" };
+        for line in lines {
+            self.log(level, &line, Vec::new());
+        }
+    }
+
+    fn line(&self, level: &str, message: &str, mut fields: Vec<(String, String)>) -> LogLine {
+        fields.truncate(FIELDS);
+        for (name, value) in &mut fields {
+            *name = words::cut(std::mem::take(name), 128);
+            *value = words::cut(std::mem::take(value), 1024);
+        }
+        let message = words::cut(message[..message.floor_char_boundary(LINE + 1)].to_owned(), LINE);
+        LogLine { at: SystemClock.now(), attempt: self.attempt, level: level.into(), message, fields }
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Book {
+    /// Keeps a line, forgetting the oldest; whether it should be passed on as well.
+    fn keep(&mut self, line: &LogLine) -> bool {
+        if let Ok(text) = serde_json::to_string(line) {
+            self.bytes += text.len() + 1;
+            self.lines.push_back(text);
+        }
+        while self.bytes > self.limit {
+            let Some(oldest) = self.lines.pop_front() else { break };
+            self.bytes -= oldest.len() + 1;
+        }
+        self.live = self.live.saturating_add(1);
+        self.live <= LIVE_LINES
+    }
+
+    fn stream(&mut self, stream: Stream) -> &mut Printed {
+        match stream {
+            Stream::Out => &mut self.stdout,
+            Stream::Err => &mut self.stderr,
+        }
+    }
+}
+
+/// The end of a stream, and the line that is being written to it.
+struct Printed {
+    /// Up to twice `keep`, so that forgetting moves each byte once.
+    bytes: Vec<u8>,
+    keep: usize,
+    partial: Vec<u8>,
+}
+
+impl Printed {
+    fn new(keep: usize) -> Self {
+        Self { bytes: Vec::new(), keep, partial: Vec::new() }
+    }
+
+    /// Takes what was written; gives the lines that became complete.
+    fn write(&mut self, bytes: &[u8]) -> Vec<String> {
+        self.bytes.extend_from_slice(&bytes[bytes.len().saturating_sub(self.keep)..]);
+        if self.bytes.len() > 2 * self.keep {
+            self.bytes.drain(..self.bytes.len() - self.keep);
+        }
+        let mut lines = Vec::new();
+        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
+            self.partial.extend_from_slice(piece);
+            if piece.ends_with(b"\n") || self.partial.len() > LINE {
+                lines.extend(self.take_partial());
+            }
+        }
+        lines
+    }
+
+    fn tail(&self) -> &[u8] {
+        &self.bytes[self.bytes.len().saturating_sub(self.keep)..]
+    }
+
+    fn take_partial(&mut self) -> Option<String> {
+        let bytes = std::mem::take(&mut self.partial);
+        let text = String::from_utf8_lossy(&bytes);
+        let text = text.trim_end();
+        (!text.is_empty()).then(|| text.to_owned())
+    }
+}
+
+/// A guest's stdout or stderr.
+#[derive(Clone)]
+pub(super) struct Pipe {
+    pub(super) stream: Stream,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl IsTerminal for Pipe {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Pipe {
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+
+    /// WASI 0.2 takes `p2_stream`; the trait wants this one too.
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(tokio::io::sink())
+    }
+}
+
+#[async_trait::async_trait]
+impl Pollable for Pipe {
+    async fn ready(&mut self) {}
+}
+
+impl OutputStream for Pipe {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.shared.print(self.stream, &bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(WRITE)
+    }
+}

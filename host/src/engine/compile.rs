@@ -1,0 +1,253 @@
+//! Bytes → machine code, once; and why some bytes never will be.
+//!
+//! look at the bytes → cache, or Cranelift on a thread of its own → look at imports and exports → link.
+
+use std::{fmt, path::Path, sync::Arc};
+
+use tokio::sync::oneshot;
+use wasmtime::component::Component;
+
+use super::{
+    Engine, EngineError,
+    guest::Guest,
+    host::PluginPre,
+    setup::{MEMORIES, TABLE_ELEMENTS, TABLES},
+    words,
+};
+
+/// The package of `wit/plugin.wit` and the version of it that this host offers. Before 1.0 the minor number is what may break.
+pub(super) const CONTRACT: &str = "taskhost:plugin";
+const OFFERED: (u64, u64) = (0, 1);
+/// The nice value of a compilation beside running guests.
+const NICE: i32 = 19;
+
+/// A compiled and linked component.
+pub struct Code {
+    pub(super) pre: PluginPre<Guest>,
+    initial_memory: u64,
+}
+
+impl Code {
+    /// Bytes of its largest memory as an attempt begins: what the limits must at least allow.
+    pub fn initial_memory(&self) -> u64 {
+        self.initial_memory
+    }
+}
+
+impl fmt::Debug for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Code").field("initial_memory", &self.initial_memory).finish_non_exhaustive()
+    }
+}
+
+pub(super) async fn compile(engine: &Arc<Engine>, bytes: Arc<[u8]>, digest: &str) -> Result<Arc<Code>, EngineError> {
+    look(&bytes)?;
+    let stopped = |_| EngineError::Host("the engine was stopped while it compiled".into());
+    let _one_of_few =
+        Arc::clone(&engine.compiling).acquire_owned().await.map_err(|_| EngineError::Host("the engine was stopped".into()))?;
+    let (answer, answered) = oneshot::channel();
+    let (of_thread, digest) = (Arc::clone(engine), digest.to_owned());
+    // A thread of its own, because its low priority can't be raised again.
+    std::thread::Builder::new()
+        .name("compile".into())
+        .spawn(move || {
+            let _ = answer.send(load(&of_thread, &bytes, &digest));
+        })
+        .map_err(|error| EngineError::Host(format!("can't start a thread to compile on: {error}")))?;
+    answered.await.map_err(stopped)?
+}
+
+fn load(engine: &Engine, bytes: &[u8], digest: &str) -> Result<Arc<Code>, EngineError> {
+    if let Some(component) = engine.cache.as_ref().and_then(|cache| cache.get(&engine.wasm, digest)) {
+        return link(engine, &component);
+    }
+    if engine.runnable() > 0
+        && let Err(error) = rustix::process::setpriority_process(None, NICE)
+    {
+        tracing::debug!("compiling at full priority: {error}");
+    }
+    let artefact = translate(&engine.wasm, bytes)?;
+    if let Some(cache) = &engine.cache {
+        match cache.put(&engine.wasm, digest, &artefact) {
+            Ok(component) => return link(engine, &component),
+            Err(error) => tracing::warn!("can't keep compiled code, so it will be compiled again after a restart: {error}"),
+        }
+    }
+    let component = trust(&engine.wasm, Artefact::Fresh(&artefact)).map_err(EngineError::Host)?;
+    link(engine, &component)
+}
+
+/// The seam: WebAssembly in, an artefact out that [`wasmtime::component::Component`] loads. Pure but for the time and memory it
+/// takes, which a plugin's author decides: the place to put a process around.
+fn translate(engine: &wasmtime::Engine, bytes: &[u8]) -> Result<Vec<u8>, EngineError> {
+    engine.precompile_component(bytes).map_err(|error| EngineError::BadComponent(translate_problem(&error)))
+}
+
+/// Compiled code that was checked, ready to be loaded.
+pub(super) enum Artefact<'a> {
+    /// What `translate` returned a moment ago.
+    Fresh(&'a [u8]),
+    /// An entry of the cache whose bytes have the digest they were written with.
+    Kept(&'a Path),
+}
+
+#[expect(unsafe_code, reason = "loading compiled code is executing it; this is where the engine trusts its own compiler")]
+pub(super) fn trust(engine: &wasmtime::Engine, artefact: Artefact<'_>) -> Result<Component, String> {
+    // SAFETY: both kinds are what this engine's own compiler made. A kept one lies in a directory that only this user may write
+    // to, is never changed in place, carries the engine's compatibility hash in its name, and has just been checked.
+    let loaded = unsafe {
+        match artefact {
+            Artefact::Fresh(bytes) => Component::deserialize(engine, bytes),
+            Artefact::Kept(path) => Component::deserialize_file(engine, path),
+        }
+    };
+    loaded.map_err(|error| format!("can't load compiled code: {error:#}"))
+}
+
+/// What can be told from the first bytes.
+fn look(bytes: &[u8]) -> Result<(), EngineError> {
+    let problem = match bytes {
+        [] => "the file is empty: copy the component again",
+        [0, b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => return Ok(()),
+        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => {
+            "this is a core module, not a component: build with --target wasm32-wasip2, or wrap it with `wasm-tools component new`"
+        }
+        [0, b'a', b's', b'm', _, _, _, _, ..] => {
+            "this WebAssembly has a version that the host does not know: build with --target wasm32-wasip2"
+        }
+        _ if b"\0asm".starts_with(&bytes[..bytes.len().min(4)]) => "the file is cut off: copy the component again",
+        _ => "this is not WebAssembly: a plugin is a component, built with --target wasm32-wasip2",
+    };
+    Err(EngineError::BadComponent(problem.into()))
+}
+
+const NEEDS_ASYNC: &str = "uses WASI 0.3 / async; build for WASI 0.2 (jco: `--backend qjs --backend-qjs-disable-async`)";
+
+fn translate_problem(error: &wasmtime::Error) -> String {
+    let text = format!("{error:#}");
+    if text.contains("component model async") || text.contains("concurrency support") {
+        return NEEDS_ASYNC.into();
+    }
+    if text.contains("unexpected end") {
+        return words::line(&format!("the file is cut off: copy the component again ({text})"), 1024);
+    }
+    words::line(&format!("not a component that this host can run: {text}; build with --target wasm32-wasip2"), 1024)
+}
+
+fn link(engine: &Engine, component: &Component) -> Result<Arc<Code>, EngineError> {
+    check_names(&engine.wasm, component).map_err(EngineError::BadComponent)?;
+    let initial_memory = check_size(component).map_err(EngineError::BadComponent)?;
+    let linked = engine.linker.instantiate_pre(component).and_then(PluginPre::new);
+    let pre = linked.map_err(|error| {
+        EngineError::BadComponent(words::line(&format!("does not fit {CONTRACT}@{}: {error:#}", version(OFFERED)), 1024))
+    })?;
+    Ok(Arc::new(Code { pre, initial_memory }))
+}
+
+/// Majors first, then what nobody offers; all of it named.
+fn check_names(engine: &wasmtime::Engine, component: &Component) -> Result<(), String> {
+    let world = component.component_type();
+    let imports: Vec<&str> = world.imports(engine).map(|(name, _)| name).collect();
+    let exports: Vec<&str> = world.exports(engine).map(|(name, _)| name).collect();
+    for name in imports.iter().chain(&exports) {
+        match Name::parse(name) {
+            Some(Name { package: CONTRACT, version: needed, .. }) if needed != OFFERED => {
+                return Err(format!("needs {CONTRACT}@{}; this host offers {}", version(needed), version(OFFERED)));
+            }
+            Some(Name { package, version: (0, 3..) | (1.., _), .. }) if package.starts_with("wasi:") => return Err(NEEDS_ASYNC.into()),
+            _ => {}
+        }
+    }
+    let unknown: Vec<&str> = imports.into_iter().filter(|name| !is_offered(name)).collect();
+    if !unknown.is_empty() {
+        let names = words::cut(unknown.join("`, `"), 512);
+        return Err(format!(
+            "imports what this host does not offer: `{names}`; it offers {CONTRACT}, WASI 0.2 and wasi:http/outgoing-handler"
+        ));
+    }
+    let tasks = exports.iter().filter_map(|name| Name::parse(name)).any(|name| name.package == CONTRACT && name.interface == "tasks");
+    if !tasks {
+        return Err(format!(
+            "exports no {CONTRACT}/tasks: use `export_plugin!` of the SDK, or build for the world that `taskhost plugin wit` prints"
+        ));
+    }
+    Ok(())
+}
+
+/// Only what is known by name; whether its functions fit is the linker's to say.
+fn is_offered(import: &str) -> bool {
+    Name::parse(import).is_some_and(|name| match name.package {
+        CONTRACT => matches!(name.interface, "types" | "context" | "log" | "children" | "kv"),
+        "wasi:http" => matches!(name.interface, "types" | "outgoing-handler"),
+        "wasi:cli" | "wasi:clocks" | "wasi:filesystem" | "wasi:io" | "wasi:random" | "wasi:sockets" => true,
+        _ => false,
+    })
+}
+
+/// `package:name/interface@major.minor.patch`
+struct Name<'a> {
+    package: &'a str,
+    interface: &'a str,
+    /// Major and, before 1.0, minor: what may break.
+    version: (u64, u64),
+}
+
+impl<'a> Name<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let (path, number) = text.rsplit_once('@')?;
+        let (package, interface) = path.split_once('/')?;
+        let mut numbers = number.split('.').map(|part| part.parse::<u64>().ok());
+        let (major, minor) = (numbers.next()??, numbers.next()??);
+        Some(Self { package, interface, version: (major, if major == 0 { minor } else { 0 }) })
+    }
+}
+
+fn version((major, minor): (u64, u64)) -> String {
+    if major == 0 { format!("0.{minor}") } else { major.to_string() }
+}
+
+/// Whether one instance fits the slots of the pool. Bytes of the largest memory.
+fn check_size(component: &Component) -> Result<u64, String> {
+    let Some(needed) = component.resources_required() else {
+        return Err("imports core modules, which this host does not offer".into());
+    };
+    let advice = "build it as one program";
+    if needed.num_memories > MEMORIES {
+        return Err(format!("needs {} memories; {MEMORIES} are the most: {advice}", needed.num_memories));
+    }
+    if needed.num_tables > TABLES {
+        return Err(format!("needs {} tables; {TABLES} are the most: {advice}", needed.num_tables));
+    }
+    let elements = needed.max_initial_table_size.unwrap_or(0);
+    if elements > TABLE_ELEMENTS as u64 {
+        return Err(format!(
+            "needs a table of {elements} elements; {TABLE_ELEMENTS} are the most: make it smaller (optimise, strip unused code)"
+        ));
+    }
+    Ok(needed.max_initial_memory_size.unwrap_or(0).saturating_mul(64 << 10))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bytes_tell_what_it_is() {
+        let problem = |bytes: &[u8]| look(bytes).unwrap_err().to_string();
+        assert!(problem(b"").contains("empty"));
+        assert!(problem(b"\0as").contains("cut off"));
+        assert!(problem(b"\0asm\x0d\0").contains("cut off"));
+        assert!(problem(b"\0asm\x01\0\0\0").contains("core module"));
+        assert!(problem(b"#!/bin/sh\n").contains("not WebAssembly"));
+        assert!(look(b"\0asm\x0d\0\x01\0").is_ok());
+    }
+
+    #[test]
+    fn a_version_before_one_breaks_with_its_minor() {
+        let version = |text| Name::parse(text).unwrap().version;
+        assert_eq!(version("taskhost:plugin/tasks@0.1.9"), OFFERED);
+        assert_ne!(version("taskhost:plugin/tasks@0.2.0"), OFFERED);
+        assert_eq!(version("taskhost:plugin/tasks@2.3.4"), (2, 0));
+        assert!(Name::parse("local-function").is_none());
+    }
+}

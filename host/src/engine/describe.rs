@@ -1,0 +1,199 @@
+//! What a plugin says of itself, checked: nothing granted, little time, and every name and schema looked at.
+
+use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
+
+use super::{
+    Code, Engine, EngineError, Grants, Limits,
+    capture::{Shared, Stream},
+    cpu::{CpuSpent, Meter, Metered, Turn},
+    guest::Guest,
+    host::{NotWhileDescribing, tasks},
+    words,
+};
+use crate::{
+    catalogue::{Body, Description, Hints, Parameter},
+    task::{QueueName, TaskName},
+};
+
+const CPU: Duration = Duration::from_millis(100);
+const WALL: Duration = Duration::from_secs(5);
+/// Bounds of what a catalogue carries to every worker.
+const BODIES: usize = 1000;
+const PARAMETERS: usize = 64;
+const DOC: usize = 64 << 10;
+const SCHEMA: usize = 64 << 10;
+const VERSION: usize = 64;
+
+pub(super) async fn describe(engine: Arc<Engine>, code: Arc<Code>) -> Result<(Description, Vec<String>), EngineError> {
+    let limits = Limits::default();
+    let shared = Arc::new(Shared::new(Meter::new(&engine.cpu, Some(CPU)), &limits, 0, None));
+    let nothing = Arc::new(Grants::default());
+    let mut store = Guest::store(&engine, Arc::clone(&shared), &Arc::from(""), &limits, &nothing, None).map_err(EngineError::Host)?;
+    let said = {
+        let call = pin!(async {
+            let plugin = code.pre.instantiate_async(&mut store).await?;
+            plugin.taskhost_plugin_tasks().call_describe(&mut store).await
+        });
+        let metered = Metered { call, meter: &shared.meter, turn: Turn::new(&engine.cpu) };
+        tokio::select! {
+            biased;
+            said = metered => said,
+            () = tokio::time::sleep(WALL) => {
+                return Err(EngineError::Busy(format!("`describe` did not answer within {}: the machine is busy, or it waits for something", words::time(WALL))));
+            }
+        }
+    };
+    match said {
+        Ok(said) => check(said),
+        Err(error) if error.is::<CpuSpent>() => Err(EngineError::BadDescription(format!(
+            "`describe` used more than {} of CPU: it should only return constants",
+            words::time(CPU)
+        ))),
+        Err(error) if error.is::<wasmtime::PoolConcurrencyLimitError>() => Err(EngineError::Busy("all sandbox slots are taken".into())),
+        Err(error) => Err(EngineError::BadDescription(failure(&error, &shared))),
+    }
+}
+
+fn failure(error: &wasmtime::Error, shared: &Shared) -> String {
+    if let Some(called) = error.downcast_ref::<NotWhileDescribing>() {
+        return called.to_string();
+    }
+    let stderr = shared.printed(Stream::Err);
+    let text = if stderr.trim().is_empty() { error.root_cause().to_string() } else { stderr };
+    words::line(&format!("`describe` failed: {}", text.trim()), 1024)
+}
+
+/// What was said as the catalogue holds it, and warnings about hints.
+fn check(said: tasks::Description) -> Result<(Description, Vec<String>), EngineError> {
+    let mut warnings = Vec::new();
+    if said.bodies.is_empty() {
+        return bad("it offers no body: name at least one in `export_plugin!`");
+    }
+    if said.bodies.len() > BODIES {
+        return bad(format!("it offers {} bodies; {BODIES} are the most", said.bodies.len()));
+    }
+    if said.doc.len() > DOC {
+        return bad(format!("its doc has {}; {} is the most", words::size(said.doc.len() as u64), words::size(DOC as u64)));
+    }
+    let mut names = HashSet::new();
+    let mut bodies = Vec::with_capacity(said.bodies.len());
+    for told in said.bodies {
+        let body = body(told, &mut warnings)?;
+        if !names.insert(body.name.clone()) {
+            return bad(format!("it offers `{}` twice", body.name));
+        }
+        bodies.push(body);
+    }
+    Ok((Description { version: words::line(&said.version, VERSION), doc: said.doc, bodies }, warnings))
+}
+
+fn body(told: tasks::Body, warnings: &mut Vec<String>) -> Result<Body, EngineError> {
+    let name = TaskName::new(&told.name).map_err(|error| EngineError::BadDescription(format!("bad description: {error}")))?;
+    if told.doc.len() > DOC {
+        return bad(format!("the doc of `{name}` has {}; {} is the most", words::size(told.doc.len() as u64), words::size(DOC as u64)));
+    }
+    if told.parameters.len() > PARAMETERS {
+        return bad(format!("`{name}` has {} parameters; {PARAMETERS} are the most", told.parameters.len()));
+    }
+    let mut names = HashSet::new();
+    let mut parameters = Vec::with_capacity(told.parameters.len());
+    for parameter in told.parameters {
+        let valid = (1..=128).contains(&parameter.name.len()) && !parameter.name.contains(char::is_control);
+        if !valid {
+            return bad(format!("a parameter of `{name}` has no proper name: `{}`", words::line(&parameter.name, 64)));
+        }
+        if !names.insert(parameter.name.clone()) {
+            return bad(format!("`{name}` has two parameters `{}`", parameter.name));
+        }
+        let schema = schema(&parameter.schema).map_err(|problem| {
+            EngineError::BadDescription(format!("bad description: the schema of parameter `{}` of `{name}` {problem}", parameter.name))
+        })?;
+        parameters.push(Parameter { name: parameter.name, schema, optional: parameter.optional });
+    }
+    let returns = schema(&told.returns)
+        .map_err(|problem| EngineError::BadDescription(format!("bad description: the schema of the result of `{name}` {problem}")))?;
+    let hints = hints(&name, &told.hints, warnings);
+    Ok(Body { name, doc: told.doc, parameters, returns, hints })
+}
+
+fn schema(text: &str) -> Result<serde_json::Value, String> {
+    if text.len() > SCHEMA {
+        return Err(format!("has {}; {} is the most", words::size(text.len() as u64), words::size(SCHEMA as u64)));
+    }
+    match serde_json::from_str(text) {
+        Ok(value @ serde_json::Value::Object(_)) => Ok(value),
+        Ok(_) => Err(format!("is not a JSON object; `{{}}` takes anything: `{}`", words::line(text, 64))),
+        Err(error) => Err(format!("is not JSON: {error}")),
+    }
+}
+
+fn hints(body: &TaskName, told: &[(String, String)], warnings: &mut Vec<String>) -> Hints {
+    let mut hints = Hints::default();
+    for (key, value) in told.iter().take(PARAMETERS) {
+        let read = match key.as_str() {
+            "timeout" => match humantime::parse_duration(value) {
+                Ok(span) if !span.is_zero() => u64::try_from(span.as_millis()).map(|ms| hints.timeout_ms = Some(ms.max(1))).is_ok(),
+                _ => false,
+            },
+            "retries" => value.parse().map(|retries| hints.retries = Some(retries)).is_ok(),
+            "queue" => QueueName::new(value).map(|queue| hints.queue = Some(queue)).is_ok(),
+            "cron" if (1..=256).contains(&value.len()) => {
+                hints.cron = Some(value.clone());
+                true
+            }
+            _ => false,
+        };
+        if !read {
+            let (key, value) = (words::line(key, 64), words::line(value, 64));
+            warnings.push(format!("`{body}` has a hint that nobody understands, so it is ignored: `{key}={value}`"));
+        }
+    }
+    hints
+}
+
+fn bad<T>(problem: impl std::fmt::Display) -> Result<T, EngineError> {
+    Err(EngineError::BadDescription(format!("bad description: {problem}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(name: &str, schema: &str, hints: &[(&str, &str)]) -> tasks::Description {
+        tasks::Description {
+            version: "1".into(),
+            doc: String::new(),
+            bodies: vec![tasks::Body {
+                name: name.into(),
+                doc: String::new(),
+                parameters: vec![tasks::Parameter { name: "a".into(), schema: schema.into(), optional: false }],
+                returns: "{}".into(),
+                hints: hints.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
+            }],
+        }
+    }
+
+    #[test]
+    fn hints_are_read_or_warned_about() {
+        let told = [("timeout", "2m"), ("retries", "5"), ("queue", "mail"), ("cron", "0 9 * * *"), ("retries", "many"), ("colour", "red")];
+        let (description, warnings) = check(one("add", "{}", &told)).unwrap();
+        let hints = &description.bodies[0].hints;
+        assert_eq!((hints.timeout_ms, hints.retries), (Some(120_000), Some(5)));
+        assert_eq!(hints.queue.as_ref().unwrap().as_str(), "mail");
+        assert_eq!(hints.cron.as_deref(), Some("0 9 * * *"));
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings[0].contains("retries=many") && warnings[1].contains("colour=red"));
+    }
+
+    #[test]
+    fn what_breaks_the_contract_is_named() {
+        let text = |said| check(said).unwrap_err().to_string();
+        assert!(text(one("two words", "{}", &[])).contains("two words"));
+        assert!(text(one("add", "[1]", &[])).contains("parameter `a` of `add` is not a JSON object"));
+        assert!(text(one("add", "{", &[])).contains("is not JSON"));
+        let mut twice = one("add", "{}", &[]);
+        twice.bodies.push(twice.bodies[0].clone());
+        assert!(text(twice).contains("`add` twice"));
+        assert!(text(tasks::Description { version: String::new(), doc: String::new(), bodies: vec![] }).contains("no body"));
+    }
+}

@@ -1,0 +1,229 @@
+//! How an attempt ended, in the words a person needs.
+//!
+//! returned | failed (trap, exit, a limit) | stopped (time, cancelled) → [`Outcome`]
+
+use std::time::Duration;
+
+use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace, component::ResourceTableError};
+use wasmtime_wasi::I32Exit;
+
+use super::{
+    Engine, Limits,
+    attempt::HOST_FAULT_DELAY,
+    capture::Stream,
+    guest::{Guest, Refused},
+    host::{Failure, TaskError as Said},
+    json,
+    setup::FRAMES,
+    words,
+};
+use crate::task::{ErrorKind, Outcome, TaskError};
+
+/// Bytes of a message and of a detail.
+const MESSAGE: usize = 2 << 10;
+const DETAIL: usize = 8 << 10;
+/// What the SDK answers with when its plugin has no body of that name.
+const NO_SUCH_BODY: &str = "no-such-body";
+
+/// The host ended it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Stopped {
+    Timeout(Duration),
+    Cancelled(Duration),
+}
+
+/// `run` returned.
+pub(super) fn returned(returned: Result<String, Said>, guest: &mut Guest, body: &str) -> Outcome {
+    let denied = guest.shared.denied();
+    let Some(attempt) = guest.attempt.as_mut() else { return fail(ErrorKind::Trap, "an attempt without a task".into()) };
+    let said = match returned {
+        Ok(result) => {
+            return match check_result(result, attempt.limits.payload) {
+                Ok(result) => Outcome::Done { result, children: std::mem::take(&mut attempt.children) },
+                Err(error) => Outcome::Failed { error, after: None },
+            };
+        }
+        Err(said) => said,
+    };
+    let (kind, failure, after) = match said {
+        Said::Retry(retry) => (ErrorKind::Retry, retry.failure, retry.after_ms.map(Duration::from_millis)),
+        Said::Permanent(failure) => (ErrorKind::Permanent, failure, None),
+        Said::InvalidArguments(failure) if failure.code.as_deref() == Some(NO_SUCH_BODY) => (ErrorKind::NoSuchBody, failure, None),
+        Said::InvalidArguments(failure) => (ErrorKind::InvalidArguments, failure, None),
+        Said::Cancelled if attempt.saw_cancelled => return fail(ErrorKind::Cancelled, "the body stopped because it was cancelled".into()),
+        Said::Cancelled => return fail(ErrorKind::Permanent, format!("`{body}` says it was cancelled, but nobody cancelled it")),
+    };
+    Outcome::Failed { error: with_denied(told(kind, failure), denied), after }
+}
+
+fn check_result(result: String, payload: usize) -> Result<String, TaskError> {
+    if result.len() > payload {
+        return Err(too_large(&words::size(result.len() as u64), payload));
+    }
+    json::compact(result).map_err(|error| {
+        TaskError::new(ErrorKind::BadResult, words::line(&format!("the body's result is not one JSON text: {error}"), MESSAGE))
+    })
+}
+
+fn too_large(size: &str, payload: usize) -> TaskError {
+    let limit = words::size(payload as u64);
+    TaskError::new(ErrorKind::ResultTooLarge, format!("the result has {size}, over the limit of {limit}: return less, or keep it in kv"))
+}
+
+/// What the guest says of its own failure, bounded; a code that is none is left out.
+fn told(kind: ErrorKind, failure: Failure) -> TaskError {
+    let valid =
+        |code: &String| (1..=64).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    let message = words::line(&failure.message, MESSAGE);
+    TaskError {
+        kind,
+        message: if message.is_empty() { "the body failed without a message".into() } else { message },
+        code: failure.code.filter(valid),
+        detail: failure.detail.filter(|detail| !detail.is_empty()).map(|detail| words::cut(detail, DETAIL)),
+    }
+}
+
+/// The host stopped it.
+pub(super) fn stopped(stopped: Stopped, guest: &Guest) -> Outcome {
+    let (kind, message) = match stopped {
+        Stopped::Timeout(timeout) => (ErrorKind::Timeout, format!("timed out after {}", words::time(timeout))),
+        Stopped::Cancelled(grace) => {
+            (ErrorKind::Cancelled, format!("cancelled; the body did not return within its grace of {}", words::time(grace)))
+        }
+    };
+    seen(kind, message, guest)
+}
+
+/// The guest trapped, left, or could not be started.
+pub(super) fn failed(error: &wasmtime::Error, guest: &Guest, limits: &Limits, engine: &Engine) -> Outcome {
+    if error.is::<PoolConcurrencyLimitError>() {
+        return host_fault("all sandbox slots of this worker are taken: lower its concurrency".into());
+    }
+    match guest.usage.refused {
+        Some(Refused::MemoryOfProcess) => {
+            let limit = words::size(engine.memory.limit);
+            return host_fault(format!("the guests of this worker have reached `guest_memory` of {limit} together"));
+        }
+        Some(Refused::Memory) => {
+            return seen(ErrorKind::MemoryLimit, format!("memory limit of {} reached", words::size(limits.memory)), guest);
+        }
+        Some(Refused::Tables) => return seen(ErrorKind::Trap, format!("limit of {} table elements reached", limits.table_elements), guest),
+        None => {}
+    }
+    if let Some(I32Exit(code)) = error.downcast_ref() {
+        return seen(ErrorKind::Exit, format!("left with exit({code}) without a result"), guest);
+    }
+    if let Some(ResourceTableError::Full) = error.downcast_ref() {
+        return seen(ErrorKind::Trap, format!("holds more than {} resources (streams, files, requests) at once", limits.resources), guest);
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(trap) => trapped(*trap, error, guest),
+        None => no_trap(error, guest, limits),
+    }
+}
+
+fn trapped(trap: Trap, error: &wasmtime::Error, guest: &Guest) -> Outcome {
+    let recursion = trap == Trap::StackOverflow || (trap == Trap::MemoryOutOfBounds && looks_recursive(error));
+    if recursion {
+        return seen(ErrorKind::StackOverflow, "stack overflow: the body calls itself too deep".into(), guest);
+    }
+    let stderr = guest.shared.printed(Stream::Err);
+    if trap == Trap::UnreachableCodeReached {
+        if let Some(message) = panic_message(&stderr) {
+            return seen(ErrorKind::Panic, message, guest);
+        }
+        if let Some(last) = stderr.lines().rev().find(|line| !line.trim().is_empty()) {
+            return seen(ErrorKind::Trap, words::line(&format!("aborted: {}", last.trim()), MESSAGE), guest);
+        }
+    }
+    let text = trap.to_string();
+    seen(ErrorKind::Trap, format!("trapped: {}", text.strip_prefix("wasm trap: ").unwrap_or(&text)), guest)
+}
+
+/// A guest's own stack stands at the start of its memory, so most languages fall off it with an address out of bounds. A
+/// recursion is what has few functions in many frames.
+fn looks_recursive(error: &wasmtime::Error) -> bool {
+    let Some(trace) = error.downcast_ref::<WasmBacktrace>() else { return false };
+    let mut functions: Vec<u32> = trace.frames().iter().map(wasmtime::FrameInfo::func_index).collect();
+    let frames = functions.len();
+    functions.sort_unstable();
+    functions.dedup();
+    frames >= FRAMES && functions.len() * 2 <= frames
+}
+
+/// Errors that wasmtime or the host's own functions raise.
+fn no_trap(error: &wasmtime::Error, guest: &Guest, limits: &Limits) -> Outcome {
+    let root = error.root_cause();
+    let text = root.to_string();
+    // wasmtime keeps the type of this error to itself.
+    if text.contains("fuel allocated for hostcalls") {
+        // Without a guest's frame on the stack it was the result that was being taken.
+        if error.is::<WasmBacktrace>() {
+            let most = words::size(4 * limits.payload as u64 + (1 << 20));
+            return seen(ErrorKind::Trap, format!("handed over {most} to the host in one call"), guest);
+        }
+        return Outcome::Failed { error: too_large("too many bytes", limits.payload), after: None };
+    }
+    let out_of_memory = root.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::OutOfMemory);
+    if out_of_memory && !error.is::<WasmBacktrace>() {
+        return host_fault(format!("no memory for a sandbox: {text}"));
+    }
+    seen(ErrorKind::Trap, words::line(&format!("trapped: {text}"), MESSAGE), guest)
+}
+
+/// `panicked at src/lib.rs:12: message`, from what Rust's panic hook prints.
+fn panic_message(stderr: &str) -> Option<String> {
+    let (_, tail) = stderr.rsplit_once("panicked at ")?;
+    let (place, said) = tail.split_once(":\n").or_else(|| tail.split_once('\n')).unwrap_or((tail, ""));
+    // `file:line:column`: the column helps nobody.
+    let place = place.rsplit_once(':').filter(|(left, _)| left.contains(':')).map_or(place, |(left, _)| left);
+    let said = said.split("\nnote: run with `RUST_BACKTRACE").next().unwrap_or(said);
+    let said = said.split("\nstack backtrace:").next().unwrap_or(said);
+    let said = words::line(said, MESSAGE);
+    let place = words::line(place, 256);
+    Some(if said.is_empty() { format!("panicked at {place}") } else { format!("panicked at {place}: {said}") })
+}
+
+/// A failure that the guest did not report itself: with the end of its stderr, and what policy denied it.
+fn seen(kind: ErrorKind, message: String, guest: &Guest) -> Outcome {
+    let stderr = guest.shared.printed(Stream::Err);
+    let mut error = TaskError::new(kind, message);
+    error.detail = Some(stderr).filter(|text| !text.trim().is_empty());
+    Outcome::Failed { error: with_denied(error, guest.shared.denied()), after: None }
+}
+
+fn with_denied(mut error: TaskError, denied: Option<String>) -> TaskError {
+    if let Some(denied) = denied {
+        error.message = format!("{}; {denied}", error.message);
+    }
+    error
+}
+
+fn fail(kind: ErrorKind, message: String) -> Outcome {
+    Outcome::Failed { error: TaskError::new(kind, message), after: None }
+}
+
+fn host_fault(reason: String) -> Outcome {
+    Outcome::HostFault { reason, delay: HOST_FAULT_DELAY }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_told_with_its_place() {
+        let stderr = "\nthread '<unnamed>' (1) panicked at src/lib.rs:12:5:\nindex 3,\nbut 2 items\nnote: run with `RUST_BACKTRACE=1` environment variable\n";
+        assert_eq!(panic_message(stderr).unwrap(), "panicked at src/lib.rs:12: index 3, but 2 items");
+        assert_eq!(panic_message("thread 'main' panicked at src/lib.rs:7:1:\n").unwrap(), "panicked at src/lib.rs:7");
+        assert_eq!(panic_message("nothing of the kind"), None);
+    }
+
+    #[test]
+    fn a_code_that_is_none_is_left_out() {
+        let failure = |code: &str| Failure { message: "a\nb".into(), code: Some(code.into()), detail: None };
+        assert_eq!(told(ErrorKind::Retry, failure("http-503")).code.as_deref(), Some("http-503"));
+        let error = told(ErrorKind::Retry, failure("Not A Code"));
+        assert_eq!((error.code, error.message.as_str()), (None, "a b"));
+    }
+}

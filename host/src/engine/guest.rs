@@ -1,0 +1,209 @@
+//! The data of one store: what a guest may touch, and what it has used.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use tokio_util::sync::CancellationToken;
+use wasmtime::{ResourceLimiter, Store, component::ResourceTable};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use super::{
+    About, Engine, FileMode, Grants, Limits, Services,
+    capture::{Pipe, Shared, Stream},
+    cpu::Meter,
+    http::Hooks,
+};
+use crate::task::{Millis, NewTask};
+
+pub(super) struct Guest {
+    pub(super) shared: Arc<Shared>,
+    pub(super) usage: Usage,
+    /// `None` while the guest describes itself: then only its log works.
+    pub(super) attempt: Option<Attempt>,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    hooks: Hooks,
+    table: ResourceTable,
+}
+
+/// What only an attempt has.
+pub(super) struct Attempt {
+    pub(super) about: About,
+    pub(super) limits: Arc<Limits>,
+    pub(super) services: Arc<dyn Services>,
+    pub(super) cancelled: CancellationToken,
+    /// The guest was told that it is cancelled.
+    pub(super) saw_cancelled: bool,
+    /// When it began, and for how long it may run.
+    pub(super) began: Millis,
+    pub(super) timeout: std::time::Duration,
+    pub(super) children: Vec<NewTask>,
+    pub(super) children_bytes: usize,
+}
+
+impl Guest {
+    /// A store with nothing in it but what was granted. The error is the operator's to mend: a granted directory is not there.
+    pub(super) fn store(
+        engine: &Engine,
+        shared: Arc<Shared>,
+        plugin: &Arc<str>,
+        limits: &Limits,
+        grants: &Arc<Grants>,
+        attempt: Option<Attempt>,
+    ) -> Result<Store<Self>, String> {
+        let mut wasi = WasiCtx::builder();
+        wasi.stdout(Pipe { stream: Stream::Out, shared: Arc::clone(&shared) });
+        wasi.stderr(Pipe { stream: Stream::Err, shared: Arc::clone(&shared) });
+        for (name, value) in &grants.env {
+            wasi.env(name, value);
+        }
+        for grant in &grants.files {
+            let mode = match grant.mode {
+                FileMode::ReadOnly => FsPerms::ReadOnly,
+                FileMode::ReadWrite => FsPerms::ReadWrite,
+            };
+            wasi.preopened_dir(&grant.host, &grant.guest, mode).map_err(|error| {
+                let host = grant.host.display();
+                format!(
+                    "can't open the directory that `files` of [plugins.{plugin}] grants: {error}: `{host}`; create it or change the policy"
+                )
+            })?;
+        }
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(limits.resources);
+        let guest = Self {
+            usage: Usage::new(limits, Arc::clone(&engine.memory)),
+            attempt,
+            wasi: wasi.build(),
+            http: WasiHttpCtx::new(),
+            hooks: Hooks::new(Arc::clone(plugin), Arc::clone(grants), Arc::clone(&shared), engine.tls.clone()),
+            table,
+            shared,
+        };
+        let mut store = Store::new(&engine.wasm, guest);
+        store.limiter(|guest| &mut guest.usage);
+        // What a guest may hand over in one call; what is within it is checked by length where it arrives.
+        store.set_hostcall_fuel(limits.payload.saturating_mul(4).saturating_add(1 << 20));
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|cx| Meter::on_tick(&cx.data().shared));
+        Ok(store)
+    }
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.hooks, table: &mut self.table, ctx: &mut self.http }
+    }
+}
+
+/// Bytes that all guests of this process may have.
+#[derive(Debug)]
+pub(super) struct MemoryTotal {
+    used: AtomicU64,
+    pub(super) limit: u64,
+}
+
+impl MemoryTotal {
+    pub(super) fn new(limit: u64) -> Self {
+        Self { used: AtomicU64::new(0), limit }
+    }
+
+    fn take(&self, bytes: u64) -> bool {
+        let fits = self.used.fetch_add(bytes, Relaxed).saturating_add(bytes) <= self.limit;
+        if !fits {
+            self.give_back(bytes);
+        }
+        fits
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Relaxed);
+    }
+}
+
+/// Which bound a guest ran into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    Memory,
+    /// `guest_memory` of the process: not this attempt's fault.
+    MemoryOfProcess,
+    Tables,
+}
+
+/// Memory and tables of one attempt, summed. A refused growth is -1 for the guest, and remembered so that the outcome can name it.
+#[derive(Debug)]
+pub(super) struct Usage {
+    pub(super) memory: u64,
+    memory_limit: u64,
+    table_elements: u64,
+    table_limit: u64,
+    total: Arc<MemoryTotal>,
+    /// Granted by the last question, to be given back when the growth then fails for another reason.
+    last: u64,
+    pub(super) refused: Option<Refused>,
+}
+
+impl Usage {
+    fn new(limits: &Limits, total: Arc<MemoryTotal>) -> Self {
+        Self {
+            memory: 0,
+            memory_limit: limits.memory,
+            table_elements: 0,
+            table_limit: limits.table_elements,
+            total,
+            last: 0,
+            refused: None,
+        }
+    }
+}
+
+impl Drop for Usage {
+    fn drop(&mut self) {
+        self.total.give_back(self.memory);
+    }
+}
+
+impl ResourceLimiter for Usage {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let more = (desired as u64).saturating_sub(current as u64);
+        self.last = 0;
+        if self.memory.saturating_add(more) > self.memory_limit {
+            self.refused = Some(Refused::Memory);
+            return Ok(false);
+        }
+        if !self.total.take(more) {
+            self.refused = Some(Refused::MemoryOfProcess);
+            return Ok(false);
+        }
+        self.memory += more;
+        self.last = more;
+        Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        let back = std::mem::take(&mut self.last);
+        self.memory -= back;
+        self.total.give_back(back);
+        Ok(())
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        // Not given back when the growth then fails: it ends at the table's own maximum, which such a guest has reached anyway.
+        let sum = self.table_elements.saturating_add((desired as u64).saturating_sub(current as u64));
+        if sum > self.table_limit {
+            self.refused = Some(Refused::Tables);
+            return Ok(false);
+        }
+        self.table_elements = sum;
+        Ok(true)
+    }
+}

@@ -1,0 +1,247 @@
+//! What the contract lets a guest ask: context, log, children, kv. The bindings are generated from `wit/`.
+
+use std::time::Duration;
+
+use wasmtime::component::{HasSelf, Linker};
+
+use super::{
+    ServiceError,
+    guest::{Attempt, Guest},
+    json, words,
+};
+use crate::task::{NewTask, Priority, Progress, QueueName, Start, TaskId, TaskName};
+
+mod bindings {
+    #![expect(clippy::pedantic, reason = "generated from wit/plugin.wit")]
+
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "plugin",
+        imports: {
+            "taskhost:plugin/kv.get": async | trappable,
+            "taskhost:plugin/kv.set": async | trappable,
+            "taskhost:plugin/kv.remove": async | trappable,
+            "taskhost:plugin/kv.increment": async | trappable,
+            "taskhost:plugin/kv.keys": async | trappable,
+            default: trappable,
+        },
+        exports: { default: async },
+        require_store_data_send: true,
+    });
+}
+
+use bindings::taskhost::plugin::{
+    children::{self, EnqueueError},
+    context,
+    kv::{self, KvError},
+    log, types,
+};
+pub(super) use bindings::{
+    Plugin, PluginPre,
+    exports::taskhost::plugin::tasks,
+    taskhost::plugin::types::{Failure, TaskError},
+};
+
+/// Bytes of a kv key.
+const KEY: usize = 1024;
+/// Keys of one listing.
+const KEYS: u32 = 1000;
+/// Headers of one child.
+const HEADERS: usize = 64;
+/// Bytes of a progress note.
+const NOTE: usize = 1024;
+
+pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    Plugin::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
+}
+
+/// The guest called what does not work while it describes itself.
+#[derive(Debug, thiserror::Error)]
+#[error("`describe` called `taskhost:plugin/{0}`: only `log` works there")]
+pub(super) struct NotWhileDescribing(&'static str);
+
+impl Guest {
+    fn attempt(&mut self, interface: &'static str) -> wasmtime::Result<&mut Attempt> {
+        self.attempt.as_mut().ok_or_else(|| NotWhileDescribing(interface).into())
+    }
+}
+
+impl types::Host for Guest {}
+
+impl context::Host for Guest {
+    fn task_id(&mut self) -> wasmtime::Result<String> {
+        Ok(self.attempt("context")?.about.task_id.to_string())
+    }
+
+    fn queue(&mut self) -> wasmtime::Result<String> {
+        Ok(self.attempt("context")?.about.queue.to_string())
+    }
+
+    fn attempt(&mut self) -> wasmtime::Result<u32> {
+        Ok(self.attempt("context")?.about.attempt)
+    }
+
+    fn max_attempts(&mut self) -> wasmtime::Result<u32> {
+        Ok(self.attempt("context")?.about.max_attempts)
+    }
+
+    fn enqueued_at(&mut self) -> wasmtime::Result<u64> {
+        Ok(self.attempt("context")?.about.enqueued_at.0)
+    }
+
+    fn deadline(&mut self) -> wasmtime::Result<u64> {
+        let waited = self.shared.meter.waited();
+        let attempt = self.attempt("context")?;
+        Ok(attempt.began.after(attempt.timeout + waited).0)
+    }
+
+    fn headers(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
+        Ok(self.attempt("context")?.about.headers.clone())
+    }
+
+    fn is_cancelled(&mut self) -> wasmtime::Result<bool> {
+        let attempt = self.attempt("context")?;
+        attempt.saw_cancelled |= attempt.cancelled.is_cancelled();
+        Ok(attempt.saw_cancelled)
+    }
+
+    fn progress(&mut self, done: u64, total: Option<u64>, note: String) -> wasmtime::Result<()> {
+        self.attempt("context")?.services.progress(Progress { done, total, note: words::cut(note, NOTE) });
+        Ok(())
+    }
+}
+
+impl log::Host for Guest {
+    fn log(&mut self, level: log::Level, message: String, fields: Vec<(String, String)>) -> wasmtime::Result<()> {
+        let level = match level {
+            log::Level::Trace => "trace",
+            log::Level::Debug => "debug",
+            log::Level::Info => "info",
+            log::Level::Warn => "warn",
+            log::Level::Error => "error",
+        };
+        self.shared.log(level, &message, fields);
+        Ok(())
+    }
+}
+
+impl children::Host for Guest {
+    fn enqueue(&mut self, task: children::NewTask) -> wasmtime::Result<Result<String, EnqueueError>> {
+        Ok(self.attempt("children")?.enqueue(task))
+    }
+}
+
+impl Attempt {
+    /// Fixes the child's id; it comes to be when this attempt's success is recorded.
+    fn enqueue(&mut self, asked: children::NewTask) -> Result<String, EnqueueError> {
+        let limits = &self.limits;
+        if self.children.len() >= limits.children {
+            return Err(EnqueueError::TooMany(format!("an attempt may enqueue {} tasks; let a child enqueue the rest", limits.children)));
+        }
+        let bytes = asked.args.len() + asked.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        if self.children_bytes + bytes > limits.children_bytes {
+            let limit = words::size(limits.children_bytes as u64);
+            return Err(EnqueueError::TooMany(format!("the tasks that an attempt enqueues may have {limit} of arguments together")));
+        }
+        let child = child(asked, limits.payload, &self.about.queue).map_err(EnqueueError::Invalid)?;
+        let id = child.id.to_string();
+        self.children_bytes += bytes;
+        self.children.push(child);
+        Ok(id)
+    }
+}
+
+/// A child without a queue of its own goes to the queue of its parent.
+fn child(asked: children::NewTask, payload: usize, queue: &QueueName) -> Result<NewTask, String> {
+    let name = TaskName::new(&asked.task).map_err(|error| error.to_string())?;
+    if asked.args.len() > payload {
+        return Err(format!("arguments of {} are over the limit of {}", words::size(asked.args.len() as u64), words::size(payload as u64)));
+    }
+    let args = json::compact(asked.args).map_err(|error| format!("the arguments of `{name}` are not JSON: {error}"))?;
+    if !args.starts_with('[') {
+        return Err(format!("the arguments of `{name}` are not a JSON array: `{}`", words::line(&args, 64)));
+    }
+    if asked.headers.len() > HEADERS {
+        return Err(format!("a task may have {HEADERS} headers"));
+    }
+    let mut child = NewTask::new(name, args);
+    child.queue = asked.queue.map_or_else(|| Ok(queue.clone()), QueueName::new).map_err(|error| error.to_string())?;
+    if let Some(id) = asked.id {
+        child.id = TaskId::new(id).map_err(|error| error.to_string())?;
+    }
+    if let Some(priority) = asked.priority {
+        child.priority = Priority::new(priority).ok_or_else(|| format!("a priority is a number from 0 to 9: `{priority}`"))?;
+    }
+    if asked.delay_ms > 0 {
+        child.start = Start::In(Duration::from_millis(asked.delay_ms));
+    }
+    for (name, value) in asked.headers {
+        let valid = (1..=128).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        if !valid {
+            return Err(format!("a header's name has 1 to 128 characters of A-Z a-z 0-9 - _ .: `{}`", words::line(&name, 64)));
+        }
+        child.headers.push((name.to_ascii_lowercase(), value));
+    }
+    Ok(child)
+}
+
+impl From<ServiceError> for KvError {
+    fn from(error: ServiceError) -> Self {
+        match error {
+            ServiceError::Invalid(text) => Self::Invalid(text),
+            ServiceError::Unavailable(text) => Self::Unavailable(text),
+        }
+    }
+}
+
+fn check_key(key: &str) -> Result<(), KvError> {
+    if (1..=KEY).contains(&key.len()) { Ok(()) } else { Err(KvError::Invalid(format!("a key has 1 to {KEY} bytes, not {}", key.len()))) }
+}
+
+impl kv::Host for Guest {
+    async fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<Vec<u8>>, KvError>> {
+        let services = &self.attempt("kv")?.services;
+        if let Err(error) = check_key(&key) {
+            return Ok(Err(error));
+        }
+        Ok(services.kv_get(&key).await.map_err(Into::into))
+    }
+
+    async fn set(&mut self, key: String, value: Vec<u8>) -> wasmtime::Result<Result<(), KvError>> {
+        let attempt = self.attempt("kv")?;
+        if let Err(error) = check_key(&key) {
+            return Ok(Err(error));
+        }
+        let limit = attempt.limits.payload;
+        if value.len() > limit {
+            let (size, limit) = (words::size(value.len() as u64), words::size(limit as u64));
+            return Ok(Err(KvError::Quota(format!("a value may have {limit}, not {size}"))));
+        }
+        Ok(attempt.services.kv_set(&key, value).await.map_err(Into::into))
+    }
+
+    async fn remove(&mut self, key: String) -> wasmtime::Result<Result<bool, KvError>> {
+        let services = &self.attempt("kv")?.services;
+        if let Err(error) = check_key(&key) {
+            return Ok(Err(error));
+        }
+        Ok(services.kv_remove(&key).await.map_err(Into::into))
+    }
+
+    async fn increment(&mut self, key: String, by: i64) -> wasmtime::Result<Result<i64, KvError>> {
+        let services = &self.attempt("kv")?.services;
+        if let Err(error) = check_key(&key) {
+            return Ok(Err(error));
+        }
+        Ok(services.kv_increment(&key, by).await.map_err(Into::into))
+    }
+
+    async fn keys(&mut self, prefix: String, after: Option<String>, limit: u32) -> wasmtime::Result<Result<Vec<String>, KvError>> {
+        let services = &self.attempt("kv")?.services;
+        if prefix.len() > KEY || after.as_ref().is_some_and(|after| after.len() > KEY) {
+            return Ok(Err(KvError::Invalid(format!("a prefix, like a key, has at most {KEY} bytes"))));
+        }
+        let limit = limit.min(KEYS) as usize;
+        Ok(services.kv_keys(&prefix, after.as_deref(), limit).await.map_err(Into::into))
+    }
+}

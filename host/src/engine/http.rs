@@ -1,0 +1,323 @@
+//! Outgoing HTTP under policy: only to granted origins, only to addresses that the grant covers.
+//!
+//! check the origin → resolve → check every address → dial one of those → TLS to the name → HTTP/1.1.
+//!
+//! Invariant: what is dialled is an address that was checked; a name is never resolved a second time.
+
+use std::{
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::{Arc, OnceLock, atomic::Ordering::Relaxed},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, Uri, header, uri::Scheme};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::{body::Incoming, client::conn::http1};
+use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::{Instant, Sleep, sleep, timeout},
+};
+use tokio_rustls::TlsConnector;
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks, io::TokioIo};
+
+use super::{Grants, HttpGrant, address::is_public, capture::Shared, words};
+
+/// Resolving, dialling and TLS together take at most so long, however patient the guest is.
+const CONNECT: Duration = Duration::from_secs(30);
+/// Where the guest names no time; its own timeout stops it anyway.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Open connections of one attempt.
+const CONNECTIONS: usize = 64;
+
+type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
+type Sent = Result<(Response<WasiBody>, Io), Error>;
+
+/// One TLS configuration for all: made when the first guest needs it.
+#[derive(Clone, Default)]
+pub(super) struct Tls(Arc<OnceLock<Result<Arc<ClientConfig>, String>>>);
+
+impl Tls {
+    fn config(&self) -> Result<Arc<ClientConfig>, Error> {
+        let made = self.0.get_or_init(|| {
+            let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
+            let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .map_err(|error| error.to_string())?
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            Ok(Arc::new(config))
+        });
+        made.clone().map_err(|error| Error::InternalError(Some(error)))
+    }
+}
+
+/// What wasmtime asks when a guest sends a request.
+pub(super) struct Hooks {
+    plugin: Arc<str>,
+    grants: Arc<Grants>,
+    shared: Arc<Shared>,
+    tls: Tls,
+}
+
+impl Hooks {
+    pub(super) fn new(plugin: Arc<str>, grants: Arc<Grants>, shared: Arc<Shared>, tls: Tls) -> Self {
+        Self { plugin, grants, shared, tls }
+    }
+}
+
+impl WasiHttpHooks for Hooks {
+    /// Ours is exact: without user information, and without the scheme's own port.
+    fn set_host_header(&mut self) -> bool {
+        false
+    }
+
+    fn send_request(
+        &mut self,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _fut: Io,
+    ) -> Box<dyn Future<Output = Sent> + Send> {
+        let Some(origin) = Origin::of(request.uri()) else { return Box::new(async { Err(Error::HttpRequestUriInvalid) }) };
+        let call = Outgoing {
+            origin,
+            plugin: Arc::clone(&self.plugin),
+            grants: Arc::clone(&self.grants),
+            shared: Arc::clone(&self.shared),
+            tls: self.tls.clone(),
+        };
+        Box::new(call.send(request, options.unwrap_or_default()))
+    }
+}
+
+/// Scheme, host and port: what a grant names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Origin {
+    tls: bool,
+    /// Lower case, an IPv6 address without its brackets.
+    host: String,
+    port: u16,
+}
+
+impl Origin {
+    fn of(uri: &Uri) -> Option<Self> {
+        let tls = uri.scheme() == Some(&Scheme::HTTPS);
+        let host = uri.host()?.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
+        (!host.is_empty()).then(|| Self { tls, host, port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }) })
+    }
+
+    fn is_granted(&self, grants: &[HttpGrant]) -> bool {
+        grants.iter().any(|grant| {
+            let host = grant.host.trim_start_matches('[').trim_end_matches(']');
+            (grant.scheme == "https") == self.tls && grant.port == self.port && host == self.host
+        })
+    }
+
+    /// `host:port`, the port only where it is not the scheme's own.
+    fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let own = if self.tls { 443 } else { 80 };
+        if self.port == own { host } else { format!("{host}:{}", self.port) }
+    }
+
+    fn with_host(&self, host: IpAddr) -> Self {
+        Self { host: host.to_string(), ..self.clone() }
+    }
+
+    fn url(&self) -> String {
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.authority())
+    }
+}
+
+/// One request under way.
+struct Outgoing {
+    origin: Origin,
+    plugin: Arc<str>,
+    grants: Arc<Grants>,
+    shared: Arc<Shared>,
+    tls: Tls,
+}
+
+impl Outgoing {
+    async fn send(self, request: Request<WasiBody>, options: RequestOptions) -> Sent {
+        if !self.origin.is_granted(&self.grants.http) {
+            let problem = format!("denied: {} is not granted", self.origin.url());
+            return Err(self.deny(&problem, &self.origin));
+        }
+        let slot = Slot::take(&self.shared).ok_or(Error::ConnectionLimitReached)?;
+        let patience = options.connect_timeout.unwrap_or(CONNECT).min(CONNECT);
+        let (mut sender, connection) = timeout(patience, self.connect()).await.map_err(|_| Error::ConnectionTimeout)??;
+        let request = addressed(request, &self.origin)?;
+        let mut connection = Box::pin(connection);
+        let first_byte = options.first_byte_timeout.unwrap_or(PATIENCE);
+        let answered = timeout(first_byte, async {
+            let mut answer = Box::pin(sender.send_request(request));
+            tokio::select! {
+                biased;
+                answer = &mut answer => answer,
+                // The peer may answer and close at once: then the answer is there as well.
+                closed = &mut connection => match closed {
+                    Ok(()) => answer.await,
+                    Err(error) => Err(error),
+                },
+            }
+        });
+        let answer = answered.await.map_err(|_| Error::ConnectionReadTimeout)??;
+        let between = options.between_bytes_timeout.unwrap_or(PATIENCE);
+        let answer = answer.map(|body| Timed::new(body, between).boxed_unsync());
+        let io = async move {
+            let _slot = slot;
+            // A connection that was polled to its end above says so again.
+            connection.await.map_err(Error::from)
+        };
+        Ok((answer, Box::new(io)))
+    }
+
+    async fn connect(&self) -> Result<(http1::SendRequest<WasiBody>, Connection), Error> {
+        let stream = dial(&self.addresses().await?).await?;
+        // A request is small and waits for its answer.
+        stream.set_nodelay(true).map_err(Error::Connect)?;
+        let stream: Box<dyn Stream> = if self.origin.tls {
+            let name = ServerName::try_from(self.origin.host.clone()).map_err(Error::InvalidDnsNameError)?;
+            let connector = TlsConnector::from(self.tls.config()?);
+            Box::new(connector.connect(name, stream).await.map_err(Error::Tls)?)
+        } else {
+            Box::new(stream)
+        };
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(Error::from)?;
+        Ok((sender, Connection::Open(connection)))
+    }
+
+    /// The addresses that may be dialled. A grant that is itself an address, or `localhost`, says what it means; any other name
+    /// must be public, or its address granted beside it: else whoever owns the name could point it into this network.
+    async fn addresses(&self) -> Result<Vec<SocketAddr>, Error> {
+        let (host, port) = (&self.origin.host, self.origin.port);
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, port)]);
+        }
+        let found = tokio::net::lookup_host((host.as_str(), port)).await.map_err(|error| {
+            tracing::debug!("can't resolve `{host}`: {error}");
+            Error::DnsError { rcode: Some(error.to_string()), info_code: None }
+        })?;
+        let found: Vec<SocketAddr> = found.collect();
+        if host != "localhost" {
+            for address in &found {
+                let itself = self.origin.with_host(address.ip());
+                if !is_public(address.ip()) && !itself.is_granted(&self.grants.http) {
+                    let problem = format!("denied: {host} resolves to {}, which is not a public address", address.ip());
+                    return Err(self.deny(&problem, &itself));
+                }
+            }
+        }
+        if found.is_empty() { Err(Error::DestinationNotFound) } else { Ok(found) }
+    }
+
+    /// Says what would allow it: the plugin's present grants and this one.
+    fn deny(&self, problem: &str, missing: &Origin) -> Error {
+        let present =
+            self.grants.http.iter().map(|grant| Origin { tls: grant.scheme == "https", host: grant.host.clone(), port: grant.port });
+        let urls: Vec<String> = present.chain([missing.clone()]).map(|origin| format!("\"{}\"", origin.url())).collect();
+        let plugin = &self.plugin;
+        self.shared.deny(words::line(&format!("{problem}; to allow it: `[plugins.{plugin}] http = [{}]`", urls.join(", ")), 1024));
+        Error::HttpRequestDenied
+    }
+}
+
+async fn dial(addresses: &[SocketAddr]) -> Result<TcpStream, Error> {
+    let mut failed = Error::DestinationNotFound;
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = Error::Connect(error),
+        }
+    }
+    Err(failed)
+}
+
+/// As it goes over the wire: the path alone in the first line, the origin in `Host`.
+fn addressed(mut request: Request<WasiBody>, origin: &Origin) -> Result<Request<WasiBody>, Error> {
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let uri = path.parse::<Uri>().map_err(|_| Error::HttpRequestUriInvalid)?;
+    let host = HeaderValue::from_str(&origin.authority()).map_err(|_| Error::HttpRequestUriInvalid)?;
+    *request.uri_mut() = uri;
+    request.headers_mut().insert(header::HOST, host);
+    Ok(request)
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// The connection's own work; may be polled again after its end.
+enum Connection {
+    Open(http1::Connection<TokioIo<Box<dyn Stream>>, WasiBody>),
+    Closed,
+}
+
+impl Future for Connection {
+    type Output = Result<(), hyper::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self::Open(connection) = &mut *self else { return Poll::Ready(Ok(())) };
+        let ended = ready!(Pin::new(connection).poll(cx));
+        *self = Self::Closed;
+        Poll::Ready(ended)
+    }
+}
+
+/// One of the attempt's open connections.
+struct Slot(Arc<Shared>);
+
+impl Slot {
+    fn take(shared: &Arc<Shared>) -> Option<Self> {
+        let slot = Self(Arc::clone(shared));
+        (shared.connections.fetch_add(1, Relaxed) < CONNECTIONS).then_some(slot)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A response's body that gives up when nothing comes for too long.
+struct Timed {
+    body: Incoming,
+    patience: Duration,
+    clock: Pin<Box<Sleep>>,
+}
+
+impl Timed {
+    fn new(body: Incoming, patience: Duration) -> Self {
+        Self { body, patience, clock: Box::pin(sleep(patience)) }
+    }
+}
+
+impl Body for Timed {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
+            this.clock.as_mut().reset(Instant::now() + this.patience);
+            return Poll::Ready(frame.map(|frame| frame.map_err(Error::from)));
+        }
+        ready!(this.clock.as_mut().poll(cx));
+        Poll::Ready(Some(Err(Error::ConnectionReadTimeout)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,102 @@
+//! The wasmtime engine of this process, its linker, and the runtime that guests run on.
+
+use tokio::runtime::Runtime;
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails, component::Linker};
+
+use super::{EngineError, guest::Guest, host};
+
+/// More slots than this do not fit the address space (three memories a slot).
+const MOST_SLOTS: usize = 4096;
+/// With fewer slots than this a pool is not worth having.
+const LEAST_SLOTS: usize = 64;
+/// Core instances, memories and tables that one component may need: Python has over ten instances, JavaScript three memories.
+const INSTANCES: u32 = 16;
+pub(super) const MEMORIES: u32 = 3;
+pub(super) const TABLES: u32 = 4;
+pub(super) const TABLE_ELEMENTS: usize = 20_000;
+/// Frames of a trap's backtrace: enough to see a recursion.
+pub(super) const FRAMES: usize = 32;
+
+/// A pool for `slots` attempts and a few more; a smaller one, or none, when the machine refuses the address space.
+pub(super) fn engine(slots: usize) -> Result<wasmtime::Engine, EngineError> {
+    let mut slots = slots.saturating_add(8).min(MOST_SLOTS);
+    loop {
+        match wasmtime::Engine::new(&config(Some(slots))) {
+            Ok(engine) => return Ok(engine),
+            Err(error) if slots > LEAST_SLOTS => {
+                let fewer = (slots / 2).max(LEAST_SLOTS);
+                tracing::warn!("no room to reserve {slots} sandbox slots: {error:#}; trying {fewer}");
+                slots = fewer;
+            }
+            Err(error) => {
+                tracing::warn!(
+                    "no room to reserve even {slots} sandbox slots: {error:#}; every attempt allocates its own memory, which is slower"
+                );
+                break;
+            }
+        }
+    }
+    wasmtime::Engine::new(&config(None)).map_err(|error| EngineError::Host(format!("can't start the WebAssembly engine: {error:#}")))
+}
+
+fn config(slots: Option<usize>) -> Config {
+    let mut config = Config::new();
+    config
+        .epoch_interruption(true)
+        // WASI 0.3 would need it; without it a call costs a fifth less.
+        .concurrency_support(false)
+        // A compilation beside running guests disturbs them less on one core.
+        .parallel_compilation(false)
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+        .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(FRAMES));
+    if let Some(slots) = slots {
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(slots)));
+    }
+    config
+}
+
+fn pool(slots: usize) -> PoolingAllocationConfig {
+    let n = u32::try_from(slots).unwrap_or(u32::MAX);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(n)
+        .total_stacks(n)
+        .total_gc_heaps(n)
+        .total_memories(MEMORIES.saturating_mul(n))
+        .total_tables(TABLES.saturating_mul(n))
+        .total_core_instances(INSTANCES.saturating_mul(n))
+        .max_memories_per_component(MEMORIES)
+        .max_tables_per_component(TABLES)
+        .max_tables_per_module(TABLES)
+        .table_elements(TABLE_ELEMENTS)
+        .table_keep_resident(64 << 10)
+        .async_stack_keep_resident(64 << 10);
+    // Pages that stay resident are cleared instead of handed back to the kernel. That pays when the kernel can tell which of
+    // them were written (Linux 6.7); else clearing them all would cost more than it saves.
+    if PoolingAllocationConfig::is_pagemap_scan_available() {
+        pool.pagemap_scan(Enabled::Yes).linear_memory_keep_resident(1 << 20);
+    } else {
+        pool.pagemap_scan(Enabled::No).linear_memory_keep_resident(64 << 10);
+    }
+    pool
+}
+
+/// Everything that a component may import. What policy does not grant is linked as well: it answers "denied".
+pub(super) fn linker(engine: &wasmtime::Engine) -> Result<Linker<Guest>, EngineError> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)
+        .and_then(|()| wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker))
+        .and_then(|()| host::add_to_linker(&mut linker))
+        .map_err(|error| EngineError::Host(format!("can't link the host's interfaces: {error:#}")))?;
+    Ok(linker)
+}
+
+/// Guests compute, so they have a runtime of their own: tokio would look at its sockets only every 61 polls, which is 61 ms here.
+pub(super) fn runtime(threads: usize) -> Result<Runtime, EngineError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("guests")
+        .event_interval(1)
+        .enable_all()
+        .build()
+        .map_err(|error| EngineError::Host(format!("can't start the threads that run guests: {error}")))
+}
