@@ -6,5 +6,6 @@ pub mod cron;
 pub mod engine;
 pub mod plugins;
 pub mod retry;
+pub mod schedule;
 pub mod task;
 pub mod worker;
