@@ -27,7 +27,7 @@ mod state;
 mod watch;
 
 use capture::Listing;
-use compile::{EngineLoader, Jobs};
+use compile::{EngineLoader, Jobs, Loader};
 use policy_file::PolicyFile;
 use reconcile::Reconciler;
 use state::{Index, OpenError, State};
@@ -62,14 +62,14 @@ pub enum PluginsError {
     File(String),
 }
 
-/// One loaded component under its policy.
+/// One loaded component under its policy. `C` is the engine's code; only tests stand in another.
 #[derive(Debug)]
-pub struct Plugin {
+pub struct Plugin<C = Code> {
     pub id: CodeId,
     /// File name, such as `math.wasm`.
     pub file: String,
     pub description: Description,
-    pub code: Arc<Code>,
+    pub code: Arc<C>,
     pub limits: Arc<Limits>,
     pub grants: Arc<Grants>,
     /// At most so many attempts at once on this worker.
@@ -77,24 +77,30 @@ pub struct Plugin {
 }
 
 /// What this process can run now. One value a pass; never changed.
-#[derive(Debug, Default)]
-pub struct Registry {
-    pub bodies: HashMap<TaskName, Arc<Plugin>>,
+#[derive(Debug)]
+pub struct Registry<C = Code> {
+    pub bodies: HashMap<TaskName, Arc<Plugin<C>>>,
     /// Every file seen, serving or not, by name.
     pub files: Vec<PluginInfo>,
     /// What is wrong with the room as a whole: its directories, its policies.
     pub warnings: Vec<String>,
 }
 
-impl Registry {
-    pub fn resolve(&self, name: &TaskName) -> Option<&Arc<Plugin>> {
+impl<C> Registry<C> {
+    pub fn resolve(&self, name: &TaskName) -> Option<&Arc<Plugin<C>>> {
         self.bodies.get(name)
+    }
+}
+
+impl<C> Default for Registry<C> {
+    fn default() -> Self {
+        Self { bodies: HashMap::new(), files: Vec::new(), warnings: Vec::new() }
     }
 }
 
 /// The room: owns the watcher and the reconcile task.
 pub struct Plugins {
-    reconciler: Reconciler,
+    reconciler: Reconciler<EngineLoader>,
 }
 
 impl std::fmt::Debug for Plugins {
@@ -106,30 +112,8 @@ impl std::fmt::Debug for Plugins {
 impl Plugins {
     /// Checks the directories and the policy; loads nothing yet. Blocks on the file system.
     pub fn open(settings: PluginsSettings, engine: Arc<Engine>) -> Result<Self, PluginsError> {
-        let PluginsSettings { dir, state, policy, limits } = settings;
-        match capture::list(&dir) {
-            Listing::Files { .. } => {}
-            Listing::Gone(_) => {
-                let text = format!("there is no plugin directory, make it or name another with --plugins: `{}`", dir.display());
-                return Err(PluginsError::Directory(text));
-            }
-            Listing::Unreadable(text) => return Err(PluginsError::Directory(text)),
-        }
-        let policy = PolicyFile::open(policy.as_deref())?;
-        let state = match State::open(&state, &dir) {
-            Ok(state) => match state.index() {
-                Ok(index) => (Some(Arc::new(state)), index, None),
-                Err(text) => (Some(Arc::new(state)), Index::default(), Some(text)),
-            },
-            Err(OpenError::Refused(e)) => return Err(e),
-            Err(OpenError::Failed(text)) => {
-                let text = format!("{text}; plugins serve, but after a restart a bad file will not be replaced by its last good version");
-                (None, Index::default(), Some(text))
-            }
-        };
-        let jobs = Jobs::new(Arc::new(EngineLoader(engine)), state.0.clone());
-        let (registry, _) = channel::channel(Arc::default());
-        Ok(Self { reconciler: Reconciler::new(dir, limits, policy, state, jobs, registry) })
+        let reconciler = open(settings, EngineLoader(engine))?;
+        Ok(Self { reconciler })
     }
 
     /// Empty until the first one is published, which counts as a change.
@@ -143,6 +127,33 @@ impl Plugins {
     pub async fn run(self, shutdown: CancellationToken) {
         self.reconciler.run(shutdown).await;
     }
+}
+
+fn open<L: Loader>(settings: PluginsSettings, loader: L) -> Result<Reconciler<L>, PluginsError> {
+    let PluginsSettings { dir, state, policy, limits } = settings;
+    match capture::list(&dir) {
+        Listing::Files { .. } => {}
+        Listing::Gone(_) => {
+            let text = format!("there is no plugin directory, make it or name another with --plugins: `{}`", dir.display());
+            return Err(PluginsError::Directory(text));
+        }
+        Listing::Unreadable(text) => return Err(PluginsError::Directory(text)),
+    }
+    let policy = PolicyFile::open(policy.as_deref())?;
+    let state = match State::open(&state, &dir) {
+        Ok(state) => match state.index() {
+            Ok(index) => (Some(Arc::new(state)), index, None),
+            Err(text) => (Some(Arc::new(state)), Index::default(), Some(text)),
+        },
+        Err(OpenError::Refused(e)) => return Err(e),
+        Err(OpenError::Failed(text)) => {
+            let text = format!("{text}; plugins serve, but after a restart a bad file will not be replaced by its last good version");
+            (None, Index::default(), Some(text))
+        }
+    };
+    let jobs = Jobs::new(Arc::new(loader), state.0.clone());
+    let (registry, _) = channel::channel(Arc::default());
+    Ok(Reconciler::new(dir, limits, policy, state, jobs, registry))
 }
 
 /// A plugin's name is its file's stem: policy and kv go by it.

@@ -32,6 +32,12 @@ impl Code {
     pub fn initial_memory(&self) -> u64 {
         self.initial_memory
     }
+
+    /// What it imports, such as `wasi:http/outgoing-handler@0.2.6`: what it may ask for, granted or not.
+    pub fn imports(&self) -> Vec<String> {
+        let component = self.pre.instance_pre().component();
+        component.component_type().imports(component.engine()).map(|(name, _)| name.to_owned()).collect()
+    }
 }
 
 impl fmt::Debug for Code {

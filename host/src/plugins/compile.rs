@@ -23,15 +23,18 @@ use crate::{
 /// Makes code of bytes: the engine, or whatever stands between it and hostile bytes.
 #[async_trait]
 pub(super) trait Loader: Send + Sync + 'static {
-    async fn load(&self, bytes: Arc<[u8]>, digest: &str) -> Result<Loaded, LoadError>;
+    type Code: Send + Sync + 'static;
+    async fn load(&self, bytes: Arc<[u8]>, digest: &str) -> Result<Loaded<Self::Code>, LoadError>;
 }
 
 /// A component that compiled and described itself.
 #[derive(Debug)]
-pub(super) struct Loaded {
-    pub(super) code: Arc<Code>,
+pub(super) struct Loaded<C> {
+    pub(super) code: Arc<C>,
     pub(super) description: Description,
     pub(super) warnings: Vec<String>,
+    /// Bytes of memory that an attempt begins with.
+    pub(super) memory: u64,
 }
 
 #[derive(Debug)]
@@ -48,14 +51,16 @@ pub(super) struct EngineLoader(pub(super) Arc<Engine>);
 
 #[async_trait]
 impl Loader for EngineLoader {
-    async fn load(&self, bytes: Arc<[u8]>, digest: &str) -> Result<Loaded, LoadError> {
+    type Code = Code;
+    async fn load(&self, bytes: Arc<[u8]>, digest: &str) -> Result<Loaded<Code>, LoadError> {
         let split = |e: EngineError| match e {
             EngineError::BadComponent(text) | EngineError::BadDescription(text) => LoadError::Bad(text),
             EngineError::Busy(text) | EngineError::Host(text) => LoadError::Busy(text),
         };
         let code = self.0.compile(bytes, digest).await.map_err(split)?;
         let (description, warnings) = self.0.describe(&code).await.map_err(split)?;
-        Ok(Loaded { code, description, warnings })
+        let memory = code.initial_memory();
+        Ok(Loaded { code, description, warnings, memory })
     }
 }
 
@@ -71,11 +76,11 @@ pub(super) enum Source {
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// The jobs under way.
-pub(super) struct Jobs {
-    loader: Arc<dyn Loader>,
+pub(super) struct Jobs<L: Loader> {
+    loader: Arc<L>,
     state: Option<Arc<State>>,
     gate: Arc<Semaphore>,
-    set: JoinSet<Result<Loaded, String>>,
+    set: JoinSet<Result<Loaded<L::Code>, String>>,
     running: HashMap<Digest, Job>,
     /// Why a job is waiting for another try.
     notes: Arc<Mutex<HashMap<Digest, String>>>,
@@ -86,8 +91,8 @@ struct Job {
     bytes: usize,
 }
 
-impl Jobs {
-    pub(super) fn new(loader: Arc<dyn Loader>, state: Option<Arc<State>>) -> Self {
+impl<L: Loader> Jobs<L> {
+    pub(super) fn new(loader: Arc<L>, state: Option<Arc<State>>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         // Compiling takes cores from the attempts that run meanwhile: one job, two where there are enough.
         let gate = Arc::new(Semaphore::new(if cores < 4 { 1 } else { 2 }));
@@ -105,7 +110,7 @@ impl Jobs {
     }
 
     /// The next job to end; never, when there is none. A job that panicked is a bad plugin, not a dead host.
-    pub(super) async fn next(&mut self) -> (Digest, Result<Loaded, String>) {
+    pub(super) async fn next(&mut self) -> (Digest, Result<Loaded<L::Code>, String>) {
         loop {
             let Some(ended) = self.set.join_next_with_id().await else { return std::future::pending().await };
             let (id, result) = match ended {
@@ -143,14 +148,14 @@ impl Jobs {
     }
 }
 
-async fn job(
+async fn job<L: Loader>(
     digest: Digest,
     source: Source,
-    loader: Arc<dyn Loader>,
+    loader: Arc<L>,
     state: Option<Arc<State>>,
     gate: Arc<Semaphore>,
     notes: Arc<Mutex<HashMap<Digest, String>>>,
-) -> Result<Loaded, String> {
+) -> Result<Loaded<L::Code>, String> {
     let (bytes, keep) = match source {
         Source::Captured(bytes) => (bytes, state),
         Source::Kept => (read_kept(state, digest.clone()).await?, None),

@@ -21,6 +21,8 @@ pub struct Inspection {
     /// As a worker would run it.
     pub plugin: Plugin,
     pub warnings: Vec<String>,
+    /// The interfaces it may ask for, granted or not.
+    pub imports: Vec<String>,
     /// Bytes of the file.
     pub size: u64,
     /// Whether the policy file has a table for it.
@@ -40,6 +42,7 @@ pub async fn inspect(path: &Path, engine: &Arc<Engine>, policy: Option<&Path>, l
     let loaded = EngineLoader(engine.clone()).load(bytes.into(), &digest).await.map_err(|e| match e {
         LoadError::Bad(text) | LoadError::Busy(text) => wrong(format!("{file}: {text}")),
     })?;
+    let imports = loaded.code.imports();
     let granted = policies.plugins.get(&name).cloned().unwrap_or_default();
     let plugin = Plugin {
         id: CodeId { plugin: name.clone(), version: loaded.description.version.clone(), digest: digest.to_string() },
@@ -50,7 +53,7 @@ pub async fn inspect(path: &Path, engine: &Arc<Engine>, policy: Option<&Path>, l
         grants: granted.grants.into(),
         concurrency: granted.concurrency,
     };
-    Ok(Inspection { plugin, warnings: loaded.warnings, size, has_policy: policies.plugins.contains_key(&name) })
+    Ok(Inspection { plugin, warnings: loaded.warnings, imports, size, has_policy: policies.plugins.contains_key(&name) })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

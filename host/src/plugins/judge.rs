@@ -13,6 +13,7 @@ use std::{
 use super::policy::Policies;
 use crate::{
     catalogue::{Description, PluginInfo, PluginStatus},
+    engine::Limits,
     task::{CodeId, TaskName},
 };
 
@@ -28,6 +29,8 @@ pub(super) struct Version {
     pub(super) digest: Digest,
     pub(super) description: Arc<Description>,
     pub(super) warnings: Arc<[String]>,
+    /// Bytes of memory that an attempt begins with.
+    pub(super) memory: u64,
 }
 
 /// What stands under a file's name now.
@@ -54,6 +57,14 @@ pub(super) struct Candidate {
     pub(super) good: Option<Version>,
 }
 
+/// What versions are held against.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules<'a> {
+    pub(super) policies: &'a Policies,
+    /// What a policy does not set.
+    pub(super) limits: &'a Limits,
+}
+
 /// What a pass decides.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Judgement {
@@ -64,11 +75,11 @@ pub(super) struct Judgement {
     pub(super) files: Vec<PluginInfo>,
 }
 
-pub(super) fn judge(owners: &Owners, candidates: &[Candidate], policies: &Policies) -> Judgement {
+pub(super) fn judge(owners: &Owners, candidates: &[Candidate], rules: Rules<'_>) -> Judgement {
     let heirs = heirs(candidates);
     let owners: Owners =
         owners.iter().map(|(name, file)| (name.clone(), heirs.get(file.as_str()).unwrap_or(&file.as_str()).to_string())).collect();
-    let mut contest = Contest::new(&owners, candidates, policies, &heirs);
+    let mut contest = Contest::new(&owners, candidates, rules, &heirs);
     contest.settle();
     contest.raise();
     let files = candidates.iter().enumerate().map(|(i, candidate)| contest.info(i, candidate)).collect();
@@ -119,7 +130,7 @@ struct Contest<'a> {
 }
 
 impl<'a> Contest<'a> {
-    fn new(owners: &'a Owners, candidates: &'a [Candidate], policies: &Policies, heirs: &BTreeMap<&str, &str>) -> Self {
+    fn new(owners: &'a Owners, candidates: &'a [Candidate], rules: Rules<'_>, heirs: &BTreeMap<&str, &str>) -> Self {
         let mut contest = Self {
             owners,
             files: candidates.iter().map(|c| c.file.as_str()).collect(),
@@ -130,7 +141,7 @@ impl<'a> Contest<'a> {
         for (i, candidate) in candidates.iter().enumerate() {
             let mut choices = Vec::new();
             if !heirs.contains_key(candidate.file.as_str()) {
-                let mut offer = |version: &Version, is_new: bool| match admit(version, &candidate.plugin, policies) {
+                let mut offer = |version: &Version, is_new: bool| match admit(version, &candidate.plugin, rules) {
                     Ok(()) => choices.push(Choice { names: names(version), version: Some(version.clone()), is_new }),
                     Err(why) => contest.refused[i] = Some(why),
                 };
@@ -235,9 +246,19 @@ impl<'a> Contest<'a> {
 
 /// What must hold of every version in every pass, whether it is new or the last good one: policy and signature belong here,
 /// and only "the new bytes are bad" is forgiven elsewhere.
-fn admit(version: &Version, plugin: &str, _policies: &Policies) -> Result<(), String> {
+fn admit(version: &Version, plugin: &str, rules: Rules<'_>) -> Result<(), String> {
     if version.description.bodies.is_empty() {
         return Err(format!("{plugin}.wasm offers no bodies: export at least one, in Rust by `export_plugin!(body, …)`"));
+    }
+    let limit = rules.policies.plugins.get(plugin).and_then(|policy| policy.memory).unwrap_or(rules.limits.memory);
+    if version.memory > limit {
+        let needed = version.memory.div_ceil(1 << 20);
+        return Err(format!(
+            "{plugin}.wasm begins with {needed} MiB of memory, more than its limit of {} MiB: build it with less initial memory, or allow \
+             it by memory = \"{}MiB\" in [plugins.{plugin}]",
+            limit >> 20,
+            needed.next_power_of_two()
+        ));
     }
     Ok(())
 }

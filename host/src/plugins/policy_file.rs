@@ -1,12 +1,14 @@
 //! The policies in force: those of the file, read again when it changes; a bad edit leaves the last good ones standing.
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use super::{PluginsError, capture::Identity, policy::Policies};
+use crate::engine::FileGrant;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct PolicyFile {
@@ -16,6 +18,8 @@ pub(super) struct PolicyFile {
     policies: Arc<Policies>,
     /// What is wrong with the file now.
     trouble: Option<String>,
+    /// By plugin: sentences about granted directories that are not there.
+    missing: BTreeMap<String, Vec<String>>,
 }
 
 impl PolicyFile {
@@ -24,7 +28,7 @@ impl PolicyFile {
         let Some(path) = path else { return Ok(Self::default()) };
         let read = identity(path).ok();
         let policies = Policies::read(path).map_err(PluginsError::Policy)?;
-        Ok(Self { path: Some(path.to_owned()), read, policies: policies.into(), trouble: None })
+        Ok(Self { path: Some(path.to_owned()), read, policies: policies.into(), ..Self::default() })
     }
 
     pub(super) fn policies(&self) -> &Arc<Policies> {
@@ -33,6 +37,21 @@ impl PolicyFile {
 
     pub(super) fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
+    }
+
+    pub(super) fn missing(&self) -> &BTreeMap<String, Vec<String>> {
+        &self.missing
+    }
+
+    /// Looks for the directories that the policies grant. Blocks on the file system.
+    pub(super) fn look_for_directories(&mut self) {
+        let absent = |grant: &&FileGrant| !grant.host.is_dir();
+        let sentence = |grant: &FileGrant| {
+            format!("its policy grants `{}`, which is not a directory: make it, or its attempts cannot start", grant.host.display())
+        };
+        let plugins = self.policies.plugins.iter();
+        self.missing =
+            plugins.map(|(name, policy)| (name.clone(), policy.grants.files.iter().filter(absent).map(sentence).collect())).collect();
     }
 
     /// What the file is now, if that was not read yet. Blocks on the file system.

@@ -18,18 +18,15 @@ use super::{
     Plugin, Registry,
     capture::{self, Captured, Identity, Listing, SETTLE, Seen},
     check_name,
-    compile::{Jobs, Loaded, Source},
-    judge::{Candidate, Content, Digest, Judgement, Owners, Version, code_id, judge},
+    compile::{Jobs, Loaded, Loader, Source},
+    judge::{Candidate, Content, Digest, Judgement, Owners, Rules, Version, code_id, judge},
     policy::Policies,
     policy_file::PolicyFile,
     state::{Index, State},
     stem,
     watch::{RESCAN, Watch},
 };
-use crate::{
-    catalogue::PluginInfo,
-    engine::{Code, Limits},
-};
+use crate::{catalogue::PluginInfo, engine::Limits};
 
 /// Events of one change come in bursts.
 const COALESCE: Duration = Duration::from_millis(200);
@@ -42,18 +39,18 @@ const FIRST_LIMIT: Duration = Duration::from_secs(10);
 /// Captured bytes that may wait in memory to be compiled.
 const BACKLOG_MAX: usize = 256 << 20;
 
-pub(super) struct Reconciler {
+pub(super) struct Reconciler<L: Loader> {
     pub(super) dir: PathBuf,
     pub(super) limits: Limits,
     pub(super) policy: PolicyFile,
     pub(super) state: Option<Arc<State>>,
-    pub(super) jobs: Jobs,
-    pub(super) registry: watch::Sender<Arc<Registry>>,
+    pub(super) jobs: Jobs<L>,
+    pub(super) registry: watch::Sender<Arc<Registry<L::Code>>>,
     /// Every file that serves or stands in the directory.
     files: BTreeMap<String, Tracked>,
-    compiled: HashMap<Digest, Compiled>,
+    compiled: HashMap<Digest, Compiled<L::Code>>,
     owners: Owners,
-    plugins: BTreeMap<String, Arc<Plugin>>,
+    plugins: BTreeMap<String, Arc<Plugin<L::Code>>>,
     /// What the state directory says, so that it is written only when it changes.
     recorded: Index,
     directory_trouble: Option<String>,
@@ -77,20 +74,20 @@ struct Tracked {
 }
 
 /// What became of some bytes.
-enum Compiled {
+enum Compiled<C> {
     Loading,
     Bad(String),
-    Loaded(Version, Arc<Code>),
+    Loaded(Version, Arc<C>),
 }
 
-impl Reconciler {
+impl<L: Loader> Reconciler<L> {
     pub(super) fn new(
         dir: PathBuf,
         limits: Limits,
         policy: PolicyFile,
         (state, recorded, state_trouble): (Option<Arc<State>>, Index, Option<String>),
-        jobs: Jobs,
-        registry: watch::Sender<Arc<Registry>>,
+        jobs: Jobs<L>,
+        registry: watch::Sender<Arc<Registry<L::Code>>>,
     ) -> Self {
         Self {
             dir,
@@ -121,7 +118,9 @@ impl Reconciler {
                 let soon = Instant::now() + if self.unsettled { COALESCE } else { RESCAN };
                 tokio::select! {
                     (digest, result) = self.jobs.next() => self.loaded(digest, result),
-                    () = watch.next(soon) => tokio::time::sleep(COALESCE).await,
+                    is_burst = watch.next(soon) => if is_burst {
+                        tokio::time::sleep(COALESCE).await;
+                    }
                 }
             }
         };
@@ -136,6 +135,7 @@ impl Reconciler {
         let mut policy = self.policy.clone();
         let Ok((listing, policy, policy_seen)) = tokio::task::spawn_blocking(move || {
             let seen = policy.changed();
+            policy.look_for_directories();
             (capture::list(&dir), policy, seen)
         })
         .await
@@ -148,8 +148,7 @@ impl Reconciler {
             tokio::time::sleep(SETTLE).await;
             if let Some(seen) = policy_seen {
                 let mut policy = self.policy.clone();
-                if let Ok((policy, settled)) = tokio::task::spawn_blocking(move || (policy.reread(seen), policy)).await.map(|(s, p)| (p, s))
-                {
+                if let Ok((settled, policy)) = tokio::task::spawn_blocking(move || (policy.reread(seen), policy)).await {
                     self.policy = policy;
                     self.unsettled |= !settled;
                 }
@@ -162,7 +161,7 @@ impl Reconciler {
         let candidates = self.candidates();
         if self.published || started.elapsed() >= FIRST_LIMIT || candidates.iter().all(is_judgeable) {
             let policies = self.policy.policies().clone();
-            let judgement = judge(&self.owners, &candidates, &policies);
+            let judgement = judge(&self.owners, &candidates, Rules { policies: &policies, limits: &self.limits });
             self.adopt(judgement, &policies);
             self.record().await;
         }
@@ -255,10 +254,10 @@ impl Reconciler {
         }
     }
 
-    fn loaded(&mut self, digest: Digest, result: Result<Loaded, String>) {
+    fn loaded(&mut self, digest: Digest, result: Result<Loaded<L::Code>, String>) {
         let compiled = match result {
-            Ok(Loaded { code, description, warnings }) => {
-                let version = Version { digest: digest.clone(), description: description.into(), warnings: warnings.into() };
+            Ok(Loaded { code, description, warnings, memory }) => {
+                let version = Version { digest: digest.clone(), description: description.into(), warnings: warnings.into(), memory };
                 Compiled::Loaded(version, code)
             }
             Err(why) => Compiled::Bad(why),
@@ -341,7 +340,7 @@ impl Reconciler {
     }
 
     /// The plugin as it is, where neither code nor policy changed; else a new one.
-    fn plugin(&self, file: &str, version: &Version, policies: &Policies) -> Option<Arc<Plugin>> {
+    fn plugin(&self, file: &str, version: &Version, policies: &Policies) -> Option<Arc<Plugin<L::Code>>> {
         let policy = policies.plugins.get(stem(file)).cloned().unwrap_or_default();
         let limits = policy.limits(&self.limits);
         if let Some(plugin) = self.plugins.get(file) {
@@ -365,6 +364,7 @@ impl Reconciler {
     /// What is wrong with the whole room is shown at every file it concerns: `plugin list` lists files.
     fn with_trouble(&self, mut files: Vec<PluginInfo>) -> Vec<PluginInfo> {
         for info in &mut files {
+            info.warnings.extend(self.policy.missing().get(stem(&info.file)).cloned().unwrap_or_default());
             info.warnings.extend(self.directory_trouble.clone());
             info.warnings.extend(self.policy.trouble().map(str::to_owned));
         }
@@ -410,7 +410,7 @@ fn is_judgeable(candidate: &Candidate) -> bool {
     !matches!(candidate.content, Content::Loading(None))
 }
 
-fn same(a: &Registry, b: &Registry) -> bool {
+fn same<C>(a: &Registry<C>, b: &Registry<C>) -> bool {
     a.files == b.files
         && a.warnings == b.warnings
         && a.bodies.len() == b.bodies.len()
@@ -418,8 +418,8 @@ fn same(a: &Registry, b: &Registry) -> bool {
 }
 
 /// Logs what changed, once.
-fn tell(before: &Registry, now: &Registry) {
-    let find = |registry: &Registry, file: &str| registry.files.iter().find(|info| info.file == file).cloned();
+fn tell<C>(before: &Registry<C>, now: &Registry<C>) {
+    let find = |registry: &Registry<C>, file: &str| registry.files.iter().find(|info| info.file == file).cloned();
     for info in &now.files {
         let old = find(before, &info.file);
         let (was, is) = (old.as_ref().and_then(|o| o.serving.as_ref()), info.serving.as_ref());
@@ -447,3 +447,6 @@ fn tell(before: &Registry, now: &Registry) {
         tracing::warn!("{warning}");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,8 +72,8 @@ impl Watch {
         Ok(watcher)
     }
 
-    /// Returns when there may be something new.
-    pub(super) async fn next(&mut self, latest: Instant) {
+    /// Returns when there may be something new; whether more of it may follow at once.
+    pub(super) async fn next(&mut self, latest: Instant) -> bool {
         let Self { changed, hangup, .. } = self;
         let hangup = async {
             match hangup {
@@ -87,9 +87,12 @@ impl Watch {
             }
         };
         tokio::select! {
-            () = changed.notified() => {}
-            () = hangup => tracing::info!("SIGHUP: reading plugins and policies again"),
-            () = sleep_until(latest) => {}
+            () = changed.notified() => true,
+            () = hangup => {
+                tracing::info!("SIGHUP: reading plugins and policies again");
+                false
+            }
+            () = sleep_until(latest) => false,
         }
     }
 }
@@ -117,9 +120,7 @@ mod tests {
 
     /// Whether an event came before the limit.
     async fn stirred(watch: &mut Watch) -> bool {
-        let latest = Instant::now() + LIMIT;
-        watch.next(latest).await;
-        Instant::now() < latest
+        watch.next(Instant::now() + LIMIT).await
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ fn version(digest: &str, bodies: &[&str]) -> Version {
         hints: Hints::default(),
     };
     let description = Description { version: "1".into(), doc: String::new(), bodies: bodies.iter().map(body).collect() };
-    Version { digest: digest.into(), description: description.into(), warnings: Arc::from([]) }
+    Version { digest: digest.into(), description: description.into(), warnings: Arc::from([]), memory: 1 << 20 }
 }
 
 fn loaded(digest: &str, bodies: &[&str]) -> Content {
@@ -31,13 +31,14 @@ struct Passes {
     owners: Owners,
     good: BTreeMap<String, Version>,
     last: Vec<PluginInfo>,
+    policies: Policies,
 }
 
 impl Passes {
     fn pass(&mut self, files: &[(&str, Content)]) -> &mut Self {
         let candidates: Vec<_> =
             files.iter().map(|(name, content)| file(name, content.clone(), self.good.get(&format!("{name}.wasm")).cloned())).collect();
-        let judgement = judge(&self.owners, &candidates, &Policies::default());
+        let judgement = judge(&self.owners, &candidates, Rules { policies: &self.policies, limits: &Limits::default() });
         for (name, owner) in &judgement.owners {
             let reserved = !judgement.serving.contains_key(owner);
             let offers = judgement.serving.get(owner).is_some_and(|v| names(v).contains(name));
@@ -233,6 +234,22 @@ fn a_file_refused_for_the_sake_of_a_refused_one_gets_its_turn() {
     assert_eq!(passes.serving(), ["b.wasm b1", "z.wasm z1"]);
     assert_eq!((passes.info("b").status, &passes.info("b").error), (PluginStatus::Serving, &None));
     passes.error("a");
+}
+
+#[test]
+fn a_plugin_that_begins_beyond_its_memory_limit_is_refused_until_policy_allows_it() {
+    let large = || Content::Loaded(Version { memory: 100 << 20, ..version("d2", &["add"]) });
+    let mut passes = Passes::default();
+    passes.pass(&[("math", loaded("d1", &["add"]))]).pass(&[("math", large())]);
+    assert!(passes.error("math").contains("begins with 100 MiB of memory, more than its limit of 64 MiB"));
+    assert!(passes.error("math").ends_with("memory = \"128MiB\" in [plugins.math]"));
+    assert_eq!(passes.serving(), ["math.wasm d1"]);
+    passes.policies = Policies::parse("[plugins.math]\nmemory = \"128MiB\"", std::path::Path::new(".")).unwrap();
+    passes.pass(&[("math", large())]);
+    assert_eq!(passes.serving(), ["math.wasm d2"]);
+    passes.policies = Policies::default();
+    passes.pass(&[("math", large())]);
+    assert_eq!(passes.serving(), Vec::<String>::new(), "a policy that forbids it holds for what serves as well");
 }
 
 mod any_directory {

@@ -1,0 +1,446 @@
+//! The whole room on a real directory, with a loader that takes text for components: `VERSION BODY…`.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::{
+    catalogue::{Body, Description, Hints, PluginStatus},
+    plugins::{PluginsSettings, compile::LoadError},
+    task::TaskName,
+};
+
+/// No test comes near it unless what it waits for never happens.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// `bad …` never loads; `slow …` waits for a permit; `busy …` fails twice first.
+struct TextLoader {
+    slow: Arc<Semaphore>,
+    loads: Arc<Mutex<Vec<String>>>,
+}
+
+#[async_trait]
+impl Loader for TextLoader {
+    type Code = String;
+    async fn load(&self, bytes: Arc<[u8]>, _digest: &str) -> Result<Loaded<String>, LoadError> {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let tries = {
+            let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+            loads.push(text.clone());
+            loads.iter().filter(|load| **load == text).count()
+        };
+        let mut words = text.split_whitespace().map(str::to_owned);
+        let version = words.next().unwrap_or_default();
+        match version.as_str() {
+            "slow" => drop(self.slow.acquire().await),
+            "busy" if tries < 2 => return Err(LoadError::Busy("describe had no time".into())),
+            "crash" => panic!("a fault of the host"),
+            v if v.starts_with('v') || v == "busy" => {}
+            _ => return Err(LoadError::Bad("not a component: build one".into())),
+        }
+        let body = |name: String| Body {
+            name: TaskName::new(name).unwrap(),
+            doc: String::new(),
+            parameters: Vec::new(),
+            returns: serde_json::Value::Bool(true),
+            hints: Hints::default(),
+        };
+        let description = Description { version, doc: String::new(), bodies: words.map(body).collect() };
+        Ok(Loaded { code: Arc::new(text), description, warnings: Vec::new(), memory: 1 << 20 })
+    }
+}
+
+/// A plugin directory, its state and its policies; the room is started and stopped on it.
+struct Place {
+    root: tempfile::TempDir,
+    slow: Arc<Semaphore>,
+    loads: Arc<Mutex<Vec<String>>>,
+}
+
+struct Room {
+    registry: watch::Receiver<Arc<Registry<String>>>,
+    shutdown: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self { root: tempfile::tempdir().unwrap(), slow: Arc::new(Semaphore::new(0)), loads: Arc::default() };
+        fs::create_dir(place.dir()).unwrap();
+        fs::write(place.policy(), "").unwrap();
+        place
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.root.path().join("plugins")
+    }
+
+    fn policy(&self) -> PathBuf {
+        self.root.path().join("taskhost.toml")
+    }
+
+    fn at(&self, file: &str) -> PathBuf {
+        self.dir().join(file)
+    }
+
+    /// As a careful operator does it: written beside, then renamed.
+    fn put(&self, file: &str, text: &str) {
+        let new = self.at(&format!(".{file}.new"));
+        fs::write(&new, text).unwrap();
+        fs::rename(new, self.at(file)).unwrap();
+    }
+
+    fn loads(&self, text: &str) -> usize {
+        self.loads.lock().unwrap_or_else(PoisonError::into_inner).iter().filter(|load| **load == text).count()
+    }
+
+    fn start(&self) -> Room {
+        let settings = PluginsSettings {
+            dir: self.dir(),
+            state: self.root.path().join("state"),
+            policy: Some(self.policy()),
+            limits: Limits::default(),
+        };
+        let loader = TextLoader { slow: self.slow.clone(), loads: self.loads.clone() };
+        let reconciler = crate::plugins::open(settings, loader).unwrap();
+        let registry = reconciler.registry.subscribe();
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(reconciler.run(shutdown.clone()));
+        Room { registry, shutdown, task }
+    }
+}
+
+impl Room {
+    async fn until(&mut self, what: &str, wanted: impl Fn(&Registry<String>) -> bool) -> Arc<Registry<String>> {
+        let found = tokio::time::timeout(LIMIT, self.registry.wait_for(|registry| wanted(registry))).await;
+        if let Ok(Ok(registry)) = found {
+            return registry.clone();
+        }
+        drop(found);
+        panic!("{what}: still {:#?}", self.registry.borrow())
+    }
+
+    /// The first one that is published.
+    async fn first(&mut self) -> Arc<Registry<String>> {
+        tokio::time::timeout(LIMIT, self.registry.changed()).await.unwrap().unwrap();
+        self.registry.borrow().clone()
+    }
+
+    /// Until `body` is served by this text; by nobody, if empty.
+    async fn serves(&mut self, body: &str, text: &str) -> Arc<Registry<String>> {
+        self.until(&format!("`{body}` served by `{text}`"), |registry| served(registry, body) == text).await
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(LIMIT, self.task).await.unwrap().unwrap();
+    }
+}
+
+fn served<'a>(registry: &'a Registry<String>, body: &str) -> &'a str {
+    registry.resolve(&TaskName::new(body).unwrap()).map_or("", |plugin| plugin.code.as_str())
+}
+
+fn info<'a>(registry: &'a Registry<String>, file: &str) -> &'a PluginInfo {
+    registry.files.iter().find(|info| info.file == file).unwrap_or_else(|| panic!("no {file} in {registry:#?}"))
+}
+
+fn has_failed(registry: &Registry<String>, file: &str) -> bool {
+    registry.files.iter().any(|info| info.file == file && info.status == PluginStatus::Failed)
+}
+
+#[tokio::test]
+async fn a_file_dropped_in_serves_a_replaced_one_is_swapped_and_a_removed_one_unloaded() {
+    let place = Place::new();
+    let mut room = place.start();
+    assert!(room.first().await.bodies.is_empty(), "an empty directory is published too");
+    place.put("math.wasm", "v1 add");
+    let registry = room.serves("add", "v1 add").await;
+    let old = registry.resolve(&TaskName::new("add").unwrap()).unwrap().clone();
+    place.put("math.wasm", "v2 add multiply");
+    room.serves("multiply", "v2 add multiply").await;
+    assert_eq!((*old.code).as_str(), "v1 add", "who runs on the old one keeps it");
+    fs::remove_file(place.at("math.wasm")).unwrap();
+    let registry = room.serves("add", "").await;
+    assert!(registry.files.is_empty());
+    room.stop().await;
+}
+
+#[tokio::test]
+async fn the_first_registry_has_every_file() {
+    let place = Place::new();
+    for n in 0..20 {
+        place.put(&format!("p{n}.wasm"), &format!("v1 body{n}"));
+    }
+    place.put("q.wasm", "bad");
+    let mut room = place.start();
+    let registry = room.first().await;
+    assert_eq!((registry.bodies.len(), registry.files.len()), (20, 21));
+    room.stop().await;
+}
+
+#[tokio::test]
+async fn garbage_leaves_the_last_good_version_serving_also_after_a_restart() {
+    let place = Place::new();
+    place.put("math.wasm", "v1 add");
+    let mut room = place.start();
+    room.serves("add", "v1 add").await;
+    fs::write(place.at("math.wasm"), "garbage").unwrap();
+    let registry = room.until("an error", |r| has_failed(r, "math.wasm")).await;
+    assert_eq!(served(&registry, "add"), "v1 add");
+    assert_eq!(info(&registry, "math.wasm").error.as_deref(), Some("not a component: build one"));
+    room.stop().await;
+
+    let mut room = place.start();
+    let registry = room.first().await;
+    assert_eq!(served(&registry, "add"), "v1 add");
+    assert!(has_failed(&registry, "math.wasm"));
+    assert_eq!(info(&registry, "math.wasm").serving.as_ref().unwrap().version, "v1");
+    room.stop().await;
+
+    fs::remove_file(place.at("math.wasm")).unwrap();
+    let mut room = place.start();
+    assert!(room.first().await.files.is_empty(), "what is absent at the start is not served");
+    room.stop().await;
+}
+
+#[tokio::test]
+async fn a_changed_last_good_version_is_not_served_after_a_restart() {
+    let place = Place::new();
+    place.put("math.wasm", "v1 add");
+    let mut room = place.start();
+    room.serves("add", "v1 add").await;
+    fs::write(place.at("math.wasm"), "garbage").unwrap();
+    room.until("an error", |r| has_failed(r, "math.wasm")).await;
+    room.stop().await;
+    let kept = fs::read_dir(place.root.path().join("state")).unwrap().next().unwrap().unwrap().path();
+    for entry in fs::read_dir(kept).unwrap().map(Result::unwrap).filter(|e| e.file_name().to_string_lossy().ends_with(".wasm")) {
+        fs::write(entry.path(), "v6 add").unwrap();
+    }
+    let mut room = place.start();
+    let registry = room.first().await;
+    assert!(registry.bodies.is_empty() && has_failed(&registry, "math.wasm"));
+    room.stop().await;
+}
+
+#[tokio::test]
+async fn a_rename_never_leaves_a_body_unserved() {
+    let place = Place::new();
+    place.put("math.wasm", "v1 add");
+    let mut room = place.start();
+    room.serves("add", "v1 add").await;
+    let mut watched = room.registry.clone();
+    let gap = tokio::spawn(async move {
+        while watched.changed().await.is_ok() {
+            let registry = watched.borrow_and_update().clone();
+            assert_eq!(served(&registry, "add"), "v1 add");
+        }
+    });
+    fs::rename(place.at("math.wasm"), place.at("arith.wasm")).unwrap();
+    let registry = room.until("the new name", |r| r.files.iter().any(|i| i.file == "arith.wasm" && i.serving.is_some())).await;
+    assert_eq!(registry.resolve(&TaskName::new("add").unwrap()).unwrap().id.plugin, "arith");
+    assert_eq!(registry.files.len(), 1, "the old name is gone at once: {registry:?}");
+    assert_eq!(place.loads("v1 add"), 1, "the same bytes are compiled once");
+    room.stop().await;
+    gap.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_being_compiled_shows_as_loading_while_its_last_good_version_serves() {
+    let place = Place::new();
+    place.put("math.wasm", "v1 add");
+    let mut room = place.start();
+    room.serves("add", "v1 add").await;
+    place.put("math.wasm", "slow add");
+    let loading = |r: &Registry<String>| r.files.iter().any(|i| i.status == PluginStatus::Loading);
+    let registry = room.until("loading", loading).await;
+    assert_eq!(served(&registry, "add"), "v1 add");
+    place.slow.add_permits(1);
+    let registry = room.serves("add", "slow add").await;
+    assert_eq!(info(&registry, "math.wasm").status, PluginStatus::Serving);
+    room.stop().await;
+}
+
+#[tokio::test]
+async fn a_slow_copy_over_a_file_ends_with_the_whole_of_it() {
+    let place = Place::new();
+    place.put("math.wasm", "v1 add");
+    let mut room = place.start();
+    room.serves("add", "v1 add").await;
+    let path = place.at("math.wasm");
+    let copy = tokio::task::spawn_blocking(move || {
+        use std::io::Write;
+        let mut file = fs::File::create(path).unwrap();
+        for piece in ["v2", " add", " sub", "tract", " mul", "tiply"] {
+            file.write_all(piece.as_bytes()).unwrap();
+            file.sync_all().unwrap();
+            // The copy is slow by itself; nothing waits for this.
+            std::thread::sleep(Duration::from_millis(60));
+        }
+    });
+    room.serves("multiply", "v2 add subtract multiply").await;
+    copy.await.unwrap();
+    room.stop().await;
+}
+
+#[tokio::test]
+async fn many_quick_replacements_end_with_the_newest() {
+    let place = Place::new();
+    let mut room = place.start();
+    for n in 1..=50 {
+        place.put("math.wasm", &format!("v{n} add"));
+        tokio::task::yield_now().await;
+    }
+    room.serves("add", "v50 add").await;
+    room.stop().await;
+}
+
+#[tokio::test]
+async fn a_kubernetes_volume_is_followed_through_its_links() {
+    let place = Place::new();
+    let volume = |name: &str, text: &str| {
+        fs::create_dir(place.at(name)).unwrap();
+        fs::write(place.at(name).join("math.wasm"), text).unwrap();
+    };
+    volume("..one", "v1 add");
+    symlink("..one", place.at("..data")).unwrap();
+    symlink("..data/math.wasm", place.at("math.wasm")).unwrap();
+    let mut room = place.start();
+    room.serves("add", "v1 add").await;
+    volume("..two", "v2 add");
+    symlink("..two", place.at("..data_tmp")).unwrap();
+    fs::rename(place.at("..data_tmp"), place.at("..data")).unwrap();
+    fs::remove_dir_all(place.at("..one")).unwrap();
+    room.serves("add", "v2 add").await;
+    room.stop().await;
+}
+
+#[tokio::test]
+async fn a_directory_made_anew_is_followed_without_a_gap() {
+    let place = Place::new();
+    place.put("math.wasm", "v1 add");
+    let mut room = place.start();
+    room.serves("add", "v1 add").await;
+    fs::remove_dir_all(place.dir()).unwrap();
+    let gone = |r: &Registry<String>| r.warnings.iter().any(|w| w.contains("the plugin directory is gone"));
+    let registry = room.until("the directory to be missed", gone).await;
+    assert_eq!(served(&registry, "add"), "v1 add", "it may come back");
+    assert!(info(&registry, "math.wasm").warnings.iter().any(|w| w.contains("is gone")), "`plugin list` shows it");
+    fs::create_dir(place.dir()).unwrap();
+    place.put("math.wasm", "v2 add");
+    let registry = room.serves("add", "v2 add").await;
+    assert!(!gone(&registry));
+    place.put("text.wasm", "v1 concat");
+    room.serves("concat", "v1 concat").await;
+    room.stop().await;
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_read_unloads_nothing() {
+    let place = Place::new();
+    place.put("math.wasm", "v1 add");
+    let mut room = place.start();
+    room.serves("add", "v1 add").await;
+    fs::rename(place.dir(), place.root.path().join("aside")).unwrap();
+    fs::write(place.dir(), "not a directory").unwrap();
+    let registry = room.until("an error", |r| r.warnings.iter().any(|w| w.contains("cannot be read"))).await;
+    assert_eq!(served(&registry, "add"), "v1 add");
+    room.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_policy_makes_a_new_plugin_of_the_same_code_and_a_bad_one_changes_nothing() {
+    let place = Place::new();
+    place.put("org-transfer.wasm", "v1 transfer");
+    let mut room = place.start();
+    fn plugin(r: &Registry<String>) -> Arc<Plugin<String>> {
+        r.resolve(&TaskName::new("transfer").unwrap()).unwrap().clone()
+    }
+    let before = plugin(&*room.serves("transfer", "v1 transfer").await);
+    assert_eq!(before.concurrency, None);
+
+    fs::write(place.policy(), "[plugins.org-transfer]\nconcurrency = 4\ntimeout = \"5m\"\n").unwrap();
+    let after = plugin(&*room.until("the policy", |r| plugin(r).concurrency == Some(4)).await);
+    assert!(Arc::ptr_eq(&before.code, &after.code) && before.id == after.id);
+    assert_eq!(after.limits.timeout_ceiling, Some(Duration::from_secs(300)));
+
+    fs::write(place.policy(), "[plugins.org-transfer]\nconcurrency = 4\nfiles = [{ host = \"gone\", guest = \"/in\" }]").unwrap();
+    let registry =
+        room.until("a warning", |r| info(r, "org-transfer.wasm").warnings.iter().any(|w| w.contains("is not a directory"))).await;
+    let after = plugin(&registry);
+
+    fs::write(place.policy(), "[plugins.org-transfer]\nconcurrency = 4\n\nmemroy = \"1GiB\"\n").unwrap();
+    let registry = room.until("a warning", |r| r.warnings.iter().any(|w| w.contains("line 4, `plugins.org-transfer.memroy`"))).await;
+    assert!(Arc::ptr_eq(&plugin(&registry), &after), "the last good policy stays in force");
+
+    fs::write(place.policy(), "[plugins.org_transfer]\nconcurrency = 9\n").unwrap();
+    let registry = room.until("a hint", |r| r.warnings.iter().any(|w| w.contains("write [plugins.org-transfer]"))).await;
+    assert_eq!(plugin(&registry).concurrency, None);
+    room.stop().await;
+}
+
+#[tokio::test]
+async fn a_busy_machine_is_tried_again_and_a_crash_is_only_a_bad_plugin() {
+    let place = Place::new();
+    place.put("crash.wasm", "crash");
+    place.put("math.wasm", "busy add");
+    let mut room = place.start();
+    let registry = room.serves("add", "busy add").await;
+    assert!(info(&registry, "crash.wasm").error.as_ref().unwrap().contains("crashed"));
+    assert_eq!(place.loads("crash"), 1, "what is bad is remembered");
+    room.stop().await;
+}
+
+#[tokio::test]
+async fn a_bad_name_or_an_unreadable_file_is_a_sentence() {
+    let place = Place::new();
+    place.put("Math v1.wasm", "v1 add");
+    symlink("nothing", place.at("link.wasm")).unwrap();
+    fs::create_dir(place.at("dir.wasm")).unwrap();
+    let mut room = place.start();
+    let registry = room.first().await;
+    let errors: Vec<_> = registry.files.iter().map(|info| info.error.clone().unwrap_or_default()).collect();
+    assert_eq!(
+        errors,
+        [
+            "a plugin's name starts with a-z or 0-9 and has at most 64 characters of a-z 0-9 _ -: `Math v1`; rename the file",
+            "dir.wasm is a directory, not a file: put the component itself there",
+            "link.wasm is a symbolic link that leads nowhere: point it at the plugin, or remove it",
+        ]
+    );
+    room.stop().await;
+}
+
+#[tokio::test]
+async fn a_state_directory_that_fails_keeps_nothing_from_serving() {
+    let place = Place::new();
+    place.put("math.wasm", "v1 add");
+    fs::write(place.root.path().join("state"), "in the way").unwrap();
+    let mut room = place.start();
+    let registry = room.serves("add", "v1 add").await;
+    assert!(registry.warnings.iter().any(|w| w.contains("cannot use the state directory")), "{:?}", registry.warnings);
+    room.stop().await;
+}
+
+#[test]
+fn a_missing_directory_is_refused_with_what_to_do() {
+    let place = Place::new();
+    fs::remove_dir(place.dir()).unwrap();
+    let settings = |dir: &Path| PluginsSettings {
+        dir: dir.to_owned(),
+        state: place.root.path().join("state"),
+        policy: None,
+        limits: Limits::default(),
+    };
+    let loader = || TextLoader { slow: place.slow.clone(), loads: place.loads.clone() };
+    let error = |dir: &Path| crate::plugins::open(settings(dir), loader()).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(error(&place.dir()).starts_with("there is no plugin directory, make it or name another with --plugins"));
+    assert!(error(&place.policy()).starts_with("the plugin directory cannot be read"));
+}
