@@ -3,3 +3,4 @@
 mod laws;
 mod plugins;
 mod support;
+mod worker;

@@ -230,6 +230,11 @@ impl Engine {
         }
     }
 
+    /// Where guests run: whoever makes many attempts starts them there, in batches.
+    pub fn guests(&self) -> tokio::runtime::Handle {
+        self.guests.clone()
+    }
+
     /// Attempts that want CPU now: those parked in a host call do not count.
     pub fn runnable(&self) -> usize {
         self.cpu.runnable()

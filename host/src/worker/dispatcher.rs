@@ -132,7 +132,8 @@ struct Wanted<'a> {
 
 /// Who claims how much now.
 fn plan(shared: &Shared, budget: usize) -> Vec<Wanted<'_>> {
-    if !shared.link.is_up() {
+    // At the start no queue takes the slots of one that has not registered yet.
+    if !shared.link.is_up() || !shared.lanes.iter().all(Lane::is_tried) {
         return Vec::new();
     }
     let now = Instant::now();

@@ -27,7 +27,12 @@ pub(super) async fn run(shared: Arc<Shared>, index: usize) {
     let mut differed = 0;
     loop {
         let began = Instant::now();
-        let next = match beat(&shared, lane, &mut differed).await {
+        let beaten = beat(&shared, lane, &mut differed).await;
+        if !lane.is_tried() {
+            lane.set_tried();
+            shared.wake.notify_one();
+        }
+        let next = match beaten {
             Ok(()) => {
                 failures = 0;
                 began + shared.settings.lease / 3

@@ -38,6 +38,8 @@ pub(super) struct Lane {
     pub(super) beat: Notify,
     /// A claim may have taken what we do not know of.
     doubt: AtomicBool,
+    /// The first heartbeat was answered, or failed: until then nobody knows whether this queue wants slots.
+    tried: AtomicBool,
     /// How often the link had gone down at the last heartbeat.
     beaten: AtomicU64,
 }
@@ -79,6 +81,7 @@ impl Lane {
             idle: Notify::new(),
             beat: Notify::new(),
             doubt: AtomicBool::new(false),
+            tried: AtomicBool::new(false),
             beaten: AtomicU64::new(0),
         }
     }
@@ -118,6 +121,14 @@ impl Lane {
     /// Whether one came through since the link was last down.
     pub(super) fn is_beaten(&self, downs: u64) -> bool {
         self.beaten.load(Ordering::Acquire) == downs
+    }
+
+    pub(super) fn set_tried(&self) {
+        self.tried.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_tried(&self) -> bool {
+        self.tried.load(Ordering::Acquire)
     }
 
     /// There may be something to claim.

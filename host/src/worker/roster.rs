@@ -149,4 +149,8 @@ impl Invoke for Arc<Engine> {
     fn runnable(&self) -> usize {
         Engine::runnable(self)
     }
+
+    fn runtime(&self) -> Option<tokio::runtime::Handle> {
+        Some(self.guests())
+    }
 }

@@ -1,0 +1,188 @@
+//! A broker with faults: it can be away, lose the reply of a claim, and remembers who registered.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use taskhost::{
+    broker::{
+        Broker, BrokerError, CancelReply, Claimed, DeleteReply, Enqueued, Extended, Finish, FinishReply, Fired, Health, Incarnation,
+        KvError, Lease, Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
+    },
+    catalogue::Catalogue,
+    task::{Millis, NewTask, Progress, QueueName, TaskId, TaskName, TaskView},
+};
+use tokio::sync::mpsc;
+
+#[derive(Debug)]
+pub(super) struct Flaky {
+    inner: Arc<dyn Broker>,
+    /// Nothing gets through.
+    pub(super) away: AtomicBool,
+    /// The next claim that brings tasks happens, and its reply is lost.
+    pub(super) lose_claim: AtomicBool,
+    /// Heartbeats that came through.
+    pub(super) beats: AtomicUsize,
+    pub(super) claims: AtomicUsize,
+    pub(super) registered: Mutex<Vec<Incarnation>>,
+}
+
+impl Flaky {
+    pub(super) fn new(inner: Arc<dyn Broker>) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            away: AtomicBool::new(false),
+            lose_claim: AtomicBool::new(false),
+            beats: AtomicUsize::new(0),
+            claims: AtomicUsize::new(0),
+            registered: Mutex::default(),
+        })
+    }
+
+    fn reach(&self) -> Result<&Arc<dyn Broker>> {
+        if self.away.load(Ordering::SeqCst) { Err(BrokerError::Unavailable("away".into())) } else { Ok(&self.inner) }
+    }
+
+    fn reach_kv(&self) -> Result<&Arc<dyn Broker>, KvError> {
+        self.reach().map_err(|error| KvError::Unavailable(error.to_string()))
+    }
+}
+
+#[async_trait]
+impl Broker for Flaky {
+    async fn check(&self) -> Result<Health> {
+        self.reach()?.check().await
+    }
+    async fn enqueue(&self, tasks: &[NewTask]) -> Result<Vec<Enqueued>> {
+        self.reach()?.enqueue(tasks).await
+    }
+    async fn await_end(&self, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<Option<TaskView>> {
+        self.reach()?.await_end(queue, id, limit).await
+    }
+    async fn find(&self, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<TaskView>> {
+        self.reach()?.find(queue, id).await
+    }
+    async fn log(&self, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<String>> {
+        self.reach()?.log(queue, id).await
+    }
+    async fn list(&self, filter: &TaskFilter, from: Option<&str>, limit: usize) -> Result<TaskPage> {
+        self.reach()?.list(filter, from, limit).await
+    }
+    async fn cancel(&self, queue: &QueueName, id: &TaskId) -> Result<CancelReply> {
+        self.reach()?.cancel(queue, id).await
+    }
+    async fn retry(&self, queue: &QueueName, id: &TaskId) -> Result<RetryReply> {
+        self.reach()?.retry(queue, id).await
+    }
+    async fn delete(&self, queue: &QueueName, id: &TaskId) -> Result<DeleteReply> {
+        self.reach()?.delete(queue, id).await
+    }
+    async fn queues(&self) -> Result<Vec<QueueView>> {
+        self.reach()?.queues().await
+    }
+    async fn pause(&self, queue: &QueueName) -> Result<()> {
+        self.reach()?.pause(queue).await
+    }
+    async fn resume(&self, queue: &QueueName) -> Result<()> {
+        self.reach()?.resume(queue).await
+    }
+    async fn purge(&self, queue: &QueueName) -> Result<u64> {
+        self.reach()?.purge(queue).await
+    }
+    async fn register(&self, queue: &QueueName, lease: Duration) -> Result<Incarnation> {
+        let incarnation = self.reach()?.register(queue, lease).await?;
+        self.registered.lock().expect("not poisoned").push(incarnation.clone());
+        Ok(incarnation)
+    }
+    async fn claim(&self, who: &Incarnation, lease: Duration, limit: usize, startable: &[TaskName]) -> Result<Lease<Claimed>> {
+        let claimed = self.reach()?.claim(who, lease, limit, startable).await?;
+        self.claims.fetch_add(1, Ordering::SeqCst);
+        let brings = matches!(&claimed, Lease::Held(claimed) if !claimed.tasks.is_empty());
+        if brings && self.lose_claim.swap(false, Ordering::SeqCst) {
+            return Err(BrokerError::Unavailable("the reply was lost".into()));
+        }
+        Ok(claimed)
+    }
+    async fn extend(&self, who: &Incarnation, lease: Duration) -> Result<Lease<Extended>> {
+        let extended = self.reach()?.extend(who, lease).await?;
+        self.beats.fetch_add(1, Ordering::SeqCst);
+        Ok(extended)
+    }
+    async fn held(&self, who: &Incarnation) -> Result<Vec<Leased>> {
+        self.reach()?.held(who).await
+    }
+    async fn finish(&self, who: &Incarnation, finishes: &[Finish]) -> Result<FinishReply> {
+        self.reach()?.finish(who, finishes).await
+    }
+    async fn leave(&self, who: &Incarnation) -> Result<()> {
+        self.reach()?.leave(who).await
+    }
+    async fn expire(&self, who: &Incarnation) -> Result<()> {
+        self.reach()?.expire(who).await
+    }
+    async fn wait(&self, queue: &QueueName, limit: Duration) -> Result<()> {
+        self.reach()?.wait(queue, limit).await
+    }
+    async fn cancellations(&self, sender: mpsc::Sender<(QueueName, TaskId)>) -> Result<()> {
+        self.reach()?.cancellations(sender).await
+    }
+    async fn progress(&self, queue: &QueueName, id: &TaskId, progress: &Progress) -> Result<()> {
+        self.reach()?.progress(queue, id, progress).await
+    }
+    async fn relay(&self, queue: &QueueName) -> Result<usize> {
+        self.reach()?.relay(queue).await
+    }
+    async fn sweep(&self, queue: &QueueName, offered: &[TaskName]) -> Result<()> {
+        self.reach()?.sweep(queue, offered).await
+    }
+    async fn announce(&self, worker: &WorkerInfo, ttl: Duration) -> Result<()> {
+        self.reach()?.announce(worker, ttl).await
+    }
+    async fn retire(&self, worker: &str) -> Result<()> {
+        self.reach()?.retire(worker).await
+    }
+    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        self.reach()?.workers().await
+    }
+    async fn catalogue(&self) -> Result<Catalogue> {
+        self.reach()?.catalogue().await
+    }
+    async fn kv_get(&self, plugin: &str, key: &str) -> Result<Option<Vec<u8>>, KvError> {
+        self.reach_kv()?.kv_get(plugin, key).await
+    }
+    async fn kv_set(&self, plugin: &str, key: &str, value: &[u8]) -> Result<(), KvError> {
+        self.reach_kv()?.kv_set(plugin, key, value).await
+    }
+    async fn kv_remove(&self, plugin: &str, key: &str) -> Result<bool, KvError> {
+        self.reach_kv()?.kv_remove(plugin, key).await
+    }
+    async fn kv_increment(&self, plugin: &str, key: &str, by: i64) -> Result<i64, KvError> {
+        self.reach_kv()?.kv_increment(plugin, key, by).await
+    }
+    async fn kv_keys(&self, plugin: &str, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, KvError> {
+        self.reach_kv()?.kv_keys(plugin, prefix, after, limit).await
+    }
+    async fn put_schedule(&self, schedule: &Schedule) -> Result<()> {
+        self.reach()?.put_schedule(schedule).await
+    }
+    async fn schedules(&self) -> Result<Vec<Schedule>> {
+        self.reach()?.schedules().await
+    }
+    async fn pause_schedule(&self, name: &str, paused: bool) -> Result<bool> {
+        self.reach()?.pause_schedule(name, paused).await
+    }
+    async fn remove_schedule(&self, name: &str) -> Result<bool> {
+        self.reach()?.remove_schedule(name).await
+    }
+    async fn fire(&self, schedule: &Schedule, due: Millis, task: &NewTask) -> Result<Fired> {
+        self.reach()?.fire(schedule, due, task).await
+    }
+    async fn now(&self) -> Result<Millis> {
+        self.reach()?.now().await
+    }
+}
