@@ -1,5 +1,7 @@
+<<<<<<< HEAD
 //! The one integration binary: everything that is tested from outside the crate, each room in a module of its own.
 
+mod engine;
 mod laws;
 mod plugins;
 mod support;

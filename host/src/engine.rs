@@ -178,16 +178,17 @@ impl fmt::Debug for Engine {
 impl Engine {
     /// Starts the guests' runtime and the epoch ticker.
     pub fn start(settings: EngineSettings) -> Result<Arc<Self>, EngineError> {
-        let threads = settings.threads.max(1);
-        let cache = settings.cache.as_deref().map(|dir| Cache::open(dir, settings.cache_bytes)).transpose()?;
-        let wasm = setup::engine(settings.slots)?;
+        let EngineSettings { slots, guest_memory, threads, cache, cache_bytes } = settings;
+        let threads = threads.max(1);
+        let cache = cache.map(|dir| Cache::open(&dir, cache_bytes)).transpose()?;
+        let wasm = setup::engine(slots)?;
         let linker = setup::linker(&wasm)?;
         let runtime = setup::runtime(threads)?;
         let cpu = Cpu::start(&wasm, threads)?;
         Ok(Arc::new(Self {
             linker,
             cpu,
-            memory: Arc::new(guest::MemoryTotal::new(settings.guest_memory)),
+            memory: Arc::new(guest::MemoryTotal::new(guest_memory)),
             tls: http::Tls::default(),
             cache,
             compiling: Arc::new(Semaphore::new(threads.div_ceil(2))),

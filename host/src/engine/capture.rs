@@ -74,8 +74,8 @@ impl Shared {
     /// One line of the log.
     pub(super) fn log(&self, level: &str, message: &str, fields: Vec<(String, String)>) {
         let line = self.line(level, message, fields);
-        let live = self.book().keep(&line);
-        if let Some(services) = self.services.as_ref().filter(|_| live) {
+        let pass_on = self.book().keep(&line);
+        if let Some(services) = self.services.as_ref().filter(|_| pass_on) {
             services.log(&line);
         }
     }

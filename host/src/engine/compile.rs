@@ -90,6 +90,7 @@ fn translate(engine: &wasmtime::Engine, bytes: &[u8]) -> Result<Vec<u8>, EngineE
 }
 
 /// Compiled code that was checked, ready to be loaded.
+#[derive(Clone, Copy)]
 pub(super) enum Artefact<'a> {
     /// What `translate` returned a moment ago.
     Fresh(&'a [u8]),

@@ -12,8 +12,6 @@ use super::{
 use crate::task::{NewTask, Priority, Progress, QueueName, Start, TaskId, TaskName};
 
 mod bindings {
-    #![expect(clippy::pedantic, reason = "generated from wit/plugin.wit")]
-
     wasmtime::component::bindgen!({
         path: "../wit",
         world: "plugin",

@@ -191,7 +191,7 @@ impl Outgoing {
             Box::new(stream)
         };
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(Error::from)?;
-        Ok((sender, Connection::Open(connection)))
+        Ok((sender, Connection(Some(connection))))
     }
 
     /// The addresses that may be dialled. A grant that is itself an address, or `localhost`, says what it means; any other name
@@ -253,19 +253,16 @@ fn addressed(mut request: Request<WasiBody>, origin: &Origin) -> Result<Request<
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// The connection's own work; may be polled again after its end.
-enum Connection {
-    Open(http1::Connection<TokioIo<Box<dyn Stream>>, WasiBody>),
-    Closed,
-}
+/// The connection's own work; `None` after its end, so that it may be polled again.
+struct Connection(Option<http1::Connection<TokioIo<Box<dyn Stream>>, WasiBody>>);
 
 impl Future for Connection {
     type Output = Result<(), hyper::Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self::Open(connection) = &mut *self else { return Poll::Ready(Ok(())) };
+        let Some(connection) = &mut self.0 else { return Poll::Ready(Ok(())) };
         let ended = ready!(Pin::new(connection).poll(cx));
-        *self = Self::Closed;
+        self.0 = None;
         Poll::Ready(ended)
     }
 }

@@ -1,0 +1,160 @@
+//! What an engine test says: a guest, a call, and how it must end.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use sha2::{Digest, Sha256};
+use taskhost::{
+    engine::{About, Attempted, Call, Code, Engine, EngineError, EngineSettings, Grants, Limits, LogLine, ServiceError, Services},
+    task::{ErrorKind, Millis, Outcome, Progress, QueueName, TaskError, TaskId},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Longer than any test takes on a busy machine; the timeout of calls that must not time out.
+pub const LONG: Duration = Duration::from_secs(120);
+
+pub fn settings() -> EngineSettings {
+    EngineSettings { slots: 56, guest_memory: 8 << 30, threads: 2, cache: None, cache_bytes: 1 << 30 }
+}
+
+/// One engine for the tests that need nothing special of it.
+pub fn engine() -> &'static Arc<Engine> {
+    static ENGINE: OnceLock<Arc<Engine>> = OnceLock::new();
+    ENGINE.get_or_init(|| Engine::start(settings()).expect("the engine starts"))
+}
+
+/// The bytes of a plugin that `cargo xtask plugins` has built.
+pub fn plugin(name: &str) -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../plugins").join(name).with_extension("wasm");
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{error}: {}: run `cargo xtask plugins` first", path.display()))
+}
+
+pub async fn compile(engine: &Arc<Engine>, bytes: &[u8]) -> Result<Arc<Code>, EngineError> {
+    let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    engine.compile(bytes.into(), &digest).await
+}
+
+/// A guest of the shared engine, compiled.
+pub async fn load(bytes: &[u8]) -> Arc<Code> {
+    compile(engine(), bytes).await.expect("the guest compiles")
+}
+
+pub fn call(code: &Arc<Code>, body: &str, args: &str) -> Call {
+    Call {
+        code: Arc::clone(code),
+        plugin: "probe".into(),
+        body: body.into(),
+        args: args.into(),
+        about: About {
+            task_id: TaskId::new("task-1").unwrap(),
+            queue: QueueName::new("mail").unwrap(),
+            attempt: 2,
+            max_attempts: 4,
+            enqueued_at: Millis(1_700_000_000_000),
+            headers: vec![("traceparent".into(), "00-1".into())],
+        },
+        limits: Arc::new(Limits::default()),
+        grants: Arc::new(Grants::default()),
+        timeout: LONG,
+        cancelled: CancellationToken::new(),
+        grace: LONG,
+        services: Arc::new(Fake::default()),
+    }
+}
+
+pub async fn run(call: Call) -> Attempted {
+    tokio::time::timeout(LONG, engine().invoke(call)).await.expect("the attempt ends")
+}
+
+pub fn result(attempted: Attempted) -> String {
+    match attempted.outcome {
+        Outcome::Done { result, .. } => result,
+        other => panic!("no result but {other:?}"),
+    }
+}
+
+pub fn error(attempted: Attempted) -> TaskError {
+    match attempted.outcome {
+        Outcome::Failed { error, .. } => error,
+        other => panic!("no error but {other:?}"),
+    }
+}
+
+/// The kind and the message of a failure.
+pub fn told(attempted: Attempted) -> (ErrorKind, String) {
+    let error = error(attempted);
+    (error.kind, error.message)
+}
+
+/// The broker's part, in memory.
+#[derive(Default)]
+pub struct Fake {
+    pub kv: Mutex<BTreeMap<String, Vec<u8>>>,
+    pub progress: Mutex<Vec<Progress>>,
+    pub lines: Mutex<Vec<LogLine>>,
+    /// Every kv call fails.
+    pub down: bool,
+}
+
+impl Fake {
+    fn up(&self) -> Result<(), ServiceError> {
+        if self.down { Err(ServiceError::Unavailable("the broker is away".into())) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl Services for Fake {
+    async fn kv_get(&self, key: &str) -> Result<Option<Vec<u8>>, ServiceError> {
+        // Really pending once, as a broker's answer is.
+        tokio::task::yield_now().await;
+        self.up()?;
+        Ok(self.kv.lock().unwrap().get(key).cloned())
+    }
+
+    async fn kv_set(&self, key: &str, value: Vec<u8>) -> Result<(), ServiceError> {
+        self.up()?;
+        self.kv.lock().unwrap().insert(key.into(), value);
+        Ok(())
+    }
+
+    async fn kv_remove(&self, key: &str) -> Result<bool, ServiceError> {
+        self.up()?;
+        Ok(self.kv.lock().unwrap().remove(key).is_some())
+    }
+
+    async fn kv_increment(&self, key: &str, by: i64) -> Result<i64, ServiceError> {
+        self.up()?;
+        let mut kv = self.kv.lock().unwrap();
+        let old = kv.get(key).map_or(0, |value| String::from_utf8_lossy(value).parse().unwrap());
+        kv.insert(key.into(), (old + by).to_string().into_bytes());
+        Ok(old + by)
+    }
+
+    async fn kv_keys(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, ServiceError> {
+        self.up()?;
+        let kv = self.kv.lock().unwrap();
+        Ok(kv.keys().filter(|key| key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after)).take(limit).cloned().collect())
+    }
+
+    fn progress(&self, progress: Progress) {
+        self.progress.lock().unwrap().push(progress);
+    }
+
+    fn log(&self, line: &LogLine) {
+        self.lines.lock().unwrap().push(line.clone());
+    }
+}
+
+/// A directory that only this user may enter.
+pub fn private_dir() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+pub fn entries(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
