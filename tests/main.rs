@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! The one integration binary: everything that is tested from outside the crate, each room in a module of its own.
 
 mod engine;
