@@ -1,1 +1,34 @@
-fn main() {}
+//! Set-up and build of taskhost: `cargo xtask <what>`. Each word is a file here.
+
+mod plugins;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask plugins [NAME…]    build plugins into plugins/NAME.wasm (--help says more)
+";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["plugins", rest @ ..] => plugins::main(rest),
+        [] | ["help" | "--help" | "-h"] => {
+            print(HELP);
+            Ok(())
+        }
+        [other, ..] => Err(anyhow::anyhow!("no such word: `{other}`\n\n{HELP}")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what a person asked for goes to stdout")]
+pub(crate) fn print(text: &str) {
+    print!("{text}");
+}

@@ -1,1 +1,320 @@
+//! Bodies that misbehave on demand, or show one thing the host offers: for trying out a set-up, and for taskhost's own tests.
 
+use std::{
+    hint::black_box,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+use taskhost_sdk::prelude::*;
+
+/// Gives back what it got.
+#[task]
+fn echo(value: serde_json::Value) -> TaskResult<serde_json::Value> {
+    Ok(value)
+}
+
+/// Panics, with the message given.
+#[task]
+fn panic_task(message: Option<String>) -> TaskResult<()> {
+    panic!("{}", message.unwrap_or_else(|| "panic_task was asked to panic".into()))
+}
+
+/// Fails its first `times` attempts, then returns the number of the attempt that worked.
+#[task]
+fn fail(times: u32) -> TaskResult<u32> {
+    let attempt = context::attempt();
+    if attempt <= times { Err(TaskError::retry(format!("attempt {attempt} of {times} that fail")).with_code("asked-to-fail")) } else { Ok(attempt) }
+}
+
+/// Fails so that no other attempt is made.
+#[task]
+fn fail_permanently(message: Option<String>) -> TaskResult<()> {
+    Err(TaskError::permanent(message.unwrap_or_else(|| "fail_permanently was asked to fail".into())))
+}
+
+/// Sleeps so many seconds without using the CPU; ends early, as cancelled, when somebody cancels the task.
+#[task(timeout = "1h")]
+fn long_running_task(seconds: f64) -> TaskResult<f64> {
+    let end = Instant::now() + duration(seconds)?;
+    loop {
+        context::check_cancelled()?;
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(seconds);
+        }
+        thread::sleep(left.min(Duration::from_millis(100)));
+    }
+}
+
+/// Sleeps so many seconds in one host call, whatever anybody says meanwhile.
+#[task(timeout = "1h")]
+fn sleep(seconds: f64) -> TaskResult<f64> {
+    thread::sleep(duration(seconds)?);
+    Ok(seconds)
+}
+
+/// Computes for so many seconds by the clock, without a pause; the number of rounds it made.
+#[task(timeout = "1h")]
+fn spin(seconds: f64) -> TaskResult<u64> {
+    let limit = duration(seconds)?;
+    let start = Instant::now();
+    let mut rounds = 0;
+    // The clock is a host call: looked at seldom, so that nearly all the time is the guest's own.
+    while start.elapsed() < limit {
+        compute(1 << 16);
+        rounds += 1;
+    }
+    Ok(rounds)
+}
+
+/// Computes a given amount of work, whatever time it takes: so many millions of steps. The last state, so that none can be left out.
+#[task(timeout = "1h")]
+fn burn(millions: u32) -> TaskResult<u64> {
+    Ok((0..millions).fold(0, |sum, _| sum ^ compute(1_000_000)))
+}
+
+/// Never ends.
+#[task(timeout = "1h")]
+fn spin_forever() -> TaskResult<()> {
+    loop {
+        compute(1 << 16);
+    }
+}
+
+/// Takes so many MiB of memory and touches each page.
+#[task]
+fn allocate(mebibytes: u32) -> TaskResult<u64> {
+    let mut bytes = Vec::new();
+    bytes.resize((mebibytes as usize) << 20, 1_u8);
+    Ok(black_box(&bytes).iter().step_by(4096).map(|&byte| u64::from(byte)).sum())
+}
+
+/// Calls itself until the stack ends.
+#[task]
+fn recurse() -> TaskResult<u64> {
+    fn deeper(depth: u64) -> u64 {
+        let frame = black_box([depth; 64]);
+        if frame[0] == u64::MAX { 0 } else { deeper(depth + 1) + frame[63] }
+    }
+    Ok(deeper(0))
+}
+
+/// Ends the process, or so it thinks, with this status and without a result.
+#[task]
+fn exit(status: i32) -> TaskResult<()> {
+    std::process::exit(status)
+}
+
+/// Prints a line to stdout and one to stderr, and logs one at each level.
+#[task]
+fn chatter(text: String) -> TaskResult<()> {
+    use std::io::Write as _;
+    writeln!(std::io::stdout(), "stdout: {text}")?;
+    writeln!(std::io::stderr(), "stderr: {text}")?;
+    for level in [log::Level::Trace, log::Level::Debug, log::Level::Info, log::Level::Warn, log::Level::Error] {
+        log::field("level", format!("{level:?}")).write(level, &text);
+    }
+    Ok(())
+}
+
+/// A text of so many bytes.
+#[task]
+fn large_result(bytes: u32) -> TaskResult<String> {
+    Ok("x".repeat(bytes as usize))
+}
+
+/// Enqueues `n` children, `echo` with 0 to n-1 unless another body is named, and returns their ids. With `then_fail` it fails after
+/// that, so that none of them comes to be.
+#[task]
+fn spawn_children(n: u32, body: Option<String>, then_fail: Option<bool>) -> TaskResult<Vec<String>> {
+    let body = body.unwrap_or_else(|| "echo".into());
+    let ids = (0..n).map(|i| children::enqueue(&*body, [i])).collect::<Result<_, _>>()?;
+    if then_fail == Some(true) { Err(TaskError::permanent("failed after enqueueing, as asked")) } else { Ok(ids) }
+}
+
+/// Tells its progress at each of `steps` steps, `pause_ms` milliseconds apart.
+#[task(timeout = "1h")]
+fn progress_demo(steps: u64, pause_ms: Option<u64>) -> TaskResult<u64> {
+    for step in 1..=steps {
+        context::check_cancelled()?;
+        context::progress(step, Some(steps), format!("step {step}"));
+        if let Some(pause) = pause_ms {
+            thread::sleep(Duration::from_millis(pause));
+        }
+    }
+    Ok(steps)
+}
+
+/// Adds to a counter of this plugin's store; the sum.
+#[task]
+fn kv_increment(key: String, by: Option<i64>) -> TaskResult<i64> {
+    Ok(kv::increment(&key, by.unwrap_or(1))?)
+}
+
+/// Writes a value into this plugin's store.
+#[task]
+fn kv_set(key: String, value: serde_json::Value) -> TaskResult<()> {
+    Ok(kv::set(&key, &value)?)
+}
+
+/// The value of a key of this plugin's store, or null.
+#[task]
+fn kv_get(key: String) -> TaskResult<Option<serde_json::Value>> {
+    Ok(kv::get(&key)?)
+}
+
+/// Removes a key from this plugin's store; whether it was there.
+#[task]
+fn kv_remove(key: String) -> TaskResult<bool> {
+    Ok(kv::remove(&key)?)
+}
+
+/// The keys of this plugin's store that begin with `prefix`.
+#[task]
+fn kv_keys(prefix: Option<String>) -> TaskResult<Vec<String>> {
+    Ok(kv::keys(prefix.unwrap_or_default()).collect::<Result<_, _>>()?)
+}
+
+/// A variable of the environment, or null.
+#[task]
+fn env(name: String) -> TaskResult<Option<String>> {
+    Ok(context::env(&name))
+}
+
+/// What the host says of this attempt.
+#[derive(Debug, Serialize, Deserialize, Schema)]
+pub struct About {
+    id: String,
+    queue: String,
+    attempt: u32,
+    max_attempts: u32,
+    milliseconds_left: u64,
+    headers: Vec<(String, String)>,
+}
+
+/// What the host says of this attempt.
+#[task]
+fn about() -> TaskResult<About> {
+    Ok(About {
+        id: context::task_id(),
+        queue: context::queue(),
+        attempt: context::attempt(),
+        max_attempts: context::max_attempts(),
+        milliseconds_left: u64::try_from(context::time_left().as_millis()).unwrap_or(u64::MAX),
+        headers: context::headers(),
+    })
+}
+
+export_plugin!(
+    echo,
+    panic_task,
+    fail,
+    fail_permanently,
+    long_running_task,
+    sleep,
+    spin,
+    burn,
+    spin_forever,
+    allocate,
+    recurse,
+    exit,
+    chatter,
+    large_result,
+    spawn_children,
+    progress_demo,
+    kv_increment,
+    kv_set,
+    kv_get,
+    kv_remove,
+    kv_keys,
+    env,
+    about,
+);
+
+fn duration(seconds: f64) -> TaskResult<Duration> {
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|_| TaskError::invalid_arguments(format!("parameter `seconds` (argument 1): expected a number of seconds, got {seconds}")))
+}
+
+/// So many steps of a generator that no optimiser shortens.
+fn compute(steps: u32) -> u64 {
+    let mut state = black_box(88_172_645_463_325_252_u64);
+    for _ in 0..steps {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+    }
+    black_box(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use taskhost_sdk::testing;
+
+    use super::*;
+
+    #[test]
+    fn fails_so_often_and_no_more() {
+        assert!(testing::attempt().number(2).run(|| fail(2)).unwrap_err().is_retryable());
+        assert_eq!(testing::attempt().number(3).run(|| fail(2)), Ok(3));
+        assert!(!fail_permanently(None).unwrap_err().is_retryable());
+    }
+
+    #[test]
+    fn sleeping_and_spinning_take_their_time() {
+        let start = Instant::now();
+        assert_eq!(long_running_task(0.01), Ok(0.01));
+        assert_eq!(sleep(0.01), Ok(0.01));
+        assert!(spin(0.01).unwrap() > 0);
+        assert!(start.elapsed() >= Duration::from_millis(30));
+        assert!(!spin(-1.0).unwrap_err().is_retryable());
+        assert_eq!(testing::attempt().cancelled().run(|| long_running_task(60.0)), Err(TaskError::cancelled()));
+        assert_eq!(burn(1), burn(1));
+    }
+
+    #[test]
+    fn children_come_with_success() {
+        let attempt = testing::attempt();
+        assert_eq!(attempt.run(|| spawn_children(3, None, None)).unwrap().len(), 3);
+        assert_eq!(attempt.children()[2].args, "[2]");
+        assert!(testing::attempt().run(|| spawn_children(1_001, None, None)).unwrap_err().message().contains("1000"));
+        assert!(testing::attempt().run(|| spawn_children(1, None, Some(true))).is_err());
+    }
+
+    #[test]
+    fn tells_progress_and_stops_when_cancelled() {
+        let attempt = testing::attempt();
+        assert_eq!(attempt.run(|| progress_demo(2, None)), Ok(2));
+        assert_eq!(attempt.progress(), [(1, Some(2), "step 1".into()), (2, Some(2), "step 2".into())]);
+        assert_eq!(testing::attempt().cancelled().run(|| progress_demo(2, None)), Err(TaskError::cancelled()));
+    }
+
+    #[test]
+    fn the_store_is_read_back() {
+        let attempt = testing::attempt().kv("seen", 4);
+        assert_eq!(attempt.run(|| kv_increment("seen".into(), None)), Ok(5));
+        attempt.run(|| kv_set("other".into(), serde_json::json!([1]))).unwrap();
+        assert_eq!(attempt.run(|| kv_keys(None)).unwrap(), ["other", "seen"]);
+        assert_eq!(attempt.run(|| kv_get("other".into())), Ok(Some(serde_json::json!([1]))));
+        assert_eq!(attempt.run(|| kv_remove("other".into())), Ok(true));
+        assert!(!attempt.run(|| kv_increment("seen".into(), Some(i64::MAX))).unwrap_err().is_retryable());
+    }
+
+    #[test]
+    #[should_panic(expected = "as asked")]
+    fn panics_with_the_message_given() {
+        let _ = panic_task(Some("as asked".into()));
+    }
+
+    #[test]
+    fn says_what_the_host_says() {
+        let attempt = testing::attempt().id("t-9").number(2).header("tenant", "7").env("HOME", "/");
+        let about = attempt.run(about).unwrap();
+        assert_eq!((about.id.as_str(), about.attempt, about.headers.len()), ("t-9", 2, 1));
+        assert_eq!(attempt.run(|| env("HOME".into())), Ok(Some("/".into())));
+        assert_eq!(attempt.run_json::<echo>(r#"[{"a": [1, null]}]"#).as_deref(), Ok(r#"{"a":[1,null]}"#));
+        assert_eq!(large_result(3).as_deref(), Ok("xxx"));
+    }
+}

@@ -1,0 +1,157 @@
+//! The task that is being attempted: who it is, how long it may take, whether somebody wants it to stop.
+
+use std::time::{Duration, SystemTime};
+
+use crate::{TaskError, TaskResult, host};
+
+/// The task's id; the same in every attempt, so a good key to make outside effects happen once.
+///
+/// ```
+/// # use taskhost_sdk::{prelude::*, testing};
+/// testing::attempt().id("t-1").run(|| {
+///     assert_eq!(context::task_id(), "t-1");
+///     Ok(())
+/// }).unwrap();
+/// ```
+pub fn task_id() -> String {
+    host::task_id()
+}
+
+/// The queue the task was claimed from.
+///
+/// ```
+/// # use taskhost_sdk::prelude::*;
+/// assert_eq!(context::queue(), "default");
+/// ```
+pub fn queue() -> String {
+    host::queue()
+}
+
+/// Which attempt this is: 1 for the first.
+///
+/// ```
+/// # use taskhost_sdk::{prelude::*, testing};
+/// let number = testing::attempt().number(3).run(|| Ok(context::attempt()));
+/// assert_eq!(number, Ok(3));
+/// ```
+pub fn attempt() -> u32 {
+    host::attempt()
+}
+
+/// The task is dead when the attempt of this number fails.
+///
+/// ```
+/// # use taskhost_sdk::prelude::*;
+/// let last = context::attempt() == context::max_attempts();
+/// assert!(!last);
+/// ```
+pub fn max_attempts() -> u32 {
+    host::max_attempts()
+}
+
+/// When the task was enqueued.
+///
+/// ```
+/// # use taskhost_sdk::prelude::*;
+/// assert!(context::enqueued_at() <= context::deadline());
+/// ```
+pub fn enqueued_at() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(host::enqueued_at())
+}
+
+/// When this attempt will be stopped.
+///
+/// ```
+/// # use taskhost_sdk::prelude::*;
+/// assert!(context::deadline() > std::time::SystemTime::UNIX_EPOCH);
+/// ```
+pub fn deadline() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(host::deadline())
+}
+
+/// How long this attempt may still take; zero once its time is over.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use taskhost_sdk::prelude::*;
+/// assert!(context::time_left() <= Duration::from_secs(60));
+/// ```
+#[expect(clippy::disallowed_methods, reason = "the deadline is a time of the real clock, and in a guest that clock is the host's")]
+pub fn time_left() -> Duration {
+    deadline().duration_since(SystemTime::now()).unwrap_or_default()
+}
+
+/// What the enqueuer sent with the task, `traceparent` included; names in lower case.
+///
+/// ```
+/// # use taskhost_sdk::{prelude::*, testing};
+/// let headers = testing::attempt().header("tenant", "7").run(|| Ok(context::headers())).unwrap();
+/// assert_eq!(headers, [("tenant".to_string(), "7".to_string())]);
+/// ```
+pub fn headers() -> Vec<(String, String)> {
+    host::headers()
+}
+
+/// One header's value.
+///
+/// ```
+/// # use taskhost_sdk::{prelude::*, testing};
+/// let tenant = testing::attempt().header("tenant", "7").run(|| Ok(context::header("Tenant")));
+/// assert_eq!(tenant, Ok(Some("7".into())));
+/// ```
+pub fn header(name: &str) -> Option<String> {
+    headers().into_iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+}
+
+/// Whether somebody cancelled the task or its lease was lost: then return soon, a grace time is running.
+///
+/// ```
+/// # use taskhost_sdk::{prelude::*, testing};
+/// assert_eq!(testing::attempt().cancelled().run(|| Ok(context::is_cancelled())), Ok(true));
+/// ```
+pub fn is_cancelled() -> bool {
+    host::is_cancelled()
+}
+
+/// Leaves the body with `?` if it shall stop; to be called between two steps of a long one.
+///
+/// ```
+/// # use taskhost_sdk::{prelude::*, testing};
+/// let result = testing::attempt().cancelled().run(|| {
+///     for _ in 0..1_000 {
+///         context::check_cancelled()?;
+///     }
+///     Ok(())
+/// });
+/// assert_eq!(result, Err(TaskError::cancelled()));
+/// ```
+pub fn check_cancelled() -> TaskResult<()> {
+    if is_cancelled() { Err(TaskError::cancelled()) } else { Ok(()) }
+}
+
+/// How far this attempt has come: `done` of `total` steps and a word for people. Shown at once, whatever becomes of the attempt; the
+/// newest counts, so it may be called often.
+///
+/// ```
+/// # use taskhost_sdk::{prelude::*, testing};
+/// let attempt = testing::attempt();
+/// attempt.run(|| {
+///     context::progress(3, Some(10), "page 3");
+///     Ok(())
+/// }).unwrap();
+/// assert_eq!(attempt.progress(), [(3, Some(10), "page 3".to_string())]);
+/// ```
+pub fn progress(done: u64, total: Option<u64>, note: impl AsRef<str>) {
+    host::progress(done, total, note.as_ref());
+}
+
+/// A variable of the environment that the operator granted this plugin (`env = { … }` in its policy).
+///
+/// ```
+/// # use taskhost_sdk::{prelude::*, testing};
+/// let url = testing::attempt().env("CENTER_URL", "https://hr.example.com").run(|| Ok(context::env("CENTER_URL")));
+/// assert_eq!(url, Ok(Some("https://hr.example.com".into())));
+/// ```
+pub fn env(name: &str) -> Option<String> {
+    host::env(name)
+}
