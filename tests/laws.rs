@@ -3,8 +3,14 @@
 //! A law is a plain async function named as a sentence, taking handles on one fresh, empty broker. `laws!` makes each of them
 //! a test of one driver; a new driver adds a [`Place`] to support.rs and one line here.
 
+mod cancel;
 mod ends;
+mod enqueue;
+mod lease;
 mod order;
+mod schedules;
+mod shared;
+mod shown;
 
 use taskhost::broker::BrokerSettings;
 
@@ -15,29 +21,159 @@ macro_rules! laws {
         mod $driver {
             use super::*;
             tests! { $place;
-                ends: [
-                    an_enqueued_task_is_claimed_finished_and_has_its_result,
-                ]
-                order: [
-                    a_claimed_task_is_claimed_once,
-                    order_is_priority_then_first_in_first_out,
-                ]
+                enqueue {
+                    one [
+                        a_known_id_is_a_duplicate_and_changes_nothing,
+                        ids_are_unique_in_their_queue_only,
+                        many_are_enqueued_in_one_call_and_answered_in_its_order,
+                        a_unique_key_holds_until_the_end_and_names_its_holder,
+                        a_unique_key_is_of_one_queue,
+                        a_unique_key_is_released_when_its_time_is_over_and_then_only_by_its_new_holder,
+                        a_delayed_task_is_not_claimed_before_it_is_due_and_on_time_then,
+                        a_task_for_a_time_that_has_passed_is_ready,
+                        what_was_asked_for_arrives,
+                        an_expired_waiting_task_ends_cancelled_and_is_not_run,
+                        a_sweep_ends_what_expired_in_a_paused_queue,
+                    ]
+                    two [
+                        eight_concurrent_enqueues_of_one_id_add_it_once,
+                        who_waits_for_work_is_woken_by_an_enqueue,
+                        an_earlier_due_time_wakes_who_waits_for_a_later_one,
+                    ]
+                    with small_payloads [a_payload_over_the_limit_refuses_the_whole_call]
+                }
+                order {
+                    one [
+                        a_claimed_task_is_claimed_once,
+                        order_is_priority_then_first_in_first_out,
+                        a_queue_s_tasks_are_claimed_in_that_queue_only,
+                        a_claim_says_whether_there_is_more,
+                        a_retried_task_comes_back_after_its_delay_and_is_counted,
+                        a_task_handed_back_is_not_counted,
+                        a_delayed_task_becomes_ready_while_its_queue_is_paused,
+                        parked_tasks_are_claimed_in_order_with_the_ready_ones,
+                        a_parked_task_can_be_cancelled,
+                    ]
+                    two [
+                        racing_workers_claim_each_task_once,
+                        a_paused_queue_claims_nothing_and_resuming_wakes,
+                        a_parked_task_is_claimed_by_who_names_it_and_by_nobody_else,
+                        a_random_drain_ends_each_task_once,
+                    ]
+                    with impatient [a_task_parked_too_long_under_a_name_nobody_offers_is_dead]
+                }
+                ends {
+                    one [
+                        an_enqueued_task_is_claimed_finished_and_has_its_result,
+                        awaiting_gives_the_newest_view_when_the_time_is_over,
+                        a_dead_end_stands_in_the_dead_set_and_is_awaited_like_any,
+                        a_dead_task_retried_begins_anew,
+                        only_what_ended_without_a_result_or_waits_for_its_next_attempt_is_retried,
+                        a_retry_is_refused_while_another_holds_the_unique_key,
+                        a_task_is_deleted_unless_it_runs,
+                        a_result_is_gone_after_its_time_and_its_id_free_again,
+                        a_task_that_wants_no_result_keeps_none,
+                        the_last_five_errors_are_kept,
+                        what_bodies_log_is_kept_newest_last,
+                        a_long_log_keeps_its_newest_64_kib,
+                        progress_is_shown_while_it_runs_and_gone_with_the_end,
+                        children_come_to_be_with_success_in_any_queue,
+                        a_late_success_brings_no_children,
+                    ]
+                    two [
+                        who_awaits_an_end_is_woken_by_it,
+                    ]
+                    with short_results [the_broker_s_time_for_results_counts_from_the_end]
+                    with small_dead_set [a_sweep_keeps_the_newest_of_the_dead]
+                    with young_dead_set [a_sweep_forgets_the_old_dead]
+                    with kilobyte_payloads [a_result_over_the_limit_is_dead_and_says_so]
+                }
+                lease {
+                    one [
+                        only_registering_makes_an_incarnation,
+                        the_first_look_at_an_expired_lease_only_marks_it,
+                        a_heartbeat_keeps_all_that_is_held,
+                        a_heartbeat_adopts_too,
+                        other_queues_are_not_adopted,
+                        a_late_finish_of_an_earlier_attempt_changes_nothing,
+                        another_incarnation_cannot_finish_what_it_does_not_hold,
+                        a_batch_of_finishes_is_answered_one_by_one,
+                        the_held_set_lists_what_was_claimed,
+                    ]
+                    two [
+                        incarnations_are_never_the_same,
+                        a_lost_lease_cannot_finish,
+                        an_incarnation_proved_gone_is_adopted_at_once,
+                        an_expired_lease_is_adopted_once,
+                        leaving_hands_back_uncounted,
+                    ]
+                }
+                cancel {
+                    one [
+                        a_cancelled_waiting_task_never_runs,
+                        an_end_after_a_cancel_is_recorded_as_it_is,
+                        a_finish_that_came_first_wins,
+                        a_task_cancelled_while_its_worker_dies_ends_cancelled,
+                        a_task_cancelled_while_its_worker_leaves_ends_cancelled,
+                    ]
+                    two [
+                        a_running_task_s_worker_is_told_and_a_retry_then_ends_cancelled,
+                    ]
+                }
+                shown {
+                    one [
+                        a_listing_goes_from_running_to_ended_newest_first,
+                        a_listing_is_filtered,
+                        pages_show_each_task_once,
+                        queues_count_their_tasks,
+                        a_purge_deletes_what_waits_and_nothing_else,
+                        a_purge_gives_unique_keys_back,
+                        a_check_says_what_the_broker_is,
+                    ]
+                }
+                shared {
+                    one [
+                        a_silent_worker_is_gone_and_its_catalogue_stays,
+                        the_newest_announcement_of_a_body_is_served,
+                        what_is_no_number_is_not_incremented,
+                        kv_keys_are_listed_in_byte_order_page_by_page,
+                    ]
+                    two [
+                        workers_stand_until_they_retire,
+                        kv_keeps_bytes_of_each_plugin,
+                        kv_increments_add_up,
+                    ]
+                }
+                schedules {
+                    one [
+                        putting_the_same_rule_again_keeps_its_past,
+                        nothing_fires_too_early,
+                        nothing_fires_that_is_not_after_the_last,
+                        a_schedule_that_is_gone_changed_or_paused_does_not_fire,
+                        a_firing_is_skipped_while_the_last_one_s_task_has_not_ended,
+                    ]
+                    two [
+                        a_schedule_is_kept_by_name,
+                        a_due_time_is_fired_once_by_racing_hosts,
+                    ]
+                }
             }
         }
     };
 }
 
-/// One test a law. `[…]` take one handle; `two […]` two handles, as two processes would have them; `(settings) […]` one handle so set.
+/// One test a law. Those of `one` take one handle, those of `two` two handles as two processes would have them; `with settings`
+/// is one handle so set.
 macro_rules! tests {
-    ($place:ty; $($room:ident: $([$($law:ident,)*])? $(two [$($two:ident,)*])? $(with $settings:ident [$($set:ident,)*])*)*) => {
+    ($place:ty; $($room:ident { one [$($law:ident,)*] $(two [$($two:ident,)*])? $(with $settings:ident [$set:ident])* })*) => {
         $(
-            $($(
+            $(
                 #[tokio::test]
                 async fn $law() {
                     let place = <$place as Place>::make().await;
                     super::$room::$law(&*place.open(BrokerSettings::default()).await).await;
                 }
-            )*)?
+            )*
             $($(
                 #[tokio::test]
                 async fn $two() {
@@ -46,13 +182,13 @@ macro_rules! tests {
                     super::$room::$two(&*one, &*other).await;
                 }
             )*)?
-            $($(
+            $(
                 #[tokio::test]
                 async fn $set() {
                     let place = <$place as Place>::make().await;
                     super::$room::$set(&*place.open(super::$room::$settings()).await).await;
                 }
-            )*)*
+            )*
         )*
     };
 }

@@ -1,8 +1,13 @@
 //! Laws of how a task ends and what is kept of it.
 
-use taskhost::{broker::Broker, task::State};
+use std::time::{Duration, Instant};
 
-use crate::support::{Worker, add, enqueue, ok, view};
+use taskhost::{
+    broker::{Broker, BrokerSettings, DeleteReply, Finished, RetryReply},
+    task::{ErrorKind, NewTask, Progress, QueueName, State, TaskError, Unique, Verdict},
+};
+
+use crate::support::{SOON, Worker, add, dead, enqueue, finish, named, ok, queue, retry_after, state, task_id, view, wait_until};
 
 pub(crate) async fn an_enqueued_task_is_claimed_finished_and_has_its_result(b: &dyn Broker) {
     let task = add();
@@ -15,11 +20,302 @@ pub(crate) async fn an_enqueued_task_is_claimed_finished_and_has_its_result(b: &
     assert_eq!((&leased.member.id, &leased.task.name, &leased.task.args, leased.task.tries), (&id, &task.name, &task.args, 0));
     assert_eq!(view(b, &id).await.state, State::Running);
 
-    assert_eq!(worker.finish(&leased.member, ok("2")).await, taskhost::broker::Finished::Recorded);
+    assert_eq!(worker.finish(&leased.member, ok("2")).await, Finished::Recorded);
     let ended = view(b, &id).await;
     assert_eq!((ended.state, ended.result.as_deref().map(|raw| raw.get()), ended.tries), (State::Succeeded, Some("2"), 1));
     assert!(ended.error.is_none() && ended.errors.is_empty());
     assert!(ended.enqueued_at <= ended.started_at.expect("started") && ended.started_at <= ended.ended_at);
     assert_eq!((ended.plugin.as_deref(), ended.version.as_deref()), (Some("math"), Some("1.0.0")));
     assert_eq!((ended.digest, ended.worker.as_deref()), (Some("ab".repeat(32)), Some("box:1:test")));
+}
+
+pub(crate) async fn who_awaits_an_end_is_woken_by_it(one: &dyn Broker, other: &dyn Broker) {
+    for awaiting in [one, other] {
+        let id = enqueue(one, add()).await;
+        let worker = Worker::new(one).await;
+        let leased = worker.claim_one().await;
+        let begun = Instant::now();
+        let (view, reply) = tokio::join!(awaiting.await_end(None, &id, SOON), worker.finish(&leased.member, ok("2")));
+        assert_eq!(reply, Finished::Recorded);
+        let view = view.expect("await").expect("known");
+        assert_eq!((view.state, view.result.as_deref().map(|raw| raw.get())), (State::Succeeded, Some("2")));
+        assert!(begun.elapsed() < Duration::from_secs(3), "by push, not by a poll of seconds: {:?}", begun.elapsed());
+    }
+}
+
+pub(crate) async fn awaiting_gives_the_newest_view_when_the_time_is_over(b: &dyn Broker) {
+    let id = enqueue(b, add()).await;
+    let begun = Instant::now();
+    let view = b.await_end(Some(&QueueName::default()), &id, Duration::from_millis(150)).await.expect("await").expect("known");
+    assert_eq!(view.state, State::Ready);
+    assert!(begun.elapsed() >= Duration::from_millis(150) && begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(b.await_end(None, &task_id("nobody"), SOON).await.expect("await").is_none());
+    assert!(begun.elapsed() < Duration::from_secs(5), "an id nobody knows is not awaited");
+}
+
+pub(crate) async fn a_dead_end_stands_in_the_dead_set_and_is_awaited_like_any(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let id = enqueue(b, add()).await;
+    let leased = worker.claim_one().await;
+    let error = TaskError { code: Some("http-404".into()), detail: Some("a\nb".into()), ..TaskError::new(ErrorKind::Permanent, "gone") };
+    worker.finish(&leased.member, Verdict::Dead { error: error.clone() }).await;
+    let ended = b.await_end(None, &id, SOON).await.expect("await").expect("known");
+    assert_eq!((ended.state, ended.tries, ended.error.as_ref()), (State::Dead, 1, Some(&error)));
+    assert_eq!((ended.errors.len(), ended.errors[0].attempt, &*ended.errors[0].worker), (1, 1, "box:1:test"));
+    assert_eq!((&ended.errors[0].error, &*ended.errors[0].code.plugin), (&error, "math"));
+    assert!(worker.claim(9).await.is_empty());
+}
+
+pub(crate) async fn a_dead_task_retried_begins_anew(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let id = enqueue(b, add()).await;
+    worker.run_one(retry_after(Duration::ZERO)).await;
+    worker.run_one(dead("no")).await;
+    assert_eq!(b.retry(&QueueName::default(), &id).await.expect("retry"), RetryReply::Ready);
+    let again = worker.claim_one().await;
+    assert_eq!((again.task.tries, again.task.losses), (0, 0));
+    assert_eq!(worker.finish(&again.member, ok("2")).await, Finished::Recorded);
+    let ended = view(b, &id).await;
+    assert_eq!((ended.state, ended.tries), (State::Succeeded, 1));
+    assert!(ended.error.is_none());
+}
+
+pub(crate) async fn only_what_ended_without_a_result_or_waits_for_its_next_attempt_is_retried(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let default = QueueName::default();
+    assert_eq!(b.retry(&default, &task_id("nobody")).await.expect("retry"), RetryReply::NotFound);
+    let id = enqueue(b, add()).await;
+    assert_eq!(b.retry(&default, &id).await.expect("retry"), RetryReply::NotEnded(State::Ready));
+    let leased = worker.claim_one().await;
+    assert_eq!(b.retry(&default, &id).await.expect("retry"), RetryReply::NotEnded(State::Running));
+    worker.finish(&leased.member, retry_after(Duration::from_secs(600))).await;
+    assert_eq!(b.retry(&default, &id).await.expect("retry"), RetryReply::Ready, "its next attempt begins at once");
+    let again = worker.claim_one().await;
+    assert_eq!(again.task.tries, 1, "the count goes on");
+    worker.finish(&again.member, ok("2")).await;
+    assert_eq!(b.retry(&default, &id).await.expect("retry"), RetryReply::NotEnded(State::Succeeded));
+
+    let cancelled = enqueue(b, add()).await;
+    b.cancel(&default, &cancelled).await.expect("cancel");
+    assert_eq!(b.retry(&default, &cancelled).await.expect("retry"), RetryReply::Ready);
+    assert_eq!(worker.claim_one().await.task.id, cancelled);
+}
+
+pub(crate) async fn a_retry_is_refused_while_another_holds_the_unique_key(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let unique = Some(Unique { key: "k".into(), ttl: Duration::from_secs(600) });
+    let first = enqueue(b, NewTask { unique: unique.clone(), ..add() }).await;
+    worker.run_one(dead("no")).await;
+    let second = enqueue(b, NewTask { unique: unique.clone(), ..add() }).await;
+    let reply = b.retry(&QueueName::default(), &first).await.expect("retry");
+    assert_eq!(reply, RetryReply::Duplicate { holder: second.clone() });
+    assert_eq!(state(b, &first).await, State::Dead);
+    worker.run_one(ok("2")).await;
+    assert_eq!(b.retry(&QueueName::default(), &first).await.expect("retry"), RetryReply::Ready);
+    let third = NewTask { unique, ..add() };
+    let reply = b.enqueue(&[third]).await.expect("enqueue");
+    assert_eq!(reply, [taskhost::broker::Enqueued::Duplicate { holder: first }], "the retried one holds it again");
+}
+
+pub(crate) async fn a_task_is_deleted_unless_it_runs(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let default = QueueName::default();
+    let id = enqueue(b, add()).await;
+    let leased = worker.claim_one().await;
+    assert_eq!(b.delete(&default, &id).await.expect("delete"), DeleteReply::Running);
+    worker.finish(&leased.member, dead("no")).await;
+    assert_eq!(b.delete(&default, &id).await.expect("delete"), DeleteReply::Deleted);
+    assert!(b.find(None, &id).await.expect("find").is_none());
+    assert_eq!(b.delete(&default, &id).await.expect("delete"), DeleteReply::NotFound);
+    let waiting = enqueue(b, add()).await;
+    assert_eq!(b.delete(&default, &waiting).await.expect("delete"), DeleteReply::Deleted);
+    assert!(worker.claim(9).await.is_empty());
+}
+
+pub(crate) async fn a_result_is_gone_after_its_time_and_its_id_free_again(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let task = NewTask { result_ttl: Some(Duration::from_millis(300)), ..add() };
+    let id = enqueue(b, task.clone()).await;
+    worker.run_one(ok("2")).await;
+    assert_eq!(state(b, &id).await, State::Succeeded);
+    wait_until(SOON, "the result is gone", || async { b.find(None, &id).await.expect("find").is_none() }).await;
+    assert!(b.log(None, &id).await.expect("log").is_none());
+    assert_eq!(b.enqueue(&[task]).await.expect("enqueue"), [taskhost::broker::Enqueued::Added]);
+}
+
+pub(crate) fn short_results() -> BrokerSettings {
+    BrokerSettings { result_ttl: Duration::from_millis(200), ..BrokerSettings::default() }
+}
+
+pub(crate) async fn the_broker_s_time_for_results_counts_from_the_end(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let short = enqueue(b, add()).await;
+    let long = enqueue(b, NewTask { result_ttl: Some(Duration::from_secs(600)), ..add() }).await;
+    let leased = worker.claim(2).await;
+    let now = b.now().await.expect("now");
+    wait_until(SOON, "its time would be over", || async { b.now().await.expect("now") > now.after(Duration::from_millis(250)) }).await;
+    assert_eq!(state(b, &short).await, State::Running, "not before the end");
+    for leased in &leased {
+        worker.finish(&leased.member, ok("2")).await;
+    }
+    assert_eq!(state(b, &short).await, State::Succeeded);
+    wait_until(SOON, "the result is gone", || async { b.find(None, &short).await.expect("find").is_none() }).await;
+    assert_eq!(state(b, &long).await, State::Succeeded, "the task's own word counts more");
+}
+
+pub(crate) async fn a_task_that_wants_no_result_keeps_none(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let task = NewTask { result_ttl: Some(Duration::ZERO), ..add() };
+    let id = enqueue(b, task.clone()).await;
+    let leased = worker.claim_one().await;
+    let (ended, _) = tokio::join!(b.await_end(None, &id, SOON), worker.finish(&leased.member, ok("2")));
+    assert!(ended.expect("await").is_none_or(|view| view.state == State::Succeeded));
+    wait_until(SOON, "nothing is kept", || async { b.find(None, &id).await.expect("find").is_none() }).await;
+    let id = enqueue(b, NewTask { id: task_id("other"), ..task }).await;
+    worker.run_one(dead("no")).await;
+    assert_eq!(state(b, &id).await, State::Dead, "the dead set keeps it all the same");
+}
+
+pub(crate) fn small_dead_set() -> BrokerSettings {
+    BrokerSettings { dead_count: 3, ..BrokerSettings::default() }
+}
+
+pub(crate) async fn a_sweep_keeps_the_newest_of_the_dead(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(enqueue(b, add()).await);
+        worker.run_one(dead("no")).await;
+        let before = b.now().await.expect("now");
+        wait_until(SOON, "the clock ticks", || async { b.now().await.expect("now") > before }).await;
+    }
+    b.sweep(&QueueName::default(), &[]).await.expect("sweep");
+    let mut kept = Vec::new();
+    for id in &ids {
+        kept.push(b.find(None, id).await.expect("find").is_some());
+    }
+    assert_eq!(kept, [false, false, true, true, true]);
+    let counts = &b.queues().await.expect("queues")[0].counts;
+    assert_eq!(counts.get(&State::Dead), Some(&3));
+}
+
+pub(crate) fn young_dead_set() -> BrokerSettings {
+    BrokerSettings { dead_age: Duration::from_millis(250), ..BrokerSettings::default() }
+}
+
+pub(crate) async fn a_sweep_forgets_the_old_dead(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let id = enqueue(b, add()).await;
+    worker.run_one(dead("no")).await;
+    b.sweep(&QueueName::default(), &[]).await.expect("sweep");
+    assert_eq!(state(b, &id).await, State::Dead, "young");
+    wait_until(SOON, "a sweep forgets it", || async {
+        b.sweep(&QueueName::default(), &[]).await.expect("sweep");
+        b.find(None, &id).await.expect("find").is_none()
+    })
+    .await;
+}
+
+pub(crate) async fn a_result_over_the_limit_is_dead_and_says_so(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let id = enqueue(b, add()).await;
+    let leased = worker.claim_one().await;
+    assert_eq!(worker.finish(&leased.member, ok(&format!("\"{}\"", "x".repeat(2000)))).await, Finished::Recorded);
+    let ended = view(b, &id).await;
+    let error = ended.error.expect("an error");
+    assert_eq!((ended.state, error.kind), (State::Dead, ErrorKind::ResultTooLarge));
+    assert!(error.message.contains("2002"), "{}", error.message);
+}
+
+pub(crate) fn kilobyte_payloads() -> BrokerSettings {
+    BrokerSettings { payload_limit: 1000, ..BrokerSettings::default() }
+}
+
+pub(crate) async fn the_last_five_errors_are_kept(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let id = enqueue(b, add()).await;
+    for n in 1..=7 {
+        let error = TaskError::new(ErrorKind::Retry, format!("error {n}"));
+        worker.run_one(Verdict::Retry { error, delay: Duration::ZERO }).await;
+    }
+    let errors = view(b, &id).await.errors;
+    let texts: Vec<_> = errors.iter().map(|entry| (entry.attempt, entry.error.message.as_str())).collect();
+    assert_eq!(texts, [(3, "error 3"), (4, "error 4"), (5, "error 5"), (6, "error 6"), (7, "error 7")]);
+    assert!(errors.is_sorted_by_key(|entry| entry.at));
+    assert_eq!(errors[4].code.digest, "ab".repeat(32));
+}
+
+pub(crate) async fn what_bodies_log_is_kept_newest_last(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let id = enqueue(b, add()).await;
+    assert_eq!(b.log(None, &id).await.expect("log").as_deref(), Some(""));
+    for (text, verdict) in [("{\"n\":1}\n", retry_after(Duration::ZERO)), ("{\"n\":2}\n", ok("2"))] {
+        let leased = worker.claim_one().await;
+        let finish = taskhost::broker::Finish { log: text.into(), ..finish(&leased.member, verdict) };
+        b.finish(&worker.who, &[finish]).await.expect("finish");
+    }
+    assert_eq!(b.log(Some(&QueueName::default()), &id).await.expect("log").as_deref(), Some("{\"n\":1}\n{\"n\":2}\n"));
+    assert!(b.log(None, &task_id("nobody")).await.expect("log").is_none());
+}
+
+pub(crate) async fn a_long_log_keeps_its_newest_64_kib(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let id = enqueue(b, add()).await;
+    for n in 0..3 {
+        let leased = worker.claim_one().await;
+        let log = format!("{}\n", n.to_string().repeat(999)).repeat(40);
+        let finish = taskhost::broker::Finish { log, ..finish(&leased.member, retry_after(Duration::ZERO)) };
+        b.finish(&worker.who, &[finish]).await.expect("finish");
+    }
+    let log = b.log(None, &id).await.expect("log").expect("known");
+    assert!(log.len() <= 64 << 10 && log.len() > 60 << 10, "{} bytes", log.len());
+    assert!(log.ends_with("2222\n") && !log.contains('0'));
+}
+
+pub(crate) async fn progress_is_shown_while_it_runs_and_gone_with_the_end(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let id = enqueue(b, add()).await;
+    let leased = worker.claim_one().await;
+    for (done, total) in [(1, None), (2, Some(10))] {
+        let progress = Progress { done, total, note: "half".into() };
+        b.progress(&QueueName::default(), &id, &progress).await.expect("progress");
+        assert_eq!(view(b, &id).await.progress, Some(progress));
+    }
+    worker.finish(&leased.member, ok("2")).await;
+    assert_eq!(view(b, &id).await.progress, None);
+    let late = Progress { done: 3, total: None, note: String::new() };
+    b.progress(&QueueName::default(), &id, &late).await.expect("progress");
+    assert_eq!(view(b, &id).await.progress, None, "a late word changes nothing");
+}
+
+pub(crate) async fn children_come_to_be_with_success_in_any_queue(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    enqueue(b, add()).await;
+    let near = NewTask { id: task_id("near"), ..named("child", "[1]") };
+    let far = NewTask { id: task_id("far"), queue: queue("mail"), ..named("child", "[2]") };
+    let leased = worker.claim_one().await;
+    let verdict = Verdict::Succeed { result: "2".into(), children: vec![near.clone(), far.clone()] };
+    assert_eq!(worker.finish(&leased.member, verdict.clone()).await, Finished::Recorded);
+    b.relay(&QueueName::default()).await.expect("relay");
+    assert_eq!(worker.claim_one().await.task.id, near.id);
+    let mail = Worker::on(b, &queue("mail"), crate::support::LEASE).await;
+    let got = mail.claim_soon().await;
+    assert_eq!((got.task.id, got.task.args), (far.id.clone(), far.args));
+
+    // Said again with the same fixed ids, as after a lost reply: nothing more comes to be.
+    assert_eq!(worker.finish(&leased.member, verdict.clone()).await, Finished::Stale);
+    enqueue(b, add()).await;
+    worker.run_one(verdict).await;
+    b.relay(&QueueName::default()).await.expect("relay");
+    assert!(worker.claim(9).await.is_empty() && mail.claim(9).await.is_empty());
+}
+
+pub(crate) async fn a_late_success_brings_no_children(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    enqueue(b, add()).await;
+    let leased = worker.run_one(dead("no")).await;
+    let verdict = Verdict::Succeed { result: "2".into(), children: vec![NewTask { id: task_id("child"), ..add() }] };
+    assert_eq!(worker.finish(&leased.member, verdict).await, Finished::Stale);
+    b.relay(&QueueName::default()).await.expect("relay");
+    assert!(b.find(None, &task_id("child")).await.expect("find").is_none());
 }

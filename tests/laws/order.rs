@@ -1,8 +1,13 @@
-//! Laws of claiming: once, in order, on time.
+//! Laws of claiming: once, in order, held back by a pause, parked under its name.
 
-use taskhost::{broker::Broker, task::Priority};
+use std::{sync::Arc, time::Duration};
 
-use crate::support::{Worker, add, enqueue};
+use taskhost::{
+    broker::{Broker, BrokerSettings, Finished},
+    task::{NewTask, Priority, QueueName, Start, State, Verdict},
+};
+
+use crate::support::{SOON, Worker, add, enqueue, named, ok, queue, retry_after, state, task_name, view, wait_until};
 
 pub(crate) async fn a_claimed_task_is_claimed_once(b: &dyn Broker) {
     let (one, two) = (Worker::new(b).await, Worker::new(b).await);
@@ -12,11 +17,31 @@ pub(crate) async fn a_claimed_task_is_claimed_once(b: &dyn Broker) {
     assert!(two.claim(9).await.is_empty());
 }
 
+pub(crate) async fn racing_workers_claim_each_task_once(one: &dyn Broker, other: &dyn Broker) {
+    let tasks: Vec<_> = (0..200).map(|_| add()).collect();
+    one.enqueue(&tasks).await.expect("enqueue");
+    let (a, b) = (Worker::new(one).await, Worker::new(other).await);
+    let drain = async |worker: &Worker<'_>| {
+        let mut got = Vec::new();
+        loop {
+            let some = worker.claim(7).await;
+            if some.is_empty() {
+                return got;
+            }
+            got.extend(some.into_iter().map(|leased| leased.task.id));
+        }
+    };
+    let (mut got, more) = tokio::join!(drain(&a), drain(&b));
+    got.extend(more);
+    got.sort();
+    assert_eq!(got, tasks.into_iter().map(|task| task.id).collect::<Vec<_>>());
+}
+
 pub(crate) async fn order_is_priority_then_first_in_first_out(b: &dyn Broker) {
     let mut expected = Vec::new();
     for priority in [5, 0, 9, 5, 9, 0, 5] {
         let priority = Priority::new(priority).expect("valid");
-        expected.push((9 - priority.get(), enqueue(b, taskhost::task::NewTask { priority, ..add() }).await));
+        expected.push((9 - priority.get(), enqueue(b, NewTask { priority, ..add() }).await));
     }
     expected.sort_by_key(|(rank, _)| *rank);
     let worker = Worker::new(b).await;
@@ -26,4 +51,195 @@ pub(crate) async fn order_is_priority_then_first_in_first_out(b: &dyn Broker) {
         got.into_iter().map(|leased| leased.task.id).collect::<Vec<_>>(),
         expected.into_iter().map(|(_, id)| id).collect::<Vec<_>>()
     );
+}
+
+pub(crate) async fn a_queue_s_tasks_are_claimed_in_that_queue_only(b: &dyn Broker) {
+    let id = enqueue(b, NewTask { queue: queue("mail"), ..add() }).await;
+    assert!(Worker::new(b).await.claim(9).await.is_empty());
+    let worker = Worker::on(b, &queue("mail"), crate::support::LEASE).await;
+    let leased = worker.claim_one().await;
+    assert_eq!((leased.task.id, leased.task.queue), (id, queue("mail")));
+}
+
+pub(crate) async fn a_claim_says_whether_there_is_more(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    assert!(!worker.look(1, &[]).await.more);
+    for _ in 0..3 {
+        enqueue(b, add()).await;
+    }
+    assert!(worker.look(0, &[]).await.tasks.is_empty(), "a limit of 0 claims nothing");
+    let first = worker.look(2, &[]).await;
+    assert_eq!((first.tasks.len(), first.more), (2, true));
+    let second = worker.look(2, &[]).await;
+    assert_eq!((second.tasks.len(), second.more), (1, false));
+}
+
+pub(crate) async fn a_retried_task_comes_back_after_its_delay_and_is_counted(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let id = enqueue(b, add()).await;
+    worker.run_one(retry_after(Duration::from_millis(150))).await;
+    let waiting = view(b, &id).await;
+    assert_eq!((waiting.state, waiting.tries, waiting.errors.len()), (State::Scheduled, 1, 1));
+    assert!(worker.claim(1).await.is_empty());
+    let again = worker.claim_soon().await;
+    assert_eq!((&again.task.id, again.task.tries, again.task.losses), (&id, 1, 0));
+    assert_eq!(worker.finish(&again.member, retry_after(Duration::ZERO)).await, Finished::Recorded);
+    assert_eq!(worker.claim_one().await.task.tries, 2, "without a delay it is ready at once");
+}
+
+pub(crate) async fn a_task_handed_back_is_not_counted(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let id = enqueue(b, add()).await;
+    worker.run_one(Verdict::HandBack { delay: Duration::from_millis(100) }).await;
+    assert_eq!((view(b, &id).await.state, view(b, &id).await.tries), (State::Scheduled, 0));
+    let again = worker.claim_soon().await;
+    assert_eq!((&again.task.id, again.task.tries), (&id, 0));
+    worker.finish(&again.member, Verdict::HandBack { delay: Duration::ZERO }).await;
+    assert_eq!(worker.claim_one().await.task.tries, 0);
+    assert!(view(b, &id).await.errors.is_empty());
+}
+
+pub(crate) async fn a_paused_queue_claims_nothing_and_resuming_wakes(one: &dyn Broker, other: &dyn Broker) {
+    let worker = Worker::new(one).await;
+    let running = enqueue(one, add()).await;
+    let leased = worker.claim_one().await;
+    other.pause(&QueueName::default()).await.expect("pause");
+    let id = enqueue(one, add()).await;
+    let claimed = worker.look(9, &[]).await;
+    assert!(claimed.tasks.is_empty() && claimed.paused);
+    assert!(one.queues().await.expect("queues")[0].paused);
+    // It holds claims and nothing else.
+    worker.finish(&leased.member, ok("2")).await;
+    assert_eq!(state(one, &running).await, State::Succeeded);
+    let default = QueueName::default();
+    let (woken, resumed) = tokio::join!(worker.claim_soon(), other.resume(&default));
+    resumed.expect("resume");
+    assert_eq!(woken.task.id, id);
+    assert!(!one.queues().await.expect("queues")[0].paused);
+}
+
+pub(crate) async fn a_delayed_task_becomes_ready_while_its_queue_is_paused(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    b.pause(&QueueName::default()).await.expect("pause");
+    let id = enqueue(b, NewTask { start: Start::In(Duration::from_millis(50)), ..add() }).await;
+    wait_until(SOON, "it is ready", || async {
+        assert!(worker.claim(1).await.is_empty());
+        state(b, &id).await == State::Ready
+    })
+    .await;
+}
+
+pub(crate) async fn a_parked_task_is_claimed_by_who_names_it_and_by_nobody_else(one: &dyn Broker, other: &dyn Broker) {
+    let id = enqueue(one, named("unknown", "[]")).await;
+    let (a, b) = (Worker::new(one).await, Worker::new(other).await);
+    a.run_one(Verdict::Park).await;
+    assert_eq!((state(one, &id).await, view(one, &id).await.tries), (State::Parked, 0));
+    let claimed = b.look(9, &["add"]).await;
+    assert!(claimed.tasks.is_empty());
+    assert_eq!(claimed.parked, [task_name("unknown")]);
+    let claimed = b.look(9, &["add", "unknown"]).await;
+    assert_eq!(claimed.tasks.len(), 1);
+    assert_eq!((&claimed.tasks[0].task.id, claimed.tasks[0].task.tries), (&id, 0));
+    assert!(b.look(9, &["unknown"]).await.parked.is_empty());
+    assert_eq!(b.finish(&claimed.tasks[0].member, ok("null")).await, Finished::Recorded);
+}
+
+pub(crate) async fn parked_tasks_are_claimed_in_order_with_the_ready_ones(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let low = enqueue(b, NewTask { priority: Priority::new(1).expect("valid"), ..named("late", "[]") }).await;
+    let high = enqueue(b, NewTask { priority: Priority::new(9).expect("valid"), ..named("late", "[]") }).await;
+    worker.run_one(Verdict::Park).await;
+    worker.run_one(Verdict::Park).await;
+    let plain = enqueue(b, add()).await;
+    let mut got = worker.look(1, &["late"]).await.tasks;
+    assert_eq!(got[0].task.id, high, "a limit takes the best of both");
+    got.extend(worker.look(9, &["late"]).await.tasks);
+    assert_eq!(got.into_iter().map(|leased| leased.task.id).collect::<Vec<_>>(), [high, plain, low]);
+}
+
+pub(crate) async fn a_parked_task_can_be_cancelled(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let id = enqueue(b, named("late", "[]")).await;
+    worker.run_one(Verdict::Park).await;
+    assert_eq!(b.cancel(&QueueName::default(), &id).await.expect("cancel"), taskhost::broker::CancelReply::Cancelled);
+    assert!(worker.look(9, &["late"]).await.tasks.is_empty());
+    assert_eq!(state(b, &id).await, State::Cancelled);
+}
+
+pub(crate) fn impatient() -> BrokerSettings {
+    BrokerSettings { unknown_task_ttl: Duration::from_millis(150), ..BrokerSettings::default() }
+}
+
+pub(crate) async fn a_task_parked_too_long_under_a_name_nobody_offers_is_dead(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let known = enqueue(b, named("known", "[]")).await;
+    let unknown = enqueue(b, named("unknown", "[]")).await;
+    worker.run_one(Verdict::Park).await;
+    worker.run_one(Verdict::Park).await;
+    b.sweep(&QueueName::default(), &[task_name("known")]).await.expect("sweep");
+    assert_eq!(state(b, &unknown).await, State::Parked, "its time is not over");
+    wait_until(SOON, "a sweep ends it", || async {
+        b.sweep(&QueueName::default(), &[task_name("known")]).await.expect("sweep");
+        state(b, &unknown).await == State::Dead
+    })
+    .await;
+    let ended = view(b, &unknown).await.error.expect("an error");
+    assert_eq!(ended.kind.as_str(), "unknown-task");
+    assert!(ended.message.contains("unknown"), "{}", ended.message);
+    assert_eq!(state(b, &known).await, State::Parked, "somebody offers it");
+}
+
+/// 3,000 tasks, four incarnations on two handles, every kind of verdict: each task ends once.
+pub(crate) async fn a_random_drain_ends_each_task_once(one: &dyn Broker, other: &dyn Broker) {
+    const TASKS: usize = 3_000;
+    let ids: Vec<_> = (0..TASKS).map(|_| add()).collect();
+    for chunk in ids.chunks(500) {
+        one.enqueue(chunk).await.expect("enqueue");
+    }
+    let ends = Arc::new(std::sync::Mutex::new(std::collections::HashMap::<String, u32>::new()));
+    let drain = async |broker: &dyn Broker, seed: u64| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut worker = Worker::new(broker).await;
+        while ends.lock().expect("no panic").len() < TASKS {
+            let claimed = worker.look(random.usize(1..64), &["add"]).await;
+            let verdicts: Vec<_> = claimed
+                .tasks
+                .iter()
+                .map(|leased| {
+                    let verdict = match random.u8(0..20) {
+                        0 => retry_after(Duration::from_millis(random.u64(0..20))),
+                        1 => Verdict::HandBack { delay: Duration::from_millis(random.u64(0..20)) },
+                        2 => Verdict::Park,
+                        3 => crate::support::dead("no"),
+                        _ => ok("2"),
+                    };
+                    crate::support::finish(&leased.member, verdict)
+                })
+                .collect();
+            let replies = broker.finish(&worker.who, &verdicts).await.expect("finish");
+            assert!(replies.iter().all(|reply| *reply == Finished::Recorded));
+            for finish in &verdicts {
+                if matches!(finish.verdict, Verdict::Succeed { .. } | Verdict::Dead { .. }) {
+                    *ends.lock().expect("no panic").entry(finish.member.id.to_string()).or_default() += 1;
+                }
+            }
+            let again = broker.finish(&worker.who, &verdicts).await.expect("finish");
+            assert!(again.iter().all(|reply| *reply == Finished::Stale), "a repeated finish changes nothing");
+            if random.u8(0..10) == 0 {
+                // Leaves with some in hand, and begins anew.
+                let _held = worker.claim(5).await;
+                broker.leave(&worker.who).await.expect("leave");
+                worker = Worker::new(broker).await;
+            } else if claimed.tasks.is_empty() {
+                broker.wait(&worker.who.queue, claimed.next_due.unwrap_or(SOON).min(Duration::from_millis(50))).await.expect("wait");
+            }
+        }
+    };
+    let all = async { tokio::join!(drain(one, 1), drain(other, 2), drain(one, 3), drain(other, 4)) };
+    tokio::time::timeout(4 * SOON, all).await.expect("the drain ends");
+    assert!(ends.lock().expect("no panic").values().all(|ended| *ended == 1), "each task ends once");
+    let counts = &one.queues().await.expect("queues")[0].counts;
+    let count = |state| counts.get(&state).copied().unwrap_or(0);
+    assert_eq!(count(State::Succeeded) + count(State::Dead), TASKS as u64);
+    assert_eq!(count(State::Ready) + count(State::Scheduled) + count(State::Parked) + count(State::Running), 0);
 }

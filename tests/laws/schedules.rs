@@ -1,0 +1,150 @@
+//! Laws of schedules: kept by name, fired once by whoever comes first, never too early.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use taskhost::{
+    broker::{Broker, CatchUp, Fired, Overlap, Schedule, Source},
+    task::{Millis, NewTask, Priority, QueueName, TaskId},
+};
+
+use crate::support::{SOON, Worker, add, ok, task_id, task_name, wait_until};
+
+fn schedule(name: &str) -> Schedule {
+    Schedule {
+        name: name.into(),
+        rule: "57 9 * * ?".into(),
+        timezone: "Asia/Shanghai".into(),
+        task: task_name("add"),
+        args: "[1,1]".into(),
+        queue: QueueName::default(),
+        priority: Priority::default(),
+        timeout_ms: Some(1000),
+        max_attempts: None,
+        catch_up: CatchUp::Once,
+        overlap: Overlap::Allow,
+        source: Source::Cli,
+        created_at: Millis(1_700_000_000_000),
+        paused: false,
+        last: Millis(0),
+        last_task: None,
+    }
+}
+
+/// Puts it and gives it back as it is stored.
+async fn put(b: &dyn Broker, schedule: Schedule) -> Schedule {
+    b.put_schedule(&schedule).await.expect("put");
+    stored(b, &schedule.name).await
+}
+
+async fn stored(b: &dyn Broker, name: &str) -> Schedule {
+    b.schedules().await.expect("schedules").into_iter().find(|one| one.name == name).expect("stored")
+}
+
+fn firing(name: &str, due: Millis) -> NewTask {
+    NewTask { id: task_id(&format!("cron:{name}:{}", due.0)), ..add() }
+}
+
+/// A due time that has come by the broker's clock.
+async fn next_due(b: &dyn Broker, schedule: &Schedule) -> Millis {
+    let due = Millis(schedule.last.0 + 1);
+    wait_until(SOON, "it is due", || async { b.now().await.expect("now") >= due }).await;
+    due
+}
+
+pub(crate) async fn a_schedule_is_kept_by_name(one: &dyn Broker, other: &dyn Broker) {
+    let before = one.now().await.expect("now");
+    let first = put(one, schedule("bu")).await;
+    assert!(first.last >= before && first.last <= one.now().await.expect("now"), "it counts from when it is put");
+    assert_eq!(first, Schedule { last: first.last, ..schedule("bu") });
+    put(one, schedule("staff")).await;
+    let mut names: Vec<_> = other.schedules().await.expect("schedules").into_iter().map(|one| one.name).collect();
+    names.sort();
+    assert_eq!(names, ["bu", "staff"]);
+    assert!(other.remove_schedule("bu").await.expect("remove"));
+    assert!(!other.remove_schedule("bu").await.expect("remove"));
+    assert_eq!(one.schedules().await.expect("schedules").len(), 1);
+}
+
+pub(crate) async fn putting_the_same_rule_again_keeps_its_past(b: &dyn Broker) {
+    let first = put(b, schedule("bu")).await;
+    let due = next_due(b, &first).await;
+    let Fired::Enqueued(id) = b.fire(&first, due, &firing("bu", due)).await.expect("fire") else { panic!("it is due") };
+    assert!(b.pause_schedule("bu", true).await.expect("pause"));
+    let again = put(b, Schedule { args: "[2,2]".into(), created_at: Millis(9), source: Source::Toml, ..schedule("bu") }).await;
+    assert_eq!((again.last, again.last_task.as_ref(), again.paused, again.created_at), (due, Some(&id), true, first.created_at));
+    assert_eq!((&*again.args, again.source), ("[2,2]", Source::Toml));
+    let other = put(b, Schedule { rule: "0 0 * * *".into(), ..schedule("bu") }).await;
+    assert!(other.last >= due && other.last <= b.now().await.expect("now") && !other.paused, "another rule begins anew");
+}
+
+pub(crate) async fn a_due_time_is_fired_once_by_racing_hosts(one: &dyn Broker, other: &dyn Broker) {
+    let bu = put(one, schedule("bu")).await;
+    let due = next_due(one, &bu).await;
+    let task = firing("bu", due);
+    let fired = join_all([one, other, one, other].map(|b| b.fire(&bu, due, &task))).await;
+    let fired: Vec<_> = fired.into_iter().map(|fired| fired.expect("fire")).collect();
+    assert_eq!(fired.iter().filter(|fired| **fired == Fired::Enqueued(task.id.clone())).count(), 1, "{fired:?}");
+    assert_eq!(fired.iter().filter(|fired| **fired == Fired::NotNow).count(), 3, "{fired:?}");
+    let after = stored(other, "bu").await;
+    assert_eq!((after.last, after.last_task), (due, Some(task.id.clone())));
+    assert_eq!(Worker::new(one).await.claim(9).await.into_iter().map(|leased| leased.task.id).collect::<Vec<_>>(), [task.id]);
+}
+
+pub(crate) async fn nothing_fires_too_early(b: &dyn Broker) {
+    let bu = put(b, schedule("bu")).await;
+    let due = b.now().await.expect("now").after(Duration::from_secs(60));
+    let fired = b.fire(&bu, due, &firing("bu", due)).await.expect("fire");
+    assert!(matches!(fired, Fired::TooEarly(wait) if wait > Duration::from_secs(50) && wait <= Duration::from_secs(60)), "{fired:?}");
+    assert_eq!(stored(b, "bu").await.last, bu.last);
+    assert!(Worker::new(b).await.claim(9).await.is_empty());
+}
+
+pub(crate) async fn nothing_fires_that_is_not_after_the_last(b: &dyn Broker) {
+    let bu = put(b, schedule("bu")).await;
+    for due in [bu.last, Millis(bu.last.0 - 1000)] {
+        assert_eq!(b.fire(&bu, due, &firing("bu", due)).await.expect("fire"), Fired::NotNow);
+    }
+    assert!(Worker::new(b).await.claim(9).await.is_empty());
+}
+
+pub(crate) async fn a_schedule_that_is_gone_changed_or_paused_does_not_fire(b: &dyn Broker) {
+    let bu = put(b, schedule("bu")).await;
+    let due = next_due(b, &bu).await;
+    let task = firing("bu", due);
+    let changed = Schedule { rule: "* * * * *".into(), ..bu.clone() };
+    assert_eq!(b.fire(&changed, due, &task).await.expect("fire"), Fired::NotNow);
+    assert!(b.pause_schedule("bu", true).await.expect("pause"));
+    assert!(stored(b, "bu").await.paused);
+    assert_eq!(b.fire(&bu, due, &task).await.expect("fire"), Fired::NotNow);
+    let before = b.now().await.expect("now");
+    assert!(b.pause_schedule("bu", false).await.expect("resume"));
+    let resumed = stored(b, "bu").await;
+    assert!(!resumed.paused && resumed.last >= before, "what passed while it was paused is not made up for");
+    assert!(b.remove_schedule("bu").await.expect("remove"));
+    assert_eq!(b.fire(&resumed, Millis(resumed.last.0 + 1), &task).await.expect("fire"), Fired::NotNow);
+    assert!(!b.pause_schedule("bu", true).await.expect("pause"));
+    assert!(Worker::new(b).await.claim(9).await.is_empty());
+}
+
+pub(crate) async fn a_firing_is_skipped_while_the_last_one_s_task_has_not_ended(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let bu = put(b, Schedule { overlap: Overlap::Skip, ..schedule("bu") }).await;
+    let fire = async || {
+        let now = stored(b, "bu").await;
+        let due = next_due(b, &now).await;
+        (due, b.fire(&now, due, &firing("bu", due)).await.expect("fire"))
+    };
+    let (_, first) = fire().await;
+    let Fired::Enqueued(first) = first else { panic!("nothing is under way: {first:?}") };
+    let (due, second) = fire().await;
+    assert_eq!(second, Fired::Skipped(first.clone()), "it waits");
+    assert_eq!(stored(b, "bu").await.last, due, "the due time has passed all the same");
+    let leased = worker.claim_one().await;
+    assert_eq!(fire().await.1, Fired::Skipped(first), "it runs");
+    worker.finish(&leased.member, ok("2")).await;
+    let (due, fourth) = fire().await;
+    assert_eq!(fourth, Fired::Enqueued(TaskId::new(format!("cron:bu:{}", due.0)).expect("valid")));
+    assert_eq!(worker.claim(9).await.len(), 1);
+    assert!(bu.last < due);
+}
