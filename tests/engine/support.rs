@@ -99,10 +99,17 @@ pub struct Fake {
     pub lines: Mutex<Vec<LogLine>>,
     /// Every kv call fails.
     pub down: bool,
+    /// No kv call ends; `asked` tells of each.
+    pub hangs: bool,
+    pub asked: tokio::sync::Notify,
 }
 
 impl Fake {
-    fn up(&self) -> Result<(), ServiceError> {
+    async fn up(&self) -> Result<(), ServiceError> {
+        self.asked.notify_one();
+        if self.hangs {
+            std::future::pending::<()>().await;
+        }
         if self.down { Err(ServiceError::Unavailable("the broker is away".into())) } else { Ok(()) }
     }
 }
@@ -112,23 +119,23 @@ impl Services for Fake {
     async fn kv_get(&self, key: &str) -> Result<Option<Vec<u8>>, ServiceError> {
         // Really pending once, as a broker's answer is.
         tokio::task::yield_now().await;
-        self.up()?;
+        self.up().await?;
         Ok(self.kv.lock().unwrap().get(key).cloned())
     }
 
     async fn kv_set(&self, key: &str, value: Vec<u8>) -> Result<(), ServiceError> {
-        self.up()?;
+        self.up().await?;
         self.kv.lock().unwrap().insert(key.into(), value);
         Ok(())
     }
 
     async fn kv_remove(&self, key: &str) -> Result<bool, ServiceError> {
-        self.up()?;
+        self.up().await?;
         Ok(self.kv.lock().unwrap().remove(key).is_some())
     }
 
     async fn kv_increment(&self, key: &str, by: i64) -> Result<i64, ServiceError> {
-        self.up()?;
+        self.up().await?;
         let mut kv = self.kv.lock().unwrap();
         let old = kv.get(key).map_or(0, |value| String::from_utf8_lossy(value).parse().unwrap());
         kv.insert(key.into(), (old + by).to_string().into_bytes());
@@ -136,7 +143,7 @@ impl Services for Fake {
     }
 
     async fn kv_keys(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, ServiceError> {
-        self.up()?;
+        self.up().await?;
         let kv = self.kv.lock().unwrap();
         Ok(kv.keys().filter(|key| key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after)).take(limit).cloned().collect())
     }
@@ -152,7 +159,9 @@ impl Services for Fake {
 
 /// A directory that only this user may enter.
 pub fn private_dir() -> tempfile::TempDir {
-    tempfile::tempdir().expect("a temporary directory")
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("it is ours");
+    dir
 }
 
 pub fn entries(dir: &Path) -> Vec<PathBuf> {

@@ -10,7 +10,7 @@ use super::{
     Attempted, Call, Engine,
     capture::Shared,
     cpu::{Meter, Metered, Turn},
-    ending::{self, Stopped},
+    ending::{self, Failed, Stopped},
     guest::{Attempt, Guest},
 };
 use crate::task::{Clock, Outcome, SystemClock};
@@ -39,8 +39,8 @@ pub(super) async fn run(engine: Arc<Engine>, call: Call, turn: Turn) -> Attempte
     };
     let ended = {
         let call = pin!(async {
-            let plugin = code.pre.instantiate_async(&mut store).await?;
-            plugin.taskhost_plugin_tasks().call_run(&mut store, &body, &args).await
+            let plugin = code.pre.instantiate_async(&mut store).await.map_err(Failed::ToStart)?;
+            plugin.taskhost_plugin_tasks().call_run(&mut store, &body, &args).await.map_err(Failed::ToRun)
         });
         let metered = Metered { call, meter: &shared.meter, turn };
         tokio::select! {
@@ -53,7 +53,7 @@ pub(super) async fn run(engine: Arc<Engine>, call: Call, turn: Turn) -> Attempte
     shared.meter.release();
     let outcome = match ended {
         Ok(Ok(returned)) => ending::returned(returned, store.data_mut(), &body),
-        Ok(Err(error)) => ending::failed(&error, store.data(), &limits, &engine),
+        Ok(Err(failed)) => ending::failed(&failed, store.data(), &limits, &engine),
         Err(stopped) => ending::stopped(stopped, store.data()),
     };
     Attempted { outcome, log: shared.take_log(), ran: shared.meter.age(), cpu: shared.meter.spent(), memory: store.data().usage.memory }

@@ -32,6 +32,13 @@ pub(super) enum Stopped {
     Cancelled(Duration),
 }
 
+/// wasmtime ended it.
+#[derive(Debug)]
+pub(super) enum Failed {
+    ToStart(wasmtime::Error),
+    ToRun(wasmtime::Error),
+}
+
 /// `run` returned.
 pub(super) fn returned(returned: Result<String, Said>, guest: &mut Guest, body: &str) -> Outcome {
     let denied = guest.shared.denied();
@@ -95,7 +102,8 @@ pub(super) fn stopped(stopped: Stopped, guest: &Guest) -> Outcome {
 }
 
 /// The guest trapped, left, or could not be started.
-pub(super) fn failed(error: &wasmtime::Error, guest: &Guest, limits: &Limits, engine: &Engine) -> Outcome {
+pub(super) fn failed(failed: &Failed, guest: &Guest, limits: &Limits, engine: &Engine) -> Outcome {
+    let (Failed::ToStart(error) | Failed::ToRun(error)) = failed;
     if error.is::<PoolConcurrencyLimitError>() {
         return host_fault("all sandbox slots of this worker are taken: lower its concurrency".into());
     }
@@ -118,7 +126,7 @@ pub(super) fn failed(error: &wasmtime::Error, guest: &Guest, limits: &Limits, en
     }
     match error.downcast_ref::<Trap>() {
         Some(trap) => trapped(*trap, error, guest),
-        None => no_trap(error, guest, limits),
+        None => no_trap(failed, error, guest, limits),
     }
 }
 
@@ -152,23 +160,33 @@ fn looks_recursive(error: &wasmtime::Error) -> bool {
 }
 
 /// Errors that wasmtime or the host's own functions raise.
-fn no_trap(error: &wasmtime::Error, guest: &Guest, limits: &Limits) -> Outcome {
+fn no_trap(failed: &Failed, error: &wasmtime::Error, guest: &Guest, limits: &Limits) -> Outcome {
     let root = error.root_cause();
     let text = root.to_string();
+    // With a guest's frame on the stack it happened in a call to the host; else `run` had returned, or never began.
+    let in_guest = error.is::<WasmBacktrace>();
     // wasmtime keeps the type of this error to itself.
-    if text.contains("fuel allocated for hostcalls") {
-        // Without a guest's frame on the stack it was the result that was being taken.
-        if error.is::<WasmBacktrace>() {
+    let too_much = text.contains("fuel allocated for hostcalls");
+    match failed {
+        _ if in_guest && too_much => {
             let most = words::size(4 * limits.payload as u64 + (1 << 20));
-            return seen(ErrorKind::Trap, format!("handed over {most} to the host in one call"), guest);
+            seen(ErrorKind::Trap, format!("handed more than {most} to the host in one call"), guest)
         }
-        return Outcome::Failed { error: too_large("too many bytes", limits.payload), after: None };
+        _ if in_guest => seen(ErrorKind::Trap, words::line(&format!("trapped: {text}"), MESSAGE), guest),
+        Failed::ToRun(_) if too_much => Outcome::Failed { error: too_large("too many bytes", limits.payload), after: None },
+        Failed::ToRun(_) => seen(ErrorKind::BadResult, words::line(&format!("the body's result can't be read: {text}"), MESSAGE), guest),
+        Failed::ToStart(_) if is_out_of_memory(error) => host_fault(words::line(&format!("no memory for a sandbox: {text}"), MESSAGE)),
+        // Counted: what fails the same way each time must come to an end.
+        Failed::ToStart(_) => seen(ErrorKind::Trap, words::line(&format!("can't be started: {text}"), MESSAGE), guest),
     }
-    let out_of_memory = root.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::OutOfMemory);
-    if out_of_memory && !error.is::<WasmBacktrace>() {
-        return host_fault(format!("no memory for a sandbox: {text}"));
-    }
-    seen(ErrorKind::Trap, words::line(&format!("trapped: {text}"), MESSAGE), guest)
+}
+
+fn is_out_of_memory(error: &wasmtime::Error) -> bool {
+    error.chain().any(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        let os = cause.downcast_ref::<rustix::io::Errno>().copied();
+        io == Some(std::io::ErrorKind::OutOfMemory) || os == Some(rustix::io::Errno::NOMEM)
+    })
 }
 
 /// `panicked at src/lib.rs:12: message`, from what Rust's panic hook prints.

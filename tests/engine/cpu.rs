@@ -1,0 +1,60 @@
+//! CPU is shared: long bodies a few at a time, short ones between them.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    hostile::running,
+    support::{LONG, call, compile, result, settings},
+};
+use taskhost::engine::{Code, Engine};
+
+/// Counts down so many times.
+fn spinning(rounds: u64) -> Vec<u8> {
+    let run = format!(
+        "(local $left i64) (local.set $left (i64.const {rounds}))
+        (loop $l (local.set $left (i64.sub (local.get $left) (i64.const 1))) (br_if $l (i64.ne (local.get $left) (i64.const 0))))
+        (call $ok (i32.const 2064) (i32.const 1))"
+    );
+    running(&run)
+}
+
+/// A guest that computes about so long on this machine.
+async fn computing(engine: &Arc<Engine>, time: Duration) -> Arc<Code> {
+    let probe = 20_000_000;
+    let code = compile(engine, &spinning(probe)).await.unwrap();
+    let cpu = engine.invoke(call(&code, "go", "[]")).await.cpu.max(Duration::from_micros(100));
+    let rounds = u64::try_from(u128::from(probe) * time.as_nanos() / cpu.as_nanos()).unwrap();
+    compile(engine, &spinning(rounds)).await.unwrap()
+}
+
+#[tokio::test]
+async fn waiting_for_a_share_of_the_cpu_is_not_timed() {
+    let engine = Engine::start(settings()).unwrap();
+    let long = computing(&engine, Duration::from_millis(100)).await;
+    let short = compile(&engine, &spinning(10)).await.unwrap();
+    // Forty of them on two threads take two seconds at the least; each may take 1.5 s of its own.
+    let mut attempts = tokio::task::JoinSet::new();
+    for _ in 0..40 {
+        let mut one = call(&long, "go", "[]");
+        one.timeout = Duration::from_millis(1500);
+        let engine = Arc::clone(&engine);
+        attempts.spawn(async move { engine.invoke(one).await });
+    }
+    // The long ones get the CPU first; a short one passes between them all the same.
+    tokio::time::timeout(LONG, async {
+        while engine.runnable() < 40 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("all of them want CPU");
+    assert_eq!(result(engine.invoke(call(&short, "go", "[]")).await), "7");
+    assert!(engine.runnable() > 2, "the short one was not the last");
+    let ended = tokio::time::timeout(LONG, attempts.join_all()).await.expect("all of them end");
+    let longest = ended.iter().map(|one| one.ran).max().unwrap();
+    assert!(longest > Duration::from_millis(1500), "else they did not queue: {longest:?}");
+    for attempted in ended {
+        assert_eq!(result(attempted), "7");
+    }
+    assert_eq!(engine.runnable(), 0);
+}
