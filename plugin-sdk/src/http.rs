@@ -124,7 +124,8 @@ impl Request {
     /// # Ok::<(), http::Error>(())
     /// ```
     pub fn json<T: Serialize + ?Sized>(self, value: &T) -> Result<Self, Error> {
-        let body = serde_json::to_vec(value).map_err(|error| Error::Invalid(format!("{}: the body can't be written as JSON: {error}", self.url)))?;
+        let body = serde_json::to_vec(value)
+            .map_err(|error| Error::Invalid(format!("{}: the body can't be written as JSON: {error}", self.url)))?;
         Ok(self.header("content-type", "application/json").body(body))
     }
 
@@ -254,7 +255,8 @@ impl Response {
     /// assert!(TaskError::from(error).is_retryable());
     /// ```
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_json::from_slice(&self.body).map_err(|error| Error::Malformed(format!("the answer is not the JSON that was expected: {error}")))
+        serde_json::from_slice(&self.body)
+            .map_err(|error| Error::Malformed(format!("the answer is not the JSON that was expected: {error}")))
     }
 
     /// The response itself, if its status is below 400. With `?`, 408, 425, 429 and 5xx are tried again, after the time that

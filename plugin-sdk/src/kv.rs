@@ -28,7 +28,9 @@ use crate::{TaskError, host};
 /// ```
 pub fn get<T: DeserializeOwned>(key: &str) -> Result<Option<T>, Error> {
     let Some(bytes) = get_bytes(key)? else { return Ok(None) };
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::Invalid(format!("the value of `{key}` is not what was asked for: {error}")))
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| Error::Invalid(format!("the value of `{key}` is not what was asked for: {error}")))
 }
 
 /// Writes a value as JSON, over the one that was there.
@@ -40,7 +42,8 @@ pub fn get<T: DeserializeOwned>(key: &str) -> Result<Option<T>, Error> {
 /// # Ok::<(), kv::Error>(())
 /// ```
 pub fn set<T: Serialize + ?Sized>(key: &str, value: &T) -> Result<(), Error> {
-    let bytes = serde_json::to_vec(value).map_err(|error| Error::Invalid(format!("the value for `{key}` can't be written as JSON: {error}")))?;
+    let bytes =
+        serde_json::to_vec(value).map_err(|error| Error::Invalid(format!("the value for `{key}` can't be written as JSON: {error}")))?;
     set_bytes(key, bytes)
 }
 

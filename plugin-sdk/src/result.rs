@@ -5,7 +5,10 @@
 
 use serde::{
     Serialize,
-    ser::{self, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant, SerializeTuple, SerializeTupleStruct, SerializeTupleVariant},
+    ser::{
+        self, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant, SerializeTuple, SerializeTupleStruct,
+        SerializeTupleVariant,
+    },
 };
 
 use crate::{Schema, SchemaWriter, TaskError, TaskResult};

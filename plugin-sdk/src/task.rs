@@ -128,7 +128,8 @@ impl<'a> Arguments<'a> {
             .map_err(|_| TaskError::invalid_arguments(format!("the arguments are not a JSON array: {}", shortened(args))))?;
         if raw.len() > parameters.len() {
             let names: Vec<_> = parameters.iter().map(|p| format!("`{}`", p.name)).collect();
-            let takes = if names.is_empty() { "takes no arguments".into() } else { format!("takes {} ({})", names.len(), names.join(", ")) };
+            let takes =
+                if names.is_empty() { "takes no arguments".into() } else { format!("takes {} ({})", names.len(), names.join(", ")) };
             return Err(TaskError::invalid_arguments(format!("too many arguments: the body {takes}, got {}", raw.len())));
         }
         if raw.len() < required(parameters) {
@@ -222,7 +223,11 @@ pub fn block_on<F: Future>(body: F) -> F::Output {
 
 #[cfg(not(all(target_family = "wasm", feature = "http")))]
 fn poll_on_this_thread<F: Future>(body: F) -> F::Output {
-    use std::{sync::atomic::{AtomicBool, Ordering}, task::{Context, Poll}, thread::Thread};
+    use std::{
+        sync::atomic::{AtomicBool, Ordering},
+        task::{Context, Poll},
+        thread::Thread,
+    };
 
     struct Alarm {
         rung: AtomicBool,

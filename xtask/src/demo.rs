@@ -19,20 +19,29 @@ use crate::{plugins, test};
 /// How long anything in the demo may take before something must be wrong.
 const LIMIT: Duration = Duration::from_secs(60);
 
-pub(crate) fn run(root: &Path) -> Result<()> {
-    println!("Building the host and the plugins; the first time this takes some minutes.");
+pub(crate) fn run() -> Result<()> {
+    let root = &plugins::root();
+    say!("Building the host and the plugins; the first time this takes some minutes.");
     test::cargo(root, &["build", "--package", "taskhost"])?;
-    plugins::build_all(root)?;
-    let newer = plugins::build_version(root, "math", "0.2.0")?;
     let dir = scratch()?;
-    let played = Stage::open(root, &dir).and_then(|mut stage| play(&mut stage, root, &newer));
+    let built = dir.join("built");
+    let played = build(&built).and_then(|newer| play(&mut Stage::open(root, &dir)?, &built, &newer));
     let removed = fs::remove_dir_all(&dir).with_context(|| format!("failed to remove {}", dir.display()));
     played.and(removed)
 }
 
-fn play(stage: &mut Stage, root: &Path, newer: &Path) -> Result<()> {
+/// The plugins of the story, and a newer version of one.
+fn build(out: &Path) -> Result<PathBuf> {
+    let order = |name: &str| plugins::Order { names: vec![name.to_owned()], out: Some(out.to_owned()), ..plugins::Order::default() };
+    plugins::build(&plugins::Order { version: Some("0.2.0".to_owned()), file: Some("newer".to_owned()), ..order("math") })?;
+    plugins::build(&order("math"))?;
+    plugins::build(&order("text"))?;
+    Ok(out.join("newer.wasm"))
+}
+
+fn play(stage: &mut Stage, built: &Path, newer: &Path) -> Result<()> {
     tell("A worker runs what is in its plugin directory. It has `math` so far, and SQLite as its broker: no server needed.");
-    stage.drop_in(&root.join("plugins/math.wasm"), "math.wasm")?;
+    stage.drop_in(&built.join("math.wasm"), "math.wasm")?;
     stage.start_worker()?;
     stage.until("the worker serves `add`", |stage| stage.ask(&["plugin", "list"]).is_ok_and(|text| text.contains("add")))?;
     stage.show(&["plugin", "list"], 0)?;
@@ -49,7 +58,7 @@ fn play(stage: &mut Stage, root: &Path, newer: &Path) -> Result<()> {
     stage.until("the task is parked", |stage| stage.ask(&["task", "show", &id, "--json"]).is_ok_and(|text| text.contains("\"parked\"")))?;
     stage.show(&["task", "list"], 0)?;
     tell("… and runs as soon as the .wasm is dropped in, without a restart.");
-    stage.drop_in(&root.join("plugins/text.wasm"), "text.wasm")?;
+    stage.drop_in(&built.join("text.wasm"), "text.wasm")?;
     stage.show(&["result", &id, "--wait=30s"], 0)?;
 
     tell("A plugin is replaced while its tasks run: 2,000 of them, and version 0.2.0 comes in the middle.");
@@ -58,14 +67,16 @@ fn play(stage: &mut Stage, root: &Path, newer: &Path) -> Result<()> {
         tasks.push_str(&format!("{{\"task\":\"add\",\"args\":[{n},1]}}\n"));
     }
     fs::write(stage.dir.join("tasks.ndjson"), tasks)?;
-    println!("$ taskhost enqueue --bulk tasks.ndjson > ids");
+    say!("$ taskhost enqueue --bulk tasks.ndjson > ids");
     let ids = stage.ask(&["enqueue", "--bulk", "tasks.ndjson"])?;
     stage.drop_in(newer, "math.wasm")?;
     let ids: Vec<&str> = ids.lines().collect();
     ensure!(ids.len() == 2_000, "2,000 lines gave {} ids", ids.len());
     stage.until("all 2,000 tasks have ended", |stage| {
         let count = |text: &str| text.matches("\"id\"").count();
-        stage.ask(&["task", "list", "--state", "ready,running,scheduled,parked", "--limit", "5000", "--json"]).is_ok_and(|text| count(&text) == 0)
+        stage
+            .ask(&["task", "list", "--state", "ready,running,scheduled,parked", "--limit", "5000", "--json"])
+            .is_ok_and(|text| count(&text) == 0)
     })?;
     stage.until("version 0.2.0 serves", |stage| stage.ask(&["plugin", "list"]).is_ok_and(|text| text.contains("0.2.0")))?;
     stage.show(&["queue", "list"], 0)?;
@@ -75,18 +86,20 @@ fn play(stage: &mut Stage, root: &Path, newer: &Path) -> Result<()> {
     tell("Tasks can come by the clock: a rule is cron's, with seconds if it has six fields.");
     stage.show(&["schedule", "add", "tick", "* * * * * *", "multiply", "6", "7", "--tz", "Asia/Shanghai"], 0)?;
     stage.until("the schedule has fired twice", |stage| {
-        stage.ask(&["task", "list", "--task", "multiply", "--state", "succeeded", "--json"]).is_ok_and(|text| text.matches("\"id\"").count() >= 2)
+        stage
+            .ask(&["task", "list", "--task", "multiply", "--state", "succeeded", "--json"])
+            .is_ok_and(|text| text.matches("\"id\"").count() >= 2)
     })?;
     stage.show(&["task", "list", "--task", "multiply", "--limit", "3"], 0)?;
     stage.show(&["schedule", "remove", "tick"], 0)?;
 
     tell("A worker that is told to stop lets its attempts end.");
     stage.stop_worker()?;
-    println!("\nThat was it. To go on:");
-    println!("  cargo run --package taskhost -- worker --plugins ./plugins       # one terminal");
-    println!("  cargo run --package taskhost -- enqueue add 1 1 --wait           # another");
-    println!("  … --broker redis://127.0.0.1:6379                                # the same with Redis, on any number of machines");
-    println!("  cargo run --package taskhost -- plugin new greetings             # a plugin of your own");
+    say!("\nThat was it. To go on:");
+    say!("  cargo run --package taskhost -- worker --plugins ./plugins       # one terminal");
+    say!("  cargo run --package taskhost -- enqueue add 1 1 --wait           # another");
+    say!("  … --broker redis://127.0.0.1:6379                                # the same with Redis, on any number of machines");
+    say!("  cargo run --package taskhost -- plugin new greetings             # a plugin of your own");
     Ok(())
 }
 
@@ -117,7 +130,7 @@ impl Stage {
     }
 
     fn start_worker(&mut self) -> Result<()> {
-        println!("$ taskhost worker --plugins ./plugins 2> worker.log &");
+        say!("$ taskhost worker --plugins ./plugins 2> worker.log &");
         let log = fs::File::create(self.dir.join("worker.log"))?;
         let mut command = self.command(&["worker", "--plugins", "./plugins"]);
         self.worker = Some(command.stdin(Stdio::null()).stderr(log).spawn().context("failed to start the worker")?);
@@ -126,12 +139,12 @@ impl Stage {
 
     fn stop_worker(&mut self) -> Result<()> {
         let Some(mut worker) = self.worker.take() else { return Ok(()) };
-        println!("$ kill -TERM {}", worker.id());
+        say!("$ kill -TERM {}", worker.id());
         Command::new("kill").args(["-TERM", &worker.id().to_string()]).status().context("failed to send a signal")?;
         let status = worker.wait()?;
         let log = fs::read_to_string(self.dir.join("worker.log")).unwrap_or_default();
         for line in log.lines().rev().take(2).collect::<Vec<_>>().into_iter().rev() {
-            println!("{line}");
+            say!("{line}");
         }
         ensure!(status.success(), "the worker ended with {status}");
         Ok(())
@@ -140,7 +153,7 @@ impl Stage {
     /// As an operator should: beside the place, then one rename.
     fn drop_in(&self, file: &Path, name: &str) -> Result<()> {
         let hidden = self.dir.join(format!("plugins/.{name}.tmp"));
-        println!("$ cp {name} plugins/.{name}.tmp && mv plugins/.{name}.tmp plugins/{name}");
+        say!("$ cp {name} plugins/.{name}.tmp && mv plugins/.{name}.tmp plugins/{name}");
         fs::copy(file, &hidden).with_context(|| format!("failed to copy {}", file.display()))?;
         fs::rename(hidden, self.dir.join("plugins").join(name))?;
         Ok(())
@@ -148,13 +161,13 @@ impl Stage {
 
     /// Prints a command and what it prints; its stdout. Another exit code than `code` ends the demo.
     fn show(&self, arguments: &[&str], code: i32) -> Result<String> {
-        println!("$ taskhost {}", arguments.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
+        say!("$ taskhost {}", arguments.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
         std::io::stdout().flush()?;
         let output = self.command(arguments).stdin(Stdio::null()).output()?;
         let (text, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        print!("{text}{error}");
+        crate::print(&format!("{text}{error}"));
         if code != 0 {
-            println!("[exit {}]", output.status.code().unwrap_or(-1));
+            say!("[exit {}]", output.status.code().unwrap_or(-1));
         }
         ensure!(output.status.code() == Some(code), "it ended with {}, not with exit code {code}", output.status);
         Ok(text.into_owned())
@@ -193,7 +206,7 @@ impl Drop for Stage {
 }
 
 fn tell(text: &str) {
-    println!("\n# {text}");
+    say!("\n# {text}");
 }
 
 /// As one would type it in a shell.

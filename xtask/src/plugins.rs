@@ -108,7 +108,8 @@ fn compile(name: &str, version: Option<&str>) -> Result<PathBuf> {
 /// Builds plugins/greet.wasm from JavaScript, as plugins/greet-js/README.md says. The tool is installed under target/ only, in the
 /// versions of the folder's lock file.
 pub(crate) fn build_greet(out: &Path) -> Result<PathBuf> {
-    const WHY: &str = "this plugin is built by componentize-qjs from the npm registry: it needs node 20 or newer, npm, and a way to the registry";
+    const WHY: &str =
+        "this plugin is built by componentize-qjs from the npm registry: it needs node 20 or newer, npm, and a way to the registry";
     let started = Instant::now();
     let source = root().join("plugins/greet-js");
     let tools = target_dir().join("greet-js");
@@ -150,7 +151,9 @@ fn ensure_target() -> Result<()> {
     match added {
         Ok(status) if status.success() => Ok(()),
         Ok(_) => bail!("plugins are built for {TARGET}, and `rustup target add {TARGET}` failed: see above, then run it again"),
-        Err(_) => bail!("plugins are built for {TARGET}, which this Rust lacks, and there is no rustup to add it: install Rust with rustup, https://rustup.rs, or your distribution's package of the {TARGET} standard library"),
+        Err(_) => bail!(
+            "plugins are built for {TARGET}, which this Rust lacks, and there is no rustup to add it: install Rust with rustup, https://rustup.rs, or your distribution's package of the {TARGET} standard library"
+        ),
     }
 }
 

@@ -16,7 +16,9 @@ pub(crate) fn server() -> Result<PathBuf> {
     }
     let wanted = "the tests need the program `redis-server` (7.0 or newer)";
     if !is_root() {
-        bail!("{wanted}: install it (Debian: `sudo apt-get install redis-server`, Fedora: `sudo dnf install redis`, macOS: `brew install redis`) and run this again");
+        bail!(
+            "{wanted}: install it (Debian: `sudo apt-get install redis-server`, Fedora: `sudo dnf install redis`, macOS: `brew install redis`) and run this again"
+        );
     }
     install().with_context(|| wanted.to_owned())?;
     find().with_context(|| format!("{wanted}: the package is installed, but no `redis-server` is on PATH"))
@@ -44,7 +46,7 @@ fn install() -> Result<()> {
             continue;
         }
         for arguments in calls {
-            println!("$ {manager} {}", arguments.join(" "));
+            say!("$ {manager} {}", arguments.join(" "));
             let mut call = Command::new(manager);
             call.args(*arguments).env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
             let status = call.status().with_context(|| format!("failed to start {manager}"))?;

@@ -100,7 +100,10 @@ fn enumeration(item: &DeriveInput, data: &DataEnum, container: &Serde) -> Result
             continue;
         }
         if !matches!(variant.fields, Fields::Unit) {
-            return Err(Error::new_spanned(&variant.fields, "Schema is derived for enums without data: take a struct with `Option`s, or implement Schema"));
+            return Err(Error::new_spanned(
+                &variant.fields,
+                "Schema is derived for enums without data: take a struct with `Option`s, or implement Schema",
+            ));
         }
         names.push(match &serde.rename {
             Some(name) => name.value(),

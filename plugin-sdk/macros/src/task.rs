@@ -46,7 +46,8 @@ fn write(attribute: TokenStream, function: &mut ItemFn) -> Result<TokenStream> {
         Some(name) => name.clone(),
         None => {
             let name = ident.unraw().to_string();
-            text::check_task_name(&name).map_err(|text| Error::new(ident.span(), format!("{text}; or give another: #[task(name = \"…\")]")))?;
+            text::check_task_name(&name)
+                .map_err(|text| Error::new(ident.span(), format!("{text}; or give another: #[task(name = \"…\")]")))?;
             LitStr::new(&name, ident.span())
         }
     };
@@ -128,7 +129,10 @@ fn parameters(function: &ItemFn) -> Result<Vec<Parameter>> {
 fn parameter(input: &FnArg) -> Result<Parameter> {
     let typed = match input {
         FnArg::Receiver(receiver) => {
-            return Err(Error::new_spanned(receiver, "a body has no `self`: every attempt is a fresh instance; keep what shall stay in `kv`"));
+            return Err(Error::new_spanned(
+                receiver,
+                "a body has no `self`: every attempt is a fresh instance; keep what shall stay in `kv`",
+            ));
         }
         FnArg::Typed(typed) => typed,
     };
@@ -194,7 +198,10 @@ impl Parse for Settings {
                     continue;
                 }
                 _ => {
-                    return Err(Error::new(key.span(), format!("unknown key `{word}`: there are `name`, `timeout`, `retries`, `queue` and `cron`")));
+                    return Err(Error::new(
+                        key.span(),
+                        format!("unknown key `{word}`: there are `name`, `timeout`, `retries`, `queue` and `cron`"),
+                    ));
                 }
             };
             let Lit::Str(text) = &value else { return Err(Error::new_spanned(&value, format!("`{word}` is a text: `{word} = \"…\"`"))) };
@@ -224,7 +231,10 @@ impl Parse for Setting {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
         let key = input.call(Ident::parse_any)?;
         if !input.peek(Token![=]) {
-            return Err(Error::new(key.span(), format!("`{key}` needs a value: `{key} = …`; keys are `name`, `timeout`, `retries`, `queue` and `cron`")));
+            return Err(Error::new(
+                key.span(),
+                format!("`{key}` needs a value: `{key} = …`; keys are `name`, `timeout`, `retries`, `queue` and `cron`"),
+            ));
         }
         input.parse::<Token![=]>()?;
         Ok(Self { key, value: input.parse()? })

@@ -69,9 +69,9 @@ fn told_apart(url: &str, error: &wstd::http::Error, otherwise: fn(String) -> Err
     let text = format!("{url}: {error:#}");
     match error.downcast_ref::<ErrorCode>() {
         Some(E::HttpRequestDenied) => Error::Denied(format!("{url}: the operator has not granted this plugin requests to this host")),
-        Some(
-            E::ConnectionTimeout | E::ConnectionReadTimeout | E::ConnectionWriteTimeout | E::HttpResponseTimeout | E::DnsTimeout,
-        ) => Error::Timeout(text),
+        Some(E::ConnectionTimeout | E::ConnectionReadTimeout | E::ConnectionWriteTimeout | E::HttpResponseTimeout | E::DnsTimeout) => {
+            Error::Timeout(text)
+        }
         Some(E::HttpRequestUriInvalid | E::HttpRequestMethodInvalid) => Error::Invalid(text),
         Some(E::HttpResponseIncomplete) => Error::CutOff(text),
         _ => otherwise(text),

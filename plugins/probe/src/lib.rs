@@ -25,7 +25,11 @@ fn panic_task(message: Option<String>) -> TaskResult<()> {
 #[task]
 fn fail(times: u32) -> TaskResult<u32> {
     let attempt = context::attempt();
-    if attempt <= times { Err(TaskError::retry(format!("attempt {attempt} of {times} that fail")).with_code("asked-to-fail")) } else { Ok(attempt) }
+    if attempt <= times {
+        Err(TaskError::retry(format!("attempt {attempt} of {times} that fail")).with_code("asked-to-fail"))
+    } else {
+        Ok(attempt)
+    }
 }
 
 /// Fails so that no other attempt is made.

@@ -41,9 +41,6 @@ mod tests {
         assert_eq!(attempt.run_json::<concat>(r#"[["ä", "b"]]"#).as_deref(), Ok(r#""äb""#));
         assert_eq!(attempt.run_json::<concat>(r#"[["a", "b"], "-"]"#).as_deref(), Ok(r#""a-b""#));
         assert_eq!(attempt.run_json::<split>(r#"["a b", null]"#).as_deref(), Ok(r#"["a","b"]"#));
-        assert_eq!(
-            attempt.run_json::<split>("[]").unwrap_err().message(),
-            "parameter `text` (argument 1) is missing: expected a string"
-        );
+        assert_eq!(attempt.run_json::<split>("[]").unwrap_err().message(), "parameter `text` (argument 1) is missing: expected a string");
     }
 }
