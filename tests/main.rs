@@ -3,5 +3,6 @@
 mod engine;
 mod laws;
 mod plugins;
+mod schedules;
 mod support;
 mod worker;

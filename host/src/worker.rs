@@ -209,13 +209,11 @@ pub async fn run_with(
     };
     drain::run(&shared, &stop).await;
     shared.end.cancel();
-    while let Some(joined) = loops.join_next().await {
-        if let Err(error) = joined {
-            tracing::error!(worker = %shared.settings.id, %error, "a loop of the worker panicked: please report it");
-        }
+    // A broker that neither answers nor refuses must not hold up the end.
+    if tokio::time::timeout(LAST, finished(&shared, &mut loops)).await.is_err() {
+        tracing::debug!(worker = %shared.settings.id, "a call to the broker did not return: given up");
+        loops.shutdown().await;
     }
-    shared.tracker.close();
-    shared.tracker.wait().await;
     let summary = shared.tally.summary();
     tracing::info!(
         worker = %shared.settings.id,
@@ -227,6 +225,19 @@ pub async fn run_with(
     ended.map(|()| summary)
 }
 
+/// Waits for every loop, attempt and question of a guest.
+async fn finished(shared: &Shared, loops: &mut JoinSet<()>) {
+    while let Some(joined) = loops.join_next().await {
+        if let Err(error) = joined {
+            tracing::error!(worker = %shared.settings.id, %error, "a loop of the worker panicked: please report it");
+        }
+    }
+    shared.tracker.close();
+    shared.tracker.wait().await;
+}
+
+/// How long the loops and the attempts that were told to stop may take to do so.
+const LAST: Duration = Duration::from_secs(10);
 /// How many questions of guests the broker is asked at once.
 const KV_TURNS: usize = 256;
 

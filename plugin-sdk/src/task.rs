@@ -4,7 +4,7 @@
 //!
 //! Invariant: whatever the arguments are, the answer is a `TaskError` that names the parameter; nothing here panics.
 
-use std::{fmt::Write as _, future::Future, pin::pin, sync::Arc, task::Wake};
+use std::{fmt::Write as _, future::Future};
 
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -224,8 +224,12 @@ pub fn block_on<F: Future>(body: F) -> F::Output {
 #[cfg(not(all(target_family = "wasm", feature = "http")))]
 fn poll_on_this_thread<F: Future>(body: F) -> F::Output {
     use std::{
-        sync::atomic::{AtomicBool, Ordering},
-        task::{Context, Poll},
+        pin::pin,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        task::{Context, Poll, Wake},
         thread::Thread,
     };
 

@@ -18,25 +18,28 @@ fn spinning(rounds: u64) -> Vec<u8> {
     running(&run)
 }
 
-/// A guest that computes about so long on this machine.
-async fn computing(engine: &Arc<Engine>, time: Duration) -> Arc<Code> {
+/// A guest that computes about a tenth of a second on this machine, and how long exactly.
+async fn computing(engine: &Arc<Engine>) -> (Arc<Code>, Duration) {
     let probe = 20_000_000;
     let code = compile(engine, &spinning(probe)).await.unwrap();
     let cpu = engine.invoke(call(&code, "go", "[]")).await.cpu.max(Duration::from_micros(100));
-    let rounds = u64::try_from(u128::from(probe) * time.as_nanos() / cpu.as_nanos()).unwrap();
-    compile(engine, &spinning(rounds)).await.unwrap()
+    let rounds = u64::try_from(u128::from(probe) * 100_000_000 / cpu.as_nanos()).unwrap();
+    let code = compile(engine, &spinning(rounds)).await.unwrap();
+    let exactly = engine.invoke(call(&code, "go", "[]")).await.cpu;
+    (code, exactly)
 }
 
 #[tokio::test]
 async fn waiting_for_a_share_of_the_cpu_is_not_timed() {
     let engine = Engine::start(settings()).unwrap();
-    let long = computing(&engine, Duration::from_millis(100)).await;
+    let (long, takes) = computing(&engine).await;
     let short = compile(&engine, &spinning(10)).await.unwrap();
-    // Forty of them on two threads take two seconds at the least; each may take 1.5 s of its own.
+    // Forty of them on two threads take twenty times as long as one; each may take ten times as long.
+    let timeout = 10 * takes;
     let mut attempts = tokio::task::JoinSet::new();
     for _ in 0..40 {
         let mut one = call(&long, "go", "[]");
-        one.timeout = Duration::from_millis(1500);
+        one.timeout = timeout;
         let engine = Arc::clone(&engine);
         attempts.spawn(async move { engine.invoke(one).await });
     }
@@ -52,7 +55,7 @@ async fn waiting_for_a_share_of_the_cpu_is_not_timed() {
     assert!(engine.runnable() > 2, "the short one was not the last");
     let ended = tokio::time::timeout(LONG, attempts.join_all()).await.expect("all of them end");
     let longest = ended.iter().map(|one| one.ran).max().unwrap();
-    assert!(longest > Duration::from_millis(1500), "else they did not queue: {longest:?}");
+    assert!(longest > timeout, "else they did not queue: {longest:?} of {timeout:?}");
     for attempted in ended {
         assert_eq!(result(attempted), "7");
     }

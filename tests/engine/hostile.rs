@@ -1,31 +1,33 @@
 //! Guests written in WebAssembly text: what no SDK would let a plugin do.
 
+use std::fmt::Write;
+
 /// A component that exports `tasks`, made of the given pieces of a core module.
 ///
 /// `run` and `describe` are bodies of functions that return an address. At 1024 stands a valid description with one body, `go`;
 /// `$ok` answers with the text at an address; the host's own texts are put beyond 8192.
-pub struct Guest<'a> {
-    pub run: &'a str,
-    pub describe: &'a str,
-    pub more: &'a str,
+pub(super) struct Guest<'a> {
+    pub(super) run: &'a str,
+    pub(super) describe: &'a str,
+    pub(super) more: &'a str,
     /// Pages of memory.
-    pub memory: u32,
-    pub contract: &'a str,
-    pub imports: &'a [Import<'a>],
+    pub(super) memory: u32,
+    pub(super) contract: &'a str,
+    pub(super) imports: &'a [Import<'a>],
 }
 
 /// One function of the host; `types` are those of its interface that it names.
 #[derive(Clone, Copy)]
-pub struct Import<'a> {
-    pub interface: &'a str,
-    pub types: &'a str,
-    pub name: &'a str,
-    pub function: &'a str,
-    pub core: &'a str,
+pub(super) struct Import<'a> {
+    pub(super) interface: &'a str,
+    pub(super) types: &'a str,
+    pub(super) name: &'a str,
+    pub(super) function: &'a str,
+    pub(super) core: &'a str,
 }
 
 /// `exit(status)`: 0 for well, 1 for not.
-pub const EXIT: Import = Import {
+pub(super) const EXIT: Import = Import {
     interface: "wasi:cli/exit@0.2.0",
     types: "",
     name: "exit",
@@ -34,7 +36,7 @@ pub const EXIT: Import = Import {
 };
 
 /// `exit-with-code(code)`
-pub const EXIT_WITH_CODE: Import = Import {
+pub(super) const EXIT_WITH_CODE: Import = Import {
     interface: "wasi:cli/exit@0.2.0",
     types: "",
     name: "exit-with-code",
@@ -43,7 +45,7 @@ pub const EXIT_WITH_CODE: Import = Import {
 };
 
 /// `is-cancelled() -> bool`
-pub const IS_CANCELLED: Import = Import {
+pub(super) const IS_CANCELLED: Import = Import {
     interface: "taskhost:plugin/context@0.1.0",
     types: "",
     name: "is-cancelled",
@@ -52,7 +54,7 @@ pub const IS_CANCELLED: Import = Import {
 };
 
 /// `attempt() -> u32`
-pub const ATTEMPT: Import = Import {
+pub(super) const ATTEMPT: Import = Import {
     interface: "taskhost:plugin/context@0.1.0",
     types: "",
     name: "attempt",
@@ -61,7 +63,7 @@ pub const ATTEMPT: Import = Import {
 };
 
 /// `increment(key, by, return-address)`
-pub const INCREMENT: Import = Import {
+pub(super) const INCREMENT: Import = Import {
     interface: "taskhost:plugin/kv@0.1.0",
     types: r#"(type $e' (variant (case "denied" string) (case "quota" string) (case "invalid" string) (case "unavailable" string)))
         (export "kv-error" (type $e (eq $e')))"#,
@@ -71,7 +73,7 @@ pub const INCREMENT: Import = Import {
 };
 
 /// `enqueue(…, return-address)`: task, args, queue?, delay, priority?, id?, headers
-pub const ENQUEUE: Import = Import {
+pub(super) const ENQUEUE: Import = Import {
     interface: "taskhost:plugin/children@0.1.0",
     types: r#"(type $t' (record (field "task" string) (field "args" string) (field "queue" (option string)) (field "delay-ms" u64)
             (field "priority" (option u8)) (field "id" (option string)) (field "headers" (list (tuple string string)))))
@@ -97,26 +99,30 @@ impl Default for Guest<'_> {
 }
 
 /// A guest whose `run` is this.
-pub fn running(run: &str) -> Vec<u8> {
+pub(super) fn running(run: &str) -> Vec<u8> {
     Guest { run, ..Guest::default() }.build()
 }
 
 impl Guest<'_> {
-    pub fn build(&self) -> Vec<u8> {
+    pub(super) fn build(&self) -> Vec<u8> {
         let Self { run, describe, more, memory, contract, imports } = self;
-        let word = |number: u32| number.to_le_bytes().iter().map(|byte| format!("\\{byte:02x}")).collect::<String>();
+        let word = |number: u32| {
+            let [a, b, c, d] = number.to_le_bytes();
+            format!("\\{a:02x}\\{b:02x}\\{c:02x}\\{d:02x}")
+        };
         // version "1" at 2048, name "go" at 2050, "{}" at 2056, a result "7" at 2064
         let description = [2048, 1, 0, 0, 1100, 1].map(word).concat();
         let body = [2050, 2, 0, 0, 0, 0, 2056, 2, 0, 0].map(word).concat();
         let (mut lowered, mut offered, mut linked) = (String::new(), String::new(), String::new());
         for Import { interface, types, name, function, core } in *imports {
-            lowered += &format!(
+            let _ = write!(
+                lowered,
                 r#"(import "{interface}" (instance ${name} {types} (export "{name}" {function})))
                 (core func ${name}' (canon lower (func ${name} "{name}")
                     (memory (core memory $lib "memory")) (realloc (core func $lib "realloc"))))"#
             );
-            offered += &format!(r#"(export "{name}" (func ${name}'))"#);
-            linked += &format!(r#"(import "host" "{name}" (func ${name} {core}))"#);
+            let _ = write!(offered, r#"(export "{name}" (func ${name}'))"#);
+            let _ = write!(linked, r#"(import "host" "{name}" (func ${name} {core}))"#);
         }
         let text = format!(
             r#"(component

@@ -4,10 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use super::support::{Fake, call, engine, error, load, plugin, result, run, told};
 use taskhost::{
-    engine::{Code, Grants, Limits, LogLine},
+    engine::{Call, Code, Grants, HttpGrant, Limits, LogLine},
     task::{ErrorKind, Outcome},
 };
-use tokio::sync::OnceCell;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    sync::OnceCell,
+};
 
 async fn math() -> &'static Arc<Code> {
     static CODE: OnceCell<Arc<Code>> = OnceCell::const_new();
@@ -170,4 +174,44 @@ async fn a_body_that_watches_for_the_word_ends_cancelled() {
     let cancel = asleep.cancelled.clone();
     let (attempted, ()) = tokio::join!(run(asleep), async { cancel.cancel() });
     assert_eq!(told(attempted).0, ErrorKind::Cancelled);
+}
+
+/// Transfers departments from this centre, under these grants.
+async fn transferring(center: &str, http: Vec<HttpGrant>) -> Call {
+    let mut transfer = call(&load(&plugin("org-transfer")).await, "transferDepartment", "[]");
+    transfer.plugin = "org-transfer".into();
+    transfer.grants = Arc::new(Grants { http, env: [("CENTER_URL".into(), center.into())].into(), ..Grants::default() });
+    transfer
+}
+
+#[tokio::test]
+async fn a_denied_call_names_the_line_that_would_allow_it() {
+    let attempted = run(transferring("https://hr.example.com/api", vec![]).await).await;
+    let line = r#"to allow it: `[plugins.org-transfer] http = ["https://hr.example.com"]`"#;
+    assert!(attempted.log.contains("https://hr.example.com is not granted"), "{}", attempted.log);
+    let (kind, message) = told(attempted);
+    assert!(message.contains("denied") && message.ends_with(line), "{kind}: {message}");
+}
+
+#[tokio::test]
+async fn a_granted_call_is_made() {
+    let center = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = center.local_addr().unwrap().port();
+    let page = r#"{"items":[{"id":"1","name":"Sales"},{"id":"2","name":"Works"}]}"#;
+    let served = tokio::spawn(async move {
+        let (mut stream, _) = center.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.unwrap() > 0 {}
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{page}", page.len());
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        String::from_utf8(head).unwrap()
+    });
+    let grant = HttpGrant { scheme: "http".into(), host: "127.0.0.1".into(), port };
+    let mut transfer = transferring(&format!("http://127.0.0.1:{port}"), vec![grant]).await;
+    let services = Arc::new(Fake::default());
+    transfer.services = Arc::clone(&services) as _;
+    assert_eq!(result(run(transfer).await), "2");
+    assert!(services.kv.lock().unwrap().contains_key("staged:department:1"));
+    let head = served.await.unwrap();
+    assert!(head.starts_with("GET /department?page=1 HTTP/1.1\r\n") && head.contains(&format!("host: 127.0.0.1:{port}\r\n")), "{head}");
 }

@@ -51,7 +51,7 @@ pub(crate) async fn a_running_task_s_worker_is_told_and_a_retry_then_ends_cancel
         assert_eq!(told, Some((QueueName::default(), id.clone())));
         assert_eq!(reply.expect("cancel"), CancelReply::Asked);
         assert!(view(one, &id).await.cancel_asked);
-        assert_eq!(worker.extend().await.cancelled, [id.clone()], "the heartbeat is the net");
+        assert_eq!(worker.extend().await.cancelled, std::slice::from_ref(&id), "the heartbeat is the net");
 
         assert_eq!(worker.finish(&leased.member, verdict).await, Finished::CancelledInstead);
         let ended = view(one, &id).await;

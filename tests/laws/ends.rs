@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::value::RawValue;
 use taskhost::{
     broker::{Broker, BrokerSettings, DeleteReply, Finished, RetryReply},
     task::{ErrorKind, NewTask, Progress, QueueName, State, TaskError, Unique, Verdict},
@@ -22,7 +23,7 @@ pub(crate) async fn an_enqueued_task_is_claimed_finished_and_has_its_result(b: &
 
     assert_eq!(worker.finish(&leased.member, ok("2")).await, Finished::Recorded);
     let ended = view(b, &id).await;
-    assert_eq!((ended.state, ended.result.as_deref().map(|raw| raw.get()), ended.tries), (State::Succeeded, Some("2"), 1));
+    assert_eq!((ended.state, ended.result.as_deref().map(RawValue::get), ended.tries), (State::Succeeded, Some("2"), 1));
     assert!(ended.error.is_none() && ended.errors.is_empty());
     assert!(ended.enqueued_at <= ended.started_at.expect("started") && ended.started_at <= ended.ended_at);
     assert_eq!((ended.plugin.as_deref(), ended.version.as_deref()), (Some("math"), Some("1.0.0")));
@@ -38,7 +39,7 @@ pub(crate) async fn who_awaits_an_end_is_woken_by_it(one: &dyn Broker, other: &d
         let (view, reply) = tokio::join!(awaiting.await_end(None, &id, SOON), worker.finish(&leased.member, ok("2")));
         assert_eq!(reply, Finished::Recorded);
         let view = view.expect("await").expect("known");
-        assert_eq!((view.state, view.result.as_deref().map(|raw| raw.get())), (State::Succeeded, Some("2")));
+        assert_eq!((view.state, view.result.as_deref().map(RawValue::get)), (State::Succeeded, Some("2")));
         assert!(begun.elapsed() < Duration::from_secs(3), "by push, not by a poll of seconds: {:?}", begun.elapsed());
     }
 }

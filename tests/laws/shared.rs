@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use taskhost::{
     broker::{Broker, KvError, RunningInfo, WorkerInfo},
     catalogue::{Body, Description, Hints, Parameter, PluginInfo, PluginStatus},
-    task::{CodeId, Millis, QueueName, TaskId},
+    task::{CodeId, Millis, QueueName, TaskId, TaskName},
 };
 
 use crate::support::{SOON, task_name, wait_until};
@@ -77,7 +77,7 @@ pub(crate) async fn the_newest_announcement_of_a_body_is_served(b: &dyn Broker) 
     let more = vec![plugin("math.wasm", "2.0.0", "add"), plugin("text.wasm", "1.0.0", "concat")];
     b.announce(&worker("box:1:a", more), LONG).await.expect("announce");
     let catalogue = b.catalogue().await.expect("catalogue");
-    assert_eq!(catalogue.offers.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["add", "concat"]);
+    assert_eq!(catalogue.offers.keys().map(TaskName::as_str).collect::<Vec<_>>(), ["add", "concat"]);
     assert_eq!(catalogue.offers[&task_name("add")].code.version, "2.0.0");
     let bad = PluginInfo { serving: None, status: PluginStatus::Failed, ..plugin("new.wasm", "1.0.0", "broken") };
     b.announce(&worker("box:1:a", vec![bad]), LONG).await.expect("announce");

@@ -9,7 +9,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::Instant,
 };
 
@@ -105,20 +105,26 @@ fn compile(name: &str, version: Option<&str>) -> Result<PathBuf> {
     Ok(target_dir().join(TARGET).join("plugin").join(format!("{}.wasm", name.replace('-', "_"))))
 }
 
-/// Builds plugins/greet.wasm from JavaScript, as plugins/greet-js/README.md says. The tool is installed under target/ only, in the
-/// versions of the folder's lock file.
+/// Builds greet.wasm from JavaScript, as plugins/greet-js/README.md says. The tool is installed under target/ only, in the version
+/// that package.json names; it names those of its own parts.
 pub(crate) fn build_greet(out: &Path) -> Result<PathBuf> {
     const WHY: &str =
-        "this plugin is built by componentize-qjs from the npm registry: it needs node 20 or newer, npm, and a way to the registry";
+        "greet.wasm is built by componentize-qjs from the npm registry: it needs node 20 or newer, npm, and a way to the registry";
     let started = Instant::now();
     let source = root().join("plugins/greet-js");
     let tools = target_dir().join("greet-js");
     fs::create_dir_all(&tools).with_context(|| format!("could not create {}", tools.display()))?;
-    for file in ["package.json", "package-lock.json"] {
-        fs::copy(source.join(file), tools.join(file)).with_context(|| format!("could not copy {file} to {}", tools.display()))?;
-    }
+    fs::create_dir_all(out).with_context(|| format!("could not create the directory for the .wasm files: {}", out.display()))?;
+    let package = tools.join("package.json");
+    fs::copy(source.join("package.json"), &package).with_context(|| format!("could not copy package.json to {}", tools.display()))?;
     let npm = if cfg!(windows) { "npm.cmd" } else { "npm" };
-    run(Command::new(npm).args(["ci", "--silent", "--no-audit", "--no-fund"]).current_dir(&tools), WHY)?;
+    run(
+        Command::new(npm)
+            .args(["install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"])
+            .stdout(Stdio::null())
+            .current_dir(&tools),
+        WHY,
+    )?;
 
     let made = tools.join("greet.wasm");
     run(
@@ -130,7 +136,8 @@ pub(crate) fn build_greet(out: &Path) -> Result<PathBuf> {
             .arg(source.join("greet.js"))
             .arg("--output")
             .arg(&made)
-            .current_dir(&source),
+            .current_dir(&source)
+            .stdout(Stdio::null()),
         WHY,
     )?;
     let file = out.join("greet.wasm");

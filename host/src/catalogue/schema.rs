@@ -14,7 +14,8 @@ pub(super) struct Rule(Option<Validator>);
 
 impl Rule {
     pub(super) fn compile(schema: &Value) -> Self {
-        Self(jsonschema::options().with_keyword("format", number_format).with_pattern_options(PatternOptions::regex()).build(schema).ok())
+        let options = jsonschema::options().with_keyword("type", written_type).with_keyword("format", number_format);
+        Self(options.with_pattern_options(PatternOptions::regex()).build(schema).ok())
     }
 
     /// Whether `value` fits; if not, the place and the reason where the parameter's type alone doesn't say it.
@@ -210,7 +211,10 @@ fn singular(map: &Map<String, Value>, name: &str) -> String {
         "any" => "any value".into(),
         "null" => "null".into(),
         "boolean" => "true or false".into(),
-        "array" => "a list".into(),
+        "array" => match map.get("prefixItems").and_then(Value::as_array) {
+            Some(items) => format!("a list of {} items", items.len()),
+            None => "a list".into(),
+        },
         "object" => match map.get("required").and_then(Value::as_array) {
             Some(names) if !names.is_empty() => {
                 let names = names.iter().filter_map(Value::as_str).take(8).map(|name| format!("`{}`", brief(name)));
@@ -276,8 +280,7 @@ fn width(format: &str) -> Option<(u32, bool)> {
     Some((bits.parse().ok().filter(|bits| [8, 16, 32, 64].contains(bits))?, signed))
 }
 
-/// `format: int64` and the like: numbers written as integers and within the width. JSON Schema takes `1.0` for an integer, but a
-/// guest that reads an `i64` does not, so it is refused here, before the task is enqueued. Other formats assert nothing.
+/// `format: int64` and the like: numbers within the width. Other formats assert nothing.
 #[expect(clippy::unnecessary_wraps, reason = "the signature is the library's")]
 fn number_format<'a>(
     _: &'a Map<String, Value>,
@@ -305,10 +308,45 @@ impl<'i> Keyword<'i> for Width {
     fn validate(&self, instance: &'i Value) -> Result<(), ValidationError<'i>> {
         let Some((bits, signed)) = self.0.filter(|_| !self.holds(instance)) else { return Ok(()) };
         let kind = if signed { "" } else { "unsigned " };
-        Err(ValidationError::custom(format!("{instance} does not fit an {kind}integer of {bits} bits written without a fraction")))
+        Err(ValidationError::custom(format!("{instance} does not fit an {kind}integer of {bits} bits")))
     }
 
     fn is_valid(&self, instance: &'i Value) -> bool {
         self.holds(instance)
+    }
+}
+
+// -- integers as they are written -------------------------------------------------------------------------------------
+
+/// `type`. JSON Schema takes `1.0` for an integer, but a guest that reads an integer does not, so it is refused here, before the task
+/// is enqueued.
+#[expect(clippy::unnecessary_wraps, reason = "the signature is the library's")]
+fn written_type<'a>(_: &'a Map<String, Value>, names: &'a Value, _: Location) -> Result<Box<dyn for<'i> Keyword<'i>>, ValidationError<'a>> {
+    let names: Vec<&str> = match names {
+        Value::String(name) => vec![name],
+        Value::Array(names) => names.iter().filter_map(Value::as_str).collect(),
+        _ => vec!["any"],
+    };
+    let types = names.iter().map(|name| type_named(name)).fold(0, |all, one| all | one);
+    let words = names.iter().map(|name| format!("\"{}\"", brief(name))).collect::<Vec<_>>().join(" or ");
+    Ok(Box::new(Written { types, words }))
+}
+
+struct Written {
+    types: u8,
+    words: String,
+}
+
+impl<'i> Keyword<'i> for Written {
+    fn validate(&self, instance: &'i Value) -> Result<(), ValidationError<'i>> {
+        if self.is_valid(instance) { Ok(()) } else { Err(ValidationError::custom(format!("{instance} is not of type {}", self.words))) }
+    }
+
+    fn is_valid(&self, instance: &'i Value) -> bool {
+        let found = match instance {
+            Value::Number(number) if number.is_f64() => NUMBER,
+            other => type_of(other),
+        };
+        self.types & found != 0
     }
 }

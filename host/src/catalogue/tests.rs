@@ -48,6 +48,15 @@ fn catalogue() -> Catalogue {
     offer(&mut all, "either", &[("x", json!({"anyOf": [{"type": "integer"}, {"type": "string"}]}))], json!({}));
     offer(&mut all, "pick", &[("colour", json!({"enum": ["red", "blue", 7]}))], json!({}));
     offer(&mut all, "linked", &[("x", json!({"$ref": "#/$defs/n", "$defs": {"n": {"type": "integer", "format": "int32"}}}))], json!({}));
+    let small = json!({"type": "integer", "minimum": 0, "maximum": 255});
+    offer(&mut all, "level", &[("n", small.clone()), ("next?", json!({"anyOf": [small, {"type": "null"}]}))], json!({}));
+    offer(
+        &mut all,
+        "pair",
+        &[("p", json!({"type": "array", "prefixItems": [int(), {"type": "boolean"}], "minItems": 2, "maxItems": 2}))],
+        json!({}),
+    );
+    offer(&mut all, "bytes", &[("all", list(json!({"type": "integer"})))], json!({}));
     offer(&mut all, "transferBU", &[], int());
     all
 }
@@ -90,6 +99,11 @@ fn words_of_a_command_line_become_what_the_schema_says() {
         ("either", &["1"], "[1]"),
         ("either", &["1.5"], r#"["1.5"]"#),
         ("either", &["one"], r#"["one"]"#),
+        ("level", &["255"], "[255,null]"),
+        ("level", &["0", "7"], "[0,7]"),
+        ("level", &["0", "null"], "[0,null]"),
+        ("sum_floats", &["[1,2.0,-0,18446744073709551616]"], "[[1,2.0,-0,18446744073709551616]]"),
+        ("pair", &["[1,true]"], "[[1,true]]"),
         ("pick", &["red"], r#"["red"]"#),
         ("pick", &["7"], "[7]"),
         ("linked", &["-7"], "[-7]"),
@@ -108,7 +122,7 @@ fn what_does_not_fit_is_refused_with_a_sentence() {
         (
             "zzz",
             &[],
-            "unknown task `zzz`; some of those known: `add`, `echo`, `either`, `greet`, `hire`, `linked`, `mail`, `pick`, `sum_floats`, `sum_ints`",
+            "unknown task `zzz`; some of those known: `add`, `bytes`, `echo`, `either`, `greet`, `hire`, `level`, `linked`, `mail`, `pair`",
         ),
         ("add", &["1"], "`add` takes 2 arguments (a: integer, b: integer); got 1: missing `b`"),
         ("add", &["--b=1"], "`add` takes 2 arguments (a: integer, b: integer); got 1: missing `a`"),
@@ -144,13 +158,13 @@ fn what_does_not_fit_is_refused_with_a_sentence() {
         (
             "sum_ints",
             &["[1,2.0]"],
-            "parameter `values` of `sum_ints` takes a list of 64-bit integers; got [1,2.0]: at `/1`: 2.0 does not fit an integer of 64 bits written without a fraction",
+            "parameter `values` of `sum_ints` takes a list of 64-bit integers; got [1,2.0]: at `/1`: 2.0 does not fit an integer of 64 bits",
         ),
         ("hire", &["{}"], "parameter `person` of `hire` takes an object with `name`; got {}: \"name\" is a required property"),
         (
             "hire",
             &[r#"{"name":"Ann","age":256}"#],
-            "parameter `person` of `hire` takes an object with `name`; got {\"name\":\"Ann\",\"age\":256}: at `/age`: 256 does not fit an unsigned integer of 8 bits written without a fraction",
+            "parameter `person` of `hire` takes an object with `name`; got {\"name\":\"Ann\",\"age\":256}: at `/age`: 256 does not fit an unsigned integer of 8 bits",
         ),
         (
             "pick",
@@ -235,12 +249,15 @@ fn a_signature_reads_like_one() {
         shown,
         [
             "add(a: integer, b: integer) -> integer",
+            "bytes(all: list<integer>) -> any",
             "echo(value: any) -> any",
             "either(x: integer or string) -> any",
             "greet(name: string, times?: integer or null) -> string",
             "hire(person: object) -> map<number>",
+            "level(n: integer, next?: integer or null) -> any",
             "linked(x: integer) -> any",
             "mail(to: string, cc?: list<string>, urgent?: boolean) -> null",
+            "pair(p: list) -> any",
             "pick(colour: \"red\", \"blue\" or 7) -> any",
             "sum_floats(values: list<number>) -> number",
             "sum_ints(values: list<integer>) -> integer",

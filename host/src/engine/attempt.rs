@@ -67,14 +67,14 @@ async fn watch(meter: &Meter, timeout: Duration, cancelled: &CancellationToken, 
     }
 }
 
-/// Waits until the attempt is older than `timeout`, waits for permits not counted.
+/// Waits until the attempt is older than `timeout`, waits for a share of the CPU not counted.
 async fn out_of_time(meter: &Meter, timeout: Duration) {
     loop {
         let left = (timeout + meter.waited()).saturating_sub(meter.age());
         if left.is_zero() {
             return;
         }
-        // While it waits for a permit `left` stands still: look again now and then, not all the time.
+        // While it waits `left` stands still: look again now and then, not all the time.
         let pause = if meter.is_waiting() { left.max(Duration::from_millis(10)) } else { left };
         tokio::time::sleep(pause).await;
     }

@@ -61,7 +61,7 @@ impl Cache {
 
     /// Keeps an artefact and loads it from there, so that its pages are the file's.
     pub(super) fn put(&self, engine: &wasmtime::Engine, digest: &str, artefact: &[u8]) -> Result<Component, String> {
-        let name = format!("{}{}{SUFFIX}", prefix(engine, digest), hex(&Sha256::digest(artefact)));
+        let name = format!("{}{}{SUFFIX}", prefix(engine, digest), format_args!("{:x}", Sha256::digest(artefact)));
         let entry = Entry { path: self.dir.join(&name), name, bytes: artefact.len() as u64, used: 0 };
         self.write(&entry.path, artefact).map_err(|error| format!("{error}: `{}`", entry.path.display()))?;
         self.trim(&entry.path);
@@ -134,7 +134,7 @@ fn digest_of(path: &Path) -> io::Result<String> {
     let (mut file, mut hash, mut buffer) = (File::open(path)?, Sha256::new(), vec![0; 64 << 10]);
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok(hex(&hash.finalize())),
+            0 => return Ok(format!("{:x}", hash.finalize())),
             read => hash.update(&buffer[..read]),
         }
     }
@@ -143,7 +143,7 @@ fn digest_of(path: &Path) -> io::Result<String> {
 fn prefix(engine: &wasmtime::Engine, digest: &str) -> String {
     let mut hash = Hashing(Sha256::new());
     engine.precompile_compatibility_hash().hash(&mut hash);
-    let engine = hex(&hash.0.finalize());
+    let engine = format!("{:x}", hash.0.finalize());
     format!("{digest}-{}-", &engine[..16])
 }
 
@@ -197,12 +197,4 @@ fn remove(path: &Path) {
     if let Err(error) = fs::remove_file(path) {
         tracing::debug!("can't remove compiled code: {error}: `{}`", path.display());
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

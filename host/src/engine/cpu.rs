@@ -132,14 +132,16 @@ impl Drop for Turn {
 pub(super) struct Meter {
     cpu: Arc<Cpu>,
     born: Instant,
-    /// The pending poll was our doing (a tick, a wait for a permit) and not a host call.
+    /// The pending poll was our doing (a tick) and not a host call.
     yielded: AtomicBool,
+    /// Waits for a permit.
+    queued: AtomicBool,
     /// Computed so far, and since it last parked: nanoseconds.
     spent: AtomicU64,
     streak: AtomicU64,
     /// Stopped when `spent` goes beyond; nanoseconds.
     ceiling: u64,
-    /// Waits for a permit that are over; nanoseconds.
+    /// Waits for a share of the CPU that are over (for a permit, for the next turn); nanoseconds.
     waited: AtomicU64,
     /// Since when it waits for one; nanoseconds after `born`, 0 when it does not.
     waiting: AtomicU64,
@@ -159,6 +161,7 @@ impl Meter {
             cpu: Arc::clone(cpu),
             born: Instant::now(),
             yielded: AtomicBool::new(false),
+            queued: AtomicBool::new(false),
             spent: AtomicU64::new(0),
             streak: AtomicU64::new(0),
             ceiling: ceiling.map_or(u64::MAX, nanos),
@@ -177,7 +180,7 @@ impl Meter {
         self.born.elapsed()
     }
 
-    /// Time that waiting for permits took, the present wait included.
+    /// Time that waiting for a share of the CPU took, the present wait included.
     pub(super) fn waited(&self) -> Duration {
         let since = self.waiting.load(Relaxed);
         let now = if since == 0 { 0 } else { nanos(self.born.elapsed()).saturating_sub(since) };
@@ -198,7 +201,7 @@ impl Meter {
         if meter.holds.load(Relaxed) || meter.streak.load(Relaxed) < nanos(FREE) || meter.take_permit() {
             return Ok(UpdateDeadline::Yield(1));
         }
-        meter.waiting.store(nanos(meter.born.elapsed()).max(1), Relaxed);
+        meter.queued.store(true, Relaxed);
         let this = Arc::clone(this);
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(async move { (*this).as_ref().wait_for_permit().await })))
     }
@@ -215,8 +218,21 @@ impl Meter {
         // Closed is impossible, and would only mean that there are no limits any more.
         let permit = Arc::clone(&self.cpu.permits).acquire_owned().await.ok();
         self.keep(permit);
-        self.waited.store(nanos(self.waited()), Relaxed);
-        self.waiting.store(0, Relaxed);
+        self.queued.store(false, Relaxed);
+        self.end_wait();
+    }
+
+    fn begin_wait(&self) {
+        if !self.is_waiting() {
+            self.waiting.store(nanos(self.born.elapsed()).max(1), Relaxed);
+        }
+    }
+
+    fn end_wait(&self) {
+        if self.is_waiting() {
+            self.waited.store(nanos(self.waited()), Relaxed);
+            self.waiting.store(0, Relaxed);
+        }
     }
 
     fn keep(&self, permit: Option<OwnedSemaphorePermit>) {
@@ -250,6 +266,9 @@ impl<F: Future> Future for Metered<'_, F> {
         let meter = this.meter;
         this.turn.resume();
         meter.yielded.store(false, Relaxed);
+        if !meter.queued.load(Relaxed) {
+            meter.end_wait();
+        }
         let clock = Stopwatch::start(meter.streak.load(Relaxed) > 0);
         let polled = this.call.as_mut().poll(cx);
         let used = clock.stop();
@@ -257,7 +276,9 @@ impl<F: Future> Future for Metered<'_, F> {
         meter.streak.fetch_add(used, Relaxed);
         if polled.is_ready() {
             meter.release();
-        } else if !meter.yielded.load(Relaxed) && !meter.is_waiting() {
+        } else if meter.yielded.load(Relaxed) || meter.queued.load(Relaxed) {
+            meter.begin_wait();
+        } else {
             meter.release();
             this.turn.park();
         }

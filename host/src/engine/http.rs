@@ -119,6 +119,13 @@ impl Origin {
         })
     }
 
+    /// An address among those of this name that must not be dialled. `localhost` says what it means; any other name must be public,
+    /// or its address granted beside it: else whoever owns the name could point it into this network.
+    fn closed(&self, found: &[SocketAddr], grants: &[HttpGrant]) -> Option<IpAddr> {
+        let mut addresses = found.iter().map(SocketAddr::ip).filter(|_| self.host != "localhost");
+        addresses.find(|address| !is_public(*address) && !self.with_host(*address).is_granted(grants))
+    }
+
     /// `host:port`, the port only where it is not the scheme's own.
     fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
@@ -194,8 +201,7 @@ impl Outgoing {
         Ok((sender, Connection(Some(connection))))
     }
 
-    /// The addresses that may be dialled. A grant that is itself an address, or `localhost`, says what it means; any other name
-    /// must be public, or its address granted beside it: else whoever owns the name could point it into this network.
+    /// The addresses that may be dialled: the one that stands in the grant, or those that a granted name has.
     async fn addresses(&self) -> Result<Vec<SocketAddr>, Error> {
         let (host, port) = (&self.origin.host, self.origin.port);
         if let Ok(address) = host.parse::<IpAddr>() {
@@ -206,14 +212,9 @@ impl Outgoing {
             Error::DnsError { rcode: Some(error.to_string()), info_code: None }
         })?;
         let found: Vec<SocketAddr> = found.collect();
-        if host != "localhost" {
-            for address in &found {
-                let itself = self.origin.with_host(address.ip());
-                if !is_public(address.ip()) && !itself.is_granted(&self.grants.http) {
-                    let problem = format!("denied: {host} resolves to {}, which is not a public address", address.ip());
-                    return Err(self.deny(&problem, &itself));
-                }
-            }
+        if let Some(closed) = self.origin.closed(&found, &self.grants.http) {
+            let problem = format!("denied: {host} resolves to {closed}, which is not a public address");
+            return Err(self.deny(&problem, &self.origin.with_host(closed)));
         }
         if found.is_empty() { Err(Error::DestinationNotFound) } else { Ok(found) }
     }
@@ -318,3 +319,6 @@ impl Body for Timed {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests;

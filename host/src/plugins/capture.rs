@@ -35,6 +35,10 @@ pub(super) struct Identity {
 }
 
 impl Identity {
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
     pub(super) fn of(meta: &Metadata) -> Self {
         Self {
             dev: meta.dev(),

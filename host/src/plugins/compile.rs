@@ -93,10 +93,8 @@ struct Job {
 
 impl<L: Loader> Jobs<L> {
     pub(super) fn new(loader: Arc<L>, state: Option<Arc<State>>) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        // Compiling takes cores from the attempts that run meanwhile: one job, two where there are enough.
-        let gate = Arc::new(Semaphore::new(if cores < 4 { 1 } else { 2 }));
-        Self { loader, state, gate, set: JoinSet::new(), running: HashMap::new(), notes: Arc::default() }
+        // Two, so that a small plugin gets by a large one; the engine bounds compiling itself further.
+        Self { loader, state, gate: Arc::new(Semaphore::new(2)), set: JoinSet::new(), running: HashMap::new(), notes: Arc::default() }
     }
 
     pub(super) fn start(&mut self, digest: &Digest, source: Source) {

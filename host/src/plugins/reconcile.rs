@@ -210,10 +210,12 @@ impl<L: Loader> Reconciler<L> {
                     tracked.trouble = Some(why);
                 }
                 Ok(identity) if tracked.captured.as_ref().is_some_and(|(read, _)| *read == identity) => {}
-                Ok(_) => fresh.push(seen),
+                Ok(identity) => fresh.push((identity, seen)),
             }
         }
-        fresh
+        // Small ones compile first: nobody waits for a large one that need not.
+        fresh.sort_by_key(|(identity, _)| identity.size());
+        fresh.into_iter().map(|(_, seen)| seen).collect()
     }
 
     /// Reads files that were seen a settling time ago and starts to compile what is new.

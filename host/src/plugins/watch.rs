@@ -143,6 +143,16 @@ mod tests {
         assert!(stirred(&mut watch).await);
     }
 
+    #[tokio::test]
+    async fn a_hangup_wakes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new(dir.path());
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP).unwrap();
+        let latest = Instant::now() + LIMIT;
+        assert!(!watch.next(latest).await, "no more of it follows");
+        assert!(Instant::now() < latest);
+    }
+
     #[test]
     fn reading_is_no_change() {
         assert!(!may_change(&Event::new(EventKind::Access(event::AccessKind::Open(event::AccessMode::Any)))));

@@ -61,12 +61,12 @@ impl Fake {
 
     fn step<T>(&self, step: impl FnOnce(&mut Kept, Millis) -> T) -> broker::Result<T> {
         let now = self.time();
-        self.with(|kept| match kept.failures {
-            0 => Ok(step(kept, now)),
-            _ => {
-                kept.failures -= 1;
-                Err(BrokerError::Unavailable("connection refused".into()))
+        self.with(|kept| {
+            if kept.failures == 0 {
+                return Ok(step(kept, now));
             }
+            kept.failures -= 1;
+            Err(BrokerError::Unavailable("connection refused".into()))
         })
     }
 

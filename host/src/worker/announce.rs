@@ -22,7 +22,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut roster = shared.roster.clone();
     let mut plugins_live = true;
     loop {
-        shared.link.up().await;
+        tokio::select! {
+            () = shared.link.up() => {}
+            () = shared.end.cancelled() => break,
+        }
         let info = info(&shared);
         if let Err(error) = shared.broker.announce(&info, 3 * EVERY).await {
             shared.link.failed(&error);

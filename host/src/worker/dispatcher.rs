@@ -202,7 +202,10 @@ fn heat_startable(shared: &Shared, lane: &Lane) {
 /// A task was parked under `name`: if it can be started by now, it is claimed again.
 pub(super) fn parked(shared: &Shared, queue: &QueueName, name: &TaskName) {
     if let Some(lane) = shared.lanes.iter().find(|lane| &lane.queue == queue) {
-        lock(&lane.state).parked.insert(name.clone());
+        let first = lock(&lane.state).parked.insert(name.clone());
+        if first && !shared.roster.borrow().offers.contains_key(name) {
+            tracing::info!(%name, %queue, "tasks wait for a plugin that offers `{name}`");
+        }
         heat_startable(shared, lane);
         shared.wake.notify_one();
     }
@@ -242,10 +245,7 @@ fn taken(shared: &Arc<Shared>, lane: &Lane, hold: &Arc<Hold>, limit: usize, trie
         let Some(stop) = hold.add(&leased.member, &leased.task.name) else { continue };
         let Some(offer) = roster.offers.get(&leased.task.name) else {
             if hold.begin_finish(&leased.member) {
-                tracing::info!(
-                    task = %leased.task.id, name = %leased.task.name, queue = %lane.queue,
-                    "waits for a plugin that offers `{}`", leased.task.name
-                );
+                tracing::debug!(task = %leased.task.id, name = %leased.task.name, queue = %lane.queue, "parked: nothing here offers it");
                 let finish = heartbeat::finish(shared, leased.member, crate::task::Verdict::Park);
                 shared.inbox.push(hold, leased.task.name, finish);
             }

@@ -49,7 +49,7 @@ async fn leave(shared: &Arc<Shared>) {
     let mut left = 0;
     for lane in &shared.lanes {
         let Some(hold) = lane.hold() else { continue };
-        let held = u64::try_from(hold.len()).unwrap_or(u64::MAX);
+        let unrecorded = u64::try_from(hold.len()).unwrap_or(u64::MAX);
         let gone = match timeout(LEAVE, shared.broker.leave(&hold.incarnation)).await {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
@@ -62,10 +62,10 @@ async fn leave(shared: &Arc<Shared>) {
                 }
             }
             Some(error) => {
-                left += held;
+                left += unrecorded;
                 tracing::warn!(
                     queue = %lane.queue, worker = %shared.settings.id, error,
-                    "left without the broker's knowledge: {held} tasks could not be handed back and run elsewhere when the lease ends, in {}",
+                    "left without the broker's knowledge: {unrecorded} tasks could not be handed back and run elsewhere when the lease ends, in {}",
                     humantime::format_duration(shared.settings.lease)
                 );
             }

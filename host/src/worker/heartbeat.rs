@@ -124,7 +124,7 @@ async fn register(shared: &Arc<Shared>, lane: &Lane) -> Result<(), BrokerError> 
 
 /// The lease is lost: what was held under it is somebody else's now.
 pub(super) fn lose(shared: &Arc<Shared>, lane: &Lane, hold: &Arc<Hold>) {
-    let dropped = hold.lose();
+    let Some(dropped) = hold.lose() else { return };
     lane.end(hold);
     if let Some(proof) = &hold.proof {
         proof.retire(shared);
@@ -160,8 +160,8 @@ pub(super) fn adopt(shared: &Arc<Shared>, hold: &Arc<Hold>, adopted: Vec<Leased>
 /// Reads what the broker says we hold: hands back what is unknown here (a claim whose reply was lost), drops what is missing.
 async fn reconcile(shared: &Arc<Shared>, lane: &Lane, hold: &Arc<Hold>) -> Result<(), BrokerError> {
     let _no_claim = lane.claiming.lock().await;
-    let held = shared.broker.held(&hold.incarnation).await?;
-    let there: HashSet<_> = held.iter().map(|leased| leased.member.clone()).collect();
+    let known = shared.broker.held(&hold.incarnation).await?;
+    let there: HashSet<_> = known.iter().map(|leased| leased.member.clone()).collect();
     let (unknown, dropped) = hold.reconcile(&there);
     let unknown: HashSet<_> = unknown.into_iter().cloned().collect();
     if !unknown.is_empty() || dropped > 0 {
@@ -172,7 +172,7 @@ async fn reconcile(shared: &Arc<Shared>, lane: &Lane, hold: &Arc<Hold>) -> Resul
             "what the broker says we hold differs from what we know: reconciled"
         );
     }
-    for Leased { member, task } in held {
+    for Leased { member, task } in known {
         if unknown.contains(&member) && hold.add(&member, &task.name).is_some() && hold.begin_finish(&member) {
             shared.inbox.push(hold, task.name, finish(shared, member, Verdict::HandBack { delay: Duration::ZERO }));
         }

@@ -221,14 +221,16 @@ impl Hold {
         taken
     }
 
-    /// The lease is lost: asks every attempt to return and forgets it. How many there were; 0 when it was known already.
-    pub(super) fn lose(&self) -> usize {
+    /// The lease is lost: asks every attempt to return and forgets it. How many there were; `None` when it was known already.
+    pub(super) fn lose(&self) -> Option<usize> {
         let mut inner = lock(&self.inner);
-        inner.lost = true;
+        if std::mem::replace(&mut inner.lost, true) {
+            return None;
+        }
         for entry in inner.members.values() {
             entry.stop.cancel.cancel();
         }
-        inner.members.drain().count()
+        Some(inner.members.drain().count())
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -321,11 +323,11 @@ mod tests {
     fn a_lost_hold_cancels_its_attempts_and_makes_no_finish() {
         let hold = hold();
         let stop = hold.add(&member("a", 1), &name()).unwrap();
-        assert_eq!(hold.lose(), 1);
+        assert_eq!(hold.lose(), Some(1));
         assert!(stop.cancel.is_cancelled() && !stop.abandon.is_cancelled());
         assert!(!hold.begin_finish(&member("a", 1)));
         assert!(hold.add(&member("b", 1), &name()).is_none());
-        assert_eq!(hold.lose(), 0);
+        assert_eq!(hold.lose(), None);
     }
 
     #[test]

@@ -122,8 +122,8 @@ async fn expire(shared: &Shared, gone: Gone) {
 /// One directory a broker, so that nobody expires what another broker knows.
 fn directory(settings: &WorkerSettings) -> Option<PathBuf> {
     let digest = Sha256::digest(settings.broker_identity.as_bytes());
-    let short: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    Some(settings.state.as_ref()?.join("incarnations").join(short))
+    let short = digest.iter().take(8).fold(0_u64, |short, byte| short << 8 | u64::from(*byte));
+    Some(settings.state.as_ref()?.join("incarnations").join(format!("{short:016x}")))
 }
 
 fn make(dir: &Path, incarnation: &Incarnation) -> io::Result<Proof> {

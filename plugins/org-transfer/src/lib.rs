@@ -1,1 +1,63 @@
+//! Moves departments, business units and staff from the centre to ECF.
+//!
+//! transfer: GET {CENTER_URL}/KIND?page=N → each record staged in kv, if it changed → how many were staged
+//! ecf: staged records that were not pushed yet → PUT {ECF_URL}/KIND/{id} → how many were pushed
+//!
+//! Both go on where an earlier attempt of theirs stopped: transfer keeps a page cursor for its task, ecf marks each record it pushed.
+//! What is done twice changes nothing: staging compares, PUT is idempotent.
 
+mod ecf;
+mod record;
+mod transfer;
+
+use record::Kind;
+use taskhost_sdk::prelude::*;
+
+/// Stages the centre's departments; how many are new or changed.
+#[task(name = "transferDepartment", timeout = "5m", retries = 5)]
+async fn transfer_department() -> TaskResult<u64> {
+    transfer::run(Kind::Department).await
+}
+
+/// Stages the centre's business units; how many are new or changed.
+#[task(name = "transferBU", timeout = "5m", retries = 5)]
+async fn transfer_bu() -> TaskResult<u64> {
+    transfer::run(Kind::BusinessUnit).await
+}
+
+/// Stages the centre's staff; how many are new or changed.
+#[task(name = "transferStaff", timeout = "5m", retries = 5)]
+async fn transfer_staff() -> TaskResult<u64> {
+    transfer::run(Kind::Staff).await
+}
+
+/// Pushes the departments that were staged since their last push to ECF; how many.
+#[task(name = "ecfDepartment", timeout = "5m", retries = 5)]
+async fn ecf_department() -> TaskResult<u64> {
+    ecf::run(Kind::Department).await
+}
+
+/// Pushes the business units that were staged since their last push to ECF; how many.
+#[task(name = "ecfBU", timeout = "5m", retries = 5)]
+async fn ecf_bu() -> TaskResult<u64> {
+    ecf::run(Kind::BusinessUnit).await
+}
+
+/// Pushes the staff that were staged since their last push to ECF; how many.
+#[task(name = "ecfStaff", timeout = "5m", retries = 5)]
+async fn ecf_staff() -> TaskResult<u64> {
+    ecf::run(Kind::Staff).await
+}
+
+export_plugin!(transfer_department, transfer_bu, transfer_staff, ecf_department, ecf_bu, ecf_staff);
+
+/// A server's address from the environment, without a slash at its end.
+fn base_url(variable: &str) -> TaskResult<String> {
+    let url = context::env(variable).or_permanent(format!(
+        "{variable} is not set: grant it in the plugin's policy, env = {{ {variable} = \"https://…\" }}, and the host in http = [\"https://…\"]"
+    ))?;
+    Ok(url.trim_end_matches('/').into())
+}
+
+#[cfg(test)]
+mod tests;

@@ -21,14 +21,14 @@ const ERRORS: usize = 5;
 /// Bytes of log that are kept of a task.
 const LOG_BYTES: usize = 64 << 10;
 
-pub(super) fn finish(step: &mut Step<'_>, who: &Incarnation, finishes: Vec<Finish>) -> Result<FinishReply, Failure> {
+pub(super) fn finish(step: &mut Step<'_>, who: &Incarnation, finishes: &[Finish]) -> Result<FinishReply, Failure> {
     let Some(n) = alive(step, who)? else { return Ok(vec![Finished::Stale; finishes.len()]) };
-    finishes.into_iter().map(|finish| one(step, who, n, finish)).collect()
+    finishes.iter().map(|finish| one(step, who, n, finish)).collect()
 }
 
-fn one(step: &mut Step<'_>, who: &Incarnation, n: i64, finish: Finish) -> Result<Finished, Failure> {
-    let Some(task) = held(step, who, n, &finish)? else { return Ok(Finished::Stale) };
-    let (after, reply) = settle(step, &task, &finish);
+fn one(step: &mut Step<'_>, who: &Incarnation, n: i64, finish: &Finish) -> Result<Finished, Failure> {
+    let Some(task) = held(step, who, n, finish)? else { return Ok(Finished::Stale) };
+    let (after, reply) = settle(step, &task, finish);
     if !finish.log.is_empty() {
         append_log(step, task.seq, &finish.log)?;
     }
@@ -47,7 +47,7 @@ fn one(step: &mut Step<'_>, who: &Incarnation, n: i64, finish: Finish) -> Result
     } else {
         step.news.claimable.insert(task.queue.clone());
     }
-    write(step, &task, &finish, after)?;
+    write(step, &task, finish, after)?;
     Ok(reply)
 }
 

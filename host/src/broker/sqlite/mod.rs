@@ -224,7 +224,7 @@ impl Broker for SqliteBroker {
 
     async fn finish(&self, who: &Incarnation, finishes: &[Finish]) -> Result<FinishReply> {
         let (who, finishes) = (who.clone(), finishes.to_vec());
-        self.write(move |step| finish::finish(step, &who, finishes)).await
+        self.write(move |step| finish::finish(step, &who, &finishes)).await
     }
 
     async fn leave(&self, who: &Incarnation) -> Result<()> {
@@ -289,27 +289,27 @@ impl Broker for SqliteBroker {
 
     async fn kv_get(&self, plugin: &str, key: &str) -> Result<Option<Vec<u8>>, KvError> {
         let (plugin, key) = (plugin.to_owned(), key.to_owned());
-        self.read(move |db, _| shared::kv_get(db, &plugin, &key)).await.map_err(unavailable)
+        self.read(move |db, _| shared::kv_get(db, &plugin, &key)).await.map_err(|error| unavailable(&error))
     }
 
     async fn kv_set(&self, plugin: &str, key: &str, value: &[u8]) -> Result<(), KvError> {
         let (plugin, key, value) = (plugin.to_owned(), key.to_owned(), value.to_vec());
-        self.write(move |step| shared::kv_set(step, &plugin, &key, &value)).await.map_err(unavailable)
+        self.write(move |step| shared::kv_set(step, &plugin, &key, &value)).await.map_err(|error| unavailable(&error))
     }
 
     async fn kv_remove(&self, plugin: &str, key: &str) -> Result<bool, KvError> {
         let (plugin, key) = (plugin.to_owned(), key.to_owned());
-        self.write(move |step| shared::kv_remove(step, &plugin, &key)).await.map_err(unavailable)
+        self.write(move |step| shared::kv_remove(step, &plugin, &key)).await.map_err(|error| unavailable(&error))
     }
 
     async fn kv_increment(&self, plugin: &str, key: &str, by: i64) -> Result<i64, KvError> {
         let (plugin, key) = (plugin.to_owned(), key.to_owned());
-        self.write(move |step| shared::kv_increment(step, &plugin, &key, by)).await.map_err(unavailable)?
+        self.write(move |step| shared::kv_increment(step, &plugin, &key, by)).await.map_err(|error| unavailable(&error))?
     }
 
     async fn kv_keys(&self, plugin: &str, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, KvError> {
         let (plugin, prefix, after) = (plugin.to_owned(), prefix.to_owned(), after.map(str::to_owned));
-        self.read(move |db, _| shared::kv_keys(db, &plugin, &prefix, after.as_deref(), limit)).await.map_err(unavailable)
+        self.read(move |db, _| shared::kv_keys(db, &plugin, &prefix, after.as_deref(), limit)).await.map_err(|error| unavailable(&error))
     }
 
     async fn put_schedule(&self, schedule: &Schedule) -> Result<()> {
@@ -341,6 +341,9 @@ impl Broker for SqliteBroker {
     }
 }
 
-fn unavailable(error: BrokerError) -> KvError {
+fn unavailable(error: &BrokerError) -> KvError {
     KvError::Unavailable(error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, Fired, Overlap, Result, Schedule},
-    task::{Millis, NewTask},
+    task::{Millis, NewTask, TaskId},
 };
 
 const COLUMNS: &str = "definition, paused, last, last_task";
@@ -51,7 +51,7 @@ pub(super) fn put(step: &Step<'_>, schedule: &Schedule) -> Result<(), Failure> {
     let mut write = step
         .connection
         .prepare_cached("INSERT OR REPLACE INTO schedule (name, definition, paused, last, last_task) VALUES (?, ?, ?, ?, ?)")?;
-    let last_task = schedule.last_task.as_ref().map(|id| id.as_str());
+    let last_task = schedule.last_task.as_ref().map(TaskId::as_str);
     write.execute(params![schedule.name, serde_json::to_string(&schedule)?, schedule.paused, sql(schedule.last), last_task])?;
     Ok(())
 }

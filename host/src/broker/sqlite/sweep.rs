@@ -41,7 +41,7 @@ pub(super) fn trim_dead(step: &mut Step<'_>, queue: &QueueName) -> Result<bool, 
             "SELECT {BRIEF} FROM task INDEXED BY task_ended
              WHERE queue = ?1 AND state = 5 AND state > 3 AND (ended_at <= ?2 OR (ended_at, seq) <= (?3, ?4)) ORDER BY ended_at, seq LIMIT ?5"
         ),
-        &params![queue.as_str(), too_old, at, seq, BATCH_ROWS],
+        params![queue.as_str(), too_old, at, seq, BATCH_ROWS],
     )?;
     remove_all(step, &victims)
 }
@@ -56,7 +56,7 @@ pub(super) fn purge(step: &mut Step<'_>, queue: &QueueName) -> Result<(usize, bo
              UNION ALL SELECT * FROM (SELECT {BRIEF} FROM task INDEXED BY task_parked WHERE queue = ?1 AND state = 2 LIMIT ?2)
              LIMIT ?2"
         ),
-        &params![queue.as_str(), BATCH_ROWS],
+        params![queue.as_str(), BATCH_ROWS],
     )?;
     let more = remove_all(step, &victims)?;
     if !more {

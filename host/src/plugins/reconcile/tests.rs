@@ -186,6 +186,73 @@ async fn the_first_registry_has_every_file() {
     room.stop().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_first_registry_does_not_wait_for_ever() {
+    let place = Place::new();
+    place.put("late.wasm", "slow add");
+    place.put("text.wasm", "v1 concat");
+    let started = Instant::now();
+    let mut room = place.start();
+    let registry = room.first().await;
+    assert!(started.elapsed() >= FIRST_LIMIT, "after {:?}", started.elapsed());
+    assert_eq!((served(&registry, "concat"), info(&registry, "late.wasm").status), ("v1 concat", PluginStatus::Loading));
+    place.slow.add_permits(1);
+    room.serves("add", "slow add").await;
+    room.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_stays_away_is_taken_as_empty() {
+    let place = Place::new();
+    place.put("math.wasm", "v1 add");
+    let mut room = place.start();
+    room.serves("add", "v1 add").await;
+    let gone = Instant::now();
+    fs::remove_dir_all(place.dir()).unwrap();
+    let registry = room.serves("add", "").await;
+    assert!(gone.elapsed() >= GONE_GRACE, "after {:?}", gone.elapsed());
+    assert!(registry.warnings.iter().any(|w| w.contains("the plugin directory is gone")));
+    room.stop().await;
+}
+
+#[tokio::test]
+async fn a_name_stays_with_its_owner_across_a_restart() {
+    let place = Place::new();
+    place.put("zeta.wasm", "v1 add");
+    let mut room = place.start();
+    room.serves("add", "v1 add").await;
+    place.put("alpha.wasm", "v2 add");
+    let registry = room.until("a refusal", |r| has_failed(r, "alpha.wasm")).await;
+    let error = info(&registry, "alpha.wasm").error.clone().unwrap();
+    assert!(error.contains("`add` of alpha.wasm is offered by zeta.wasm already"), "{error}");
+    room.stop().await;
+    let mut room = place.start();
+    assert_eq!(served(&*room.first().await, "add"), "v1 add", "though alpha comes first by name");
+    room.stop().await;
+}
+
+#[tokio::test]
+async fn two_files_change_places_without_a_gap() {
+    let place = Place::new();
+    place.put("a.wasm", "v1 add");
+    place.put("b.wasm", "v1 concat");
+    let mut room = place.start();
+    room.first().await;
+    let mut watched = room.registry.clone();
+    let gap = tokio::spawn(async move {
+        while watched.changed().await.is_ok() {
+            let registry = watched.borrow_and_update().clone();
+            assert_eq!((served(&registry, "add"), served(&registry, "concat")), ("v1 add", "v1 concat"));
+        }
+    });
+    fs::rename(place.at("a.wasm"), place.at("aside")).unwrap();
+    fs::rename(place.at("b.wasm"), place.at("a.wasm")).unwrap();
+    fs::rename(place.at("aside"), place.at("b.wasm")).unwrap();
+    room.until("the exchange", |r| r.resolve(&TaskName::new("add").unwrap()).is_some_and(|p| p.file == "b.wasm")).await;
+    room.stop().await;
+    gap.await.unwrap();
+}
+
 #[tokio::test]
 async fn garbage_leaves_the_last_good_version_serving_also_after_a_restart() {
     let place = Place::new();
@@ -355,14 +422,16 @@ async fn a_directory_that_cannot_be_read_unloads_nothing() {
     room.stop().await;
 }
 
+/// What serves `transfer`.
+fn plugin(registry: &Registry<String>) -> Arc<Plugin<String>> {
+    registry.resolve(&TaskName::new("transfer").unwrap()).unwrap().clone()
+}
+
 #[tokio::test]
 async fn a_new_policy_makes_a_new_plugin_of_the_same_code_and_a_bad_one_changes_nothing() {
     let place = Place::new();
     place.put("org-transfer.wasm", "v1 transfer");
     let mut room = place.start();
-    fn plugin(r: &Registry<String>) -> Arc<Plugin<String>> {
-        r.resolve(&TaskName::new("transfer").unwrap()).unwrap().clone()
-    }
     let before = plugin(&*room.serves("transfer", "v1 transfer").await);
     assert_eq!(before.concurrency, None);
 

@@ -1,0 +1,155 @@
+//! What is this driver's own: the laws of every broker stand in `tests/laws.rs`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::future::join_all;
+
+use super::*;
+use crate::task::{State, Verdict};
+
+/// A clock that a test turns, also back.
+#[derive(Debug)]
+struct Hand(AtomicU64);
+
+impl Clock for Hand {
+    fn now(&self) -> Millis {
+        Millis(self.0.load(Ordering::Relaxed))
+    }
+}
+
+struct Place {
+    _dir: tempfile::TempDir,
+    broker: SqliteBroker,
+}
+
+fn place(clock: Arc<dyn Clock>) -> Place {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broker = SqliteBroker::open_with_clock(dir.path().join("x.db"), BrokerSettings::default(), clock).expect("opens");
+    Place { _dir: dir, broker }
+}
+
+fn add() -> NewTask {
+    NewTask::new(TaskName::new("add").expect("valid"), "[1,1]")
+}
+
+fn held<T>(lease: Lease<T>) -> T {
+    match lease {
+        Lease::Held(value) => value,
+        Lease::Lost => panic!("the lease is lost"),
+    }
+}
+
+const LEASE: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn a_claim_time_is_never_given_twice_by_whatever_clock() {
+    let clock = Arc::new(Hand(AtomicU64::new(1_000_000)));
+    let place = place(clock.clone());
+    let b = &place.broker;
+    let queue = QueueName::default();
+    b.enqueue(&[add()]).await.expect("enqueue");
+    let who = b.register(&queue, LEASE).await.expect("register");
+    let mut last = 0;
+    for now in [1_000_000, 1_000_000, 999_000, 1_000_001, 5] {
+        clock.0.store(now, Ordering::Relaxed);
+        let leased = held(b.claim(&who, LEASE, 1, &[]).await.expect("claim")).tasks.remove(0);
+        assert!(leased.member.claimed_us > last, "{} after {last}", leased.member.claimed_us);
+        last = leased.member.claimed_us;
+        let verdict = Verdict::HandBack { delay: Duration::ZERO };
+        let finish = Finish { member: leased.member, verdict, code: None, worker: "w".into(), ran_ms: 0, log: String::new() };
+        b.finish(&who, &[finish]).await.expect("finish");
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_fails_undoes_itself_and_not_its_neighbours() {
+    let place = place(Arc::new(SystemClock));
+    let b = &place.broker;
+    let write = |key: String, fails: bool| {
+        b.write(move |step| {
+            shared::kv_set(step, "p", &key, b"1")?;
+            if fails { Err(BrokerError::Invalid("on purpose".into()).into()) } else { Ok(()) }
+        })
+    };
+    // Together, so that they share transactions.
+    let done = join_all((0..100).map(|n| write(format!("{n:02}"), n % 3 == 0))).await;
+    for (n, done) in done.into_iter().enumerate() {
+        assert_eq!(done.is_err(), n % 3 == 0);
+        assert_eq!(b.kv_get("p", &format!("{n:02}")).await, Ok((n % 3 != 0).then(|| b"1".to_vec())), "{n}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_for_now_and_loses_nothing() {
+    let place = place(Arc::new(SystemClock));
+    let b = &place.broker;
+    let pages = |limit: i64| b.write(move |step| Ok(step.connection.pragma_update(None, "max_page_count", limit)?));
+    pages(200).await.expect("limit");
+    let large = || NewTask { args: format!("[\"{}\"]", "x".repeat(20_000)), ..add() };
+    let mut added = Vec::new();
+    let error = loop {
+        let tasks: Vec<_> = (0..8).map(|_| large()).collect();
+        let replies = join_all(tasks.iter().map(|task| b.enqueue(std::slice::from_ref(task)))).await;
+        let mut refused = None;
+        for (task, reply) in tasks.into_iter().zip(replies) {
+            match reply {
+                Ok(_) => added.push(task.id),
+                Err(error) => refused = Some((task, error)),
+            }
+        }
+        if let Some(refused) = refused {
+            break refused;
+        }
+        assert!(added.len() < 1_000, "the limit holds");
+    };
+    assert!(!added.is_empty());
+    let (task, BrokerError::Refused(text)) = error else { panic!("refused for now: {:?}", error.1) };
+    assert!(text.contains("disk") && text.contains("full") && text.contains("free space"), "{text}");
+    assert!(b.find(None, &task.id).await.expect("find").is_none(), "what was refused did not happen");
+    for id in &added {
+        assert_eq!(b.find(None, id).await.expect("find").expect("kept").state, State::Ready);
+    }
+    pages(100_000).await.expect("limit");
+    assert_eq!(b.enqueue(&[task]).await.expect("there is room again"), [Enqueued::Added]);
+}
+
+#[tokio::test]
+async fn a_database_locked_by_another_or_not_to_be_written_says_what_to_do() {
+    let place = place(Arc::new(SystemClock));
+    let b = &place.broker;
+    b.write(|step| Ok(step.connection.busy_timeout(Duration::from_millis(20))?)).await.expect("patience");
+    let other = Connection::open(&**b.path).expect("open");
+    other.execute_batch("BEGIN IMMEDIATE").expect("lock");
+    let error = b.enqueue(&[add()]).await.expect_err("locked");
+    assert!(matches!(&error, BrokerError::Refused(text) if text.contains("busy") && text.contains("end what holds it")), "{error:?}");
+    assert!(error.is_transient());
+    other.execute_batch("ROLLBACK").expect("unlock");
+    b.enqueue(&[add()]).await.expect("unlocked");
+
+    b.write(|step| Ok(step.connection.pragma_update(None, "query_only", true)?)).await.expect("takes hold with the next statement");
+    let error = b.enqueue(&[add()]).await.expect_err("read-only");
+    assert!(
+        matches!(&error, BrokerError::Misconfigured(text) if text.contains("x.db") && text.contains("let this user write")),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_steps_of_another_process_wake_nobody_for_nothing() {
+    let place = place(Arc::new(SystemClock));
+    let queue = QueueName::default();
+    let other = SqliteBroker::open(&**place.broker.path, BrokerSettings::default()).expect("opens");
+    let begun = tokio::time::Instant::now();
+    let limit = Duration::from_millis(300);
+    let busy = async {
+        let mut steps = 0_u32;
+        while begun.elapsed() < limit {
+            other.kv_increment("p", "n", 1).await.expect("increment");
+            steps += 1;
+        }
+        steps
+    };
+    let (waited, steps) = tokio::join!(async { place.broker.wait(&queue, limit).await.map(|()| begun.elapsed()) }, busy);
+    assert!(waited.expect("wait") >= limit);
+    assert!(steps > 1, "somebody wrote meanwhile");
+}

@@ -1,0 +1,155 @@
+//! Requests against a real server on the loopback interface.
+
+use http_body_util::Empty;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
+use super::*;
+use crate::engine::{
+    Limits,
+    cpu::{Cpu, Meter},
+};
+
+fn grant(url: &str) -> HttpGrant {
+    let uri: Uri = url.parse().unwrap();
+    let tls = uri.scheme() == Some(&Scheme::HTTPS);
+    HttpGrant {
+        scheme: uri.scheme_str().unwrap().into(),
+        host: uri.host().unwrap().into(),
+        port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }),
+    }
+}
+
+/// One attempt's right to call.
+struct Caller(Hooks);
+
+impl Caller {
+    fn granted(urls: &[&str]) -> Self {
+        let cpu = Cpu::start(&wasmtime::Engine::default(), 1).unwrap();
+        cpu.stop();
+        let shared = Shared::new(Meter::new(&cpu, None), &Limits::default(), 1, None);
+        let grants = Grants { http: urls.iter().map(|url| grant(url)).collect(), ..Grants::default() };
+        Self(Hooks::new("org-transfer".into(), Arc::new(grants), Arc::new(shared), Tls::default()))
+    }
+
+    async fn get(&mut self, url: &str, options: RequestOptions) -> Result<(u16, Bytes), Error> {
+        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let request = Request::builder().uri(url).body(body).unwrap();
+        let sent = self.0.send_request(request, Some(options), Box::new(async { Ok(()) }));
+        let (answer, io) = Pin::from(sent).await?;
+        let io = tokio::spawn(Pin::from(io));
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await?.to_bytes();
+        io.abort();
+        // Ended or aborted: gone in any case when this returns.
+        let _ = io.await;
+        Ok((status, body))
+    }
+
+    fn denied(&self) -> String {
+        self.0.shared.denied().unwrap_or_default()
+    }
+}
+
+/// A server that answers one request with these bytes; gives the head of the request.
+async fn server(answer: &'static str) -> (u16, tokio::task::JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let served = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        // A TLS client begins with a record of its own and waits.
+        while !head.ends_with(b"\r\n\r\n") && head.first() != Some(&0x16) {
+            let read = stream.read_buf(&mut head).await.unwrap();
+            if read == 0 {
+                break;
+            }
+        }
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        if answer.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        String::from_utf8_lossy(&head).into_owned()
+    });
+    (port, served)
+}
+
+#[tokio::test]
+async fn a_granted_address_is_called() {
+    let (port, served) = server("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await;
+    let origin = format!("http://127.0.0.1:{port}");
+    let mut caller = Caller::granted(&[&origin]);
+    let (status, body) = caller.get(&format!("http://user:secret@127.0.0.1:{port}/a?b=1"), RequestOptions::default()).await.unwrap();
+    assert_eq!((status, &body[..]), (200, &b"hi"[..]));
+    let head = served.await.unwrap();
+    assert!(head.starts_with("GET /a?b=1 HTTP/1.1\r\n"), "{head}");
+    assert!(head.contains(&format!("host: 127.0.0.1:{port}\r\n")), "{head}");
+    assert_eq!(caller.denied(), "");
+    assert_eq!(caller.0.shared.connections.load(Relaxed), 0, "the connection is given back");
+}
+
+#[tokio::test]
+async fn localhost_means_what_it_says() {
+    let (port, served) = server("HTTP/1.1 204 No Content\r\n\r\n").await;
+    let origin = format!("http://localhost:{port}");
+    let (status, _) = Caller::granted(&[&origin]).get(&format!("http://LOCALHOST:{port}/"), RequestOptions::default()).await.unwrap();
+    assert_eq!(status, 204);
+    served.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_not_granted_is_denied_with_the_line_that_would_allow_it() {
+    for (granted, url, line) in [
+        (&[][..], "https://hr.example.com/x", "`[plugins.org-transfer] http = [\"https://hr.example.com\"]`"),
+        (
+            &["https://hr.example.com"][..],
+            "http://hr.example.com/",
+            "`[plugins.org-transfer] http = [\"https://hr.example.com\", \"http://hr.example.com\"]`",
+        ),
+        (&["https://hr.example.com"][..], "https://hr.example.com:8443/", "\"https://hr.example.com:8443\"]`"),
+        (&["https://hr.example.com"][..], "https://hr.example.com.evil.test/", "\"https://hr.example.com.evil.test\"]`"),
+        (&["https://hr.example.com"][..], "https://hr.example.com@evil.test/", "\"https://evil.test\"]`"),
+        (&["http://localhost"][..], "http://127.0.0.1/", "\"http://127.0.0.1\"]`"),
+        (&[][..], "http://[::1]:8080/", "\"http://[::1]:8080\"]`"),
+    ] {
+        let mut caller = Caller::granted(granted);
+        let answer = caller.get(url, RequestOptions::default()).await;
+        assert!(matches!(answer, Err(Error::HttpRequestDenied)), "{url}: {answer:?}");
+        assert!(caller.denied().ends_with(line), "{url}: {}", caller.denied());
+    }
+}
+
+#[test]
+fn a_name_must_not_lead_into_the_operators_network() {
+    let origin = Origin::of(&"https://hr.example.com/".parse().unwrap()).unwrap();
+    let at = |address: &str| SocketAddr::new(address.parse().unwrap(), 443);
+    let by_name = [grant("https://hr.example.com")];
+    assert_eq!(origin.closed(&[at("93.184.215.14")], &by_name), None);
+    // One such address among others is enough.
+    assert_eq!(origin.closed(&[at("93.184.215.14"), at("10.0.0.5")], &by_name), Some("10.0.0.5".parse().unwrap()));
+    assert!(origin.closed(&[at("127.0.0.1")], &by_name).is_some());
+    assert!(origin.closed(&[at("::ffff:169.254.169.254")], &by_name).is_some());
+    // Unless that address is granted as well, on the same scheme and port.
+    let with_address = [grant("https://hr.example.com"), grant("https://10.0.0.5")];
+    assert_eq!(origin.closed(&[at("10.0.0.5")], &with_address), None);
+    let other_port = [grant("https://hr.example.com"), grant("https://10.0.0.5:8443")];
+    assert!(origin.closed(&[at("10.0.0.5")], &other_port).is_some());
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_or_breaks_off_is_an_error() {
+    let (port, served) = server("").await;
+    let origin = format!("http://127.0.0.1:{port}");
+    let hasty = RequestOptions { first_byte_timeout: Some(Duration::from_millis(50)), ..RequestOptions::default() };
+    let answer = Caller::granted(&[&origin]).get(&origin, hasty).await;
+    assert!(matches!(answer, Err(Error::ConnectionReadTimeout)), "{answer:?}");
+    served.abort();
+    let (port, _served) = server("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").await;
+    let origin = format!("http://127.0.0.1:{port}");
+    assert!(Caller::granted(&[&origin]).get(&origin, RequestOptions::default()).await.is_err());
+    let (port, _served) = server("this is no TLS\r\n\r\n").await;
+    let origin = format!("https://127.0.0.1:{port}");
+    assert!(matches!(Caller::granted(&[&origin]).get(&origin, RequestOptions::default()).await, Err(Error::Tls(_))));
+}
