@@ -7,6 +7,7 @@
 //! Invariant: every method is one atomic step: after a crash or an error it happened or it did not, and repeating it is
 //! safe. The laws that every driver keeps stand in `tests/laws.rs`.
 
+pub mod redis;
 pub mod sqlite;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};

@@ -1,0 +1,205 @@
+//! Connections: one that carries commands, one for heartbeats, and those that are opened to wait on.
+//!
+//! URL → [`Target`] → [`Link::send`]: connects when there is no connection, drops it when it fails, repeats nothing.
+//!
+//! Invariant: every step ends within a time limit, and no error carries a password.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+    cluster::{ClusterClient, ClusterClientBuilder},
+    cluster_async::ClusterConnection,
+    sentinel::SentinelClient,
+};
+use tokio::sync::Mutex;
+
+use super::{address::Address, fault::fault, scripts::Call};
+use crate::broker::{BrokerError, Result};
+
+/// How long a connection may take to come to be.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long an answer may take: a server that swaps or a slow disk under AOF is late, one that is gone is never back.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// What a URL leads to.
+pub(super) enum Target {
+    Single(Client),
+    Sentinel(Box<Mutex<SentinelClient>>),
+    Cluster { nodes: Vec<Client>, commands: ClusterClient, blocking: ClusterClient },
+}
+
+impl Target {
+    pub(super) fn new(address: &Address) -> Result<Self> {
+        let made = match address {
+            Address::Single(info) => Client::open(info.clone()).map(Self::Single),
+            Address::Sentinel { sentinels, master, node } => SentinelClient::build(
+                sentinels.clone(),
+                master,
+                Some(node.clone()),
+                redis::sentinel::SentinelServerType::Master,
+            )
+            .map(|client| Self::Sentinel(Box::new(Mutex::new(client)))),
+            // Here the client library does repeat: it is how it follows MOVED and ASK. Every verb may be repeated.
+            Address::Cluster(nodes) => {
+                let client = |answer: Duration| -> RedisResult<ClusterClient> {
+                    ClusterClientBuilder::new(nodes.clone()).retries(3).connection_timeout(CONNECT).response_timeout(answer).build()
+                };
+                (|| {
+                    Ok(Self::Cluster {
+                        nodes: nodes.iter().cloned().map(Client::open).collect::<RedisResult<_>>()?,
+                        commands: client(ANSWER)?,
+                        blocking: client(Duration::from_secs(3600))?,
+                    })
+                })()
+            }
+        };
+        made.map_err(|error| BrokerError::Misconfigured(format!("the broker's address does not make sense: {error}")))
+    }
+
+    async fn connect(&self, answer: Option<Duration>) -> RedisResult<Wire> {
+        let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(answer);
+        let connect = async {
+            match self {
+                Self::Single(client) => client.get_multiplexed_async_connection_with_config(&config).await.map(Wire::One),
+                Self::Sentinel(client) => {
+                    let client = client.lock().await.async_get_client().await?;
+                    client.get_multiplexed_async_connection_with_config(&config).await.map(Wire::One)
+                }
+                Self::Cluster { commands, blocking, .. } => {
+                    let client = if answer.is_some() { commands } else { blocking };
+                    client.get_async_connection().await.map(Wire::Cluster)
+                }
+            }
+        };
+        tokio::time::timeout(CONNECT * 2, connect).await.unwrap_or_else(|_| Err(timed_out()))
+    }
+
+    /// A connection that only receives what is published. In a cluster any node tells.
+    pub(super) async fn listen(&self) -> RedisResult<redis::aio::PubSub> {
+        let connect = async {
+            match self {
+                Self::Single(client) => client.get_async_pubsub().await,
+                Self::Sentinel(client) => client.lock().await.async_get_client().await?.get_async_pubsub().await,
+                Self::Cluster { nodes, .. } => {
+                    let mut failed = timed_out();
+                    for node in nodes {
+                        match node.get_async_pubsub().await {
+                            Ok(connection) => return Ok(connection),
+                            Err(error) => failed = error,
+                        }
+                    }
+                    Err(failed)
+                }
+            }
+        };
+        tokio::time::timeout(CONNECT, connect).await.unwrap_or_else(|_| Err(timed_out()))
+    }
+
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Single(_) => "standalone",
+            Self::Sentinel(_) => "by Sentinel",
+            Self::Cluster { .. } => "cluster",
+        }
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind())
+    }
+}
+
+fn timed_out() -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
+}
+
+/// A living connection; clones share it.
+#[derive(Clone)]
+enum Wire {
+    One(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl Wire {
+    async fn send(&mut self, command: &Cmd) -> RedisResult<Value> {
+        match self {
+            Self::One(connection) => connection.req_packed_command(command).await?.extract_error(),
+            Self::Cluster(connection) => connection.req_packed_command(command).await?.extract_error(),
+        }
+    }
+}
+
+/// A connection that is made when it is needed and again after it is lost.
+pub(super) struct Link {
+    target: Arc<Target>,
+    /// Shown in errors; no password.
+    at: Arc<str>,
+    answer: Option<Duration>,
+    /// The connection and how many there were before it.
+    wire: Mutex<(u64, Option<Wire>)>,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Link({})", self.at)
+    }
+}
+
+impl Link {
+    pub(super) fn new(target: Arc<Target>, at: Arc<str>) -> Self {
+        Self { target, at, answer: Some(ANSWER), wire: Mutex::default() }
+    }
+
+    /// One that blocks: its answers come when they come.
+    pub(super) fn blocking(target: Arc<Target>, at: Arc<str>) -> Self {
+        Self { target, at, answer: None, wire: Mutex::default() }
+    }
+
+    /// Sends one command, once.
+    pub(super) async fn send(&self, command: &Cmd) -> Result<Value> {
+        self.try_send(command).await.map_err(|error| fault(&self.at, &error))
+    }
+
+    /// Calls a script by its digest, and by its text where it is not known yet.
+    pub(super) async fn call(&self, call: &Call) -> Result<Value> {
+        let sent = match self.try_send(&call.by_digest()).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => self.try_send(&call.by_text()).await,
+            sent => sent,
+        };
+        sent.map_err(|error| fault(&self.at, &error))
+    }
+
+    async fn try_send(&self, command: &Cmd) -> RedisResult<Value> {
+        let (generation, mut wire) = self.wire().await?;
+        let sent = wire.send(command).await;
+        if let Err(error) = &sent
+            && is_broken(error)
+        {
+            let mut kept = self.wire.lock().await;
+            if kept.0 == generation {
+                kept.1 = None;
+            }
+        }
+        sent
+    }
+
+    async fn wire(&self) -> RedisResult<(u64, Wire)> {
+        let mut kept = self.wire.lock().await;
+        if let (generation, Some(wire)) = &*kept {
+            return Ok((*generation, wire.clone()));
+        }
+        let wire = self.target.connect(self.answer).await?;
+        *kept = (kept.0 + 1, Some(wire.clone()));
+        Ok((kept.0, wire))
+    }
+}
+
+/// Whether a new connection may do better: it is lost, silent, or leads to a server that is no longer the master.
+fn is_broken(error: &RedisError) -> bool {
+    error.is_io_error()
+        || error.is_unrecoverable_error()
+        || matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown) | ErrorKind::Parse)
+}

@@ -1,0 +1,108 @@
+//! What Redis's errors mean to the caller, and what a person should do about them.
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+use crate::broker::BrokerError;
+
+/// `at` is the address without its password.
+pub(super) fn fault(at: &str, error: &RedisError) -> BrokerError {
+    let code = error.code().unwrap_or_default();
+    let said = error.detail().unwrap_or_default();
+    match error.kind() {
+        ErrorKind::AuthenticationFailed => BrokerError::Misconfigured(format!(
+            "Redis at {at} refused the user or password; correct them in the broker's URL: redis://USER:PASSWORD@HOST:PORT"
+        )),
+        ErrorKind::InvalidClientConfig => BrokerError::Misconfigured(format!("failed to use the broker's address {at}: {error}")),
+        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
+            BrokerError::Misconfigured(format!("what answers at {at} is not a Redis server; correct the host and port in the broker's URL"))
+        }
+        ErrorKind::MasterNameNotFoundBySentinel => {
+            BrokerError::Misconfigured(format!("the sentinels at {at} know no master of that name; correct the name in the broker's URL"))
+        }
+        ErrorKind::Server(ServerErrorKind::NoPerm) => BrokerError::Misconfigured(format!(
+            "Redis at {at} does not permit this user what taskhost needs ({said}); grant it: ACL SETUSER NAME ~th:* &th:* +@all -@dangerous +info"
+        )),
+        ErrorKind::Server(
+            ServerErrorKind::BusyLoading
+            | ServerErrorKind::ReadOnly
+            | ServerErrorKind::ClusterDown
+            | ServerErrorKind::MasterDown
+            | ServerErrorKind::TryAgain,
+        ) => BrokerError::Refused(format!("Redis at {at} takes no commands for now ({code} {said}); it is tried again")),
+        ErrorKind::Io => BrokerError::Unavailable(unreachable(at, error)),
+        ErrorKind::ClusterConnectionNotFound | ErrorKind::NoValidReplicasFoundBySentinel => {
+            BrokerError::Unavailable(format!("cannot reach a node of the Redis cluster at {at}: {error}; are its nodes up?"))
+        }
+        _ => by_code(at, code, said, error),
+    }
+}
+
+fn by_code(at: &str, code: &str, said: &str, error: &RedisError) -> BrokerError {
+    match code {
+        "NOAUTH" => BrokerError::Misconfigured(format!(
+            "Redis at {at} asks for a password; put it in the broker's URL: redis://USER:PASSWORD@HOST:PORT, or redis://:PASSWORD@HOST:PORT"
+        )),
+        "DENIED" => BrokerError::Misconfigured(format!(
+            "Redis at {at} is in protected mode and takes no commands from other machines; set a password there and put it in the broker's URL"
+        )),
+        "OOM" => BrokerError::Refused(format!(
+            "Redis at {at} is out of memory (maxmemory reached): nothing was enqueued; raise maxmemory, or let workers drain the queues"
+        )),
+        "MISCONF" | "NOREPLICAS" | "BUSY" => {
+            BrokerError::Refused(format!("Redis at {at} takes no writes for now ({code} {said}); look at its log, it is tried again"))
+        }
+        "WRONGTYPE" => wrong_type(at),
+        _ if said.contains("WRONGTYPE") => wrong_type(at),
+        _ if said.contains("-OOM") || said.starts_with("OOM ") => by_code(at, "OOM", said, error),
+        _ if said.contains("max number of clients") => {
+            BrokerError::Refused(format!("Redis at {at} has its maximum of clients; raise maxclients, it is tried again"))
+        }
+        _ if said.contains("unknown command") || said.contains("DB index") || said.contains("SELECT is not allowed") => {
+            BrokerError::Misconfigured(format!("Redis at {at} refused: {code} {said}; taskhost needs Redis 7.0 or later and its own database"))
+        }
+        _ => BrokerError::Corrupt(format!("Redis at {at} failed a step: {error}; look at the keys it names, and at the server's log")),
+    }
+}
+
+fn wrong_type(at: &str) -> BrokerError {
+    BrokerError::Corrupt(format!(
+        "Redis at {at} holds keys under our prefix that are not ours; give taskhost a database or a key prefix of its own"
+    ))
+}
+
+fn unreachable(at: &str, error: &RedisError) -> String {
+    if error.is_connection_refusal() {
+        return format!("cannot reach Redis at {at}: connection refused; is it running? start it, or name another with --broker");
+    }
+    if error.is_timeout() {
+        return format!("cannot reach Redis at {at}: no answer in time; is it up, and does a firewall stand between?");
+    }
+    let text = error.to_string();
+    if text.contains("certificate") || text.contains("tls") || text.contains("TLS") || text.contains("InvalidContentType") {
+        return format!("cannot reach Redis at {at}: TLS failed ({text}); does the server speak TLS, and is its certificate trusted?");
+    }
+    if text.contains("lookup") || text.contains("resolve") || text.contains("No address") {
+        return format!("cannot reach Redis at {at}: the host name is not known ({text}); correct the broker's URL");
+    }
+    format!("cannot reach Redis at {at}: {text}; is it running?")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(code: &str, detail: &str) -> BrokerError {
+        fault("127.0.0.1:1", &redis::make_extension_error(code.into(), Some(detail.into())))
+    }
+
+    #[test]
+    fn each_refusal_is_what_the_caller_does_next() {
+        assert!(matches!(said("OOM", "command not allowed"), BrokerError::Refused(_)));
+        assert!(matches!(said("MISCONF", "disk"), BrokerError::Refused(_)));
+        assert!(matches!(said("NOAUTH", "Authentication required."), BrokerError::Misconfigured(_)));
+        assert!(matches!(said("WRONGTYPE", "…"), BrokerError::Corrupt(_)));
+        let refused = RedisError::from(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
+        let BrokerError::Unavailable(text) = fault("127.0.0.1:1", &refused) else { panic!("transient") };
+        assert!(text.starts_with("cannot reach Redis at 127.0.0.1:1: connection refused; is it running?"), "{text}");
+    }
+}

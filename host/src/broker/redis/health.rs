@@ -1,0 +1,93 @@
+//! Is this a Redis we can live on? Its version, its settings, the schema of what stands in it, its clock.
+
+use std::collections::HashMap;
+
+use redis::Value;
+
+use super::{
+    RedisBroker,
+    values::{count, list, text, word},
+};
+use crate::{
+    broker::{BrokerError, Health, Result},
+    task::Millis,
+};
+
+/// The shape of keys and fields. Hosts of one number share a Redis; another number refuses to start.
+const SCHEMA: &str = "1";
+
+impl RedisBroker {
+    /// Refuses what will not do, says what might be better.
+    pub(super) async fn meet_server(&self) -> Result<Health> {
+        let info = self.info().await?;
+        let at = &self.at;
+        let version = info.get("redis_version").map_or("0", String::as_str);
+        let is_valkey = info.get("server_name").is_some_and(|name| name == "valkey");
+        let major: u32 = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
+        if major < 7 {
+            return Err(BrokerError::Misconfigured(format!(
+                "Redis at {at} is version {version}; taskhost needs 7.0 or later: upgrade it, or name another broker"
+            )));
+        }
+        self.agree_on_schema().await?;
+        let (name, version) = match info.get("valkey_version").filter(|_| is_valkey) {
+            Some(valkey) => ("Valkey", valkey.as_str()),
+            None => ("Redis", version),
+        };
+        let about = format!("{name} {version}, {}, {at}", self.target.kind());
+        let mut warnings = Vec::new();
+        match info.get("maxmemory_policy").map(String::as_str) {
+            None | Some("noeviction") => {}
+            Some(policy) => warnings.push(format!(
+                "Redis at {at} may throw tasks away when its memory is full (maxmemory-policy {policy}): set maxmemory-policy noeviction"
+            )),
+        }
+        if info.get("aof_enabled").is_some_and(|on| on == "0") {
+            warnings.push(format!(
+                "Redis at {at} loses the tasks of the last minutes when it is killed (appendonly no): set appendonly yes"
+            ));
+        }
+        Ok(Health { about, warnings })
+    }
+
+    async fn info(&self) -> Result<HashMap<String, String>> {
+        let mut fields = HashMap::new();
+        let told = match self.commands.send(&redis::cmd("INFO")).await? {
+            // A cluster answers by node; any will do.
+            Value::Map(nodes) => nodes.into_iter().next().and_then(|(_, info)| text(info)),
+            info => text(info),
+        };
+        for line in told.unwrap_or_default().lines() {
+            if let Some((name, value)) = line.split_once(':') {
+                fields.insert(name.to_owned(), value.trim().to_owned());
+            }
+        }
+        Ok(fields)
+    }
+
+    async fn agree_on_schema(&self) -> Result<()> {
+        let key = self.keys.shared("schema");
+        let mut set = redis::cmd("SET");
+        // Answers what stood there before, if anything did.
+        set.arg(&key).arg(SCHEMA).arg("NX").arg("GET");
+        // One that takes no writes for now is judged by what it holds.
+        let before = match self.commands.send(&set).await {
+            Err(BrokerError::Refused(_)) => self.commands.send(redis::cmd("GET").arg(&key)).await?,
+            before => before?,
+        };
+        match word(before) {
+            found if found.is_empty() || found == SCHEMA => Ok(()),
+            found => Err(BrokerError::Misconfigured(format!(
+                "Redis at {} is used by a taskhost of another kind (schema {found}, this one knows {SCHEMA}); \
+                 use the same version everywhere, or another key prefix",
+                self.at
+            ))),
+        }
+    }
+
+    pub(super) async fn server_time(&self) -> Result<Millis> {
+        let time = list(self.commands.send(&redis::cmd("TIME")).await?)?;
+        let part = |n: usize| time.get(n).map_or(0, count);
+        Ok(Millis(part(0) * 1000 + part(1) / 1000))
+    }
+}

@@ -1,0 +1,10 @@
+-- extend: the heartbeat keeps all that an incarnation holds, and adopts what expired.
+-- KEYS    1 th:{Q}:
+-- ARGV    1 lease ms   2 incarnation
+-- RETURNS {0} when the lease is lost, else {1, size of the held set, ids asked to be cancelled, entries in the outbox, adopted as in claim}
+local me = ARGV[2]
+if not prolong(me, tonumber(ARGV[1])) then return { 0 } end
+local adopted = adopt(me)
+return {
+  1, redis.call('SCARD', K .. 'held:' .. me), redis.call('SRANDMEMBER', K .. 'cancelled', 1000), redis.call('XLEN', K .. 'out'), adopted,
+}

@@ -1,0 +1,11 @@
+-- held: what an incarnation holds, a page at a time. A member whose task is gone is dropped from the set.
+-- KEYS    1 th:{Q}:
+-- ARGV    1 incarnation   2 cursor
+-- RETURNS {next cursor, {member, fields}…}
+local held = K .. 'held:' .. ARGV[1]
+local page, found = redis.call('SSCAN', held, ARGV[2], 'COUNT', 200), {}
+for _, member in ipairs(page[2]) do
+  local f = read(id_of(member))
+  if f[1] and not f[11] then found[#found + 1] = { member, f } else redis.call('SREM', held, member) end
+end
+return { page[1], found }

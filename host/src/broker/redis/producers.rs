@@ -1,0 +1,145 @@
+//! What those who enqueue ask: enqueue, and wait for the end.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use tokio::time::Instant;
+
+use super::{
+    RedisBroker,
+    fault::fault,
+    scripts::{AWAIT, ENQUEUE, Script},
+    values::{check_payload, list, number, push_record, word},
+};
+use crate::{
+    broker::{BrokerError, Enqueued, Result},
+    task::{NewTask, QueueName, TaskId, TaskView},
+};
+
+/// Tasks of one script call: it keeps the server for some 5 µs a task.
+const TOGETHER: usize = 20_000;
+/// An answer that did not come is asked for again so often, after so long.
+const AGAIN: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(250)];
+/// Whoever waits looks by himself so often: a message may be lost with its connection.
+const LOOK: Duration = Duration::from_secs(5);
+
+impl RedisBroker {
+    pub(super) async fn enqueue_all(&self, tasks: &[NewTask]) -> Result<Vec<Enqueued>> {
+        for task in tasks {
+            check_payload(task, self.settings.payload_limit)?;
+        }
+        let mut queues: BTreeMap<&QueueName, Vec<usize>> = BTreeMap::new();
+        for (index, task) in tasks.iter().enumerate() {
+            queues.entry(&task.queue).or_default().push(index);
+        }
+        let mut reply = vec![Enqueued::Added; tasks.len()];
+        for (queue, indexes) in queues {
+            self.meet(queue).await?;
+            for part in indexes.chunks(TOGETHER) {
+                let together: Vec<_> = part.iter().map(|index| &tasks[*index]).collect();
+                for (index, enqueued) in part.iter().zip(self.enqueue_together(&ENQUEUE, queue, &together).await?) {
+                    reply[*index] = enqueued;
+                }
+            }
+        }
+        Ok(reply)
+    }
+
+    /// Tasks of one queue, in one step. When an answer is lost the step is repeated, and finding our own ids then is a success.
+    pub(super) async fn enqueue_together(&self, script: &'static Script, queue: &QueueName, tasks: &[&NewTask]) -> Result<Vec<Enqueued>> {
+        let mut call = script.call(&self.keys.queue(queue)).arg(tasks.len());
+        for task in tasks {
+            push_record(&mut call, task)?;
+        }
+        let mut again = AGAIN.iter();
+        let mut repeated = false;
+        let answer = loop {
+            match self.commands.call(&call).await {
+                Err(BrokerError::Unavailable(why)) => match again.next() {
+                    Some(delay) => {
+                        repeated = true;
+                        tokio::time::sleep(*delay).await;
+                    }
+                    None => return Err(BrokerError::Unavailable(why)),
+                },
+                answer => break answer?,
+            }
+        };
+        let mut first = HashSet::new();
+        list(answer)?
+            .into_iter()
+            .zip(tasks)
+            .map(|(holder, task)| match word(holder) {
+                holder if holder.is_empty() => Ok(Enqueued::Added),
+                holder if repeated && holder == task.id.as_str() && first.insert(&task.id) => Ok(Enqueued::Added),
+                holder => Ok(Enqueued::Duplicate {
+                    holder: TaskId::new(&holder).map_err(|error| super::values::corrupt("who holds a unique key", error))?,
+                }),
+            })
+            .collect()
+    }
+
+    /// Makes sure the queue stands in the list of queues; once in a while is enough, should somebody purge it meanwhile.
+    pub(super) async fn meet(&self, queue: &QueueName) -> Result<()> {
+        if self.met.is_fresh(queue) {
+            return Ok(());
+        }
+        self.commands.send(redis::cmd("SADD").arg(self.keys.shared("queues")).arg(queue.as_str())).await?;
+        self.met.note(queue);
+        Ok(())
+    }
+
+    /// subscribe → confirmed → ask to be told → read; again after a lost connection and now and then.
+    pub(super) async fn wait_for_end(&self, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<Option<TaskView>> {
+        let deadline = Instant::now() + limit;
+        let queue = match queue {
+            Some(queue) => queue.clone(),
+            None => match self.find_anywhere(id).await? {
+                Some(view) if view.state.is_ended() => return Ok(Some(view)),
+                Some(view) => view.queue,
+                None => return Ok(None),
+            },
+        };
+        let channel = self.keys.done(&queue, id);
+        let mut newest = None;
+        loop {
+            let listening = async {
+                let mut connection = self.target.listen().await?;
+                connection.subscribe(&channel).await?;
+                Ok(connection)
+            };
+            let mut connection = match listening.await {
+                Ok(connection) => connection,
+                Err(error) if Instant::now() + LOOK < deadline && fault(&self.at, &error).is_transient() => {
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                    continue;
+                }
+                Err(error) => return newest.map_or_else(|| Err(fault(&self.at, &error)), |view| Ok(Some(view))),
+            };
+            let mut messages = connection.on_message();
+            loop {
+                let call = AWAIT.call(&self.keys.queue(&queue)).arg(id.as_str());
+                match self.commands.call(&call).await {
+                    Ok(answer) if number(&answer) == 1 => {}
+                    Ok(_) => return self.find_in(&queue, id).await,
+                    Err(error) if error.is_transient() && Instant::now() < deadline => break,
+                    Err(error) => return Err(error),
+                }
+                newest = match self.find_in(&queue, id).await {
+                    Ok(view) if view.as_ref().is_none_or(|view| view.state.is_ended()) || Instant::now() >= deadline => return Ok(view),
+                    Ok(view) => view,
+                    Err(error) if error.is_transient() && Instant::now() < deadline => break,
+                    Err(error) => return Err(error),
+                };
+                let look = deadline.min(Instant::now() + LOOK);
+                if let Ok(None) = tokio::time::timeout_at(look, messages.next()).await {
+                    break;
+                }
+            }
+            tokio::time::sleep_until(deadline.min(Instant::now() + Duration::from_millis(100))).await;
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What belongs to no queue: who works here, the catalogue of bodies, the plugins' kv.
+
+use std::time::Duration;
+
+use redis::{Cmd, Value};
+
+use super::{
+    RedisBroker,
+    scripts::KV,
+    values::{corrupt, is_yes, json, list, millis, text, word, words},
+};
+use crate::{
+    broker::{BrokerError, KvError, Result, WorkerInfo},
+    catalogue::{Catalogue, Offer},
+};
+
+impl RedisBroker {
+    /// A worker's own key ends by itself; the set of their ids only says where to look.
+    pub(super) async fn note_worker(&self, worker: &WorkerInfo, ttl: Duration) -> Result<()> {
+        let ttl = millis(ttl).max(1);
+        let mut bodies = redis::cmd("HSET");
+        bodies.arg(self.keys.shared("catalogue"));
+        let mut offers = 0;
+        for plugin in &worker.plugins {
+            let (Some(code), Some(description)) = (&plugin.serving, &plugin.description) else { continue };
+            for body in &description.bodies {
+                offers += 1;
+                bodies.arg(body.name.as_str()).arg(json(&Offer { body: body.clone(), code: code.clone() })?);
+            }
+        }
+        if offers > 0 {
+            self.commands.send(&bodies).await?;
+        }
+        self.commands.send(redis::cmd("SADD").arg(self.keys.shared("workers")).arg(&worker.id)).await?;
+        let mut note = redis::cmd("SET");
+        note.arg(self.worker(&worker.id)).arg(json(worker)?).arg("PX").arg(ttl);
+        self.commands.send(&note).await.map(drop)
+    }
+
+    pub(super) async fn forget_worker(&self, worker: &str) -> Result<()> {
+        self.commands.send(redis::cmd("DEL").arg(self.worker(worker))).await?;
+        self.commands.send(redis::cmd("SREM").arg(self.keys.shared("workers")).arg(worker)).await.map(drop)
+    }
+
+    pub(super) async fn all_workers(&self) -> Result<Vec<WorkerInfo>> {
+        let mut ids = words(self.commands.send(redis::cmd("SMEMBERS").arg(self.keys.shared("workers"))).await?)?;
+        ids.sort_unstable();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut read = redis::cmd("MGET");
+        for id in &ids {
+            read.arg(self.worker(id));
+        }
+        let (mut workers, mut gone) = (Vec::new(), Vec::new());
+        for (id, info) in ids.iter().zip(list(self.commands.send(&read).await?)?) {
+            match text(info) {
+                Some(info) => workers.push(serde_json::from_str(&info).map_err(|error| corrupt(&format!("worker {id}"), error))?),
+                None => gone.push(id),
+            }
+        }
+        // One that announces itself again meanwhile is back in the set with its next word.
+        if !gone.is_empty() {
+            self.commands.send(redis::cmd("SREM").arg(self.keys.shared("workers")).arg(&gone)).await?;
+        }
+        Ok(workers)
+    }
+
+    pub(super) async fn all_offers(&self) -> Result<Catalogue> {
+        let stored = words(self.commands.send(redis::cmd("HGETALL").arg(self.keys.shared("catalogue"))).await?)?;
+        let mut catalogue = Catalogue::default();
+        for pair in stored.chunks_exact(2) {
+            let offer: Offer = serde_json::from_str(&pair[1]).map_err(|error| corrupt(&format!("body {} of the catalogue", pair[0]), error))?;
+            catalogue.offers.insert(offer.body.name.clone(), offer);
+        }
+        Ok(catalogue)
+    }
+
+    fn worker(&self, id: &str) -> String {
+        self.keys.shared(&format!("worker:{id}"))
+    }
+
+    pub(super) async fn get_value(&self, plugin: &str, key: &str) -> Result<Option<Vec<u8>>, KvError> {
+        match self.kv(redis::cmd("HGET").arg(self.values(plugin)).arg(key)).await? {
+            Value::BulkString(value) => Ok(Some(value)),
+            _ => Ok(None),
+        }
+    }
+
+    pub(super) async fn set_value(&self, plugin: &str, key: &str, value: &[u8]) -> Result<(), KvError> {
+        self.commands.call(&KV.call(&self.keys.kv(plugin)).arg("set").arg(key).arg(value)).await.map(drop).map_err(unavailable)
+    }
+
+    pub(super) async fn remove_value(&self, plugin: &str, key: &str) -> Result<bool, KvError> {
+        let removed = self.commands.call(&KV.call(&self.keys.kv(plugin)).arg("remove").arg(key)).await;
+        removed.map(|was| is_yes(&was)).map_err(unavailable)
+    }
+
+    pub(super) async fn increment_value(&self, plugin: &str, key: &str, by: i64) -> Result<i64, KvError> {
+        let call = KV.call(&self.keys.kv(plugin)).arg("increment").arg(key).arg(by.to_string());
+        let sum = word(self.commands.call(&call).await.map_err(unavailable)?);
+        sum.parse().map_err(|_| KvError::Invalid(format!("the value of `{key}` is no whole number, or the sum is beyond 64 bits")))
+    }
+
+    /// A score-0 sorted set gives the keys in byte order: from after `after` to the end of what begins with `prefix`.
+    pub(super) async fn list_keys(&self, plugin: &str, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, KvError> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let from = match after {
+            Some(after) if after >= prefix => [b"(", after.as_bytes()].concat(),
+            _ => [b"[", prefix.as_bytes()].concat(),
+        };
+        // No UTF-8 text has a byte 0xff: it comes after all that begins with the prefix.
+        let to = if prefix.is_empty() { b"+".to_vec() } else { [b"(", prefix.as_bytes(), b"\xff"].concat() };
+        let keys = format!("{}keys", self.keys.kv(plugin));
+        let mut page = redis::cmd("ZRANGE");
+        page.arg(keys).arg(from).arg(to).arg("BYLEX").arg("LIMIT").arg(0).arg(limit);
+        words(self.kv(&page).await?).map_err(unavailable)
+    }
+
+    async fn kv(&self, command: &Cmd) -> Result<Value, KvError> {
+        self.commands.send(command).await.map_err(unavailable)
+    }
+
+    fn values(&self, plugin: &str) -> String {
+        format!("{}values", self.keys.kv(plugin))
+    }
+}
+
+fn unavailable(error: BrokerError) -> KvError {
+    KvError::Unavailable(error.to_string())
+}

@@ -1,0 +1,250 @@
+//! Redis's answers and the broker's types: records out, fields in.
+//!
+//! What can't be read is `Corrupt` and says of which task.
+
+use std::{collections::HashMap, fmt::Display, str::FromStr, time::Duration};
+
+use redis::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::scripts::Call;
+use crate::{
+    broker::{BrokerError, Leased, Member, Result},
+    task::{CodeId, ErrorEntry, Millis, NewTask, Priority, QueueName, Start, State, Task, TaskError, TaskId, TaskView},
+};
+
+pub(super) fn corrupt(what: &str, why: impl Display) -> BrokerError {
+    BrokerError::Corrupt(format!("Redis holds something this taskhost can't read: {what}: {why}; delete it, or find out who wrote it"))
+}
+
+pub(super) fn list(value: Value) -> Result<Vec<Value>> {
+    match value {
+        Value::Array(values) | Value::Set(values) => Ok(values),
+        Value::Nil => Ok(Vec::new()),
+        other => Err(corrupt("an answer", format!("not a list but {other:?}"))),
+    }
+}
+
+/// Text; what is no UTF-8 (a log cut in a character) is read as well as it can be. `None` for nil.
+pub(super) fn text(value: Value) -> Option<String> {
+    match value {
+        Value::BulkString(bytes) => Some(String::from_utf8(bytes).unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned())),
+        Value::SimpleString(text) => Some(text),
+        Value::Int(number) => Some(number.to_string()),
+        Value::Okay => Some("OK".into()),
+        _ => None,
+    }
+}
+
+pub(super) fn word(value: Value) -> String {
+    text(value).unwrap_or_default()
+}
+
+pub(super) fn number(value: &Value) -> i64 {
+    match value {
+        Value::Int(number) => *number,
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()).unwrap_or(0),
+        _ => 0,
+    }
+}
+
+pub(super) fn count(value: &Value) -> u64 {
+    u64::try_from(number(value)).unwrap_or(0)
+}
+
+pub(super) fn is_yes(value: &Value) -> bool {
+    number(value) != 0
+}
+
+pub(super) fn words(value: Value) -> Result<Vec<String>> {
+    Ok(list(value)?.into_iter().filter_map(text).collect())
+}
+
+/// Names or ids; those that are none are left out, since nobody can ask for them.
+pub(super) fn names<T: FromStr>(value: Value) -> Result<Vec<T>> {
+    Ok(words(value)?.iter().filter_map(|name| name.parse().ok()).collect())
+}
+
+/// Positions of an answer, taken one by one; those beyond its end are nil.
+pub(super) struct Row(std::vec::IntoIter<Value>);
+
+impl Row {
+    pub(super) fn new(value: Value) -> Result<Self> {
+        Ok(Self(list(value)?.into_iter()))
+    }
+
+    pub(super) fn next(&mut self) -> Value {
+        self.0.next().unwrap_or(Value::Nil)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.as_slice().is_empty()
+    }
+
+    fn parsed<T: FromStr>(&mut self) -> Option<T> {
+        text(self.next()).and_then(|text| text.parse().ok())
+    }
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    // Redis's clocks are 64-bit and Lua's numbers exact to 2^53: a thousand years are enough.
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(31_536_000_000_000)
+}
+
+/// The arguments that make one task: see `admit` in lib.lua and docs/protocol.md.
+pub(super) fn record(task: &NewTask) -> Result<Vec<String>> {
+    let start = match task.start {
+        Start::Now => String::new(),
+        Start::In(delay) => format!("+{}", millis(delay)),
+        Start::At(at) => format!("@{}", at.0.min(31_536_000_000_000)),
+    };
+    let (key, ttl) = match &task.unique {
+        Some(unique) => (unique.key.clone(), millis(unique.ttl).max(1).to_string()),
+        None => (String::new(), String::new()),
+    };
+    let mut fields = vec![("task", task.name.to_string()), ("args", task.args.clone())];
+    fields.extend(task.timeout.map(|timeout| ("timeout", millis(timeout).to_string())));
+    fields.extend(task.max_attempts.map(|max| ("max", max.to_string())));
+    fields.extend(task.result_ttl.map(|ttl| ("ttl", millis(ttl).to_string())));
+    fields.extend(task.expires.map(|at| ("expires", at.0.min(31_536_000_000_000).to_string())));
+    if !task.headers.is_empty() {
+        let headers = serde_json::to_string(&task.headers).map_err(|error| BrokerError::Invalid(format!("failed to write headers: {error}")))?;
+        fields.push(("headers", headers));
+    }
+    let mut record = vec![task.id.to_string(), task.priority.get().to_string(), start, key, ttl, fields.len().to_string()];
+    record.extend(fields.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
+    Ok(record)
+}
+
+pub(super) fn push_record(call: &mut Call, task: &NewTask) -> Result<()> {
+    for part in record(task)? {
+        call.push(part);
+    }
+    Ok(())
+}
+
+/// Refuses what is over the limit, before anything is written.
+pub(super) fn check_payload(task: &NewTask, limit: usize) -> Result<()> {
+    let size = task.args.len() + task.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    if size <= limit {
+        return Ok(());
+    }
+    Err(BrokerError::Invalid(format!(
+        "arguments and headers of `{}` are {size} bytes, over the payload limit of {limit}; send a reference (a path, a URL) instead, \
+         or raise `payload_limit`",
+        task.name
+    )))
+}
+
+/// A task from `FIELDS` of lib.lua.
+pub(super) fn leased(queue: &QueueName, member: Member, fields: Value) -> Result<Leased> {
+    let id = member.id.clone();
+    let broken = |why: &str| corrupt(&format!("task {id} of queue {queue}"), why);
+    let mut row = Row::new(fields)?;
+    let name = row.parsed().ok_or_else(|| broken("its name"))?;
+    let args = text(row.next()).ok_or_else(|| broken("its arguments"))?;
+    let enqueued_at = Millis(row.parsed().unwrap_or_default());
+    let tries = row.parsed().unwrap_or_default();
+    let losses = row.parsed().unwrap_or_default();
+    let priority = row.parsed().and_then(Priority::new).unwrap_or_default();
+    let timeout = row.parsed().map(Duration::from_millis);
+    let max_attempts = row.parsed();
+    let headers = text(row.next()).and_then(|headers| serde_json::from_str(&headers).ok()).unwrap_or_default();
+    let task = Task { id, name, args, queue: queue.clone(), priority, enqueued_at, tries, losses, timeout, max_attempts, headers };
+    Ok(Leased { member, task })
+}
+
+/// `{member, fields}…`; a member that is none is left out: nobody could finish it.
+pub(super) fn leased_list(queue: &QueueName, value: Value) -> Result<Vec<Leased>> {
+    let mut found = Vec::new();
+    for pair in list(value)? {
+        let mut row = Row::new(pair)?;
+        if let Some(member) = Member::parse(&word(row.next())) {
+            found.push(leased(queue, member, row.next())?);
+        }
+    }
+    Ok(found)
+}
+
+/// One entry of the history as it is stored, after its time and attempt.
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    worker: String,
+    #[serde(flatten)]
+    code: CodeId,
+    error: TaskError,
+}
+
+pub(super) fn entry(worker: &str, code: Option<&CodeId>, error: &TaskError) -> Result<String> {
+    json(&Entry { worker: worker.to_owned(), code: code.cloned().unwrap_or_default(), error: error.clone() })
+}
+
+pub(super) fn json<T: Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| BrokerError::Invalid(format!("failed to write JSON: {error}")))
+}
+
+fn read_entry(stored: &str) -> Option<ErrorEntry> {
+    let mut parts = stored.splitn(3, ' ');
+    let at = Millis(parts.next()?.parse().ok()?);
+    let attempt = parts.next()?.parse().ok()?;
+    let Entry { worker, code, error } = serde_json::from_str(parts.next()?).ok()?;
+    Some(ErrorEntry { at, attempt, worker, code, error })
+}
+
+/// One row of view.lua; `None`: no such task.
+pub(super) fn view(queue: &QueueName, value: Value) -> Result<Option<TaskView>> {
+    let mut row = Row::new(value)?;
+    if row.is_empty() {
+        return Ok(None);
+    }
+    let id = word(row.next());
+    let broken = |why: &str| corrupt(&format!("task {id} of queue {queue}"), why);
+    let mut fields: HashMap<String, String> = HashMap::new();
+    let mut flat = list(row.next())?.into_iter();
+    while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
+        fields.insert(word(name), word(value));
+    }
+    let state: State = row.parsed().ok_or_else(|| broken("its state"))?;
+    let due_at = row.parsed::<f64>();
+    let claimed_us: Option<u64> = row.parsed();
+    let cancel_asked = is_yes(&row.next());
+    let by = word(row.next());
+    let mut by = by.split('\n').map(|part| Some(part.to_owned()).filter(|part| !part.is_empty()));
+
+    let number = |name: &str| fields.get(name).and_then(|value| value.parse::<u64>().ok());
+    let raw = |text: &str| RawValue::from_string(text.to_owned()).or_else(|_| RawValue::from_string("null".into())).unwrap_or_default();
+    let errors = {
+        let ended = number("errors").unwrap_or(0);
+        let slots = (ended.saturating_sub(5)..ended).map(|n| format!("e{}", n % 5));
+        slots.filter_map(|slot| fields.get(&slot).and_then(|stored| read_entry(stored))).collect()
+    };
+    let tries = u32::try_from(number("tries").unwrap_or(0)).unwrap_or(u32::MAX);
+    Ok(Some(TaskView {
+        id: TaskId::new(&id).map_err(|error| broken(&error.to_string()))?,
+        task: fields.get("task").and_then(|name| name.parse().ok()).ok_or_else(|| broken("its name"))?,
+        queue: queue.clone(),
+        state,
+        args: raw(fields.get("args").map_or("[]", String::as_str)),
+        priority: number("priority").and_then(|value| u8::try_from(value).ok()).and_then(Priority::new).unwrap_or_default().get(),
+        // A success writes no count: it is one more than what went before.
+        tries: if state == State::Succeeded { tries.saturating_add(1) } else { tries },
+        max_attempts: number("max").and_then(|max| u32::try_from(max).ok()),
+        result: fields.get("result").filter(|_| state == State::Succeeded).map(|result| raw(result)),
+        error: fields.get("error").filter(|_| state != State::Succeeded).and_then(|error| serde_json::from_str(error).ok()),
+        errors,
+        enqueued_at: Millis(number("at").unwrap_or(0)),
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a score of milliseconds is whole and exact")]
+        due_at: due_at.filter(|_| state == State::Scheduled).map(|due| Millis(due as u64)),
+        expires_at: number("expires").map(Millis),
+        started_at: claimed_us.map(|us| us / 1000).or_else(|| number("start")).map(Millis),
+        ended_at: number("end").map(Millis),
+        worker: by.next().flatten(),
+        plugin: by.next().flatten(),
+        version: by.next().flatten(),
+        digest: by.next().flatten(),
+        progress: fields.get("progress").filter(|_| !state.is_ended()).and_then(|progress| serde_json::from_str(progress).ok()),
+        headers: fields.get("headers").and_then(|headers| serde_json::from_str(headers).ok()).unwrap_or_default(),
+        cancel_asked: cancel_asked && !state.is_ended(),
+    }))
+}

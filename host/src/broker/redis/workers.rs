@@ -1,0 +1,337 @@
+//! What workers ask: register, claim, extend, finish, leave, wait, and what the outbox and the bounds want now and then.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+
+use super::{
+    RedisBroker,
+    connection::Link,
+    scripts::{CLAIM, EXPIRE, EXTEND, FINISH, HELD, LEAVE, PROGRESS, REGISTER, RELAY, SWEEP},
+    values::{check_payload, count, entry, is_yes, json, leased, leased_list, list, millis, names, number, record, word, words, Row},
+};
+use crate::{
+    broker::{BrokerError, Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, Leased, Member, Result},
+    task::{ErrorKind, NewTask, Progress, QueueName, TaskError, TaskId, TaskName, Verdict},
+};
+
+/// Attempts of one `finish` call: it keeps the server for some 5 µs each.
+const TOGETHER: usize = 500;
+/// Entries of the outbox that are moved at once.
+const RELAY_TOGETHER: usize = 500;
+
+impl RedisBroker {
+    pub(super) async fn new_incarnation(&self, queue: &QueueName, lease: Duration) -> Result<Incarnation> {
+        self.meet(queue).await?;
+        let lease = millis(lease).max(1);
+        let id = format!("{}:{lease}", uuid::Uuid::now_v7());
+        self.commands.call(&REGISTER.call(&self.keys.queue(queue)).arg(lease).arg(&*id)).await?;
+        Ok(Incarnation { queue: queue.clone(), id: id.into() })
+    }
+
+    pub(super) async fn claim_some(&self, who: &Incarnation, lease: Duration, limit: usize, startable: &[TaskName]) -> Result<Lease<Claimed>> {
+        let mut call = CLAIM
+            .call(&self.keys.queue(&who.queue))
+            .arg(millis(self.settings.result_ttl))
+            .arg(limit)
+            .arg(millis(lease).max(1))
+            .arg(&*who.id);
+        for name in startable {
+            call.push(name.as_str());
+        }
+        let mut row = Row::new(self.commands.call(&call).await?)?;
+        if !is_yes(&row.next()) {
+            return Ok(Lease::Lost);
+        }
+        let claimed_us = count(&row.next());
+        let (paused, more, due) = (is_yes(&row.next()), is_yes(&row.next()), number(&row.next()));
+        let parked = names(row.next())?;
+        let adopted = leased_list(&who.queue, row.next())?;
+        let mut tasks = Vec::new();
+        for pair in list(row.next())? {
+            let mut pair = Row::new(pair)?;
+            let id = TaskId::new(word(pair.next())).map_err(|error| super::values::corrupt("an id in a queue", error))?;
+            tasks.push(leased(&who.queue, Member { id, claimed_us }, pair.next())?);
+        }
+        let next_due = u64::try_from(due).ok().map(Duration::from_millis);
+        Ok(Lease::Held(Claimed { tasks, adopted, parked, more, next_due, paused }))
+    }
+
+    /// On a connection of its own: nothing that waits for a slow answer may keep a heartbeat.
+    pub(super) async fn heartbeat(&self, who: &Incarnation, lease: Duration) -> Result<Lease<Extended>> {
+        let call = EXTEND.call(&self.keys.queue(&who.queue)).arg(millis(lease).max(1)).arg(&*who.id);
+        let mut row = Row::new(self.heartbeats.call(&call).await?)?;
+        if !is_yes(&row.next()) {
+            return Ok(Lease::Lost);
+        }
+        let held = usize::try_from(number(&row.next())).unwrap_or(0);
+        let cancelled = names(row.next())?;
+        let outbox = is_yes(&row.next());
+        Ok(Lease::Held(Extended { held, cancelled, outbox, adopted: leased_list(&who.queue, row.next())? }))
+    }
+
+    pub(super) async fn held_by(&self, who: &Incarnation) -> Result<Vec<Leased>> {
+        let mut held: BTreeMap<Member, Leased> = BTreeMap::new();
+        let mut cursor = "0".to_owned();
+        loop {
+            let call = HELD.call(&self.keys.queue(&who.queue)).arg(&*who.id).arg(&*cursor);
+            let mut row = Row::new(self.commands.call(&call).await?)?;
+            cursor = word(row.next());
+            // A scan may give a member twice.
+            held.extend(leased_list(&who.queue, row.next())?.into_iter().map(|leased| (leased.member.clone(), leased)));
+            if cursor == "0" {
+                return Ok(held.into_values().collect());
+            }
+        }
+    }
+
+    pub(super) async fn finish_all(&self, who: &Incarnation, finishes: &[Finish]) -> Result<FinishReply> {
+        let mut reply = Vec::with_capacity(finishes.len());
+        for part in finishes.chunks(TOGETHER) {
+            reply.extend(self.finish_together(who, part).await?);
+        }
+        Ok(reply)
+    }
+
+    async fn finish_together(&self, who: &Incarnation, finishes: &[Finish]) -> Result<FinishReply> {
+        let ttl = millis(self.settings.result_ttl);
+        let mut names: HashMap<String, String> = HashMap::new();
+        let mut heads = Vec::with_capacity(finishes.len() * 8);
+        let mut children = Vec::new();
+        for finish in finishes {
+            let by = by(finish);
+            let name = names.entry(by).or_insert_with_key(|by| short_digest(by)).clone();
+            let told = self.told(finish)?;
+            let before = children.len();
+            if let Verdict::Succeed { children: tasks, .. } = &finish.verdict
+                && told.kind == "S"
+                && !tasks.is_empty()
+            {
+                self.children(&who.queue, tasks, &mut children).await?;
+            }
+            let mut log = finish.log.clone();
+            if !log.is_empty() && !log.ends_with('\n') {
+                log.push('\n');
+            }
+            let length = children.len() - before;
+            let delay = told.delay.to_string();
+            heads.extend([finish.member.to_string(), told.kind.into(), told.data, told.entry, delay, name, log, length.to_string()]);
+        }
+        let keep = millis(self.settings.dead_age).max(ttl).saturating_add(86_400_000);
+        let mut call = FINISH.call(&self.keys.queue(&who.queue)).arg(ttl).arg(&*who.id).arg(keep).arg(names.len());
+        for (by, name) in names {
+            call.push(name);
+            call.push(by);
+        }
+        call.push(finishes.len());
+        for part in heads.into_iter().chain(children) {
+            call.push(part);
+        }
+        let reply: Vec<_> = list(self.commands.call(&call).await?)?
+            .iter()
+            .map(|code| match number(code) {
+                1 => Finished::Recorded,
+                2 => Finished::CancelledInstead,
+                _ => Finished::Stale,
+            })
+            .collect();
+        if reply.len() == finishes.len() { Ok(reply) } else { Err(super::values::corrupt("an answer", "not one a finish")) }
+    }
+
+    fn told(&self, finish: &Finish) -> Result<Told> {
+        let limit = self.settings.payload_limit;
+        let failed = |kind: &'static str, error: &TaskError, delay: Duration| -> Result<Told> {
+            let entry = entry(&finish.worker, finish.code.as_ref(), error)?;
+            Ok(Told { kind, data: json(error)?, entry, delay: millis(delay) })
+        };
+        let is_loss = |error: &TaskError| error.kind == ErrorKind::WorkerLost;
+        match &finish.verdict {
+            Verdict::Succeed { result, children } => {
+                if result.len() > limit {
+                    let size = result.len();
+                    let message = format!("the result is {size} bytes, over the payload limit of {limit}; return a reference instead");
+                    return failed("D", &TaskError::new(ErrorKind::ResultTooLarge, message), Duration::ZERO);
+                }
+                if let Some(BrokerError::Invalid(message)) = children.iter().find_map(|child| check_payload(child, limit).err()) {
+                    return failed("D", &TaskError::new(ErrorKind::Permanent, format!("a child is too large: {message}")), Duration::ZERO);
+                }
+                Ok(Told { kind: "S", data: result.clone(), entry: String::new(), delay: 0 })
+            }
+            Verdict::Retry { error, delay } => failed(if is_loss(error) { "L" } else { "R" }, error, *delay),
+            Verdict::Dead { error } => failed(if is_loss(error) { "W" } else { "D" }, error, Duration::ZERO),
+            Verdict::Cancel { error } => failed("C", error, Duration::ZERO),
+            Verdict::HandBack { delay } => Ok(Told { kind: "H", data: String::new(), entry: String::new(), delay: millis(*delay) }),
+            Verdict::Park => Ok(Told { kind: "P", data: String::new(), entry: String::new(), delay: 0 }),
+        }
+    }
+
+    /// Children of this queue as records, those of others as they stand in the outbox.
+    async fn children(&self, queue: &QueueName, tasks: &[NewTask], out: &mut Vec<String>) -> Result<()> {
+        let (here, there): (Vec<_>, Vec<_>) = tasks.iter().partition(|task| task.queue == *queue);
+        out.push(here.len().to_string());
+        for task in here {
+            out.extend(record(task)?);
+        }
+        for task in there {
+            self.meet(&task.queue).await?;
+            out.push(task.queue.to_string());
+            out.push(json(&record(task)?)?);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn leave_for_good(&self, who: &Incarnation) -> Result<()> {
+        let call = LEAVE.call(&self.keys.queue(&who.queue)).arg(millis(self.settings.result_ttl)).arg(&*who.id);
+        while !is_yes(&self.commands.call(&call).await?) {}
+        Ok(())
+    }
+
+    pub(super) async fn expire_now(&self, who: &Incarnation) -> Result<()> {
+        self.commands.call(&EXPIRE.call(&self.keys.queue(&who.queue)).arg(&*who.id)).await.map(drop)
+    }
+
+    /// On a connection of its own for each queue. A wait that is given up gives up its connection, or the wake-up that
+    /// comes to it would be lost on nobody.
+    pub(super) async fn wait_for_work(&self, queue: &QueueName, limit: Duration) -> Result<()> {
+        if limit.is_zero() {
+            return Ok(());
+        }
+        let kept = self.waiting.take(queue);
+        let link = kept.unwrap_or_else(|| Link::blocking(Arc::clone(&self.target), Arc::clone(&self.at)));
+        let seconds = format!("{:.3}", limit.as_secs_f64().clamp(0.001, 3000.0));
+        let command = redis::cmd("BZPOPMIN").arg(self.keys.of(queue, "wake")).arg(seconds).to_owned();
+        // The server ends the wait; a server that is gone without a word does not.
+        match tokio::time::timeout(limit + Duration::from_secs(2), link.send(&command)).await {
+            Ok(answer) => {
+                answer?;
+                self.waiting.put(queue, link);
+            }
+            Err(_gone) => {}
+        }
+        Ok(())
+    }
+
+    pub(super) async fn tell_cancellations(&self, sender: mpsc::Sender<(QueueName, TaskId)>) -> Result<()> {
+        let mut backoff = Duration::from_millis(100);
+        while !sender.is_closed() {
+            let listening = async {
+                let mut connection = self.target.listen().await?;
+                connection.subscribe(self.keys.control()).await?;
+                Ok::<_, redis::RedisError>(connection)
+            };
+            if let Ok(mut connection) = listening.await {
+                backoff = Duration::from_millis(100);
+                let mut messages = connection.on_message();
+                loop {
+                    let message = tokio::select! {
+                        message = messages.next() => message,
+                        () = sender.closed() => return Ok(()),
+                    };
+                    let Some(message) = message else { break };
+                    let told = std::str::from_utf8(message.get_payload_bytes()).ok().and_then(|told| told.split_once(' '));
+                    if let Some((queue, id)) = told
+                        && let (Ok(queue), Ok(id)) = (QueueName::new(queue), TaskId::new(id))
+                        && sender.send((queue, id)).await.is_err()
+                    {
+                        return Ok(());
+                    }
+                }
+            }
+            // The heartbeat tells meanwhile.
+            tokio::select! {
+                () = tokio::time::sleep(backoff) => backoff = (backoff * 2).min(Duration::from_secs(5)),
+                () = sender.closed() => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn note_progress(&self, queue: &QueueName, id: &TaskId, progress: &Progress) -> Result<()> {
+        let call = PROGRESS.call(&self.keys.queue(queue)).arg(id.as_str()).arg(json(progress)?);
+        self.commands.call(&call).await.map(drop)
+    }
+
+    /// Enqueue there first, remove here last: an entry that is relayed twice finds its id known.
+    pub(super) async fn relay_all(&self, queue: &QueueName) -> Result<usize> {
+        let out = self.keys.of(queue, "out");
+        let mut moved = 0;
+        loop {
+            let command = redis::cmd("XRANGE").arg(&out).arg("-").arg("+").arg("COUNT").arg(RELAY_TOGETHER).to_owned();
+            let entries = list(self.commands.send(&command).await?)?;
+            if entries.is_empty() {
+                return Ok(moved);
+            }
+            let mut ids = Vec::new();
+            let mut queues: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
+            for entry in entries {
+                let mut row = Row::new(entry)?;
+                ids.push(word(row.next()));
+                let mut fields = words(row.next())?.into_iter();
+                if let (Some(_), Some(to), Some(_), Some(record)) = (fields.next(), fields.next(), fields.next(), fields.next())
+                    && let Ok(record) = serde_json::from_str(&record)
+                {
+                    queues.entry(to).or_default().push(record);
+                }
+            }
+            for (to, records) in queues {
+                let to = QueueName::new(&to).map_err(|error| super::values::corrupt("an outbox", error))?;
+                self.meet(&to).await?;
+                let mut call = RELAY.call(&self.keys.queue(&to)).arg(records.len());
+                for part in records.into_iter().flatten() {
+                    call.push(part);
+                }
+                self.commands.call(&call).await?;
+            }
+            self.commands.send(redis::cmd("XDEL").arg(&out).arg(&ids)).await?;
+            moved += ids.len();
+        }
+    }
+
+    pub(super) async fn sweep_bounds(&self, queue: &QueueName, offered: &[TaskName]) -> Result<()> {
+        let settings = &self.settings;
+        let mut call = SWEEP
+            .call(&self.keys.queue(queue))
+            .arg(millis(settings.result_ttl))
+            .arg(settings.dead_count)
+            .arg(millis(settings.dead_age))
+            .arg(millis(settings.unknown_task_ttl))
+            .arg(format!("{} s", settings.unknown_task_ttl.as_secs()));
+        for name in offered {
+            call.push(name.as_str());
+        }
+        while is_yes(&self.commands.call(&call).await?) {}
+        self.relay_all(queue).await.map(drop)
+    }
+}
+
+/// A verdict in the script's words.
+struct Told {
+    kind: &'static str,
+    data: String,
+    entry: String,
+    delay: u64,
+}
+
+/// Who ran it with what, once for all tasks of a batch that share it.
+fn by(finish: &Finish) -> String {
+    let none = crate::task::CodeId::default();
+    let code = finish.code.as_ref().unwrap_or(&none);
+    format!("{}\n{}\n{}\n{}", finish.worker, code.plugin, code.version, code.digest)
+}
+
+/// 12 hex digits: among the few hundred workers and plugin versions of one queue they never meet.
+fn short_digest(text: &str) -> String {
+    let mut short = String::with_capacity(12);
+    for byte in &Sha256::digest(text.as_bytes())[..6] {
+        let _infallible = write!(short, "{byte:02x}");
+    }
+    short
+}
+
