@@ -1,7 +1,7 @@
 //! The engine on real guests: what they return, and every way in which they may not.
 
 mod hostile;
-mod support;
+pub(crate) mod support;
 
 mod cpu;
 mod endings;

@@ -1,8 +1,10 @@
 //! The one integration binary: everything that is tested from outside the crate, each room in a module of its own.
 
+mod center;
 mod engine;
 mod laws;
 mod plugins;
 mod schedules;
 mod support;
 mod worker;
+mod transfer;

@@ -249,6 +249,8 @@ mod tests {
     use serde::{Deserialize, Serialize};
 
     use super::*;
+    // The derive of the same name, which the line above does not bring.
+    use crate::Schema;
 
     fn schema<T: Schema>() -> serde_json::Value {
         serde_json::from_str(&SchemaWriter::schema_of::<T>()).expect("a schema is JSON")

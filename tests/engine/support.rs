@@ -16,35 +16,35 @@ use taskhost::{
 use tokio_util::sync::CancellationToken;
 
 /// Longer than any test takes on a busy machine; the timeout of calls that must not time out.
-pub(super) const LONG: Duration = Duration::from_secs(120);
+pub(crate) const LONG: Duration = Duration::from_secs(120);
 
-pub(super) fn settings() -> EngineSettings {
+pub(crate) fn settings() -> EngineSettings {
     EngineSettings { slots: 56, guest_memory: 8 << 30, threads: 2, cache: None, cache_bytes: 1 << 30 }
 }
 
 /// One engine for the tests that need nothing special of it.
-pub(super) fn engine() -> &'static Arc<Engine> {
+pub(crate) fn engine() -> &'static Arc<Engine> {
     static ENGINE: OnceLock<Arc<Engine>> = OnceLock::new();
     ENGINE.get_or_init(|| Engine::start(settings()).expect("the engine starts"))
 }
 
 /// The bytes of a plugin that `cargo xtask plugins` has built.
-pub(super) fn plugin(name: &str) -> Vec<u8> {
+pub(crate) fn plugin(name: &str) -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../plugins").join(name).with_extension("wasm");
     std::fs::read(&path).unwrap_or_else(|error| panic!("{error}: {}: run `cargo xtask plugins` first", path.display()))
 }
 
-pub(super) async fn compile(engine: &Arc<Engine>, bytes: &[u8]) -> Result<Arc<Code>, EngineError> {
+pub(crate) async fn compile(engine: &Arc<Engine>, bytes: &[u8]) -> Result<Arc<Code>, EngineError> {
     let digest = format!("{:x}", Sha256::digest(bytes));
     engine.compile(bytes.into(), &digest).await
 }
 
 /// A guest of the shared engine, compiled.
-pub(super) async fn load(bytes: &[u8]) -> Arc<Code> {
+pub(crate) async fn load(bytes: &[u8]) -> Arc<Code> {
     compile(engine(), bytes).await.expect("the guest compiles")
 }
 
-pub(super) fn call(code: &Arc<Code>, body: &str, args: &str) -> Call {
+pub(crate) fn call(code: &Arc<Code>, body: &str, args: &str) -> Call {
     Call {
         code: Arc::clone(code),
         plugin: "probe".into(),
@@ -67,18 +67,18 @@ pub(super) fn call(code: &Arc<Code>, body: &str, args: &str) -> Call {
     }
 }
 
-pub(super) async fn run(call: Call) -> Attempted {
+pub(crate) async fn run(call: Call) -> Attempted {
     tokio::time::timeout(LONG, engine().invoke(call)).await.expect("the attempt ends")
 }
 
-pub(super) fn result(attempted: Attempted) -> String {
+pub(crate) fn result(attempted: Attempted) -> String {
     match attempted.outcome {
         Outcome::Done { result, .. } => result,
         other => panic!("no result but {other:?}"),
     }
 }
 
-pub(super) fn error(attempted: Attempted) -> TaskError {
+pub(crate) fn error(attempted: Attempted) -> TaskError {
     match attempted.outcome {
         Outcome::Failed { error, .. } => error,
         other => panic!("no error but {other:?}"),
@@ -86,22 +86,22 @@ pub(super) fn error(attempted: Attempted) -> TaskError {
 }
 
 /// The kind and the message of a failure.
-pub(super) fn told(attempted: Attempted) -> (ErrorKind, String) {
+pub(crate) fn told(attempted: Attempted) -> (ErrorKind, String) {
     let error = error(attempted);
     (error.kind, error.message)
 }
 
 /// The broker's part, in memory.
 #[derive(Default)]
-pub(super) struct Fake {
-    pub(super) kv: Mutex<BTreeMap<String, Vec<u8>>>,
-    pub(super) progress: Mutex<Vec<Progress>>,
-    pub(super) lines: Mutex<Vec<LogLine>>,
+pub(crate) struct Fake {
+    pub(crate) kv: Mutex<BTreeMap<String, Vec<u8>>>,
+    pub(crate) progress: Mutex<Vec<Progress>>,
+    pub(crate) lines: Mutex<Vec<LogLine>>,
     /// Every kv call fails.
-    pub(super) down: bool,
+    pub(crate) down: bool,
     /// No kv call ends; `asked` tells of each.
-    pub(super) hangs: bool,
-    pub(super) asked: tokio::sync::Notify,
+    pub(crate) hangs: bool,
+    pub(crate) asked: tokio::sync::Notify,
 }
 
 impl Fake {
@@ -158,12 +158,12 @@ impl Services for Fake {
 }
 
 /// A directory that only this user may enter.
-pub(super) fn private_dir() -> tempfile::TempDir {
+pub(crate) fn private_dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a temporary directory");
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("it is ours");
     dir
 }
 
-pub(super) fn entries(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn entries(dir: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
 }

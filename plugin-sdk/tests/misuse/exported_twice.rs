@@ -1,0 +1,10 @@
+use taskhost_sdk::prelude::*;
+
+#[task]
+fn add(a: i64) -> TaskResult<i64> {
+    Ok(a)
+}
+
+export_plugin!(add, add);
+
+fn main() {}

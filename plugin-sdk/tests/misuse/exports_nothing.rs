@@ -1,0 +1,5 @@
+use taskhost_sdk::prelude::*;
+
+export_plugin!();
+
+fn main() {}

@@ -1,0 +1,6 @@
+use taskhost_sdk::prelude::*;
+
+#[task]
+struct Add;
+
+fn main() {}
