@@ -2,10 +2,13 @@
 
 pub mod broker;
 pub mod catalogue;
+pub mod cli;
+pub mod config;
 pub mod cron;
 pub mod engine;
 pub mod plugins;
 pub mod retry;
 pub mod schedule;
 pub mod task;
+pub mod telemetry;
 pub mod worker;

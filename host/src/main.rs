@@ -1,1 +1,5 @@
-fn main() {}
+//! The `taskhost` command: everything it does stands in [`taskhost::cli`].
+
+fn main() -> std::process::ExitCode {
+    taskhost::cli::main()
+}

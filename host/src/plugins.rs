@@ -33,7 +33,7 @@ use reconcile::Reconciler;
 use state::{Index, OpenError, State};
 
 pub use inspect::{Inspection, inspect};
-pub use policy::{Policies, Policy};
+pub use policy::{Policies, Policy, http_grant};
 
 /// Where plugins come from.
 #[derive(Debug, Clone)]

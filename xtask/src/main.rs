@@ -1,10 +1,22 @@
 //! Set-up and build of taskhost: `cargo xtask <what>`. Each word is a file here.
 
+/// One line to stdout.
+macro_rules! say {
+    ($($text:tt)*) => {
+        crate::print(&(format!($($text)*) + "\n"))
+    };
+}
+
+mod demo;
 mod plugins;
+mod redis;
+mod test;
 
 use std::process::ExitCode;
 
-const HELP: &str = "\
+const HELP: &str = "cargo xtask demo               play the story of taskhost with the real program
+cargo xtask test               set up this machine and run every check and test
+\
 cargo xtask plugins [NAME…]    build plugins into plugins/NAME.wasm (--help says more)
 ";
 
@@ -12,6 +24,8 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
+        ["demo"] => demo::run(),
+        ["test"] => test::run(),
         ["plugins", rest @ ..] => plugins::main(rest),
         [] | ["help" | "--help" | "-h"] => {
             print(HELP);

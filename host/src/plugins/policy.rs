@@ -138,7 +138,7 @@ fn http(value: &Spanned<DeValue<'_>>) -> Result<Vec<HttpGrant>, String> {
 }
 
 /// `scheme://host[:port]`, nothing else: a grant is to an origin (RFC 6454), never to a path of it.
-pub(super) fn http_grant(origin: &str) -> Result<HttpGrant, String> {
+pub fn http_grant(origin: &str) -> Result<HttpGrant, String> {
     let wrong = |why: &str| format!("{why}; an origin is written as https://host or http://host:port: `{origin}`");
     let uri: http::Uri = origin.parse().map_err(|_| wrong("not a URL"))?;
     let scheme = uri.scheme_str().unwrap_or_default().to_ascii_lowercase();

@@ -1,0 +1,162 @@
+//! The command line: parse → settings → one subcommand → print → exit code.
+//!
+//! One file a subcommand; clap is named nowhere else. What was asked for goes to stdout alone, everything else to stderr.
+//!
+//! Exit codes: 0 done, 1 the task failed (or something here did), 2 usage, 3 broker unreachable, 4 timed out waiting.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    config::{ConfigError, Settings},
+    telemetry,
+};
+
+mod ask;
+mod bulk;
+mod enqueue;
+mod failure;
+mod output;
+mod plugin;
+mod plugin_new;
+mod queue;
+mod result;
+mod run;
+mod schedule;
+mod task;
+mod wait;
+mod worker;
+mod workers;
+
+pub use failure::Failure;
+
+/// A task queue whose task bodies are WebAssembly components.
+///
+/// Start a worker, drop a plugin into its directory, and enqueue what it offers.
+#[derive(Debug, Parser)]
+#[command(
+    name = "taskhost",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Example:\n  taskhost worker --plugins ./plugins\n  taskhost enqueue add 1 1 --wait"
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+struct Global {
+    /// Where tasks live: redis://HOST:PORT or sqlite:PATH [default: sqlite:taskhost.db]
+    #[arg(long, global = true, value_name = "ADDRESS", help_heading = "Everywhere")]
+    broker: Option<String>,
+    /// Settings file [default: ./taskhost.toml if there is one]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    config: Option<PathBuf>,
+    /// A level, or a filter such as info,taskhost::worker=debug
+    #[arg(long, global = true, value_name = "FILTER", help_heading = "Everywhere")]
+    log: Option<String>,
+    /// pretty or json
+    #[arg(long, global = true, value_name = "FORMAT", help_heading = "Everywhere")]
+    log_format: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run tasks: claim them, and run their bodies from the plugin directory
+    Worker(worker::WorkerArgs),
+    /// Ask for a task to be run
+    Enqueue(enqueue::EnqueueArgs),
+    /// Print the result of a task
+    Result(result::ResultArgs),
+    /// Show and steer tasks
+    #[command(subcommand)]
+    Task(task::TaskCommand),
+    /// Show and steer queues
+    #[command(subcommand)]
+    Queue(queue::QueueCommand),
+    /// Enqueue tasks by the clock
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
+    /// Show, check and begin plugins
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
+    /// List the live workers
+    Workers(workers::WorkersArgs),
+    /// Run one attempt of a body right here: no broker, no worker
+    Run(run::RunArgs),
+}
+
+/// The whole process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match start(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn start(cli: Cli) -> Result<(), Failure> {
+    let mut flags = cli.global.flags();
+    if let Command::Worker(args) = &cli.command {
+        flags.extend(args.flags());
+    }
+    let settings = Settings::load(cli.global.config.as_deref(), &flags)?;
+    // A worker's log is what it has to say; of a command only what goes wrong is worth a line.
+    let level = if matches!(cli.command, Command::Worker(_)) { "info" } else { "warn" };
+    telemetry::start(settings.log.as_deref().unwrap_or(level), settings.log_json).map_err(Failure::Usage)?;
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+    let control = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("failed to start the runtime: {error}; raise the limit of open files or threads")))?;
+    let done = control.block_on(dispatch(cli.command, settings));
+    // A thread blocked on stdin or DNS must not hold the process back.
+    control.shutdown_background();
+    done
+}
+
+async fn dispatch(command: Command, settings: Settings) -> Result<(), Failure> {
+    match command {
+        Command::Worker(args) => worker::call(args, settings).await,
+        Command::Enqueue(args) => enqueue::call(args, &settings).await,
+        Command::Result(args) => result::call(args, &settings).await,
+        Command::Task(command) => task::call(command, &settings).await,
+        Command::Queue(command) => queue::call(command, &settings).await,
+        Command::Schedule(command) => schedule::call(command, &settings).await,
+        Command::Plugin(command) => plugin::call(command, &settings).await,
+        Command::Workers(args) => workers::call(&args, &settings).await,
+        Command::Run(args) => run::call(args, &settings).await,
+    }
+}
+
+impl Global {
+    fn flags(&self) -> Vec<(&'static str, String)> {
+        let given = [("broker", &self.broker), ("log", &self.log), ("log_format", &self.log_format)];
+        given.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect()
+    }
+}
+
+/// Help and version are what was asked for; everything else is a usage error, exit 2.
+fn usage(error: &clap::Error) -> ExitCode {
+    // A closed stdout is no reason to complain about help that nobody reads.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}

@@ -1,0 +1,54 @@
+//! What several commands ask: the broker behind an address, a task wherever it is, a person who must agree.
+
+use std::{
+    io::{self, BufRead, IsTerminal},
+    sync::Arc,
+};
+
+use super::{Failure, output};
+use crate::{
+    broker::{self, Broker, BrokerSettings},
+    config::{BrokerAddress, Settings},
+    task::{QueueName, TaskId, TaskView},
+};
+
+/// Connects to the broker of these settings.
+pub(super) async fn broker(settings: &Settings) -> Result<Arc<dyn Broker>, Failure> {
+    Ok(connect(&settings.broker, settings.bounds.clone()).await?)
+}
+
+pub(super) async fn connect(address: &BrokerAddress, bounds: BrokerSettings) -> broker::Result<Arc<dyn Broker>> {
+    Ok(match address {
+        BrokerAddress::Redis(_) => return Err(broker::BrokerError::Misconfigured("the Redis driver is merged next".to_owned())),
+        BrokerAddress::Sqlite(path) => Arc::new(broker::sqlite::SqliteBroker::open(path, bounds)?),
+    })
+}
+
+/// The task, in `queue` or in any.
+pub(super) async fn find(broker: &dyn Broker, queue: Option<&QueueName>, id: &TaskId) -> Result<TaskView, Failure> {
+    broker.find(queue, id).await?.ok_or_else(|| no_such_task(queue, id))
+}
+
+pub(super) fn no_such_task(queue: Option<&QueueName>, id: &TaskId) -> Failure {
+    let place = queue.map_or_else(String::new, |queue| format!(" in queue `{queue}`"));
+    Failure::Usage(format!(
+        "no task `{id}`{place}: its result may have been kept for its time and be gone, or it lives at another broker; `taskhost task list` shows what there is"
+    ))
+}
+
+/// Asks a person at a terminal; without one, only `--yes` says yes.
+pub(super) fn agreed(question: &str, yes: bool) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() {
+        return Err(Failure::Usage(format!("{question} Say so with --yes")));
+    }
+    output::note(&format!("{question} [y/N]"));
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Failure::Usage("nothing was changed".to_owned())),
+    }
+}

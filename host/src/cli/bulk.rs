@@ -1,0 +1,205 @@
+//! `enqueue --bulk`: newline-delimited JSON, streamed to the broker in batches; ids to stdout in the order of the lines.
+//!
+//! read → check → flush when a batch is full or the reader has nothing more at hand → print ids
+//!
+//! Invariant: a line that is refused is named and keeps no other line back; memory holds one batch, however long the file.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{
+    Failure,
+    enqueue::{Defaults, duplicate, refusal},
+    output,
+};
+use crate::{
+    broker::{Broker, BrokerError, Enqueued},
+    catalogue::{Catalogue, Checker, Given},
+    config::units,
+    task::{NewTask, Priority, QueueName, Start, TaskId, TaskName},
+};
+
+const BATCH_TASKS: usize = 1_000;
+const BATCH_BYTES: usize = 4 << 20;
+/// Beyond any payload limit that makes sense; guards against a file without line ends.
+const LINE_BYTES: u64 = 256 << 20;
+/// After so many, further refusals are counted and not printed.
+const SHOWN_REFUSALS: usize = 20;
+
+pub(super) async fn call(broker: &dyn Broker, file: &str, defaults: &Defaults, unchecked: bool) -> Result<(), Failure> {
+    let catalogue = if unchecked { Catalogue::default() } else { broker.catalogue().await? };
+    let source: Box<dyn Read> =
+        if file == "-" {
+            Box::new(io::stdin())
+        } else {
+            Box::new(File::open(file).map_err(|error| {
+                Failure::Usage(format!("failed to open `{file}`: {error}; name a file of JSON lines, or `-` for stdin"))
+            })?)
+        };
+    let mut bulk = Bulk { broker, batch: Vec::new(), bytes: 0, enqueued: 0, refused: 0 };
+    let mut checker = Checker::new(&catalogue);
+    let check = !catalogue.offers.is_empty();
+    if !check && !unchecked {
+        output::note("taskhost: no worker has announced anything yet, so the tasks are enqueued unchecked");
+    }
+    let mut reader = BufReader::with_capacity(1 << 20, source);
+    let mut line = Vec::new();
+    let mut number = 0_u64;
+    loop {
+        // The next read may block for long (a pipe): what is at hand goes out first.
+        if reader.buffer().is_empty() || bulk.batch.len() >= BATCH_TASKS || bulk.bytes >= BATCH_BYTES {
+            bulk.flush(number).await?;
+        }
+        line.clear();
+        let read = (&mut reader).take(LINE_BYTES).read_until(b'\n', &mut line);
+        if read.map_err(|error| bulk.stopped(number, &format!("failed to read `{file}`: {error}")))? == 0 {
+            break;
+        }
+        number += 1;
+        if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        match task(&line, defaults, &catalogue, check.then_some(&mut checker)) {
+            Ok(task) => bulk.add(number, task),
+            Err(why) => bulk.refuse(number, &why),
+        }
+    }
+    bulk.flush(number).await?;
+    bulk.finish()
+}
+
+struct Bulk<'a> {
+    broker: &'a dyn Broker,
+    batch: Vec<(u64, NewTask)>,
+    bytes: usize,
+    enqueued: u64,
+    refused: usize,
+}
+
+impl Bulk<'_> {
+    fn add(&mut self, line: u64, task: NewTask) {
+        self.bytes += task.args.len();
+        self.batch.push((line, task));
+    }
+
+    fn refuse(&mut self, line: u64, why: &str) {
+        self.refused += 1;
+        if self.refused <= SHOWN_REFUSALS {
+            output::note(&format!("taskhost: line {line}: {why}"));
+        }
+    }
+
+    async fn flush(&mut self, read: u64) -> Result<(), Failure> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let (lines, tasks): (Vec<u64>, Vec<NewTask>) = std::mem::take(&mut self.batch).into_iter().unzip();
+        self.bytes = 0;
+        let answers = match self.broker.enqueue(&tasks).await {
+            // One task over the limit refuses the whole call: find out which, one by one.
+            Err(BrokerError::Invalid(_)) => {
+                for (line, task) in lines.iter().zip(&tasks) {
+                    match self.broker.enqueue(std::slice::from_ref(task)).await {
+                        Ok(answers) => self.answered(std::slice::from_ref(task), &answers)?,
+                        Err(BrokerError::Invalid(why)) => self.refuse(*line, &why),
+                        Err(error) => return Err(self.broken(line.saturating_sub(1), &error)),
+                    }
+                }
+                return Ok(());
+            }
+            answers => answers.map_err(|error| self.broken(lines.first().map_or(read, |line| line.saturating_sub(1)), &error))?,
+        };
+        self.answered(&tasks, &answers)
+    }
+
+    fn answered(&mut self, tasks: &[NewTask], answers: &[Enqueued]) -> Result<(), Failure> {
+        let mut ids = String::new();
+        for (task, answer) in tasks.iter().zip(answers) {
+            if !ids.is_empty() {
+                ids.push('\n');
+            }
+            match answer {
+                Enqueued::Added => {
+                    self.enqueued += 1;
+                    ids.push_str(task.id.as_str());
+                }
+                Enqueued::Duplicate { holder } => {
+                    output::note(&duplicate(&task.id, holder));
+                    ids.push_str(holder.as_str());
+                }
+            }
+        }
+        output::line(&ids)
+    }
+
+    fn broken(&self, last: u64, error: &BrokerError) -> Failure {
+        Failure::Broker(format!("{error}\n  lines up to {last} are done ({} enqueued); go on from line {}", self.enqueued, last + 1))
+    }
+
+    fn stopped(&self, last: u64, why: &str) -> Failure {
+        Failure::Usage(format!("{why}\n  lines up to {last} are read ({} enqueued)", self.enqueued))
+    }
+
+    fn finish(self) -> Result<(), Failure> {
+        if self.refused == 0 {
+            return Ok(());
+        }
+        Err(Failure::Usage(format!(
+            "{} lines were refused, {} tasks enqueued; mend those lines and enqueue them alone",
+            self.refused, self.enqueued
+        )))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    task: TaskName,
+    #[serde(default)]
+    args: Option<Box<RawValue>>,
+    queue: Option<QueueName>,
+    id: Option<TaskId>,
+    /// `"5m"`, or milliseconds.
+    delay: Option<Delay>,
+    priority: Option<Priority>,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Delay {
+    Millis(u64),
+    Text(String),
+}
+
+fn task(line: &[u8], defaults: &Defaults, catalogue: &Catalogue, checker: Option<&mut Checker<'_>>) -> Result<NewTask, String> {
+    let line: Line = serde_json::from_slice(line).map_err(|error| {
+        // serde counts within the line, where "line 1" would mislead.
+        let text = error.to_string();
+        let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
+        format!("{text} (column {}); a line is like {{\"task\": \"add\", \"args\": [1, 1]}}", error.column())
+    })?;
+    let given = Given::Json(line.args.as_deref().map_or("[]", RawValue::get).to_owned());
+    let args = match checker {
+        Some(checker) => checker.check(&line.task, &given),
+        None => given.unchecked(),
+    };
+    let mut task = defaults.task(&line.task, args.map_err(|error| refusal(&error))?, catalogue);
+    task.queue = line.queue.unwrap_or(task.queue);
+    task.id = line.id.unwrap_or(task.id);
+    task.priority = line.priority.unwrap_or(task.priority);
+    task.start = match line.delay {
+        Some(Delay::Millis(millis)) => Start::In(std::time::Duration::from_millis(millis)),
+        Some(Delay::Text(text)) => Start::In(units::duration(&text)?),
+        None => task.start,
+    };
+    task.headers.extend(line.headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)));
+    Ok(task)
+}

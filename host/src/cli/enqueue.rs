@@ -1,0 +1,246 @@
+//! `enqueue`: words of a command line become a task, checked against what the live plugins offer.
+//!
+//! words → the catalogue's parameters → [`NewTask`] → broker → the id, or with `--wait` the result, on stdout.
+
+use std::{
+    io::{self, Read},
+    time::Duration,
+};
+
+use clap::Args;
+
+use super::{Failure, ask, bulk, output, wait};
+use crate::{
+    broker::Enqueued,
+    catalogue::{ArgumentsError, Catalogue, Given},
+    config::{Settings, units},
+    task::{Clock, NewTask, Priority, QueueName, Start, SystemClock, TaskId, TaskName, Unique},
+};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  taskhost enqueue add 1 1 --wait
+  taskhost enqueue transferBU --in 10m --unique 1h
+  taskhost enqueue --bulk tasks.ndjson      # lines like {\"task\": \"add\", \"args\": [1, 1]}")]
+pub(super) struct EnqueueArgs {
+    /// The task's name, as `taskhost plugin list` shows it
+    #[arg(required_unless_present = "bulk")]
+    task: Option<TaskName>,
+    /// Its arguments: JSON where the parameter wants JSON, else plain text
+    #[arg(allow_negative_numbers = true)]
+    args: Vec<String>,
+    /// An argument by name (may be repeated)
+    #[arg(long = "arg", value_name = "NAME=VALUE", value_parser = pair)]
+    named: Vec<(String, String)>,
+    /// All arguments as one JSON array, or object by name; - reads stdin
+    #[arg(long, value_name = "JSON", conflicts_with_all = ["args", "named"])]
+    args_json: Option<String>,
+    /// Start no sooner than in this time, such as 5m
+    #[arg(long = "in", value_name = "TIME", value_parser = units::duration, conflicts_with = "at")]
+    delay: Option<Duration>,
+    /// Start no sooner than at this time (RFC 3339, or seconds since 1970)
+    #[arg(long, value_name = "TIME", value_parser = units::instant)]
+    at: Option<crate::task::Millis>,
+    /// Cancel it if it has not started by then: a time, or 10m from now on
+    #[arg(long, value_name = "TIME", value_parser = units::start)]
+    expires: Option<Start>,
+    /// Where it waits [default: the body's hint, else default]
+    #[arg(long)]
+    queue: Option<QueueName>,
+    /// 0 to 9; 9 is claimed first [default: 5]
+    #[arg(long)]
+    priority: Option<Priority>,
+    /// Attempts after the first [default: the body's hint, else the worker's]
+    #[arg(long, value_name = "NUMBER")]
+    retries: Option<u32>,
+    /// How long an attempt may take, such as 2m
+    #[arg(long, value_name = "TIME", value_parser = units::positive_duration)]
+    timeout: Option<Duration>,
+    /// Enqueue nothing while the same task with the same arguments has not ended, for this time at most
+    #[arg(long, value_name = "TIME", value_parser = units::positive_duration)]
+    unique: Option<Duration>,
+    /// What --unique compares, instead of name and arguments
+    #[arg(long, value_name = "KEY", requires = "unique")]
+    unique_key: Option<String>,
+    /// Your own id: enqueueing it again enqueues nothing
+    #[arg(long)]
+    id: Option<TaskId>,
+    /// Something for the body to read (may be repeated)
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = pair)]
+    headers: Vec<(String, String)>,
+    /// How long the result is kept
+    #[arg(long, value_name = "TIME", value_parser = units::positive_duration)]
+    result_ttl: Option<Duration>,
+    /// Keep no result
+    #[arg(long, conflicts_with_all = ["result_ttl", "wait"])]
+    no_result: bool,
+    /// Wait for the end, for TIME at most, and print the result instead of the id
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = optional_time)]
+    wait: Option<Limit>,
+    /// Enqueue whatever it is, also what no plugin offers yet
+    #[arg(long)]
+    unchecked: bool,
+    /// Enqueue every line of FILE (- for stdin), printing the ids
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["task", "wait", "id", "unique", "args_json", "named"])]
+    bulk: Option<String>,
+}
+
+/// How long to wait: `--wait` waits without a limit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limit(pub(super) Option<Duration>);
+
+pub(super) fn optional_time(text: &str) -> Result<Limit, String> {
+    if text.is_empty() { Ok(Limit(None)) } else { units::duration(text).map(|limit| Limit(Some(limit))) }
+}
+
+pub(super) fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("write it as NAME=VALUE: `{text}`")),
+    }
+}
+
+pub(super) async fn call(args: EnqueueArgs, settings: &Settings) -> Result<(), Failure> {
+    let broker = ask::broker(settings).await?;
+    let defaults = args.defaults();
+    if let Some(file) = &args.bulk {
+        return bulk::call(&*broker, file, &defaults, args.unchecked).await;
+    }
+    let Some(name) = &args.task else {
+        return Err(Failure::Usage("name the task to enqueue, such as `taskhost enqueue add 1 1`".to_owned()));
+    };
+    let catalogue = if args.unchecked { Catalogue::default() } else { broker.catalogue().await? };
+    let given = args.given(settings.bounds.payload_limit)?;
+    let task = args.task(&defaults, name, &given, &catalogue)?;
+    let wanted = task.id.clone();
+    let queue = task.queue.clone();
+    let answers = broker.enqueue(std::slice::from_ref(&task)).await?;
+    let id = match answers.into_iter().next() {
+        Some(Enqueued::Duplicate { holder }) => {
+            output::note(&duplicate(&wanted, &holder));
+            holder
+        }
+        _ => wanted,
+    };
+    match args.wait {
+        Some(Limit(limit)) => wait::for_result(&*broker, Some(&queue), &id, limit).await,
+        None => output::line(id.as_str()),
+    }
+}
+
+pub(super) fn duplicate(wanted: &TaskId, holder: &TaskId) -> String {
+    if wanted == holder {
+        format!("taskhost: nothing enqueued: the id `{holder}` is known already")
+    } else {
+        format!("taskhost: nothing enqueued: `{holder}` is the same task and has not ended")
+    }
+}
+
+/// What a task has where its own line, or its body's hint, does not say.
+#[derive(Debug)]
+pub(super) struct Defaults {
+    queue: Option<QueueName>,
+    priority: Priority,
+    start: Start,
+    expires: Option<crate::task::Millis>,
+    timeout: Option<Duration>,
+    max_attempts: Option<u32>,
+    result_ttl: Option<Duration>,
+    headers: Vec<(String, String)>,
+}
+
+impl Defaults {
+    /// A task with these; `catalogue` gives the hint for the queue.
+    pub(super) fn task(&self, name: &TaskName, args: String, catalogue: &Catalogue) -> NewTask {
+        let hint = catalogue.offers.get(name).and_then(|offer| offer.body.hints.queue.clone());
+        NewTask {
+            queue: self.queue.clone().or(hint).unwrap_or_default(),
+            priority: self.priority,
+            start: self.start,
+            expires: self.expires,
+            timeout: self.timeout,
+            max_attempts: self.max_attempts,
+            result_ttl: self.result_ttl,
+            headers: self.headers.clone(),
+            ..NewTask::new(name.clone(), args)
+        }
+    }
+}
+
+impl EnqueueArgs {
+    fn defaults(&self) -> Defaults {
+        Defaults {
+            queue: self.queue.clone(),
+            priority: self.priority.unwrap_or_default(),
+            start: match (self.delay, self.at) {
+                (Some(delay), _) => Start::In(delay),
+                (None, Some(at)) => Start::At(at),
+                (None, None) => Start::Now,
+            },
+            expires: self.expires.and_then(|start| match start {
+                Start::Now => None,
+                Start::In(time) => Some(SystemClock.now().after(time)),
+                Start::At(at) => Some(at),
+            }),
+            timeout: self.timeout,
+            max_attempts: self.retries.map(|retries| retries.saturating_add(1)),
+            result_ttl: if self.no_result { Some(Duration::ZERO) } else { self.result_ttl },
+            headers: self.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect(),
+        }
+    }
+
+    fn given(&self, payload_limit: usize) -> Result<Given, Failure> {
+        Ok(match self.args_json.as_deref() {
+            Some("-") => {
+                let mut text = String::new();
+                let most = u64::try_from(payload_limit).unwrap_or(u64::MAX).saturating_add(1);
+                io::stdin()
+                    .lock()
+                    .take(most)
+                    .read_to_string(&mut text)
+                    .map_err(|error| Failure::Usage(format!("failed to read the arguments from stdin: {error}; give JSON in UTF-8")))?;
+                if text.len() > payload_limit {
+                    return Err(Failure::Usage(too_large(payload_limit)));
+                }
+                Given::Json(text)
+            }
+            Some(text) => Given::Json(text.to_owned()),
+            None => Given::Words { words: self.args.clone(), named: self.named.clone() },
+        })
+    }
+
+    fn task(&self, defaults: &Defaults, name: &TaskName, given: &Given, catalogue: &Catalogue) -> Result<NewTask, Failure> {
+        let args = if catalogue.offers.is_empty() {
+            if !self.unchecked {
+                output::note(&format!("taskhost: no worker has announced anything yet, so `{name}` is enqueued unchecked"));
+            }
+            given.unchecked()
+        } else {
+            catalogue.check(name, given)
+        };
+        let mut task = defaults.task(name, args.map_err(|error| Failure::Usage(refusal(&error)))?, catalogue);
+        if let Some(id) = &self.id {
+            task.id = id.clone();
+        }
+        if let Some(ttl) = self.unique {
+            let key = self.unique_key.clone().unwrap_or_else(|| format!("{name} {}", task.args));
+            task.unique = Some(Unique { key, ttl });
+        }
+        Ok(task)
+    }
+}
+
+fn too_large(limit: usize) -> String {
+    let limit = units::show_size(u64::try_from(limit).unwrap_or(u64::MAX));
+    format!(
+        "the arguments are larger than the payload limit of {limit}; put the data elsewhere and pass its address, or raise `payload_limit`"
+    )
+}
+
+/// A refusal of arguments, with the way round it.
+pub(super) fn refusal(error: &ArgumentsError) -> String {
+    match error {
+        ArgumentsError::UnknownTask { .. } => format!("{error}\n  `--unchecked` enqueues it anyway; it waits for a plugin that offers it"),
+        _ => error.to_string(),
+    }
+}

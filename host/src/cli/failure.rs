@@ -1,0 +1,56 @@
+//! How a command fails: the sentence on stderr and the exit code.
+
+use std::{io, process::ExitCode};
+
+use crate::broker::BrokerError;
+
+/// By what the caller's script does next.
+#[derive(Debug)]
+pub enum Failure {
+    /// 1: the task failed; the text is what is known of it.
+    Task(String),
+    /// 1: something here failed that is neither the task nor the broker.
+    Failed(String),
+    /// 2: asked wrongly.
+    Usage(String),
+    /// 3: the broker can't be reached, or refuses.
+    Broker(String),
+    /// 4: the time given for waiting is over; the task goes on.
+    TimedOut(String),
+    /// 0: whoever read our stdout has gone, such as `head`.
+    ClosedPipe,
+}
+
+impl Failure {
+    pub(super) fn report(self) -> ExitCode {
+        let (code, text) = match self {
+            Self::Task(text) | Self::Failed(text) => (1, text),
+            Self::Usage(text) => (2, text),
+            Self::Broker(text) => (3, text),
+            Self::TimedOut(text) => (4, text),
+            Self::ClosedPipe => return ExitCode::SUCCESS,
+        };
+        super::output::note(&format!("taskhost: {text}"));
+        ExitCode::from(code)
+    }
+}
+
+impl From<BrokerError> for Failure {
+    fn from(error: BrokerError) -> Self {
+        match error {
+            BrokerError::Invalid(text) => Self::Usage(text),
+            BrokerError::Corrupt(text) => Self::Failed(text),
+            BrokerError::Unavailable(text) | BrokerError::Refused(text) | BrokerError::Misconfigured(text) => Self::Broker(text),
+        }
+    }
+}
+
+/// Of writing to stdout.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::ClosedPipe,
+            _ => Self::Failed(format!("failed to write to stdout: {error}; is the disk full?")),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What is printed: lines, tables without borders, JSON, ages. Colours only on a terminal, and not with `NO_COLOR`.
+//!
+//! Invariant: a reader that goes away (`| head`) ends the command quietly, never with a panic.
+
+use std::{
+    env,
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
+
+use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use super::Failure;
+use crate::{
+    config::units,
+    task::{Millis, State, TaskView},
+};
+
+/// One line to stdout.
+pub(super) fn line(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.write_all(b"\n")?;
+    out.flush()?;
+    Ok(())
+}
+
+/// One line to stderr; when even that is closed there is nobody left to tell.
+pub(super) fn note(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Pretty on a terminal, one line otherwise, so that `jq` and `read` both like it.
+pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = if io::stdout().is_terminal() { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
+    line(&text.map_err(|error| Failure::Failed(format!("failed to write as JSON: {error}")))?)
+}
+
+/// Whether stdout takes colours.
+fn colours() -> bool {
+    io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// A table without borders; nothing at all when it has no rows.
+pub(super) struct Rows {
+    table: Table,
+    empty: bool,
+}
+
+impl Rows {
+    pub(super) fn new(header: &[&str]) -> Self {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        // Cut by nobody: a narrow terminal wraps, a pipe gets whole lines.
+        table.set_content_arrangement(ContentArrangement::Disabled);
+        if colours() {
+            table.enforce_styling();
+        } else {
+            table.force_no_tty();
+        }
+        table.set_header(header.iter().map(|title| Cell::new(title)));
+        Self { table, empty: true }
+    }
+
+    pub(super) fn add(&mut self, cells: Vec<Cell>) {
+        self.table.add_row(cells);
+        self.empty = false;
+    }
+
+    /// To stdout; `nothing` is said on stderr instead when there are no rows.
+    pub(super) fn print(self, nothing: &str) -> Result<(), Failure> {
+        if self.empty {
+            note(nothing);
+            return Ok(());
+        }
+        // The style pads every cell by a space on both sides; the left edge and line ends need none.
+        let text: Vec<String> = self.table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned()).collect();
+        line(&text.join("\n"))
+    }
+}
+
+/// A cell of plain text; control characters of a guest's text must not reach the terminal.
+pub(super) fn cell(text: impl std::fmt::Display) -> Cell {
+    Cell::new(clean(&text.to_string()))
+}
+
+/// A cell for a number that stands right when it is not zero.
+pub(super) fn count(number: u64) -> Cell {
+    if number == 0 { Cell::new("-") } else { Cell::new(number) }
+}
+
+/// A state in its colour.
+pub(super) fn state(state: State) -> Cell {
+    let colour = match state {
+        State::Succeeded => Color::Green,
+        State::Dead => Color::Red,
+        State::Running => Color::Cyan,
+        State::Parked | State::Scheduled => Color::Yellow,
+        State::Ready | State::Cancelled => return Cell::new(state.as_str()),
+    };
+    Cell::new(state.as_str()).fg(colour)
+}
+
+/// One line, without control characters.
+pub(super) fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// The same for a text of several lines.
+pub(super) fn clean_lines(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
+}
+
+/// At most `most` characters of one line.
+pub(super) fn short(text: &str, most: usize) -> String {
+    let text = clean(text);
+    if text.chars().count() <= most { text } else { text.chars().take(most.saturating_sub(1)).chain(['…']).collect() }
+}
+
+/// How long ago, in one unit: `3s`, `5m`, `2h`, `4d`.
+pub(super) fn age(of: Millis, now: Millis) -> String {
+    let shown = units::show_duration(now.since(of));
+    let first = shown.split(' ').next().unwrap_or_default();
+    if first.ends_with("ms") { "now".to_owned() } else { first.to_owned() }
+}
+
+/// How long until, in one unit; `now` when it is past.
+pub(super) fn until(when: Millis, now: Millis) -> String {
+    let rest = when.since(now);
+    if rest == Duration::ZERO { "now".to_owned() } else { format!("in {}", age(now, when)) }
+}
+
+/// An instant for people, in UTC.
+pub(super) fn instant(at: Millis) -> String {
+    i64::try_from(at.0)
+        .ok()
+        .and_then(chrono::DateTime::from_timestamp_millis)
+        .map_or_else(|| at.0.to_string(), |time| time.format("%Y-%m-%d %H:%M:%S UTC").to_string())
+}
+
+/// What became of a task in a few words: its result, its error, or where it stands.
+pub(super) fn gist(view: &TaskView, now: Millis) -> String {
+    match (view.state, &view.result, &view.error, view.errors.last()) {
+        (State::Succeeded, Some(result), ..) => result.get().to_owned(),
+        (State::Parked, ..) => format!("waiting for a plugin that offers `{}`", view.task),
+        (State::Scheduled, _, _, last) => {
+            let when = view.due_at.map_or_else(String::new, |due| until(due, now));
+            last.map_or(when.clone(), |last| format!("{when}, after {}", last.error))
+        }
+        (State::Running, ..) => view.progress.as_ref().map_or_else(String::new, |progress| {
+            let of = progress.total.map_or_else(String::new, |total| format!("/{total}"));
+            format!("{}{of} {}", progress.done, progress.note)
+        }),
+        (_, _, Some(error), _) => error.to_string(),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_have_one_unit() {
+        let now = Millis(10_000_000);
+        assert_eq!(age(Millis(10_000_000 - 90_000), now), "1m");
+        assert_eq!(age(Millis(9_999_900), now), "now");
+        assert_eq!(age(Millis(20_000_000), now), "0s");
+        assert_eq!(until(Millis(10_300_000), now), "in 5m");
+        assert_eq!(until(Millis(1), now), "now");
+    }
+
+    #[test]
+    fn a_guests_text_cannot_steer_the_terminal() {
+        assert_eq!(clean("a\u{1b}[31mb\nc"), "a [31mb c");
+        assert_eq!(clean_lines("a\u{1b}[31m\nb"), "a[31m\nb");
+        assert_eq!(short("abcdef", 4), "abc…");
+    }
+}

@@ -1,0 +1,225 @@
+//! `plugin`: what the live workers offer, what a file offers, the contract, a new project.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::{
+    Failure, ask,
+    output::{self, Rows, cell},
+    plugin_new, worker,
+};
+use crate::{
+    broker::Broker,
+    catalogue::{self, Description, PluginInfo, PluginStatus},
+    config::{Settings, units},
+    plugins,
+    task::CodeId,
+};
+
+/// The contract, as this version of the host speaks it.
+const WIT: &str = include_str!("../../../wit/plugin.wit");
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Example:\n  taskhost plugin new greetings && cd greetings && cargo build --release")]
+pub(super) enum PluginCommand {
+    /// List the plugins that live workers see, and what is wrong with them
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the bodies of a plugin: of a file, or as a live worker serves it
+    Inspect(FileArgs),
+    /// Load a file as a worker would, and say whether it would serve
+    Check(FileArgs),
+    /// Begin a plugin in Rust: a project that builds anywhere
+    New(plugin_new::NewArgs),
+    /// Print the contract (WIT) between host and plugins
+    Wit,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  taskhost plugin inspect plugins/math.wasm")]
+pub(super) struct FileArgs {
+    /// A .wasm file, or the name of a plugin that a live worker serves
+    plugin: String,
+    /// Take its policy from this file [default: taskhost.toml]
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn call(command: PluginCommand, settings: &Settings) -> Result<(), Failure> {
+    match command {
+        PluginCommand::List { json } => list(&*ask::broker(settings).await?, json).await,
+        PluginCommand::Inspect(args) if args.is_file() => inspect_file(&args, settings, false).await,
+        PluginCommand::Inspect(args) => inspect_live(&*ask::broker(settings).await?, &args).await,
+        PluginCommand::Check(args) => inspect_file(&args, settings, true).await,
+        PluginCommand::New(args) => plugin_new::call(&args),
+        PluginCommand::Wit => output::line(WIT.trim_end()),
+    }
+}
+
+/// One file as one or more workers see it.
+#[derive(Debug, Serialize)]
+struct Listed {
+    #[serde(flatten)]
+    info: PluginInfo,
+    workers: Vec<String>,
+}
+
+async fn list(broker: &dyn Broker, json: bool) -> Result<(), Failure> {
+    let workers = broker.workers().await?;
+    let mut files: BTreeMap<String, Vec<Listed>> = BTreeMap::new();
+    for worker in &workers {
+        for info in &worker.plugins {
+            let same = files.entry(info.file.clone()).or_default();
+            match same.iter_mut().find(|listed| listed.info == *info) {
+                Some(listed) => listed.workers.push(worker.id.clone()),
+                None => same.push(Listed { info: info.clone(), workers: vec![worker.id.clone()] }),
+            }
+        }
+    }
+    let listed: Vec<Listed> = files.into_values().flatten().collect();
+    if json {
+        return output::json(&listed);
+    }
+    let mut rows = Rows::new(&["FILE", "STATUS", "SERVES", "DIGEST", "WORKERS", "BODIES"]);
+    for Listed { info, workers } in &listed {
+        let bodies = info.description.as_ref().map_or(&[][..], |description| &description.bodies);
+        let names: Vec<&str> = bodies.iter().map(|body| body.name.as_str()).collect();
+        rows.add(vec![
+            cell(&info.file),
+            status(info.status),
+            cell(info.serving.as_ref().map_or("-", |code| code.version.as_str())),
+            cell(info.serving.as_ref().map_or("-", short_digest)),
+            cell(workers.len()),
+            cell(if names.is_empty() { "-".to_owned() } else { names.join(" ") }),
+        ]);
+    }
+    let nothing = if workers.is_empty() {
+        "taskhost: no live worker, so nothing is served; start one with `taskhost worker --plugins ./plugins`"
+    } else {
+        "taskhost: the live workers see no plugin; drop a .wasm into their plugin directory"
+    };
+    rows.print(nothing)?;
+    for Listed { info, .. } in &listed {
+        if let Some(error) = &info.error {
+            output::line(&format!("\n{}: {}", info.file, output::clean_lines(error)))?;
+        }
+        for warning in &info.warnings {
+            output::line(&format!("\n{}: warning: {}", info.file, output::clean_lines(warning)))?;
+        }
+    }
+    Ok(())
+}
+
+fn status(status: PluginStatus) -> comfy_table::Cell {
+    match status {
+        PluginStatus::Serving => cell("serving").fg(comfy_table::Color::Green),
+        PluginStatus::Loading => cell("loading").fg(comfy_table::Color::Yellow),
+        PluginStatus::Failed => cell("failed").fg(comfy_table::Color::Red),
+    }
+}
+
+fn short_digest(code: &CodeId) -> &str {
+    code.digest.get(..12).unwrap_or(&code.digest)
+}
+
+async fn inspect_live(broker: &dyn Broker, args: &FileArgs) -> Result<(), Failure> {
+    let workers = broker.workers().await?;
+    let wanted = format!("{}.wasm", args.plugin);
+    let found = workers.iter().flat_map(|worker| &worker.plugins).find(|info| info.file == wanted || info.file == args.plugin);
+    let Some(info) = found else {
+        return Err(Failure::Usage(format!(
+            "no live worker sees a plugin `{}`, and there is no such file; `taskhost plugin list` shows what there is",
+            args.plugin
+        )));
+    };
+    if args.json {
+        return output::json(info);
+    }
+    if let Some(error) = &info.error {
+        output::note(&format!("taskhost: {}: {}", info.file, output::clean_lines(error)));
+    }
+    match (&info.description, &info.serving) {
+        (Some(description), Some(code)) => output::line(&describe(&args.plugin, description, code)),
+        _ => Err(Failure::Failed(format!("{} does not serve", info.file))),
+    }
+}
+
+async fn inspect_file(args: &FileArgs, settings: &Settings, verdict_only: bool) -> Result<(), Failure> {
+    let engine = worker::engine(settings, 1)?;
+    let policy = args.policy.as_deref().or(settings.file.as_deref());
+    let inspected = plugins::inspect(args.plugin.as_ref(), &engine, policy, &settings.limits).await;
+    engine.stop();
+    let inspection = inspected.map_err(|error| Failure::Failed(error.to_string()))?;
+    let plugin = &inspection.plugin;
+    for warning in &inspection.warnings {
+        output::note(&format!("taskhost: {}: warning: {warning}", plugin.file));
+    }
+    if args.json {
+        let info = PluginInfo {
+            file: plugin.file.clone(),
+            status: PluginStatus::Serving,
+            serving: Some(plugin.id.clone()),
+            error: None,
+            warnings: inspection.warnings.clone(),
+            description: Some(plugin.description.clone()),
+        };
+        return output::json(&info);
+    }
+    if !verdict_only {
+        return output::line(&describe(&plugin.id.plugin, &plugin.description, &plugin.id));
+    }
+    let policy = match (inspection.has_policy, policy) {
+        (true, Some(file)) => format!("its policy stands in {}", file.display()),
+        _ => "no policy, so it may do nothing outside of itself".to_owned(),
+    };
+    let bodies = plugin.description.bodies.len();
+    let noun = if bodies == 1 { "body" } else { "bodies" };
+    output::line(&format!(
+        "{}: would serve: {bodies} {noun}, version {}, {}, {policy}",
+        plugin.file,
+        plugin.id.version,
+        units::show_size(inspection.size)
+    ))
+}
+
+impl FileArgs {
+    /// A name has neither a dot nor a slash.
+    fn is_file(&self) -> bool {
+        self.plugin.contains(['/', '.'])
+    }
+}
+
+/// A plugin and its bodies, for people.
+fn describe(name: &str, description: &Description, code: &CodeId) -> String {
+    let mut lines = vec![format!("{name} {} ({})", output::clean(&description.version), short_digest(code))];
+    lines.extend(summary(&description.doc).map(|doc| format!("  {doc}")));
+    for body in &description.bodies {
+        lines.push(String::new());
+        lines.push(catalogue::signature(body));
+        lines.extend(summary(&body.doc).map(|doc| format!("  {doc}")));
+        let hints = &body.hints;
+        let told = [
+            hints.timeout_ms.map(|ms| format!("timeout {}", units::show_duration(std::time::Duration::from_millis(ms)))),
+            hints.retries.map(|retries| format!("retries {retries}")),
+            hints.queue.as_ref().map(|queue| format!("queue {queue}")),
+            hints.cron.as_ref().map(|rule| format!("cron {}", output::clean(rule))),
+        ];
+        let told: Vec<String> = told.into_iter().flatten().collect();
+        if !told.is_empty() {
+            lines.push(format!("  hints: {}", told.join(", ")));
+        }
+    }
+    lines.join("\n")
+}
+
+fn summary(doc: &str) -> Option<String> {
+    doc.lines().next().map(output::clean).filter(|line| !line.trim().is_empty())
+}

@@ -1,0 +1,95 @@
+//! `queue`: how full they are; pause, resume, purge.
+
+use clap::{Args, Subcommand};
+
+use super::{
+    Failure, ask,
+    output::{self, Rows, cell, count},
+};
+use crate::{
+    broker::Broker,
+    config::{Settings, units},
+    task::{QueueName, State},
+};
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Example:\n  taskhost queue pause mail")]
+pub(super) enum QueueCommand {
+    /// Show every queue: counts by state, age of the oldest ready task
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let nothing more start from a queue; what runs goes on
+    Pause(Named),
+    /// Let a paused queue go on
+    Resume(Named),
+    /// Delete all that waits in a queue
+    Purge {
+        #[command(flatten)]
+        named: Named,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Named {
+    /// The queue's name
+    queue: QueueName,
+}
+
+pub(super) async fn call(command: QueueCommand, settings: &Settings) -> Result<(), Failure> {
+    let broker = ask::broker(settings).await?;
+    match command {
+        QueueCommand::List { json } => list(&*broker, json).await,
+        QueueCommand::Pause(Named { queue }) => {
+            broker.pause(&queue).await?;
+            output::line(&format!("queue `{queue}` is paused"))
+        }
+        QueueCommand::Resume(Named { queue }) => {
+            broker.resume(&queue).await?;
+            output::line(&format!("queue `{queue}` goes on"))
+        }
+        QueueCommand::Purge { named: Named { queue }, yes } => {
+            let queues = broker.queues().await?;
+            let waiting: u64 = queues
+                .iter()
+                .filter(|view| view.queue == queue)
+                .flat_map(|view| [State::Ready, State::Scheduled, State::Parked].map(|state| view.counts.get(&state).copied().unwrap_or(0)))
+                .sum();
+            if waiting > 0 {
+                ask::agreed(&format!("Delete the {waiting} waiting tasks of queue `{queue}`?"), yes)?;
+            }
+            let purged = broker.purge(&queue).await?;
+            output::line(&format!("{purged} tasks deleted from queue `{queue}`"))
+        }
+    }
+}
+
+async fn list(broker: &dyn Broker, json: bool) -> Result<(), Failure> {
+    let mut queues = broker.queues().await?;
+    queues.sort_by(|a, b| a.queue.cmp(&b.queue));
+    if json {
+        return output::json(&queues);
+    }
+    let mut rows = Rows::new(&["QUEUE", "READY", "SCHEDULED", "PARKED", "RUNNING", "SUCCEEDED", "DEAD", "CANCELLED", "OLDEST", "PAUSED"]);
+    for view in queues {
+        let of = |state: State| count(view.counts.get(&state).copied().unwrap_or(0));
+        rows.add(vec![
+            cell(&view.queue),
+            of(State::Ready),
+            of(State::Scheduled),
+            of(State::Parked),
+            of(State::Running),
+            of(State::Succeeded),
+            of(State::Dead),
+            of(State::Cancelled),
+            cell(view.oldest_ready_ms.map_or_else(|| "-".to_owned(), |ms| units::show_duration(std::time::Duration::from_millis(ms)))),
+            cell(if view.paused { "paused" } else { "-" }),
+        ]);
+    }
+    rows.print("taskhost: no queue yet; the first enqueue makes one")
+}

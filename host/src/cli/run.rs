@@ -1,0 +1,237 @@
+//! `run`: one attempt of a body on the real engine, with no broker and no worker: the author's loop.
+//!
+//! file → inspect under a policy → invoke with a kv that lives as long as the attempt → the result on stdout.
+//!
+//! What the body logs, prints and enqueues is shown on stderr; nothing of it outlives the command.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::{Failure, enqueue::pair, output, task::log_line, worker};
+use crate::{
+    catalogue::{ArgumentsError, Catalogue, Given, Offer},
+    config::{Settings, units},
+    engine::{About, Call, Grants, Limits, LogLine, ServiceError, Services},
+    plugins::{self, Plugin},
+    task::{Clock, NewTask, Outcome, Progress, QueueName, SystemClock, TaskId, TaskName},
+};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  taskhost run plugins/math.wasm add 1 1
+  taskhost run org.wasm transferBU --http https://hr.example.com --env CENTER_URL=https://hr.example.com/api")]
+pub(super) struct RunArgs {
+    /// The plugin's file
+    file: PathBuf,
+    /// The body to run
+    body: TaskName,
+    /// Its arguments, as in `enqueue`
+    #[arg(allow_negative_numbers = true)]
+    args: Vec<String>,
+    /// An argument by name (may be repeated)
+    #[arg(long = "arg", value_name = "NAME=VALUE", value_parser = pair)]
+    named: Vec<(String, String)>,
+    /// All arguments as one JSON array, or object by name
+    #[arg(long, value_name = "JSON", conflicts_with_all = ["args", "named"])]
+    args_json: Option<String>,
+    /// Take the plugin's policy from this file's [plugins.NAME] table [default: taskhost.toml]
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Grant an environment variable (may be repeated)
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = pair)]
+    env: Vec<(String, String)>,
+    /// Grant outgoing HTTP to an origin (may be repeated)
+    #[arg(long, value_name = "ORIGIN", value_parser = plugins::http_grant)]
+    http: Vec<crate::engine::HttpGrant>,
+    /// How long it may take [default: the policy's, else the body's hint, else 60s]
+    #[arg(long, value_name = "TIME", value_parser = units::positive_duration)]
+    timeout: Option<Duration>,
+    /// What it may use [default: the policy's, else 64MiB]
+    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    memory: Option<u64>,
+    /// Something for the body to read (may be repeated)
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = pair)]
+    headers: Vec<(String, String)>,
+}
+
+pub(super) async fn call(args: RunArgs, settings: &Settings) -> Result<(), Failure> {
+    let engine = worker::engine(settings, 1)?;
+    let policy = args.policy.as_deref().or(settings.file.as_deref());
+    let inspection =
+        plugins::inspect(&args.file, &engine, policy, &settings.limits).await.map_err(|error| Failure::Usage(error.to_string()))?;
+    for warning in &inspection.warnings {
+        output::note(&format!("taskhost: {warning}"));
+    }
+    let plugin = inspection.plugin;
+    let checked = args.checked(&plugin)?;
+    let hint = plugin.description.bodies.iter().find(|body| body.name == args.body).and_then(|body| body.hints.timeout_ms);
+    let limits = Limits { memory: args.memory.unwrap_or(plugin.limits.memory), ..(*plugin.limits).clone() };
+    let timeout = args.timeout.or(limits.timeout_ceiling).or(hint.map(Duration::from_millis)).unwrap_or(limits.timeout);
+    let attempted = engine
+        .invoke(Call {
+            code: plugin.code.clone(),
+            plugin: plugin.id.plugin.as_str().into(),
+            body: args.body.to_string(),
+            args: checked,
+            about: About {
+                task_id: TaskId::fresh(),
+                queue: QueueName::default(),
+                attempt: 1,
+                max_attempts: 1,
+                enqueued_at: SystemClock.now(),
+                headers: args.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect(),
+            },
+            limits: Arc::new(limits),
+            grants: Arc::new(args.grants(&plugin.grants)),
+            timeout,
+            cancelled: CancellationToken::new(),
+            grace: settings.grace,
+            services: Arc::new(Local::default()),
+        })
+        .await;
+    engine.stop();
+    tracing::info!(ran = ?attempted.ran, cpu = ?attempted.cpu, memory = units::show_size(attempted.memory), "attempt ended");
+    match attempted.outcome {
+        Outcome::Done { result, children } => {
+            children.iter().for_each(|child| output::note(&enqueued(child)));
+            output::line(&result)
+        }
+        Outcome::Failed { error, after } => {
+            let mut text = format!("{} failed: {}", args.body, output::clean(&error.to_string()));
+            if let Some(code) = &error.code {
+                text.push_str(&format!("\n  code: {}", output::clean(code)));
+            }
+            for line in output::clean_lines(error.detail.as_deref().unwrap_or_default().trim_end()).lines() {
+                text.push_str(&format!("\n  | {line}"));
+            }
+            if error.kind.is_retryable() {
+                let after = after.map_or_else(String::new, |after| format!(" after {}", units::show_duration(after)));
+                text.push_str(&format!("\n  a worker would try again{after}"));
+            }
+            Err(Failure::Task(text))
+        }
+        Outcome::HostFault { reason, .. } => Err(Failure::Failed(reason)),
+    }
+}
+
+/// A child that would come to be with the success.
+fn enqueued(child: &NewTask) -> String {
+    format!("taskhost: would enqueue {} {} in queue `{}`", child.name, output::short(&child.args, 200), child.queue)
+}
+
+impl RunArgs {
+    fn checked(&self, plugin: &Plugin) -> Result<String, Failure> {
+        let given = match &self.args_json {
+            Some(text) => Given::Json(text.clone()),
+            None => Given::Words { words: self.args.clone(), named: self.named.clone() },
+        };
+        let offers = plugin.description.bodies.iter();
+        let offers = offers.map(|body| (body.name.clone(), Offer { body: body.clone(), code: plugin.id.clone() })).collect();
+        Catalogue { offers }.check(&self.body, &given).map_err(|error| {
+            Failure::Usage(match error {
+                ArgumentsError::UnknownTask { .. } => format!("{} offers no such body: {error}", plugin.file),
+                error => error.to_string(),
+            })
+        })
+    }
+
+    /// What the policy grants, and what the flags add.
+    fn grants(&self, policy: &Grants) -> Grants {
+        let mut grants = policy.clone();
+        grants.env.extend(self.env.iter().cloned());
+        grants.http.extend(self.http.iter().cloned());
+        grants
+    }
+}
+
+/// Services without a broker: kv in memory, logs and progress to stderr.
+#[derive(Debug, Default)]
+struct Local {
+    kv: Mutex<BTreeMap<String, Vec<u8>>>,
+}
+
+impl Local {
+    fn kv(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
+        self.kv.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Services for Local {
+    async fn kv_get(&self, key: &str) -> Result<Option<Vec<u8>>, ServiceError> {
+        Ok(self.kv().get(key).cloned())
+    }
+
+    async fn kv_set(&self, key: &str, value: Vec<u8>) -> Result<(), ServiceError> {
+        self.kv().insert(key.to_owned(), value);
+        Ok(())
+    }
+
+    async fn kv_remove(&self, key: &str) -> Result<bool, ServiceError> {
+        Ok(self.kv().remove(key).is_some())
+    }
+
+    async fn kv_increment(&self, key: &str, by: i64) -> Result<i64, ServiceError> {
+        let mut kv = self.kv();
+        let old = match kv.get(key) {
+            None => 0,
+            Some(bytes) => std::str::from_utf8(bytes)
+                .ok()
+                .and_then(|text| text.parse::<i64>().ok())
+                .ok_or_else(|| ServiceError::Invalid(format!("the value of `{key}` is no decimal integer")))?,
+        };
+        let sum = old.checked_add(by).ok_or_else(|| ServiceError::Invalid(format!("the sum at `{key}` does not fit 64 bits")))?;
+        kv.insert(key.to_owned(), sum.to_string().into_bytes());
+        Ok(sum)
+    }
+
+    async fn kv_keys(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, ServiceError> {
+        let kv = self.kv();
+        let from = after.map_or(prefix, |after| after.max(prefix));
+        let keys = kv.range(from.to_owned()..).map(|(key, _)| key);
+        Ok(keys.take_while(|key| key.starts_with(prefix)).filter(|key| Some(key.as_str()) != after).take(limit).cloned().collect())
+    }
+
+    fn progress(&self, progress: Progress) {
+        let of = progress.total.map_or_else(String::new, |total| format!(" of {total}"));
+        output::note(&format!("progress {}{of} {}", progress.done, output::clean(&progress.note)));
+    }
+
+    fn log(&self, line: &LogLine) {
+        output::note(&log_line(line));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_local_kv_pages_in_byte_order() {
+        let kv = Local::default();
+        for key in ["b1", "a", "b2", "b3", "c"] {
+            kv.kv_set(key, b"x".to_vec()).await.unwrap();
+        }
+        assert_eq!(kv.kv_keys("b", None, 2).await.unwrap(), ["b1", "b2"]);
+        assert_eq!(kv.kv_keys("b", Some("b2"), 2).await.unwrap(), ["b3"]);
+        assert_eq!(kv.kv_keys("b", Some("a"), 9).await.unwrap().len(), 3);
+        assert!(kv.kv_keys("z", None, 9).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_local_kv_counts() {
+        let kv = Local::default();
+        assert_eq!(kv.kv_increment("n", 3).await, Ok(3));
+        assert_eq!(kv.kv_increment("n", -5).await, Ok(-2));
+        kv.kv_set("n", b"x".to_vec()).await.unwrap();
+        assert!(matches!(kv.kv_increment("n", 1).await, Err(ServiceError::Invalid(_))));
+    }
+}

@@ -1,0 +1,326 @@
+//! `task`: list, show, logs; cancel, retry, delete, by id or by filter.
+//!
+//! Invariant: what is chosen by a filter is counted and agreed to before anything changes.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::{
+    Failure, ask,
+    output::{self, Rows, cell},
+    wait,
+};
+use crate::{
+    broker::{Broker, CancelReply, DeleteReply, RetryReply, TaskFilter},
+    config::{Settings, units},
+    engine::LogLine,
+    task::{QueueName, State, TaskId, TaskName, TaskView},
+};
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:\n  taskhost task list --state dead\n  taskhost task retry --state dead --task transferBU --older 1h")]
+pub(super) enum TaskCommand {
+    /// List tasks: running first, then waiting, then ended
+    List(ListArgs),
+    /// Show all that is known of a task
+    Show(OneArgs),
+    /// Show what a task's body logged
+    Logs(OneArgs),
+    /// Keep waiting tasks from running, and stop running ones
+    Cancel(ManyArgs),
+    /// Run dead or cancelled tasks again, and delayed ones at once
+    Retry(ManyArgs),
+    /// Delete tasks that do not run
+    Delete(ManyArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  taskhost task list --state dead,cancelled --task add --older 1d")]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    filter: Filter,
+    /// At most so many
+    #[arg(long, default_value_t = 50, value_name = "NUMBER")]
+    limit: usize,
+    /// As JSON, with everything that is known of each
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  taskhost task show 0199c0de-… --json")]
+pub(super) struct OneArgs {
+    /// The id that `enqueue` printed
+    id: TaskId,
+    /// Look in this queue only
+    #[arg(long)]
+    queue: Option<QueueName>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  taskhost task cancel 0199c0de-…\n  taskhost task delete --state dead --error http-404 --yes")]
+pub(super) struct ManyArgs {
+    /// Ids that `enqueue` printed; or choose by the filters below
+    ids: Vec<TaskId>,
+    #[command(flatten)]
+    filter: Filter,
+    /// Do not ask before changing what the filters chose
+    #[arg(long, short)]
+    yes: bool,
+}
+
+#[derive(Debug, Args)]
+struct Filter {
+    /// Only in these states: scheduled, ready, parked, running, succeeded, dead, cancelled
+    #[arg(long, value_delimiter = ',', value_name = "STATE")]
+    state: Vec<State>,
+    /// Only of this name
+    #[arg(long, value_name = "NAME")]
+    task: Option<TaskName>,
+    /// Only in this queue
+    #[arg(long)]
+    queue: Option<QueueName>,
+    /// Only whose error's kind, code or message contains this
+    #[arg(long, value_name = "TEXT")]
+    error: Option<String>,
+    /// Only those that last changed so long ago, such as 1d
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    older: Option<Duration>,
+}
+
+/// How many tasks a page of a listing has.
+const PAGE: usize = 500;
+
+pub(super) async fn call(command: TaskCommand, settings: &Settings) -> Result<(), Failure> {
+    let broker = ask::broker(settings).await?;
+    match command {
+        TaskCommand::List(args) => list(&*broker, args).await,
+        TaskCommand::Show(args) => show(&*broker, &args).await,
+        TaskCommand::Logs(args) => logs(&*broker, &args).await,
+        TaskCommand::Cancel(args) => change(&*broker, args, Change::Cancel).await,
+        TaskCommand::Retry(args) => change(&*broker, args, Change::Retry).await,
+        TaskCommand::Delete(args) => change(&*broker, args, Change::Delete).await,
+    }
+}
+
+async fn list(broker: &dyn Broker, args: ListArgs) -> Result<(), Failure> {
+    let filter = args.filter.filter();
+    let (tasks, more) = pages(broker, &filter, args.limit).await?;
+    if args.json {
+        return output::json(&tasks);
+    }
+    let now = broker.now().await?;
+    let mut rows = Rows::new(&["ID", "TASK", "QUEUE", "STATE", "TRIES", "AGE", "WHAT"]);
+    for view in &tasks {
+        rows.add(vec![
+            cell(&view.id),
+            cell(&view.task),
+            cell(&view.queue),
+            output::state(view.state),
+            cell(view.tries),
+            cell(output::age(view.ended_at.unwrap_or(view.enqueued_at), now)),
+            cell(output::short(&output::gist(view, now), 80)),
+        ]);
+    }
+    rows.print("taskhost: no such task")?;
+    if more {
+        output::note(&format!("taskhost: there are more; --limit {} shows more of them", args.limit.saturating_mul(10)));
+    }
+    Ok(())
+}
+
+/// At most `limit` tasks, and whether there are more.
+async fn pages(broker: &dyn Broker, filter: &TaskFilter, limit: usize) -> Result<(Vec<TaskView>, bool), Failure> {
+    let mut tasks = Vec::new();
+    let mut from = None;
+    while tasks.len() < limit {
+        let page = broker.list(filter, from.as_deref(), PAGE.min(limit - tasks.len())).await?;
+        tasks.extend(page.tasks);
+        from = page.next;
+        if from.is_none() {
+            break;
+        }
+    }
+    Ok((tasks, from.is_some()))
+}
+
+async fn show(broker: &dyn Broker, args: &OneArgs) -> Result<(), Failure> {
+    let view = ask::find(broker, args.queue.as_ref(), &args.id).await?;
+    if args.json {
+        return output::json(&view);
+    }
+    let at = output::instant;
+    let mut lines = vec![
+        format!("id        {}", view.id),
+        format!("task      {}", view.task),
+        format!("queue     {}", view.queue),
+        format!("state     {}{}", view.state, if view.cancel_asked { " (cancel asked)" } else { "" }),
+        format!("args      {}", output::short(view.args.get(), 2_000)),
+        format!("tries     {}{}", view.tries, view.max_attempts.map_or_else(String::new, |most| format!(" of {most}"))),
+        format!("enqueued  {}", at(view.enqueued_at)),
+    ];
+    let times = [("due", view.due_at), ("expires", view.expires_at), ("started", view.started_at), ("ended", view.ended_at)];
+    lines.extend(times.into_iter().filter_map(|(name, time)| Some(format!("{name:<9} {}", at(time?)))));
+    let code = view.plugin.as_ref().map(|plugin| {
+        let digest = view.digest.as_deref().map_or("", |digest| digest.get(..12).unwrap_or(digest));
+        format!("{plugin} {} ({digest})", view.version.as_deref().unwrap_or_default())
+    });
+    let texts = [("worker", view.worker.clone()), ("plugin", code)];
+    lines.extend(texts.into_iter().filter_map(|(name, text)| Some(format!("{name:<9} {}", output::clean(&text?)))));
+    if let Some(progress) = &view.progress {
+        let of = progress.total.map_or_else(String::new, |total| format!(" of {total}"));
+        lines.push(format!("progress  {}{of} {}", progress.done, output::clean(&progress.note)));
+    }
+    lines.extend(view.headers.iter().map(|(name, value)| format!("header    {}: {}", output::clean(name), output::clean(value))));
+    if let Some(result) = &view.result {
+        lines.push(format!("result    {}", result.get()));
+    }
+    if view.error.is_some() || !view.errors.is_empty() {
+        lines.push(wait::report(&view));
+    }
+    output::line(&lines.join("\n"))
+}
+
+async fn logs(broker: &dyn Broker, args: &OneArgs) -> Result<(), Failure> {
+    let log = broker.log(args.queue.as_ref(), &args.id).await?;
+    let log = log.ok_or_else(|| ask::no_such_task(args.queue.as_ref(), &args.id))?;
+    let log = log.trim_end();
+    if log.is_empty() {
+        output::note("taskhost: it logged nothing, or its attempt has not ended");
+        return Ok(());
+    }
+    if args.json {
+        return output::line(log);
+    }
+    for text in log.lines() {
+        match serde_json::from_str::<LogLine>(text) {
+            Ok(line) => output::line(&log_line(&line))?,
+            // The oldest line of a log that was cut to size.
+            Err(_) => output::line(&output::clean(text))?,
+        }
+    }
+    Ok(())
+}
+
+/// One line of a body's log, for people.
+pub(super) fn log_line(line: &LogLine) -> String {
+    let fields: String = line.fields.iter().map(|(name, value)| format!(" {}={}", output::clean(name), output::clean(value))).collect();
+    let message = output::clean_lines(line.message.trim_end());
+    format!("{} #{} {:>6} {message}{fields}", output::instant(line.at), line.attempt, line.level)
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Change {
+    Cancel,
+    Retry,
+    Delete,
+}
+
+impl Change {
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Cancel => "Cancel",
+            Self::Retry => "Retry",
+            Self::Delete => "Delete",
+        }
+    }
+
+    /// States in which the change means something.
+    fn fits(self, state: State) -> bool {
+        match self {
+            Self::Cancel => !state.is_ended(),
+            Self::Retry => matches!(state, State::Dead | State::Cancelled | State::Scheduled),
+            Self::Delete => state != State::Running,
+        }
+    }
+
+    /// What became of one task; `Err` when nothing did.
+    async fn apply(self, broker: &dyn Broker, queue: &QueueName, id: &TaskId) -> Result<Result<&'static str, String>, Failure> {
+        Ok(match self {
+            Self::Cancel => match broker.cancel(queue, id).await? {
+                CancelReply::Cancelled => Ok("cancelled"),
+                CancelReply::Asked => Ok("asked to stop"),
+                CancelReply::AlreadyEnded(state) => Err(format!("already ended: it is {state}")),
+                CancelReply::NotFound => Err("no such task".to_owned()),
+            },
+            Self::Retry => match broker.retry(queue, id).await? {
+                RetryReply::Ready => Ok("ready"),
+                RetryReply::NotEnded(state) => Err(format!("only dead, cancelled and delayed tasks are retried: it is {state}")),
+                RetryReply::Duplicate { holder } => Err(format!("`{holder}` is the same task and has not ended: wait for it or cancel it")),
+                RetryReply::NotFound => Err("no such task".to_owned()),
+            },
+            Self::Delete => match broker.delete(queue, id).await? {
+                DeleteReply::Deleted => Ok("deleted"),
+                DeleteReply::Running => Err("it runs: `taskhost task cancel` stops it first".to_owned()),
+                DeleteReply::NotFound => Err("no such task".to_owned()),
+            },
+        })
+    }
+}
+
+async fn change(broker: &dyn Broker, args: ManyArgs, change: Change) -> Result<(), Failure> {
+    let mut chosen: Vec<(QueueName, TaskId)> = Vec::new();
+    if args.ids.is_empty() {
+        if args.filter.is_empty() {
+            return Err(Failure::Usage(format!(
+                "name the tasks: by id, or by a filter such as `taskhost task {} --state dead`",
+                change.verb().to_lowercase()
+            )));
+        }
+        let filter = args.filter.filter();
+        let (views, _) = pages(broker, &filter, usize::MAX).await?;
+        chosen.extend(views.into_iter().filter(|view| change.fits(view.state)).map(|view| (view.queue, view.id)));
+        if chosen.is_empty() {
+            output::note("taskhost: no such task");
+            return Ok(());
+        }
+        let noun = if chosen.len() == 1 { "task" } else { "tasks" };
+        ask::agreed(&format!("{} {} {noun}?", change.verb(), chosen.len()), args.yes)?;
+    } else {
+        if !args.filter.only_queue() {
+            return Err(Failure::Usage("give ids or filters, not both".to_owned()));
+        }
+        for id in &args.ids {
+            let queue = match &args.filter.queue {
+                Some(queue) => queue.clone(),
+                None => ask::find(broker, None, id).await?.queue,
+            };
+            chosen.push((queue, id.clone()));
+        }
+    }
+    let mut refused = 0;
+    for (queue, id) in &chosen {
+        match change.apply(broker, queue, id).await? {
+            Ok(done) => output::line(&format!("{id} {done}"))?,
+            Err(why) => {
+                refused += 1;
+                output::note(&format!("taskhost: `{id}`: {why}"));
+            }
+        }
+    }
+    if refused == 0 { Ok(()) } else { Err(Failure::Usage(format!("{refused} of {} tasks are as they were", chosen.len()))) }
+}
+
+impl Filter {
+    fn filter(&self) -> TaskFilter {
+        TaskFilter {
+            queue: self.queue.clone(),
+            states: self.state.clone(),
+            task: self.task.clone(),
+            error: self.error.clone(),
+            older: self.older,
+        }
+    }
+
+    fn only_queue(&self) -> bool {
+        self.state.is_empty() && self.task.is_none() && self.error.is_none() && self.older.is_none()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.only_queue() && self.queue.is_none()
+    }
+}

@@ -1,0 +1,124 @@
+//! Waiting for a task to end, and saying on stderr what it waits for meanwhile.
+//!
+//! The broker pushes the end; between pushes the view tells whether anybody can run it at all.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Failure, ask, output};
+use crate::{
+    broker::Broker,
+    config::units,
+    task::{QueueName, State, TaskId, TaskView},
+};
+
+/// Long enough that a worker which is there has answered, short enough that a person has not begun to wonder.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
+/// A task that waits for long is looked at again this often, to say when what it waits for changes.
+const LATER_LOOKS: Duration = Duration::from_secs(10);
+
+/// Waits for the end, `limit` at most; then prints the result to stdout, or fails with what is known.
+pub(super) async fn for_result(
+    broker: &dyn Broker,
+    queue: Option<&QueueName>,
+    id: &TaskId,
+    limit: Option<Duration>,
+) -> Result<(), Failure> {
+    let view = for_end(broker, queue, id, limit).await?;
+    print_result(&view)
+}
+
+async fn for_end(broker: &dyn Broker, queue: Option<&QueueName>, id: &TaskId, limit: Option<Duration>) -> Result<TaskView, Failure> {
+    // A limit beyond what a clock holds is no limit.
+    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+    let mut look = FIRST_LOOK;
+    let mut said = String::new();
+    loop {
+        let left = deadline.map_or(look, |deadline| look.min(deadline.saturating_duration_since(Instant::now())));
+        let view = broker.await_end(queue, id, left).await?.ok_or_else(|| ask::no_such_task(queue, id))?;
+        if view.state.is_ended() {
+            return Ok(view);
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            let limit = units::show_duration(limit.unwrap_or_default());
+            return Err(Failure::TimedOut(format!(
+                "task `{id}` has not ended after {limit}: it is {}; `taskhost result {id} --wait` waits on",
+                view.state
+            )));
+        }
+        let reason = what_for(broker, &view).await?;
+        if !reason.is_empty() && reason != said {
+            output::note(&format!("taskhost: {reason}"));
+            said = reason;
+        }
+        look = LATER_LOOKS;
+    }
+}
+
+/// Why the task does not run now, if that is worth telling.
+async fn what_for(broker: &dyn Broker, view: &TaskView) -> Result<String, Failure> {
+    let workers = broker.workers().await?;
+    let serves = workers.iter().filter(|worker| worker.queues.contains(&view.queue) && !worker.draining).count();
+    Ok(match view.state {
+        State::Running => String::new(),
+        _ if serves == 0 && workers.is_empty() => {
+            "waiting: there is no live worker; start one with `taskhost worker --plugins ./plugins`".to_owned()
+        }
+        _ if serves == 0 => {
+            format!("waiting: no live worker claims from queue `{0}`; start one with `taskhost worker --queue {0}`", view.queue)
+        }
+        State::Parked => format!("waiting for a plugin that offers `{}`", view.task),
+        State::Scheduled => {
+            let last = view
+                .errors
+                .last()
+                .map_or_else(String::new, |last| format!(": attempt {} failed ({})", last.attempt, output::clean(&last.error.to_string())));
+            let due = view.due_at.map_or_else(String::new, |due| format!(" at {}", output::instant(due)));
+            format!("waiting to start{due}{last}")
+        }
+        State::Ready => {
+            let paused = broker.queues().await?.iter().any(|queue| queue.queue == view.queue && queue.paused);
+            if paused {
+                format!("waiting: queue `{0}` is paused; `taskhost queue resume {0}` lets it go on", view.queue)
+            } else {
+                format!("waiting in queue `{}`", view.queue)
+            }
+        }
+        State::Succeeded | State::Dead | State::Cancelled => String::new(),
+    })
+}
+
+/// The result alone on stdout, or a failure with everything that is known of an ended task.
+pub(super) fn print_result(view: &TaskView) -> Result<(), Failure> {
+    match (view.state, &view.result) {
+        (State::Succeeded, Some(result)) => output::line(result.get()),
+        // Its result was not to be kept, and the end was seen all the same.
+        (State::Succeeded, None) => output::line("null"),
+        _ => Err(Failure::Task(report(view))),
+    }
+}
+
+/// Of a task without a result: its error, the detail, and the attempts that led there.
+pub(super) fn report(view: &TaskView) -> String {
+    let mut lines = vec![match &view.error {
+        Some(error) => format!("{} `{}` ended {}: {}", view.task, view.id, view.state, output::clean(&error.to_string())),
+        None => format!("{} `{}` ended {}", view.task, view.id, view.state),
+    }];
+    let final_error = view.error.as_ref();
+    if let Some(code) = final_error.and_then(|error| error.code.as_deref()) {
+        lines.push(format!("  code: {}", output::clean(code)));
+    }
+    if let Some(detail) = final_error.and_then(|error| error.detail.as_deref()).filter(|detail| !detail.trim().is_empty()) {
+        lines.extend(output::clean_lines(detail.trim_end()).lines().map(|line| format!("  | {line}")));
+    }
+    for entry in &view.errors {
+        let code = if entry.code.plugin.is_empty() { String::new() } else { format!(", {} {}", entry.code.plugin, entry.code.version) };
+        let message = output::short(&entry.error.to_string(), 200);
+        lines.push(format!("  attempt {} at {}{code}: {message}", entry.attempt, output::instant(entry.at)));
+    }
+    if view.state == State::Dead {
+        lines.push(format!("  `taskhost task retry {}` runs it again", view.id));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,222 @@
+//! `worker`: settings → engine, plugins, broker → the loops, until a signal says stop.
+//!
+//! One SIGTERM or SIGINT drains, a second hands everything back at once. SIGHUP makes the plugins room look again.
+//!
+//! Invariant: what can never work ends the process at the start with a sentence; a broker that is merely away is waited for.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use clap::Args;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Failure, ask};
+use crate::{
+    broker::{Broker, BrokerError},
+    config::{Settings, units},
+    engine::{Engine, EngineSettings},
+    plugins::{Plugins, PluginsSettings},
+    schedule,
+    worker::{self, Stop, WorkerSettings},
+};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  taskhost worker --plugins ./plugins
+  taskhost worker --broker redis://127.0.0.1:6379 --queue mail=3 --queue default
+
+Every setting has a key in taskhost.toml and a TASKHOST_… variable too; README.md lists them.")]
+pub(super) struct WorkerArgs {
+    /// Directory whose *.wasm files are the plugins [default: ./plugins]
+    #[arg(long, value_name = "DIR")]
+    plugins: Option<PathBuf>,
+    /// Claim from this queue, with this weight (may be repeated) [default: default]
+    #[arg(long = "queue", value_name = "NAME[=WEIGHT]")]
+    queues: Vec<String>,
+    /// Attempts at once [default: 64 for each core]
+    #[arg(long, value_name = "NUMBER")]
+    concurrency: Option<String>,
+    /// How long attempts may go on after SIGTERM [default: 25s]
+    #[arg(long, value_name = "TIME")]
+    drain: Option<String>,
+    /// How long a worker that fell silent keeps its tasks [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    lease: Option<String>,
+    /// How long an attempt may take, where nobody else says [default: 60s]
+    #[arg(long, value_name = "TIME")]
+    timeout: Option<String>,
+    /// Attempts after the first, where nobody else says [default: 3]
+    #[arg(long, value_name = "NUMBER")]
+    retries: Option<String>,
+    /// What an attempt may use, where no policy says [default: 64MiB]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// What all attempts may use together [default: half of the machine's memory]
+    #[arg(long, value_name = "SIZE")]
+    guest_memory: Option<String>,
+    /// Threads that run guests [default: one for each core]
+    #[arg(long, value_name = "NUMBER")]
+    threads: Option<String>,
+    /// Where last good plugins and compiled code are kept
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+}
+
+impl WorkerArgs {
+    /// As settings: text, read where the file's and the environment's are read.
+    pub(super) fn flags(&self) -> Vec<(&'static str, String)> {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let queues = (!self.queues.is_empty()).then(|| self.queues.join(","));
+        let given = [
+            ("plugins", path(&self.plugins)),
+            ("queues", queues),
+            ("concurrency", self.concurrency.clone()),
+            ("drain", self.drain.clone()),
+            ("lease", self.lease.clone()),
+            ("timeout", self.timeout.clone()),
+            ("retries", self.retries.clone()),
+            ("memory", self.memory.clone()),
+            ("guest_memory", self.guest_memory.clone()),
+            ("threads", self.threads.clone()),
+            ("state", path(&self.state)),
+        ];
+        given.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+    }
+}
+
+pub(super) async fn call(_args: WorkerArgs, settings: Settings) -> Result<(), Failure> {
+    let stop = Stop::default();
+    let mut loops = JoinSet::new();
+    let shutdown = CancellationToken::new();
+    loops.spawn(signals(stop.clone(), shutdown.clone())?);
+    let done = serve(&settings, &stop, &shutdown, &mut loops).await;
+    shutdown.cancel();
+    while let Some(joined) = loops.join_next().await {
+        if let Err(error) = joined {
+            tracing::error!(%error, "a loop ended by a panic: please report it");
+        }
+    }
+    done
+}
+
+async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, loops: &mut JoinSet<()>) -> Result<(), Failure> {
+    let engine = engine(settings, settings.concurrency)?;
+    let room = PluginsSettings {
+        dir: settings.plugins.clone(),
+        state: settings.state.clone(),
+        policy: settings.file.clone(),
+        limits: settings.limits.clone(),
+    };
+    let plugins = Plugins::open(room, engine.clone()).map_err(|error| Failure::Usage(error.to_string()))?;
+    let mut registry = plugins.registry();
+    let id: Arc<str> = worker::worker_id().into();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        broker = %settings.broker,
+        plugins = %settings.plugins.display(),
+        concurrency = settings.concurrency,
+        guest_memory = units::show_size(settings.guest_memory),
+        worker = %id,
+        "taskhost worker starting"
+    );
+    loops.spawn(plugins.run(shutdown.clone()));
+    let Some(broker) = patiently(settings, stop).await? else { return Ok(()) };
+    // Claiming before the plugins are judged would park what they offer.
+    tokio::select! {
+        changed = registry.changed() => changed.map_err(|_| Failure::Failed("the plugins room ended before it began: see the log".to_owned()))?,
+        () = stop.drain.cancelled() => return Ok(()),
+    }
+    for (name, plugin) in &registry.borrow_and_update().bodies {
+        tracing::debug!(task = %name, plugin = plugin.id.plugin, version = plugin.id.version, "offered");
+    }
+    if registry.borrow().bodies.is_empty() {
+        tracing::info!("no plugin offers anything yet: drop a .wasm into `{}`", settings.plugins.display());
+    }
+    loops.spawn(schedule::run(broker.clone(), settings.schedules.clone(), stop.drain.clone()));
+    let told = WorkerSettings {
+        queues: settings.queues.clone(),
+        concurrency: settings.concurrency,
+        cores: settings.threads,
+        lease: settings.lease,
+        drain: settings.drain,
+        grace: settings.grace,
+        retry: settings.retry.clone(),
+        state: Some(settings.state.clone()),
+        broker_identity: format!("{} {}", settings.broker, settings.bounds.prefix),
+        ..WorkerSettings::new(id)
+    };
+    let ran = worker::run(told, broker, engine.clone(), registry, stop.clone()).await;
+    shutdown.cancel();
+    engine.stop();
+    match ran {
+        Ok(_) => Ok(()),
+        Err(worker::WorkerError::Settings(text)) => Err(Failure::Usage(text)),
+        Err(worker::WorkerError::Broker(error)) => Err(error.into()),
+    }
+}
+
+/// The engine of this process, for `slots` attempts at once.
+pub(super) fn engine(settings: &Settings, slots: usize) -> Result<Arc<Engine>, Failure> {
+    Engine::start(EngineSettings {
+        slots,
+        guest_memory: settings.guest_memory,
+        threads: settings.threads,
+        cache: Some(settings.cache.clone()),
+        cache_bytes: settings.cache_bytes,
+    })
+    .map_err(|error| Failure::Failed(error.to_string()))
+}
+
+/// Connects, and tries again for as long as it takes; `None` when told to stop meanwhile.
+async fn patiently(settings: &Settings, stop: &Stop) -> Result<Option<Arc<dyn Broker>>, Failure> {
+    let mut delay = Duration::from_millis(250);
+    loop {
+        let error = match once(settings).await {
+            Ok(broker) => return Ok(Some(broker)),
+            Err(error) if !error.is_transient() => return Err(error.into()),
+            Err(error) => error,
+        };
+        tracing::warn!(%error, retry_in = units::show_duration(delay), "the broker is not reachable, the worker keeps trying");
+        // Jitter keeps a fleet that was started together from knocking together.
+        tokio::select! {
+            () = tokio::time::sleep(delay.mul_f64(0.75 + fastrand::f64() / 2.0)) => {}
+            () = stop.drain.cancelled() => return Ok(None),
+        }
+        delay = (delay * 2).min(Duration::from_secs(10));
+    }
+}
+
+async fn once(settings: &Settings) -> Result<Arc<dyn Broker>, BrokerError> {
+    let broker = ask::connect(&settings.broker, settings.bounds.clone()).await?;
+    let health = broker.check().await?;
+    tracing::info!(broker = health.about, "connected");
+    for warning in health.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(broker)
+}
+
+/// First signal, second signal. The returned loop ends with `shutdown`.
+fn signals(stop: Stop, shutdown: CancellationToken) -> Result<impl Future<Output = ()>, Failure> {
+    let listen = |kind| {
+        signal(kind).map_err(|error| Failure::Failed(format!("failed to listen for signals: {error}; raise the limit of open files")))
+    };
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        for (token, told) in
+            [(&stop.drain, "stopping: attempts may end, a second signal hands them back at once"), (&stop.now, "stopping at once")]
+        {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = shutdown.cancelled() => return,
+            }
+            tracing::info!("{told}");
+            token.cancel();
+        }
+        shutdown.cancelled().await;
+    })
+}

@@ -1,0 +1,196 @@
+//! `taskhost.toml`: its keys as text with the line they stand on, and its `[schedules.*]` tables.
+//!
+//! The `[plugins.*]` tables are policies: the plugins room reads and watches them by itself, here they are only checked, so
+//! that a mistake is told at once and in one place.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{ConfigError, Given, KEYS, did_you_mean, units};
+use crate::{
+    broker::{CatchUp, Overlap, Schedule, Source},
+    plugins::Policies,
+    schedule,
+    task::{Millis, Priority, QueueName, TaskName},
+};
+
+/// What the file says.
+#[derive(Debug, Default)]
+pub(super) struct File {
+    pub(super) settings: BTreeMap<&'static str, Given>,
+    pub(super) schedules: Vec<Schedule>,
+}
+
+pub(super) fn read(path: &Path) -> Result<File, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|error| {
+        ConfigError(format!("failed to read the settings file `{}`: {error}; name another by --config", path.display()))
+    })?;
+    Reader { path: path.to_path_buf(), text: &text }.read()
+}
+
+struct Reader<'a> {
+    path: PathBuf,
+    text: &'a str,
+}
+
+impl Reader<'_> {
+    fn read(&self) -> Result<File, ConfigError> {
+        let document = DeTable::parse(self.text).map_err(|error| self.refused_toml(&error))?;
+        let mut file = File::default();
+        for (name, value) in document.get_ref() {
+            let key = name.get_ref().as_ref();
+            match key {
+                "plugins" if value.get_ref().is_table() => self.check_policies()?,
+                // The directory, in a file that has `[plugins.*]` tables too: TOML can't say `plugins` twice.
+                "plugin_dir" => {
+                    let (_, given) = self.setting("plugins", name.span().start, value)?;
+                    file.settings.insert("plugins", given);
+                }
+                "schedules" => file.schedules = self.schedules(value)?,
+                _ => {
+                    let (key, given) = self.setting(key, name.span().start, value)?;
+                    file.settings.insert(key, given);
+                }
+            }
+        }
+        Ok(file)
+    }
+
+    fn setting(&self, key: &str, at: usize, value: &Spanned<DeValue<'_>>) -> Result<(&'static str, Given), ConfigError> {
+        let Some((known, _, _)) = KEYS.iter().find(|(known, _, _)| *known == key) else {
+            let names = KEYS.iter().map(|(name, _, _)| *name).chain(["plugin_dir", "schedules"]);
+            return Err(self.refused(at, &format!("unknown key `{key}`{}", did_you_mean(key, names))));
+        };
+        let text = scalar(value.get_ref()).or_else(|| if *known == "queues" { queues(value.get_ref()) } else { None });
+        let Some(text) = text else {
+            return Err(self.refused(at, &format!("`{key}` takes a text or a number, not {}", value.get_ref().type_str())));
+        };
+        Ok((known, Given { text, place: format!("{}:{}: `{key}`", self.path.display(), self.line(at)) }))
+    }
+
+    fn check_policies(&self) -> Result<(), ConfigError> {
+        let base = self.path.parent().unwrap_or(Path::new("."));
+        Policies::parse(self.text, base).map(drop).map_err(|why| ConfigError(format!("{}: {why}", self.path.display())))
+    }
+
+    fn schedules(&self, value: &Spanned<DeValue<'_>>) -> Result<Vec<Schedule>, ConfigError> {
+        let Some(tables) = value.get_ref().as_table() else {
+            return Err(self.refused(value.span().start, "schedules are tables such as `[schedules.nightly]`"));
+        };
+        for (name, table) in tables {
+            let Some(keys) = table.get_ref().as_table() else {
+                return Err(self.refused(name.span().start, "a schedule is a table such as `[schedules.nightly]`"));
+            };
+            for key in keys.keys() {
+                if !SCHEDULE_KEYS.contains(&key.get_ref().as_ref()) {
+                    let hint = did_you_mean(key.get_ref(), SCHEDULE_KEYS.iter().copied());
+                    return Err(self.refused(key.span().start, &format!("unknown key `{}` of a schedule{hint}", key.get_ref())));
+                }
+            }
+        }
+        #[derive(Deserialize)]
+        struct Tables {
+            schedules: BTreeMap<Spanned<String>, RawSchedule>,
+        }
+        let raw: Tables = toml::from_str(self.text).map_err(|error| self.refused_toml(&error))?;
+        raw.schedules
+            .into_iter()
+            .map(|(name, raw)| {
+                let at = name.span().start;
+                checked(name.into_inner(), raw).map_err(|why| self.refused(at, &why))
+            })
+            .collect()
+    }
+
+    fn refused_toml(&self, error: &toml::de::Error) -> ConfigError {
+        let at = error.span().map_or(0, |span| span.start);
+        self.refused(at, error.message().trim().lines().next().unwrap_or("not TOML"))
+    }
+
+    fn refused(&self, at: usize, why: &str) -> ConfigError {
+        ConfigError(format!("{}:{}: {why}", self.path.display(), self.line(at)))
+    }
+
+    fn line(&self, at: usize) -> usize {
+        self.text.as_bytes()[..at.min(self.text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
+    }
+}
+
+const SCHEDULE_KEYS: &[&str] =
+    &["rule", "task", "args", "timezone", "tz", "queue", "priority", "timeout", "retries", "catch_up", "overlap", "paused"];
+
+#[derive(Debug, Deserialize)]
+struct RawSchedule {
+    rule: String,
+    task: TaskName,
+    #[serde(default)]
+    args: Vec<serde_json::Value>,
+    #[serde(alias = "tz", default)]
+    timezone: Option<String>,
+    #[serde(default)]
+    queue: QueueName,
+    #[serde(default)]
+    priority: Priority,
+    timeout: Option<String>,
+    retries: Option<u32>,
+    #[serde(default)]
+    catch_up: CatchUp,
+    #[serde(default)]
+    overlap: Overlap,
+    #[serde(default)]
+    paused: bool,
+}
+
+fn checked(name: String, raw: RawSchedule) -> Result<Schedule, String> {
+    let timeout = raw.timeout.as_deref().map(units::positive_duration).transpose()?;
+    let schedule = Schedule {
+        name,
+        rule: raw.rule,
+        timezone: raw.timezone.unwrap_or_else(|| "UTC".to_owned()),
+        task: raw.task,
+        args: serde_json::Value::from(raw.args).to_string(),
+        queue: raw.queue,
+        priority: raw.priority,
+        timeout_ms: timeout.map(|value| u64::try_from(value.as_millis()).unwrap_or(u64::MAX)),
+        max_attempts: raw.retries.map(|retries| retries.saturating_add(1)),
+        catch_up: raw.catch_up,
+        overlap: raw.overlap,
+        source: Source::Toml,
+        created_at: Millis(0),
+        paused: raw.paused,
+        last: Millis(0),
+        last_task: None,
+    };
+    schedule::validate(&schedule).map_err(|error| error.to_string())?;
+    Ok(schedule)
+}
+
+fn scalar(value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(number) => Some(number.to_string()),
+        DeValue::Float(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// `["mail=3", "default"]` or `{ mail = 3, default = 1 }`, as the text that a flag would give.
+fn queues(value: &DeValue<'_>) -> Option<String> {
+    let parts: Option<Vec<String>> = match value {
+        DeValue::Array(items) => items.iter().map(|item| scalar(item.get_ref())).collect(),
+        DeValue::Table(table) => {
+            table.iter().map(|(name, weight)| Some(format!("{}={}", name.get_ref(), scalar(weight.get_ref())?))).collect()
+        }
+        _ => None,
+    };
+    Some(parts?.join(","))
+}

@@ -1,0 +1,99 @@
+//! What a user may write, and in which words it is refused.
+
+use std::{ffi::OsString, fs};
+
+use super::*;
+
+fn load(file: &str, flags: &[(&'static str, &str)], variables: &[(&str, &str)]) -> Result<Settings, ConfigError> {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join(FILE_NAME);
+    fs::write(&path, file).expect("a file in it");
+    let flags: Vec<_> = flags.iter().map(|(key, text)| (*key, (*text).to_owned())).collect();
+    let pairs: Vec<(OsString, OsString)> = variables.iter().map(|(name, value)| (name.into(), value.into())).collect();
+    let variable = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+    Settings::load_from(Some(&path), &flags, &variable, || pairs.into_iter())
+        .map_err(|ConfigError(text)| ConfigError(text.replace(&format!("{}/", dir.path().display()), "")))
+}
+
+fn refusal(file: &str) -> String {
+    load(file, &[], &[]).expect_err("refused").to_string()
+}
+
+#[test]
+fn flags_win_over_the_environment_over_the_file_over_defaults() {
+    let file = "lease = '10s'\ndrain = '11s'\ntimeout = '12s'\n";
+    let settings = load(file, &[("lease", "30s")], &[("TASKHOST_LEASE", "20s"), ("TASKHOST_DRAIN", "21s")]).unwrap();
+    assert_eq!(settings.lease, Duration::from_secs(30));
+    assert_eq!(settings.drain, Duration::from_secs(21));
+    assert_eq!(settings.limits.timeout, Duration::from_secs(12));
+    assert_eq!(settings.retry.max_attempts, 4);
+}
+
+#[test]
+fn every_default_is_valid_and_documented() {
+    let settings = load("", &[], &[("HOME", "/home/me")]).unwrap();
+    assert_eq!(settings.broker.to_string(), "sqlite:taskhost.db");
+    assert_eq!(settings.state, Path::new("/home/me/.local/state/taskhost"));
+    assert_eq!(settings.cache, Path::new("/home/me/.cache/taskhost"));
+    assert!(KEYS.iter().all(|(_, _, about)| !about.is_empty()));
+}
+
+#[test]
+fn a_state_directory_holds_the_cache_too() {
+    let settings = load("", &[("state", "/srv/th")], &[("XDG_CACHE_HOME", "/elsewhere")]).unwrap();
+    assert_eq!((settings.state.as_path(), settings.cache.as_path()), (Path::new("/srv/th"), Path::new("/srv/th/cache")));
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_line_and_the_nearest() {
+    assert_eq!(refusal("lease = '10s'\n\nbrokr = 'sqlite:x.db'\n"), "taskhost.toml:3: unknown key `brokr`; did you mean `broker`?");
+    assert_eq!(
+        refusal("[schedules.bu]\nrule = '* * * * *'\ntask = 'x'\noverlaps = 'skip'\n"),
+        "taskhost.toml:4: unknown key `overlaps` of a schedule; did you mean `overlap`?"
+    );
+}
+
+#[test]
+fn a_bad_value_names_the_place_it_stands_at() {
+    assert_eq!(refusal("# a comment\nlease = 30\n"), "taskhost.toml:2: `lease`: a duration is written like `30s`, `5m` or `1h 30m`: `30`");
+    assert_eq!(
+        load("", &[], &[("TASKHOST_MEMORY", "lots")]).unwrap_err().to_string(),
+        "TASKHOST_MEMORY: a size is written like `64MiB`, `1GB` or `1048576` (bytes): `lots`"
+    );
+    assert_eq!(
+        load("", &[("result_ttl", "soon")], &[]).unwrap_err().to_string(),
+        "--result-ttl: a duration is written like `30s`, `5m` or `1h 30m`: `soon`"
+    );
+    assert!(refusal("lease = \n").starts_with("taskhost.toml:1: "));
+    assert!(refusal("broker = ['x']\n").starts_with("taskhost.toml:1: `broker` takes a text or a number"));
+}
+
+#[test]
+fn an_unknown_variable_is_warned_about() {
+    let settings = load("", &[], &[("TASKHOST_LEESE", "1s"), ("TASKHOST_DRAIN", "")]).unwrap();
+    assert_eq!(settings.warnings, ["`TASKHOST_LEESE` in the environment sets nothing; did you mean `TASKHOST_LEASE`?"]);
+}
+
+#[test]
+fn queues_carry_weights_in_three_spellings() {
+    for file in ["queues = 'mail=3,default'", "queues = ['mail=3', 'default']", "queues = { mail = 3, default = 1 }"] {
+        let mut queues = load(file, &[], &[]).unwrap().queues;
+        queues.sort();
+        assert_eq!(queues, [(QueueName::default(), 1), (QueueName::new("mail").unwrap(), 3)], "{file}");
+    }
+    assert!(refusal("queues = 'mail=0'").contains("from 1 to 1000"));
+    assert!(refusal("queues = ''").contains("at least one"));
+    assert!(refusal("queues = 'a,a'").contains("once"));
+}
+
+#[test]
+fn schedules_are_read_whole() {
+    let file =
+        "[schedules.bu]\nrule = '57 9 * * ?'\ntask = 'transferBU'\nargs = [1, 'x']\ntz = 'Asia/Shanghai'\noverlap = 'skip'\nretries = 0\n";
+    let settings = load(file, &[], &[]).unwrap();
+    let [schedule] = settings.schedules.as_slice() else { panic!("one schedule: {:?}", settings.schedules) };
+    assert_eq!((schedule.name.as_str(), schedule.timezone.as_str(), schedule.args.as_str()), ("bu", "Asia/Shanghai", r#"[1,"x"]"#));
+    assert_eq!(schedule.max_attempts, Some(1));
+    assert!(refusal("[schedules.bu]\nrule = '61 * * * *'\ntask = 'x'\n").starts_with("taskhost.toml:1: "));
+    assert!(refusal("[schedules.bu]\ntask = 'x'\n").contains("rule"));
+}

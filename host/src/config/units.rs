@@ -1,0 +1,146 @@
+//! Durations, sizes and times as text: `30s`, `64MiB`, `2026-01-01T09:00:00Z`.
+//!
+//! Each reader answers with a sentence that says what it takes, so that a flag, a variable and a line of `taskhost.toml`
+//! are refused in the same words.
+
+use std::time::Duration;
+
+use crate::task::{Millis, Start};
+
+/// `30s`, `5m`, `1h 30m`, `250ms`. A number without a unit is refused: it might be meant in seconds or in milliseconds.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let value = humantime::parse_duration(text).map_err(|_| format!("a duration is written like `30s`, `5m` or `1h 30m`: `{text}`"))?;
+    // Beyond this, adding it to a clock in milliseconds would no longer be exact in the broker.
+    if value > Duration::from_secs(100 * 366 * 24 * 3600) {
+        return Err(format!("a duration is at most 100 years: `{text}`"));
+    }
+    Ok(value)
+}
+
+/// A duration that is not zero.
+pub fn positive_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err(format!("a duration here is longer than zero, such as `30s`: `{text}`")),
+        value => Ok(value),
+    }
+}
+
+/// `64MiB`, `1GB`, `512KiB`, `1048576` (bytes).
+pub fn size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let refused = || format!("a size is written like `64MiB`, `1GB` or `1048576` (bytes): `{text}`");
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let number: u64 = text[..digits].parse().map_err(|_| refused())?;
+    let unit: u64 = match text[digits..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return Err(refused()),
+    };
+    number.checked_mul(unit).ok_or_else(refused)
+}
+
+/// An instant: RFC 3339, or seconds (milliseconds from 1e11 on) since 1970-01-01T00:00:00Z.
+pub fn instant(text: &str) -> Result<Millis, String> {
+    let refused = || format!("a time is written like `2026-01-31T09:00:00+08:00` or as seconds since 1970: `{text}`");
+    if let Ok(number) = text.parse::<u64>() {
+        let millis = if number < 100_000_000_000 { number * 1000 } else { number };
+        return if millis < 100_000_000_000_000 { Ok(Millis(millis)) } else { Err(refused()) };
+    }
+    let time = chrono::DateTime::parse_from_rfc3339(text).map_err(|_| refused())?;
+    u64::try_from(time.timestamp_millis()).map(Millis).map_err(|_| refused())
+}
+
+/// An instant, or a duration from now on.
+pub fn start(text: &str) -> Result<Start, String> {
+    instant(text).map(Start::At).or_else(|_| duration(text).map(Start::In)).map_err(|_| {
+        format!("a time is written like `2026-01-31T09:00:00+08:00`, as seconds since 1970, or like `5m` from now on: `{text}`")
+    })
+}
+
+/// Bytes as people read them: `64 MiB`, `1.5 GiB`, `12 B`.
+pub fn show_size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut unit = 0;
+    let mut tenths = u128::from(bytes) * 10;
+    while tenths >= 10_240 && unit + 1 < UNITS.len() {
+        tenths /= 1024;
+        unit += 1;
+    }
+    if tenths.is_multiple_of(10) || unit == 0 {
+        format!("{} {}", tenths / 10, UNITS[unit])
+    } else {
+        format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+    }
+}
+
+/// A duration as people read it: `1h 30m`, `30s`, `250ms`; at most two units.
+pub fn show_duration(value: Duration) -> String {
+    const UNITS: [(&str, u128); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+    let mut rest = value.as_millis();
+    let mut parts = Vec::new();
+    for (name, millis) in UNITS {
+        if rest >= millis && parts.len() < 2 {
+            parts.push(format!("{}{name}", rest / millis));
+            rest %= millis;
+        }
+    }
+    if parts.is_empty() { "0s".into() } else { parts.join(" ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("0"), Ok(Duration::ZERO));
+        assert!(duration("30").unwrap_err().contains("`30s`"));
+        assert!(duration("200years").is_err());
+        assert!(positive_duration("0s").is_err());
+    }
+
+    #[test]
+    fn sizes_know_both_thousands() {
+        assert_eq!(size("64MiB"), Ok(64 << 20));
+        assert_eq!(size("1 GB"), Ok(1_000_000_000));
+        assert_eq!(size("1048576"), Ok(1 << 20));
+        for wrong in ["", "MiB", "-1", "1.5MiB", "64 parsec", "99999999999TiB"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn times_are_rfc_3339_or_epoch() {
+        assert_eq!(instant("1970-01-01T00:00:01Z"), Ok(Millis(1000)));
+        assert_eq!(instant("2026-01-31T09:00:00+08:00"), Ok(Millis(1_769_821_200_000)));
+        assert_eq!(instant("1769821200"), Ok(Millis(1_769_821_200_000)));
+        assert_eq!(instant("1769821200000"), Ok(Millis(1_769_821_200_000)));
+        for wrong in ["tomorrow", "1969-12-31T00:00:00Z", "2026-01-31", "99999999999999999"] {
+            assert!(instant(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(start("5m"), Ok(Start::In(Duration::from_secs(300))));
+    }
+
+    #[test]
+    fn what_is_shown_is_short() {
+        assert_eq!(show_size(64 << 20), "64 MiB");
+        assert_eq!(show_size(1536 << 20), "1.5 GiB");
+        assert_eq!(show_size(12), "12 B");
+        assert_eq!(show_duration(Duration::from_millis(90_061_001)), "1d 1h");
+        assert_eq!(show_duration(Duration::from_secs(90)), "1m 30s");
+        assert_eq!(show_duration(Duration::ZERO), "0s");
+    }
+}
