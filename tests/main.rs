@@ -4,6 +4,7 @@ mod center;
 mod engine;
 mod laws;
 mod plugins;
+mod redis;
 mod schedules;
 mod support;
 mod transfer;
