@@ -63,6 +63,7 @@ impl Line {
     /// # use taskhost_sdk::prelude::*;
     /// log::field("id", 7).field("page", 1).info("pushed");
     /// ```
+    #[expect(clippy::needless_pass_by_value, reason = "`field(\"page\", 3)` reads better than `field(\"page\", &3)`")]
     pub fn field(mut self, name: impl Into<String>, value: impl ToString) -> Self {
         self.fields.push((name.into(), value.to_string()));
         self

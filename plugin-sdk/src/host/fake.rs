@@ -95,6 +95,7 @@ pub(crate) fn kv_keys(prefix: &str, after: Option<&str>, limit: u32) -> Result<V
 }
 
 #[cfg(feature = "http")]
+#[expect(clippy::unused_async, reason = "the guest's awaits")]
 pub(crate) async fn send(request: http::Request) -> Result<http::Response, http::Error> {
     let server = current(|state| {
         state.requests.push(request.clone());
@@ -104,6 +105,6 @@ pub(crate) async fn send(request: http::Request) -> Result<http::Response, http:
         return Err(http::Error::Denied(format!("{}: no server here: give the attempt one with `.http(|request| …)`", request.url)));
     };
     // Called outside `current`, so that it may itself look at the attempt.
-    let answer = (server.borrow_mut())(&request);
-    answer
+    let mut server = server.borrow_mut();
+    server(&request)
 }
