@@ -76,7 +76,7 @@ impl Line {
     /// log::field("id", 7).write(Level::Debug, "pushed");
     /// ```
     pub fn write(self, level: Level, message: impl AsRef<str>) {
-        host::log(level, message.as_ref(), self.fields);
+        host::log(level, message.as_ref(), &self.fields);
     }
 }
 
@@ -90,7 +90,7 @@ macro_rules! levels {
             #[doc = concat!("log::", stringify!($name), "(\"three pages are left\");")]
             /// ```
             pub fn $name(message: impl AsRef<str>) {
-                host::log(Level::$level, message.as_ref(), Vec::new());
+                host::log(Level::$level, message.as_ref(), &[]);
             }
         )*
         impl Line {
