@@ -187,7 +187,7 @@ fn bodies_that_compute_share_the_cores() {
     host.ok(&["enqueue", "burn", "600", "--wait"]);
     let alone = begun.elapsed();
     // Two at a time, all together take twelve times as long as one.
-    let timeout = format!("{}ms", (alone * 6).as_millis());
+    let timeout = format!("{}ms", (alone * 8).as_millis());
     let lines = "{\"task\":\"burn\",\"args\":[600]}\n".repeat(BODIES);
     assert_eq!(host.run_with(&["enqueue", "--bulk", "-", "--timeout", &timeout, "--retries", "0"], &lines).code, 0);
     until("they run", || host.tasks(&["--state", "running"]).len() > 2);

@@ -143,8 +143,11 @@ impl Settings {
             let name = name.to_string_lossy();
             let known = name == ENVIRONMENT_CONFIG || KEYS.iter().any(|(key, _, _)| environment_name(key) == name);
             if name.starts_with(ENVIRONMENT_PREFIX) && !known {
-                let names: Vec<String> = KEYS.iter().map(|(key, _, _)| environment_name(key)).collect();
-                warnings.push(format!("`{name}` in the environment sets nothing{}", did_you_mean(&name, names.iter().map(String::as_str))));
+                let known_names: Vec<String> = KEYS.iter().map(|(key, _, _)| environment_name(key)).collect();
+                warnings.push(format!(
+                    "`{name}` in the environment sets nothing{}",
+                    did_you_mean(&name, known_names.iter().map(String::as_str))
+                ));
             }
         }
         for (key, text) in flags {
