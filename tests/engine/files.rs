@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     hostile::{Guest, INCREMENT, Import},
-    support::{call, compile, engine, entries, private_dir, result, run, settings},
+    support::{call, compile, engine, entries, plugin, private_dir, result, run, settings},
 };
 use sha2::{Digest, Sha256};
 use taskhost::engine::{Engine, EngineError, EngineSettings};
@@ -110,10 +110,12 @@ fn a_cache_that_others_may_write_to_is_refused() {
 
 #[tokio::test]
 async fn garbage_never_harms_the_host() {
-    let good = Guest::default().build();
+    // The small one for the number of tries, the real one for its breadth.
+    let sources = [Guest::default().build(), plugin("math")];
     let mut random = fastrand::Rng::with_seed(7);
     let (mut loaded, until) = (0, std::time::Instant::now() + Duration::from_secs(5));
-    for _ in 0..3000 {
+    for round in 0..3000 {
+        let good = &sources[usize::from(round % 8 == 0)];
         if std::time::Instant::now() > until {
             break;
         }
@@ -132,7 +134,7 @@ async fn garbage_never_harms_the_host() {
         let Ok(code) = compile(engine(), &bytes).await else { continue };
         loaded += 1;
         let _ = engine().describe(&code).await;
-        let mut go = call(&code, "go", "[]");
+        let mut go = call(&code, if round % 8 == 0 { "add" } else { "go" }, "[1,1]");
         go.timeout = Duration::from_millis(50);
         run(go).await;
     }

@@ -43,14 +43,15 @@ impl fmt::Debug for Code {
 pub(super) async fn compile(engine: &Arc<Engine>, bytes: Arc<[u8]>, digest: &str) -> Result<Arc<Code>, EngineError> {
     look(&bytes)?;
     let stopped = |_| EngineError::Host("the engine was stopped while it compiled".into());
-    let _one_of_few =
-        Arc::clone(&engine.compiling).acquire_owned().await.map_err(|_| EngineError::Host("the engine was stopped".into()))?;
+    let one_of_few = Arc::clone(&engine.compiling).acquire_owned().await.map_err(|_| EngineError::Host("the engine was stopped".into()))?;
     let (answer, answered) = oneshot::channel();
     let (of_thread, digest) = (Arc::clone(engine), digest.to_owned());
     // A thread of its own, because its low priority can't be raised again.
     std::thread::Builder::new()
         .name("compile".into())
         .spawn(move || {
+            // Held here and not by the future: who stops waiting does not stop the compiler.
+            let _one_of_few = one_of_few;
             let _ = answer.send(load(&of_thread, &bytes, &digest));
         })
         .map_err(|error| EngineError::Host(format!("can't start a thread to compile on: {error}")))?;

@@ -57,6 +57,8 @@ impl Guest {
         let mut wasi = WasiCtx::builder();
         wasi.stdout(Pipe { stream: Stream::Out, shared: Arc::clone(&shared) });
         wasi.stderr(Pipe { stream: Stream::Err, shared: Arc::clone(&shared) });
+        // At once; a guest may ask again. The host makes them in memory of its own first.
+        wasi.max_random_size(1 << 20);
         for (name, value) in &grants.env {
             wasi.env(name, value);
         }
