@@ -51,7 +51,7 @@ pub(super) fn call(args: &NewArgs) -> Result<(), Failure> {
 
 /// Path and text of everything that is written.
 fn files(name: &str) -> Vec<(String, String)> {
-    let fill = |text: &str| text.replace("{name}", name).replace("{lib}", &name.replace('-', "_"));
+    let fill = |text: &str| text.replace("@name@", name).replace("@lib@", &name.replace('-', "_"));
     let manifest = format!(
         "{}\n{}\n{}\n{}",
         fill(MANIFEST),
@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(table["workspace"]["dependencies"]["taskhost-sdk"]["path"].as_str(), Some("vendor/plugin-sdk"));
         assert!(table["workspace"]["package"]["rust-version"].is_str());
         assert!(files.iter().any(|(path, _)| path == "vendor/wit/plugin.wit"));
-        assert!(files.iter().all(|(_, text)| !text.contains("{name}") && !text.contains("{lib}")));
+        assert!(files.iter().all(|(_, text)| !text.contains("@name@") && !text.contains("@lib@")));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::{
     config::{Settings, units},
     engine::{About, Call, Grants, Limits, LogLine, ServiceError, Services},
     plugins::{self, Plugin},
-    task::{Clock, NewTask, Outcome, Progress, QueueName, SystemClock, TaskId, TaskName},
+    task::{Clock, ErrorKind, NewTask, Outcome, Progress, QueueName, SystemClock, TaskId, TaskName},
 };
 
 #[derive(Debug, Args)]
@@ -111,7 +111,9 @@ pub(super) async fn call(args: RunArgs, settings: &Settings) -> Result<(), Failu
             if let Some(code) = &error.code {
                 lines.push(format!("  code: {}", output::clean(code)));
             }
-            for line in output::clean_lines(error.detail.as_deref().unwrap_or_default().trim_end()).lines() {
+            // What else stands there is the end of stderr, which has been shown as it came.
+            let own = matches!(error.kind, ErrorKind::Retry | ErrorKind::Permanent | ErrorKind::InvalidArguments);
+            for line in output::clean_lines(error.detail.as_deref().filter(|_| own).unwrap_or_default().trim()).lines() {
                 lines.push(format!("  | {line}"));
             }
             if error.kind.is_retryable() {
