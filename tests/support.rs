@@ -2,6 +2,8 @@
 //!
 //! Invariant: what a test starts, its drop stops: servers by their own process, directories with all they hold.
 
+pub(crate) mod program;
+
 use std::{
     fmt,
     io::{Read, Write},
