@@ -182,6 +182,12 @@ pub(crate) async fn wait_until<F: Future<Output = bool>>(limit: Duration, what: 
     }
 }
 
+/// Waits for what should not come yet; the future goes on afterwards, and by then it waits.
+pub(crate) async fn still_waits<F: Future + ?Sized>(waiting: std::pin::Pin<&mut F>) {
+    let early = tokio::time::timeout(Duration::from_millis(80), waiting).await;
+    assert!(early.is_err(), "nothing has happened that it waits for");
+}
+
 /// `add 1 1`, ready at once.
 pub(crate) fn add() -> NewTask {
     named("add", "[1,1]")
