@@ -62,11 +62,8 @@ fn play(stage: &mut Stage, built: &Path, newer: &Path) -> Result<()> {
     stage.show(&["result", &id, "--wait=30s"], 0)?;
 
     tell("A plugin is replaced while its tasks run: 2,000 of them, and version 0.2.0 comes in the middle.");
-    let mut tasks = String::new();
-    for n in 0..2_000 {
-        tasks.push_str(&format!("{{\"task\":\"add\",\"args\":[{n},1]}}\n"));
-    }
-    fs::write(stage.dir.join("tasks.ndjson"), tasks)?;
+    let tasks: Vec<String> = (0..2_000).map(|n| format!("{{\"task\":\"add\",\"args\":[{n},1]}}")).collect();
+    fs::write(stage.dir.join("tasks.ndjson"), tasks.join("\n"))?;
     say!("$ taskhost enqueue --bulk tasks.ndjson > ids");
     let ids = stage.ask(&["enqueue", "--bulk", "tasks.ndjson"])?;
     stage.drop_in(newer, "math.wasm")?;

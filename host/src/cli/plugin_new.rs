@@ -72,12 +72,10 @@ fn files(name: &str) -> Vec<(String, String)> {
 
 /// One table of the workspace's manifest, its header included.
 fn section(header: &str) -> String {
-    let lines = WORKSPACE
-        .lines()
-        .skip_while(|line| *line != header)
-        .take(1)
-        .chain(WORKSPACE.lines().skip_while(|line| *line != header).skip(1).take_while(|line| !line.starts_with('[')));
-    lines.map(|line| format!("{line}\n")).collect()
+    let mut lines = WORKSPACE.lines().skip_while(|line| *line != header);
+    let first = lines.next().into_iter();
+    let lines: Vec<&str> = first.chain(lines.take_while(|line| !line.starts_with('['))).collect();
+    lines.join("\n") + "\n"
 }
 
 /// The rule for plugin names, which Cargo shares but for what it reserves.

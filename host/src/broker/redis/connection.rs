@@ -28,7 +28,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub(super) enum Target {
     Single(Client),
     Sentinel(Box<Mutex<SentinelClient>>),
-    Cluster { nodes: Vec<Client>, commands: ClusterClient, blocking: ClusterClient },
+    Cluster { nodes: Vec<Client>, commands: Box<ClusterClient>, blocking: Box<ClusterClient> },
 }
 
 impl Target {
@@ -47,8 +47,8 @@ impl Target {
                 (|| {
                     Ok(Self::Cluster {
                         nodes: nodes.iter().cloned().map(Client::open).collect::<RedisResult<_>>()?,
-                        commands: client(ANSWER)?,
-                        blocking: client(Duration::from_secs(3600))?,
+                        commands: client(ANSWER)?.into(),
+                        blocking: client(Duration::from_secs(3600))?.into(),
                     })
                 })()
             }
