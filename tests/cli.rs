@@ -36,7 +36,7 @@ fn refused(output: &Output, code: i32, words: &[&str]) {
 
 #[test]
 fn every_command_has_a_help_text_with_an_example() {
-    let commands: [&[&str]; 30] = [
+    let commands: [&[&str]; 31] = [
         &[],
         &["worker"],
         &["enqueue"],
@@ -66,6 +66,7 @@ fn every_command_has_a_help_text_with_an_example() {
         &["plugin", "check"],
         &["plugin", "new"],
         &["workers"],
+        &["bench"],
         &["run"],
     ];
     let host = Taskhost::new();

@@ -104,6 +104,27 @@ fn a_good_plugin_outlives_garbage_restarts_and_renames(host: &Taskhost) {
     assert!(worker.stop().success());
 }
 
+fn a_benchmark_measures_and_leaves_nothing_behind(host: &Taskhost) {
+    host.drop_in("math");
+    let words = ["bench", "--quick", "--tasks", "200", "--json", "--only", "ceilings", "--only", "drain", "--only", "start"];
+    let report = host.json(&words);
+    let figures = report["figures"].as_array().unwrap();
+    for name in ["drain, default slots", "ceiling: isolated calls, no broker", "start to first result, compiled before"] {
+        let figure = figures.iter().find(|figure| figure["name"] == name).unwrap_or_else(|| panic!("`{name}` is missing in {report}"));
+        assert!(figure["median"].as_f64().unwrap() > 0.0, "{figure}");
+    }
+    let drained = figures.iter().find(|figure| figure["name"] == "drain, default slots").unwrap();
+    assert!(drained["of_ceiling"].as_f64().unwrap() > 0.0, "{drained}");
+    assert_eq!(host.count_named("bench-"), 0);
+
+    let bench = host.starting(&["bench"]);
+    until("it has begun", || host.count_named("bench-") > 0);
+    assert_eq!(bench.stop().code(), Some(1));
+    assert_eq!(host.count_named("bench-"), 0);
+    let unfit = host.run(&["bench", "--plugin", "plugins/none.wasm"]);
+    assert!(unfit.code == 2 && unfit.stderr.contains("--plugin"), "{unfit:?}");
+}
+
 fn two_workers_fire_a_schedule_once_a_second(host: &Taskhost) {
     host.drop_in("math");
     let workers = [host.worker(&[]), host.worker(&[])];
@@ -144,6 +165,7 @@ stories! {
     a_panic_is_shown_with_its_place_and_its_attempts
     a_plugin_is_replaced_under_ten_thousand_tasks
     a_good_plugin_outlives_garbage_restarts_and_renames
+    a_benchmark_measures_and_leaves_nothing_behind
     two_workers_fire_a_schedule_once_a_second
     javascript_greets_when_dropped_in
 }
