@@ -62,7 +62,7 @@ impl Place for SqlitePlace {
 pub(crate) struct RedisServer {
     child: Child,
     port: u16,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl RedisServer {
@@ -76,19 +76,11 @@ impl RedisServer {
         // Another test may take the port between our look and the server's bind: then the server leaves, and we try the next.
         for _ in 0..20 {
             let port = free_port();
-            let mut child = Command::new("redis-server")
-                .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string(), "--dir"])
-                .arg(dir.path())
-                .args(options)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("`redis-server` is on PATH: `cargo xtask test` installs it");
+            let mut child = spawn_redis(port, dir.path(), options);
             let begun = Instant::now();
             while child.try_wait().expect("our own child").is_none() {
                 if answers(port) {
-                    return Self { child, port, _dir: dir };
+                    return Self { child, port, dir };
                 }
                 assert!(begun.elapsed() < SOON, "redis-server does not answer on port {port}");
                 std::thread::yield_now();
@@ -106,9 +98,38 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Kills it as a crash would, and starts an empty one on the same port.
+    pub(crate) fn restart(&mut self, options: &[&str]) {
+        let _gone_already = self.child.kill();
+        let _reaped = self.child.wait();
+        let begun = Instant::now();
+        loop {
+            self.child = spawn_redis(self.port, self.dir.path(), options);
+            while self.child.try_wait().expect("our own child").is_none() {
+                if answers(self.port) {
+                    return;
+                }
+                std::thread::yield_now();
+            }
+            assert!(begun.elapsed() < SOON, "redis-server does not come back on port {}", self.port);
+        }
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
+}
+
+fn spawn_redis(port: u16, dir: &std::path::Path, options: &[&str]) -> Child {
+    Command::new("redis-server")
+        .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string(), "--dir"])
+        .arg(dir)
+        .args(options)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("`redis-server` is on PATH: `cargo xtask test` installs it")
 }
 
 impl Drop for RedisServer {
@@ -121,6 +142,17 @@ impl Drop for RedisServer {
 impl fmt::Debug for RedisServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RedisServer({}, pid {})", self.url(), self.pid())
+    }
+}
+
+#[async_trait]
+impl Place for RedisServer {
+    async fn make() -> Self {
+        Self::start()
+    }
+
+    async fn open(&self, settings: BrokerSettings) -> Arc<dyn Broker> {
+        Arc::new(taskhost::broker::redis::RedisBroker::connect(&self.url(), settings).await.expect("a fresh Redis is good enough"))
     }
 }
 

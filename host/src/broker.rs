@@ -9,6 +9,7 @@
 
 pub mod redis;
 pub mod sqlite;
+pub mod traced;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -369,10 +370,12 @@ pub struct Health {
 }
 
 /// The plugins' own small store; the caller has checked policy and lengths.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KvError {
     /// `increment` of something that is no decimal integer, or beyond 64 bits.
+    #[error("{0}")]
     Invalid(String),
+    #[error("{0}")]
     Unavailable(String),
 }
 

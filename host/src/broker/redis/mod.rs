@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::{
-    Broker, BrokerSettings, CancelReply, Claimed, DeleteReply, Enqueued, Extended, Finish, FinishReply, Fired, Health,
-    Incarnation, KvError, Lease, Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
+    Broker, BrokerSettings, CancelReply, Claimed, DeleteReply, Enqueued, Extended, Finish, FinishReply, Fired, Health, Incarnation,
+    KvError, Lease, Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
 };
 use crate::{
     catalogue::Catalogue,

@@ -70,7 +70,8 @@ impl RedisBroker {
         let stored = words(self.commands.send(redis::cmd("HGETALL").arg(self.keys.shared("catalogue"))).await?)?;
         let mut catalogue = Catalogue::default();
         for pair in stored.chunks_exact(2) {
-            let offer: Offer = serde_json::from_str(&pair[1]).map_err(|error| corrupt(&format!("body {} of the catalogue", pair[0]), error))?;
+            let offer: Offer =
+                serde_json::from_str(&pair[1]).map_err(|error| corrupt(&format!("body {} of the catalogue", pair[0]), error))?;
             catalogue.offers.insert(offer.body.name.clone(), offer);
         }
         Ok(catalogue)

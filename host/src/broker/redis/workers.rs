@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::try_join_all};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
@@ -15,7 +15,7 @@ use super::{
     RedisBroker,
     connection::Link,
     scripts::{CLAIM, EXPIRE, EXTEND, FINISH, HELD, LEAVE, PROGRESS, REGISTER, RELAY, SWEEP},
-    values::{check_payload, count, entry, is_yes, json, leased, leased_list, list, millis, names, number, record, word, words, Row},
+    values::{Row, check_payload, count, entry, is_yes, json, leased, leased_list, list, millis, names, number, record, word, words},
 };
 use crate::{
     broker::{BrokerError, Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, Leased, Member, Result},
@@ -36,7 +36,13 @@ impl RedisBroker {
         Ok(Incarnation { queue: queue.clone(), id: id.into() })
     }
 
-    pub(super) async fn claim_some(&self, who: &Incarnation, lease: Duration, limit: usize, startable: &[TaskName]) -> Result<Lease<Claimed>> {
+    pub(super) async fn claim_some(
+        &self,
+        who: &Incarnation,
+        lease: Duration,
+        limit: usize,
+        startable: &[TaskName],
+    ) -> Result<Lease<Claimed>> {
         let mut call = CLAIM
             .call(&self.keys.queue(&who.queue))
             .arg(millis(self.settings.result_ttl))
@@ -228,6 +234,12 @@ impl RedisBroker {
             };
             if let Ok(mut connection) = listening.await {
                 backoff = Duration::from_millis(100);
+                // What was asked for while nobody listened.
+                for told in self.all_cancelled().await.unwrap_or_default() {
+                    if sender.send(told).await.is_err() {
+                        return Ok(());
+                    }
+                }
                 let mut messages = connection.on_message();
                 loop {
                     let message = tokio::select! {
@@ -251,6 +263,14 @@ impl RedisBroker {
             }
         }
         Ok(())
+    }
+
+    async fn all_cancelled(&self) -> Result<Vec<(QueueName, TaskId)>> {
+        let asked = self.all_queues().await?.into_iter().map(|queue| async move {
+            let ids = self.commands.send(redis::cmd("SRANDMEMBER").arg(self.keys.of(&queue, "cancelled")).arg(1000)).await?;
+            Ok::<_, BrokerError>(names(ids)?.into_iter().map(|id| (queue.clone(), id)).collect::<Vec<_>>())
+        });
+        Ok(try_join_all(asked).await?.into_iter().flatten().collect())
     }
 
     pub(super) async fn note_progress(&self, queue: &QueueName, id: &TaskId, progress: &Progress) -> Result<()> {
@@ -334,4 +354,3 @@ fn short_digest(text: &str) -> String {
     }
     short
 }
-
