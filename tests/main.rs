@@ -1,11 +1,14 @@
 //! The one integration binary: everything that is tested from outside the crate, each room in a module of its own.
 
 mod center;
+mod cli;
 mod engine;
 mod laws;
 mod plugins;
-mod schedules;
 mod redis;
+mod schedules;
+mod story;
 mod support;
+mod tidy;
 mod transfer;
 mod worker;

@@ -2,6 +2,8 @@
 //!
 //! Invariant: what a test starts, its drop stops: servers by their own process, directories with all they hold.
 
+pub(crate) mod program;
+
 use std::{
     fmt,
     io::{Read, Write},
@@ -178,6 +180,12 @@ pub(crate) async fn wait_until<F: Future<Output = bool>>(limit: Duration, what: 
         assert!(begun.elapsed() < limit, "waited {limit:?} in vain until {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Waits for what should not come yet; the future goes on afterwards, and by then it waits.
+pub(crate) async fn still_waits<F: Future + ?Sized>(waiting: std::pin::Pin<&mut F>) {
+    let early = tokio::time::timeout(Duration::from_millis(80), waiting).await;
+    assert!(early.is_err(), "nothing has happened that it waits for");
 }
 
 /// `add 1 1`, ready at once.

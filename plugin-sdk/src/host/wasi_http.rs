@@ -53,13 +53,13 @@ async fn exchange(request: Request) -> Result<Response, Error> {
     let bytes = body.contents().await.map_err(|error| told_apart(&url, &error, Error::CutOff))?.to_vec();
     let response = Response::whole(status, headers, bytes);
     // Some hosts end the stream quietly when the connection breaks.
-    if method != "HEAD" && status != 204 && status != 304 {
-        if let Some(expected) = response.header("content-length").and_then(|text| text.parse::<usize>().ok()) {
-            let got = response.bytes().len();
-            if got < expected {
-                return Err(Error::CutOff(format!("{url}: {got} of {expected} bytes")));
-            }
-        }
+    let expected = response.header("content-length").and_then(|text| text.parse::<usize>().ok());
+    if let Some(expected) = expected
+        && response.bytes().len() < expected
+        && method != "HEAD"
+        && status != 304
+    {
+        return Err(Error::CutOff(format!("{url}: {} of {expected} bytes", response.bytes().len())));
     }
     Ok(response)
 }

@@ -256,12 +256,13 @@ impl Pen {
         }
     }
 
-    /// `data_version` of this connection changes by others' commits only: what this process wrote is told without it.
+    /// `data_version` of this connection changes by others' commits only: what this process wrote is told without it. The first
+    /// look rings too: somebody may have read before it, and another process committed in between.
     fn look(&self, seen: &mut Option<i64>) {
         // A failure here is met again by the next command, which has somebody to tell.
         if let Ok(version) =
             self.connection.prepare_cached("PRAGMA data_version").and_then(|mut pragma| pragma.query_row((), |row| row.get(0)))
-            && seen.replace(version).is_some_and(|before| before != version)
+            && seen.replace(version) != Some(version)
         {
             self.bells.ring_foreign();
         }
