@@ -163,7 +163,11 @@ fn arguments_beyond_the_payload_limit_are_refused() {
     let host = Taskhost::new();
     let large = format!("[\"{}\"]", "x".repeat(10 << 20));
     refused(&host.run_with(&["enqueue", "echo", "--unchecked", "--args-json", "-"], &large), 2, &["payload limit of 1 MiB"]);
-    refused(&host.run_with(&["enqueue", "--unchecked", "--bulk", "-"], &format!("{{\"task\":\"echo\",\"args\":{large}}}\n")), 2, &["line 1"]);
+    refused(
+        &host.run_with(&["enqueue", "--unchecked", "--bulk", "-"], &format!("{{\"task\":\"echo\",\"args\":{large}}}\n")),
+        2,
+        &["line 1"],
+    );
     assert_eq!(host.run(&["task", "list", "--json"]).stdout.trim(), "[]");
 }
 

@@ -35,7 +35,8 @@ fn imports_go_downwards_only() {
         if room == "lib" || path.ends_with("tests.rs") {
             continue;
         }
-        let own = row(&room).unwrap_or_else(|| panic!("{} is in no row: add its room to tests/tidy.rs and ARCHITECTURE.md", path.display()));
+        let own =
+            row(&room).unwrap_or_else(|| panic!("{} is in no row: add its room to tests/tidy.rs and ARCHITECTURE.md", path.display()));
         let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
         for other in ROWS.iter().flat_map(|rooms| rooms.iter()).filter(|other| **other != room) {
             if imports(code, other) && row(other) >= Some(own) {
@@ -96,7 +97,9 @@ fn a_library_lives_in_one_room() {
         for (library, owner) in OWNERS {
             let named = text.lines().any(|line| {
                 let line = line.trim_start();
-                [format!("use {library}::"), format!("use ::{library}::"), format!("use {library};")].iter().any(|start| line.starts_with(start.as_str()))
+                [format!("use {library}::"), format!("use ::{library}::"), format!("use {library};")]
+                    .iter()
+                    .any(|start| line.starts_with(start.as_str()))
                     || line.contains(&format!(" ::{library}::"))
                     || (library != "cron" && library != "redis" && !line.starts_with("//") && line.contains(&format!(" {library}::")))
             });
