@@ -20,7 +20,11 @@ async fn connect(server: &RedisServer) -> RedisBroker {
 
 /// A command of the test's own, beside the broker.
 async fn raw(server: &RedisServer, words: &[&str]) -> Value {
-    let client = redis::Client::open(server.url()).expect("a URL");
+    raw_as(&server.url(), words).await
+}
+
+async fn raw_as(url: &str, words: &[&str]) -> Value {
+    let client = redis::Client::open(url).expect("a URL");
     let mut connection = client.get_multiplexed_async_connection().await.expect("connect");
     let mut command = redis::cmd(words[0]);
     command.arg(&words[1..]);
@@ -73,6 +77,17 @@ async fn a_user_who_may_too_little_is_told_so() {
     raw(&server, &["ACL", "SETUSER", "poor", "on", ">p", "~other:*", "+@all"]).await;
     let text = misconfigured(refusal(&format!("redis://poor:p@127.0.0.1:{}", server.port())).await);
     assert!(text.contains("ACL SETUSER"), "{text}");
+    // What the text says is enough, as docs/protocol.md has it.
+    raw(&server, &["ACL", "SETUSER", "host", "on", ">p", "~th:*", "&th:*", "+@all", "-@dangerous", "+info"]).await;
+    let url = format!("redis://host:p@127.0.0.1:{}", server.port());
+    let broker = RedisBroker::connect(&url, BrokerSettings::default()).await.expect("connect");
+    let id = enqueue(&broker, add()).await;
+    let worker = Worker::new(&broker).await;
+    let leased = worker.claim_one().await;
+    let (view, _) = tokio::join!(broker.await_end(None, &id, SOON), worker.finish(&leased.member, ok("2")));
+    assert_eq!(view.expect("await").expect("known").state, State::Succeeded);
+    broker.wait(&QueueName::default(), Duration::from_millis(10)).await.expect("wait");
+    assert_eq!(broker.queues().await.expect("queues").len(), 1);
 }
 
 #[tokio::test]
@@ -199,7 +214,7 @@ async fn a_script_that_fails_midway_loses_no_task() {
     let broker = connect(&server).await;
     let worker = Worker::new(&broker).await;
     let default = QueueName::default();
-    let broken = async |key: &str| {
+    let break_key = async |key: &str| {
         raw(&server, &["RENAMENX", &format!("th:{{default}}:{key}"), "aside"]).await;
         raw(&server, &["SET", &format!("th:{{default}}:{key}"), "x"]).await;
     };
@@ -212,7 +227,7 @@ async fn a_script_that_fails_midway_loses_no_task() {
     // Enqueue fails at its wake-up, when hash and place stand; at its place, when nothing does.
     enqueue(&broker, add()).await;
     worker.run_one(ok("0")).await;
-    broken("wake").await;
+    break_key("wake").await;
     let task = NewTask { unique: Some(Unique { key: "k".into(), ttl: SOON }), ..add() };
     assert!(matches!(broker.enqueue(std::slice::from_ref(&task)).await, Err(BrokerError::Corrupt(_))));
     mended("wake").await;
@@ -226,14 +241,14 @@ async fn a_script_that_fails_midway_loses_no_task() {
     assert_eq!(broker.enqueue(std::slice::from_ref(&other)).await.expect("again"), [Enqueued::Added]);
 
     // Claim fails at the held set: the task is still ready.
-    broken(&format!("held:{}", worker.who.id)).await;
+    break_key(&format!("held:{}", worker.who.id)).await;
     assert!(broker.claim(&worker.who, SOON, 9, &[]).await.is_err());
     mended(&format!("held:{}", worker.who.id)).await;
     let second = worker.claim_one().await;
     assert_eq!(second.task.id, other.id);
 
     // Finish fails at the feed of endings, after the result, before it leaves the held set.
-    broken("events").await;
+    break_key("events").await;
     assert!(broker.finish(&worker.who, &[crate::support::finish(&second.member, ok("2"))]).await.is_err());
     mended("events").await;
     assert_eq!(worker.finish(&second.member, ok("2")).await, Finished::Recorded);
@@ -245,7 +260,7 @@ async fn a_script_that_fails_midway_loses_no_task() {
     fresh("scheduled").await;
     assert_eq!(worker.finish(&leased.member, retry_after(SOON)).await, Finished::Recorded);
     assert_eq!(state(&broker, &task.id).await, State::Scheduled);
-    broken("events").await;
+    break_key("events").await;
     assert!(broker.cancel(&default, &task.id).await.is_err());
     mended("events").await;
     broker.cancel(&default, &task.id).await.expect("again");
@@ -356,8 +371,11 @@ async fn a_producer_that_only_knows_the_protocol_can_enqueue() {
         [include_str!("../host/src/broker/redis/lua/lib.lua"), include_str!("../host/src/broker/redis/lua/enqueue.lua")].join("\n");
     let record = ["my-id", "9", "", "", "", "3", "task", "add", "args", "[1,2]", "headers", r#"[["tenant","x"]]"#];
     let call = [&["EVAL", &script, "1", "th:{default}:", "1"][..], &record[..]].concat();
-    assert_eq!(raw(&server, &call).await, Value::Array(vec![Value::BulkString(Vec::new())]));
-    assert_eq!(raw(&server, &call).await, Value::Array(vec![Value::BulkString(b"my-id".to_vec())]));
+    let rights = include_str!("../docs/protocol.md").lines().find(|line| line.contains("SETUSER producer")).expect("what a producer needs");
+    raw(&server, &rights.split_whitespace().collect::<Vec<_>>()).await;
+    let url = format!("redis://producer:PASSWORD@127.0.0.1:{}", server.port());
+    assert_eq!(raw_as(&url, &call).await, Value::Array(vec![Value::BulkString(Vec::new())]));
+    assert_eq!(raw_as(&url, &call).await, Value::Array(vec![Value::BulkString(b"my-id".to_vec())]));
     let leased = Worker::new(&broker).await.claim_one().await;
     assert_eq!((leased.task.id.as_str(), &*leased.task.args, leased.task.priority.get()), ("my-id", "[1,2]", 9));
     assert_eq!(leased.task.headers, [("tenant".to_owned(), "x".to_owned())]);

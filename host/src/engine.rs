@@ -236,7 +236,7 @@ impl Engine {
         self.guests.clone()
     }
 
-    /// Attempts that want CPU now: those parked in a host call do not count.
+    /// Attempts that want CPU now: those parked in a host call, or in the line for a CPU permit, do not count.
     pub fn runnable(&self) -> usize {
         self.cpu.runnable()
     }

@@ -134,11 +134,27 @@ impl Taskhost {
 
     /// The same, not waited for.
     pub(crate) fn starting_worker(&self, words: &[&str]) -> Worker {
+        self.starting(&[&["worker"], words].concat())
+    }
+
+    /// Any command that runs on until it is stopped.
+    pub(crate) fn starting(&self, words: &[&str]) -> Worker {
         let log = self.dir().join(format!("worker-{:08x}.log", fastrand::u32(..)));
         let file = fs::File::create(&log).expect("a log file");
-        let mut command = self.command(&[&["worker"], words].concat());
+        let mut command = self.command(words);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn().expect("a worker starts");
         Worker { child, log }
+    }
+
+    /// How many keys, or files of the broker's own, have this in their names.
+    pub(crate) fn count_named(&self, part: &str) -> usize {
+        let Some(redis) = &self.redis else {
+            let files = fs::read_dir(self.dir()).expect("our own directory");
+            return files.filter(|file| file.as_ref().is_ok_and(|file| file.file_name().to_string_lossy().contains(part))).count();
+        };
+        let script = format!("return #redis.call('KEYS', '*{part}*')");
+        let mut client = redis::Client::open(redis.url()).and_then(|client| client.get_connection()).expect("our own server");
+        redis::cmd("EVAL").arg(script).arg(0).query(&mut client).expect("a number")
     }
 
     fn command(&self, words: &[&str]) -> Command {

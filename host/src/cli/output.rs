@@ -59,7 +59,7 @@ impl Rows {
         } else {
             table.force_no_tty();
         }
-        table.set_header(header.iter().map(|title| Cell::new(title)));
+        table.set_header(header.iter().map(Cell::new));
         Self { table, empty: true }
     }
 

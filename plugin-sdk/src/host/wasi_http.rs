@@ -6,7 +6,11 @@
 
 use wstd::{
     future::FutureExt as _,
-    http::{Body, Client, error::ErrorCode},
+    http::{
+        Body, Client,
+        body::{Bytes, util::Empty},
+        error::ErrorCode,
+    },
     time::{Duration, Timer},
 };
 
@@ -29,10 +33,13 @@ async fn exchange(request: Request) -> Result<Response, Error> {
     for (name, value) in &headers {
         builder = builder.header(name, value);
     }
-    if !body.is_empty() {
+    // Always, also for none: without it the host sends every body in chunks, which some servers do not expect of a GET.
+    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length")) {
         builder = builder.header("content-length", body.len());
     }
-    let outgoing = builder.body(Body::from(body)).map_err(|error| invalid(&error))?;
+    // wstd writes also an empty body, and fails when the host, who wants none, has closed the stream by then; this kind it only ends.
+    let body = if body.is_empty() { Body::from_http_body(Empty::<Bytes>::new()) } else { Body::from(body) };
+    let outgoing = builder.body(body).map_err(|error| invalid(&error))?;
     if outgoing.uri().authority().is_none() {
         return Err(Error::Invalid(format!("not a whole URL, such as https://example.com/path: `{url}`")));
     }

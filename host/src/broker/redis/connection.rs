@@ -11,6 +11,7 @@ use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
     cluster::{ClusterClient, ClusterClientBuilder},
     cluster_async::ClusterConnection,
+    cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
     sentinel::SentinelClient,
 };
 use tokio::sync::Mutex;
@@ -27,7 +28,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub(super) enum Target {
     Single(Client),
     Sentinel(Box<Mutex<SentinelClient>>),
-    Cluster { nodes: Vec<Client>, commands: ClusterClient, blocking: ClusterClient },
+    Cluster { nodes: Vec<Client>, commands: Box<ClusterClient>, blocking: Box<ClusterClient> },
 }
 
 impl Target {
@@ -46,8 +47,8 @@ impl Target {
                 (|| {
                     Ok(Self::Cluster {
                         nodes: nodes.iter().cloned().map(Client::open).collect::<RedisResult<_>>()?,
-                        commands: client(ANSWER)?,
-                        blocking: client(Duration::from_secs(3600))?,
+                        commands: client(ANSWER)?.into(),
+                        blocking: client(Duration::from_secs(3600))?.into(),
                     })
                 })()
             }
@@ -158,6 +159,21 @@ impl Link {
     /// Sends one command, once.
     pub(super) async fn send(&self, command: &Cmd) -> Result<Value> {
         self.try_send(command).await.map_err(|error| fault(&self.at, &error))
+    }
+
+    /// Sends one command to one node of a cluster; without a node as [`Self::send`].
+    pub(super) async fn send_to(&self, node: Option<&str>, command: &Cmd) -> Result<Value> {
+        let parted = node.and_then(|node| node.rsplit_once(':')).and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
+        let Some((host, port)) = parted else { return self.send(command).await };
+        let sent = match self.wire().await {
+            Ok((_, Wire::Cluster(mut connection))) => {
+                let there = RoutingInfo::SingleNode(SingleNodeRoutingInfo::ByAddress { host, port });
+                connection.route_command(command.clone(), there).await.and_then(Value::extract_error)
+            }
+            Ok((_, Wire::One(_))) => return self.send(command).await,
+            Err(error) => Err(error),
+        };
+        sent.map_err(|error| fault(&self.at, &error))
     }
 
     /// Calls a script by its digest, and by its text where it is not known yet.

@@ -89,17 +89,21 @@ impl RedisBroker {
     }
 
     pub(super) async fn set_value(&self, plugin: &str, key: &str, value: &[u8]) -> Result<(), KvError> {
-        self.commands.call(&KV.call(&self.keys.kv(plugin)).arg("set").arg(key).arg(value)).await.map(drop).map_err(unavailable)
+        self.commands
+            .call(&KV.call(&self.keys.kv(plugin)).arg("set").arg(key).arg(value))
+            .await
+            .map(drop)
+            .map_err(|error| unavailable(&error))
     }
 
     pub(super) async fn remove_value(&self, plugin: &str, key: &str) -> Result<bool, KvError> {
         let removed = self.commands.call(&KV.call(&self.keys.kv(plugin)).arg("remove").arg(key)).await;
-        removed.map(|was| is_yes(&was)).map_err(unavailable)
+        removed.map(|was| is_yes(&was)).map_err(|error| unavailable(&error))
     }
 
     pub(super) async fn increment_value(&self, plugin: &str, key: &str, by: i64) -> Result<i64, KvError> {
         let call = KV.call(&self.keys.kv(plugin)).arg("increment").arg(key).arg(by.to_string());
-        let sum = word(self.commands.call(&call).await.map_err(unavailable)?);
+        let sum = word(self.commands.call(&call).await.map_err(|error| unavailable(&error))?);
         sum.parse().map_err(|_| KvError::Invalid(format!("the value of `{key}` is no whole number, or the sum is beyond 64 bits")))
     }
 
@@ -117,11 +121,11 @@ impl RedisBroker {
         let keys = format!("{}keys", self.keys.kv(plugin));
         let mut page = redis::cmd("ZRANGE");
         page.arg(keys).arg(from).arg(to).arg("BYLEX").arg("LIMIT").arg(0).arg(limit);
-        words(self.kv(&page).await?).map_err(unavailable)
+        words(self.kv(&page).await?).map_err(|error| unavailable(&error))
     }
 
     async fn kv(&self, command: &Cmd) -> Result<Value, KvError> {
-        self.commands.send(command).await.map_err(unavailable)
+        self.commands.send(command).await.map_err(|error| unavailable(&error))
     }
 
     fn values(&self, plugin: &str) -> String {
@@ -129,6 +133,6 @@ impl RedisBroker {
     }
 }
 
-fn unavailable(error: BrokerError) -> KvError {
+fn unavailable(error: &BrokerError) -> KvError {
     KvError::Unavailable(error.to_string())
 }
