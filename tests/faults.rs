@@ -7,3 +7,4 @@ mod fleet;
 mod ground;
 mod processes;
 mod proxy;
+mod redis;
