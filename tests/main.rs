@@ -3,6 +3,7 @@
 mod center;
 mod cli;
 mod engine;
+mod faults;
 mod laws;
 mod plugins;
 mod redis;

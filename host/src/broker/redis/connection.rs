@@ -22,7 +22,7 @@ use crate::broker::{BrokerError, Result};
 /// How long a connection may take to come to be.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long an answer may take: a server that swaps or a slow disk under AOF is late, one that is gone is never back.
-const ANSWER: Duration = Duration::from_secs(10);
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
 
 /// What a URL leads to.
 pub(super) enum Target {
@@ -183,6 +183,17 @@ impl Link {
             sent => sent,
         };
         sent.map_err(|error| fault(&self.at, &error))
+    }
+
+    /// The same with less patience: when no answer comes within `limit` the connection is given up too, it may be half open.
+    pub(super) async fn call_within(&self, call: &Call, limit: Duration) -> Result<Value> {
+        match tokio::time::timeout(limit, self.call(call)).await {
+            Ok(answer) => answer,
+            Err(_silent) => {
+                self.wire.lock().await.1 = None;
+                Err(fault(&self.at, &timed_out()))
+            }
+        }
     }
 
     async fn try_send(&self, command: &Cmd) -> RedisResult<Value> {

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{
     RedisBroker,
-    connection::Link,
+    connection::{ANSWER, Link},
     scripts::{CLAIM, EXPIRE, EXTEND, FINISH, HELD, LEAVE, PROGRESS, REGISTER, RELAY, SWEEP},
     values::{Row, check_payload, count, entry, is_yes, json, leased, leased_list, list, millis, names, number, record, word, words},
 };
@@ -25,6 +25,8 @@ use crate::{
 
 /// Attempts of one `finish` call: it keeps the server for some 5 µs each.
 const TOGETHER: usize = 500;
+/// A busy server may take so long to answer a heartbeat, however short the lease.
+const SOONEST: Duration = Duration::from_millis(500);
 /// Entries of the outbox that are moved at once.
 const RELAY_TOGETHER: usize = 500;
 
@@ -71,10 +73,11 @@ impl RedisBroker {
         Ok(Lease::Held(Claimed { tasks, adopted, parked, more, next_due, paused }))
     }
 
-    /// On a connection of its own: nothing that waits for a slow answer may keep a heartbeat.
+    /// On a connection of its own: nothing that waits for a slow answer may keep a heartbeat. It waits a twelfth of the lease only:
+    /// a connection that fell silent must leave time for a new one, within the sixth that whoever looks at a lease grants.
     pub(super) async fn heartbeat(&self, who: &Incarnation, lease: Duration) -> Result<Lease<Extended>> {
         let call = EXTEND.call(&self.keys.queue(&who.queue)).arg(millis(lease).max(1)).arg(&*who.id);
-        let mut row = Row::new(self.heartbeats.call(&call).await?)?;
+        let mut row = Row::new(self.heartbeats.call_within(&call, (lease / 12).clamp(SOONEST, ANSWER)).await?)?;
         if !is_yes(&row.next()) {
             return Ok(Lease::Lost);
         }
