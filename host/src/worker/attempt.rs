@@ -131,7 +131,9 @@ async fn run(job: Job) {
     match &attempted.outcome {
         Outcome::Done { .. } => tracing::debug!(ran = ?attempted.ran, "succeeded"),
         Outcome::Failed { error, .. } => tracing::debug!(ran = ?attempted.ran, %error, "failed"),
-        Outcome::HostFault { reason, delay } => tracing::warn!(task = %id, name = %job.leased.task.name, %reason, ?delay, "handed back: the host could not run it"),
+        Outcome::HostFault { reason, delay } => {
+            tracing::warn!(task = %id, name = %job.leased.task.name, %reason, ?delay, "handed back: the host could not run it")
+        }
     }
     if job.hold.is_lost() {
         tracing::info!(task = %id, "the lease was lost meanwhile: nothing is recorded");

@@ -1,12 +1,6 @@
 //! What workers ask: register, claim, extend, finish, leave, wait, and what the outbox and the bounds want now and then.
 
-use std::{
-    borrow::Cow,
-    collections::BTreeMap,
-    fmt::Write,
-    sync::Arc,
-    time::Duration,
-};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, future::try_join_all};
 use sha2::{Digest, Sha256};
