@@ -11,3 +11,4 @@ mod proxy;
 mod redis;
 mod scripts;
 mod soak;
+mod topologies;

@@ -260,7 +260,7 @@ impl Run<'_> {
             }
             match self.random.u8(0..100) {
                 0..30 => self.enqueue(step).await,
-                30..55 => self.claim().await,
+                30..55 => self.claim(step).await,
                 55..80 => self.finish(step).await,
                 80..86 => self.cancel(step).await,
                 86..91 => self.retry(step).await,
@@ -303,7 +303,7 @@ impl Run<'_> {
         assert_eq!(told, expected, "step {step}: enqueue {tasks:#?}");
     }
 
-    async fn claim(&mut self) {
+    async fn claim(&mut self, step: usize) {
         let index = self.random.usize(0..self.crew.len());
         let limit = self.random.usize(0..6);
         let startable: Vec<&str> = NAMES.into_iter().filter(|_| self.random.bool()).collect();
@@ -312,7 +312,8 @@ impl Run<'_> {
         let expected = self.model.claim(hand.number, limit, &startable);
         let Lease::Held(claimed) = self.broker.claim(&hand.who, LEASE, limit, &names).await.expect("claim") else { panic!("lost") };
         let ids: Vec<_> = claimed.tasks.iter().map(|leased| leased.member.id.clone()).collect();
-        assert_eq!(ids, expected, "claimed {limit} with {startable:?}: {:#?}", self.model.tasks);
+        let known = |ids: &[TaskId]| ids.iter().map(|id| (id.clone(), self.model.tasks.get(id).cloned())).collect::<Vec<_>>();
+        assert_eq!(ids, expected, "step {step}: of {limit} with {startable:?}: {:#?} and {:#?}", known(&ids), known(&expected));
         assert!(claimed.adopted.is_empty(), "nobody is lost");
         hand.held.extend(claimed.tasks);
     }
