@@ -5,6 +5,10 @@
 
 mod fleet;
 mod ground;
+mod model;
 mod processes;
 mod proxy;
 mod redis;
+mod scripts;
+mod soak;
+mod topologies;

@@ -91,6 +91,34 @@ impl RedisServer {
         panic!("redis-server did not start on any of 20 ports");
     }
 
+    /// One that lives by a file of its own, as a sentinel does; `text` gives it for a port.
+    pub(crate) fn start_configured(text: impl Fn(u16) -> String) -> Self {
+        let dir = TempDir::new().expect("a temporary directory");
+        for _ in 0..20 {
+            let port = free_port();
+            let file = dir.path().join("sentinel.conf");
+            std::fs::write(&file, format!("dir {}\n{}", dir.path().display(), text(port))).expect("a file is written");
+            let mut command = Command::new("redis-server");
+            command.arg(file).arg("--sentinel").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            let mut child = command.spawn().expect("`redis-server` is on PATH: `cargo xtask test` installs it");
+            let begun = Instant::now();
+            while child.try_wait().expect("our own child").is_none() {
+                if answers(port) {
+                    return Self { child, port, dir };
+                }
+                assert!(begun.elapsed() < SOON, "redis-server does not answer on port {port}");
+                std::thread::yield_now();
+            }
+        }
+        panic!("redis-server did not start on any of 20 ports");
+    }
+
+    /// As a crash would; it stays down.
+    pub(crate) fn kill(&mut self) {
+        let _gone_already = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }

@@ -166,9 +166,14 @@ pub(crate) async fn enqueue_all(broker: &dyn Broker, tasks: Vec<NewTask>) -> Vec
 
 /// How many tasks of all queues have not ended.
 pub(crate) async fn open(broker: &dyn Broker) -> u64 {
+    try_open(broker).await.expect("queues")
+}
+
+/// The same; `None` while the broker does not say.
+pub(crate) async fn try_open(broker: &dyn Broker) -> Option<u64> {
     let ended = |state: State| matches!(state, State::Succeeded | State::Dead | State::Cancelled);
-    let queues = broker.queues().await.expect("queues");
-    queues.iter().flat_map(|queue| &queue.counts).filter(|(state, _)| !ended(**state)).map(|(_, count)| count).sum()
+    let queues = broker.queues().await.ok()?;
+    Some(queues.iter().flat_map(|queue| &queue.counts).filter(|(state, _)| !ended(**state)).map(|(_, count)| count).sum())
 }
 
 /// How many have succeeded in all queues.

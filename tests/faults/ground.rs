@@ -1,10 +1,11 @@
 //! Where a scenario is played: a Redis with its append-only file, or a SQLite file; and the scenarios' macro.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use taskhost::broker::{Broker, BrokerSettings, redis::RedisBroker, sqlite::SqliteBroker};
 use tempfile::TempDir;
 
+use super::fleet::END;
 use crate::support::RedisServer;
 
 /// What a server is started with whose acknowledged writes must outlive a SIGKILL of it.
@@ -43,8 +44,19 @@ impl Ground {
 
     pub(crate) async fn open_with(&self, settings: BrokerSettings) -> Arc<dyn Broker> {
         match self {
-            Self::Redis(server) => Arc::new(RedisBroker::connect(&server.url(), settings).await.expect("connect")),
+            Self::Redis(server) => connect(&server.url(), settings).await,
             Self::Sqlite(dir) => Arc::new(SqliteBroker::open(Self::file(dir), settings).expect("open")),
+        }
+    }
+}
+
+/// A server that reads its file first is waited for.
+pub(crate) async fn connect(url: &str, settings: BrokerSettings) -> Arc<dyn Broker> {
+    let begun = Instant::now();
+    loop {
+        match RedisBroker::connect(url, settings.clone()).await {
+            Ok(broker) => return Arc::new(broker),
+            Err(error) => assert!(error.is_transient() && begun.elapsed() < END, "connect: {error:?}"),
         }
     }
 }

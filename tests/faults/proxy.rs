@@ -1,4 +1,4 @@
-//! A loopback proxy before a Redis that knows what passes: it can lose, cut, mute and kill at a named step, or break a script.
+//! A loopback proxy before a Redis that knows what passes: it can cut or mute a connection at a named step, or break a script.
 //!
 //! client → [commands, each given to the hook] → server → [replies, each given to the hook with its command's verb] → client
 //!
@@ -9,7 +9,6 @@ use std::{
     collections::{HashMap, VecDeque},
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use tokio::{
@@ -40,7 +39,6 @@ pub(crate) enum Act {
     Mute,
     /// The script fails at its n-th call of Redis, the first being 1; `Asked` only.
     Break(u32),
-    Delay(Duration),
 }
 
 /// Asked of every message: the verb is a script's (`claim`) or a command's in capitals (`BZPOPMIN`).
@@ -155,10 +153,6 @@ async fn asks(mut client: OwnedReadHalf, mut server: OwnedWriteHalf, line: Arc<L
                 Act::Break(call) => instead.or_else(|| broken(&words, call)),
                 Act::Cut => return,
                 Act::Mute => std::future::pending().await,
-                Act::Delay(time) => {
-                    tokio::time::sleep(time).await;
-                    instead
-                }
             };
             {
                 let mut asked = line.asked.lock().expect("not poisoned");
@@ -188,7 +182,6 @@ async fn answers(mut server: OwnedReadHalf, mut client: OwnedWriteHalf, line: Ar
                 Act::Pass | Act::Break(_) => {}
                 Act::Cut => return,
                 Act::Mute => std::future::pending().await,
-                Act::Delay(time) => tokio::time::sleep(time).await,
             }
             if client.write_all(&message).await.is_err() {
                 return;

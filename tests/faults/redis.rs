@@ -7,32 +7,25 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use redis::Value;
 use rustix::process::{Pid, Signal, kill_process};
 use taskhost::{
-    broker::{Broker, BrokerError, BrokerSettings, redis::RedisBroker},
+    broker::{Broker, BrokerError, BrokerSettings},
     task::{QueueName, State, TaskId},
 };
 
 use super::{
-    fleet::{END, Fleet, Process, account, enqueue_all, notes, open, succeeded, turn, until},
+    fleet::{Fleet, Process, account, enqueue_all, notes, open, succeeded, turn, until},
     ground::DURABLE,
     proxy::{Act, Moment, Proxy},
 };
 use crate::support::{RedisServer, named};
 
 async fn connect(url: &str) -> Arc<dyn Broker> {
-    let begun = Instant::now();
-    loop {
-        match RedisBroker::connect(url, BrokerSettings::default()).await {
-            Ok(broker) => return Arc::new(broker),
-            // It reads its file first.
-            Err(error) => assert!(error.is_transient() && begun.elapsed() < END, "connect: {error:?}"),
-        }
-    }
+    super::ground::connect(url, BrokerSettings::default()).await
 }
 
 /// Bodies that ask nothing of the broker: what they cost is the host's doing alone.

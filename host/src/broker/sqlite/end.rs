@@ -5,7 +5,7 @@ use rusqlite::{OptionalExtension, params};
 use super::{
     enqueue::take,
     rows::{BRIEF, Brief, brief, ms, number},
-    writer::{Failure, Step, micros},
+    writer::{Failure, Step},
 };
 use crate::{
     broker::{CancelReply, DeleteReply, Result, RetryReply},
@@ -92,8 +92,9 @@ pub(super) fn retry(step: &mut Step<'_>, queue: &QueueName, id: &TaskId) -> Resu
             update.execute([turn, task.seq])?;
         }
         State::Scheduled if task.tries > 0 => {
+            let turn = step.stamp();
             let mut update = step.connection.prepare_cached("UPDATE task SET state = 1, turn = ?, due_at = NULL WHERE seq = ?")?;
-            update.execute([micros(step.now), task.seq])?;
+            update.execute([turn, task.seq])?;
         }
         other => return Ok(RetryReply::NotEnded(other)),
     }

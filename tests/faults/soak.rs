@@ -1,0 +1,135 @@
+//! The soak: producers, workers and random faults for as long as asked, then one account. `cargo xtask soak` runs it for longer.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use taskhost::{
+    broker::{Broker, BrokerSettings},
+    task::{NewTask, Start, TaskId},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    fleet::{Fleet, Process, account_within, turn},
+    ground::{DURABLE, Ground},
+    proxy::{Act, Moment, Proxy},
+};
+use crate::support::named;
+
+const WORKERS: usize = 3;
+/// So many tasks open at most, so that the end does not wait for a backlog.
+const OPEN: u64 = 2_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn redis() {
+    let _turn = turn().await;
+    soak(Ground::redis()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn sqlite() {
+    let _turn = turn().await;
+    soak(Ground::sqlite()).await;
+}
+
+async fn soak(mut ground: Ground) {
+    let seconds = std::env::var("SOAK_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(25);
+    let settings = BrokerSettings { result_ttl: Duration::from_secs(24 * 3600), dead_count: 1_000_000, ..BrokerSettings::default() };
+    let broker = ground.open_with(settings.clone()).await;
+    let proxy = match &ground {
+        Ground::Redis(server) => Some(Proxy::before(server.port()).await),
+        Ground::Sqlite(_) => None,
+    };
+    let address = proxy.as_ref().map_or_else(|| ground.address(), Proxy::url);
+    // One in so many thousand messages is lost with its connection.
+    let losing = Arc::new(AtomicU8::new(0));
+    if let Some(proxy) = &proxy {
+        let losing = Arc::clone(&losing);
+        proxy.hook(move |_, moment| match moment {
+            Moment::Answered if fastrand::u32(0..2_000) < u32::from(losing.load(Ordering::Relaxed)) => Act::Cut,
+            _ => Act::Pass,
+        });
+    }
+    let mut fleet = Fleet::new(Duration::from_secs(3));
+    let keep = [("result_ttl", "24h"), ("dead_count", "1000000"), ("drain", "1s")];
+    let mut crew: Vec<Process> = (0..WORKERS).map(|_| fleet.start(&address, &keep)).collect();
+    let (acknowledged, stop) = (Arc::new(Mutex::new(Vec::new())), CancellationToken::new());
+    let producer = tokio::spawn(produce(Arc::clone(&broker), Arc::clone(&acknowledged), stop.clone()));
+
+    let begun = Instant::now();
+    let mut faults: std::collections::BTreeMap<&str, u32> = std::collections::BTreeMap::new();
+    while begun.elapsed() < Duration::from_secs(seconds) {
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(200..2_000))).await;
+        let victim = fastrand::usize(0..crew.len());
+        let fault = match (fastrand::u8(0..10), &mut ground) {
+            (0..4, _) => {
+                crew.swap_remove(victim).kill();
+                crew.push(fleet.start(&address, &keep));
+                "SIGKILL"
+            }
+            (4..6, _) => {
+                crew[victim].signal(Signal::STOP);
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(0..8_000))).await;
+                crew[victim].signal(Signal::CONT);
+                "SIGSTOP"
+            }
+            (6, _) => {
+                let mut told = crew.swap_remove(victim);
+                told.signal(Signal::TERM);
+                crew.push(fleet.start(&address, &keep));
+                let _code = told.ended(Duration::from_secs(60)).await;
+                "SIGTERM"
+            }
+            (7, Ground::Redis(server)) => {
+                server.restart(&DURABLE);
+                "Redis killed"
+            }
+            (8, Ground::Redis(_)) => {
+                let proxy = proxy.as_ref().expect("there is one before Redis");
+                proxy.set_up(false);
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(0..8_000))).await;
+                proxy.set_up(true);
+                "away"
+            }
+            (_, Ground::Redis(_)) => {
+                losing.store(fastrand::u8(1..40), Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                losing.store(0, Ordering::Relaxed);
+                "messages lost"
+            }
+            (_, Ground::Sqlite(_)) => continue,
+        };
+        *faults.entry(fault).or_default() += 1;
+    }
+    stop.cancel();
+    producer.await.expect("no panic");
+    let ids = std::mem::take(&mut *acknowledged.lock().expect("not poisoned"));
+    let what = format!("soak of {seconds} s, faults {faults:?}");
+    account_within(&what, &ground.open_with(settings).await, &ids, Duration::from_secs(180)).await.is_whole();
+}
+
+/// Tasks of every kind; those that the broker acknowledged are counted on.
+async fn produce(broker: Arc<dyn Broker>, acknowledged: Arc<Mutex<Vec<TaskId>>>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let tasks: Vec<NewTask> = (0..fastrand::usize(1..40))
+            .map(|_| match fastrand::u8(0..10) {
+                0 => NewTask { start: Start::In(Duration::from_millis(fastrand::u64(0..1_500))), ..named("note", "[1]") },
+                1 => named("note_with_child", r#"[1,"default"]"#),
+                2 => named("note", "[300]"),
+                _ => named("note", &format!("[{}]", fastrand::u8(0..10))),
+            })
+            .collect();
+        if broker.enqueue(&tasks).await.is_ok() {
+            acknowledged.lock().expect("not poisoned").extend(tasks.into_iter().map(|task| task.id));
+        }
+        while !stop.is_cancelled() && super::fleet::try_open(&*broker).await.is_none_or(|open| open > OPEN) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Every shape of Redis, with real servers on loopback: an ACL user, a Sentinel failover and a Cluster that loses a master,
+//! each under load with real workers.
+//!
+//! Replication is asynchronous: what a master acknowledged and had not sent when it died is gone, and that is counted and
+//! printed, not asserted. What is asserted: everything that survived ends, and everything acknowledged afterwards.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use redis::Value;
+use taskhost::{
+    broker::{Broker, BrokerSettings, redis::RedisBroker},
+    task::{NewTask, QueueName, State, TaskId},
+};
+
+use super::fleet::{END, Fleet, account, notes, turn, until};
+use crate::support::{RedisServer, free_port, named, queue};
+
+async fn ask(server: &RedisServer, words: &[&str]) -> Value {
+    let client = redis::Client::open(server.url()).expect("a URL");
+    let mut connection = client.get_multiplexed_async_connection().await.expect("connect");
+    redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+}
+
+async fn text(server: &RedisServer, words: &[&str]) -> String {
+    match ask(server, words).await {
+        Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Value::VerbatimString { text, .. } => text,
+        other => format!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_user_with_the_rights_we_ask_for_is_enough() {
+    let _turn = turn().await;
+    let server = RedisServer::start();
+    let rights = ["ACL", "SETUSER", "worker", "on", ">a:b@c", "~th:*", "&th:*", "+@all", "-@dangerous", "+info"];
+    ask(&server, &rights).await;
+    ask(&server, &["ACL", "SETUSER", "default", "off"]).await;
+    let url = format!("redis://worker:a%3Ab%40c@127.0.0.1:{}", server.port());
+    let broker: Arc<dyn Broker> = Arc::new(RedisBroker::connect(&url, BrokerSettings::default()).await.expect("connect"));
+    let mut fleet = Fleet::new(Duration::from_secs(5));
+    let worker = fleet.worker(&url, &[]).await;
+    let ids = notes(&*broker, 100, 1).await;
+    account("as an ACL user", &broker, &ids).await.all_succeeded();
+    assert!(!worker.log().contains("does not permit") && !worker.log().contains("a:b@c"), "{}", worker.log());
+}
+
+/// A master, its replica, and three sentinels that agree by two.
+struct Watched {
+    master: RedisServer,
+    _replica: RedisServer,
+    sentinels: Vec<RedisServer>,
+}
+
+impl Watched {
+    async fn start() -> Self {
+        let master = RedisServer::start();
+        let port = master.port().to_string();
+        let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port, "--repl-diskless-sync-delay", "0"]);
+        until("the replica follows", async || text(&replica, &["INFO", "replication"]).await.contains("master_link_status:up")).await;
+        let mut sentinels = Vec::new();
+        for _ in 0..3 {
+            sentinels.push(sentinel(&port));
+        }
+        for sentinel in &sentinels {
+            until("the sentinels know each other", async || {
+                let known = text(sentinel, &["INFO", "sentinel"]).await;
+                known.contains("slaves=1") && known.contains("sentinels=3")
+            })
+            .await;
+        }
+        Self { master, _replica: replica, sentinels }
+    }
+
+    fn url(&self) -> String {
+        let places: Vec<_> = self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port())).collect();
+        format!("redis+sentinel://{}/mymaster", places.join(","))
+    }
+}
+
+/// A sentinel is a Redis with a file that it rewrites.
+fn sentinel(master: &str) -> RedisServer {
+    RedisServer::start_configured(|port| {
+        format!(
+            "bind 127.0.0.1\nport {port}\nsentinel monitor mymaster 127.0.0.1 {master} 2\n\
+             sentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 4000\n"
+        )
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_sentinel_failover_under_load_goes_on_with_the_new_master() {
+    let _turn = turn().await;
+    let mut watched = Watched::start().await;
+    let url = watched.url();
+    let broker = super::ground::connect(&url, BrokerSettings::default()).await;
+    let mut fleet = Fleet::new(Duration::from_secs(10));
+    let _crew = [fleet.worker(&url, &[]).await, fleet.worker(&url, &[]).await];
+    let before = notes(&*broker, 1_000, 20).await;
+    until("tasks end", async || super::fleet::succeeded(&*broker).await > 20).await;
+    watched.master.kill();
+    let after = patient_notes(&*broker, &queue("default"), 300).await;
+    report("Sentinel failover", &broker, &QueueName::default(), &before).await;
+    account("enqueued after the failover", &broker, &after).await.all_succeeded();
+}
+
+/// Enqueues when the broker takes it.
+async fn patient_notes(broker: &dyn Broker, queue: &QueueName, count: usize) -> Vec<TaskId> {
+    let tasks: Vec<_> = (0..count).map(|_| NewTask { queue: queue.clone(), ..named("note", "[1]") }).collect();
+    until("the broker takes tasks again", async || broker.enqueue(&tasks).await.is_ok()).await;
+    tasks.into_iter().map(|task| task.id).collect()
+}
+
+/// What became of those that were acknowledged before: what survived must end.
+async fn report(what: &str, broker: &Arc<dyn Broker>, queue: &QueueName, ids: &[TaskId]) {
+    let begun = Instant::now();
+    until("what survived has ended", async || super::fleet::try_open(&**broker).await == Some(0)).await;
+    let (mut lost, mut succeeded) = (0, 0);
+    for id in ids {
+        match broker.find(Some(queue), id).await.expect("find") {
+            None => lost += 1,
+            Some(view) => {
+                assert_eq!(view.state, State::Succeeded, "{view:#?}");
+                succeeded += 1;
+            }
+        }
+    }
+    eprintln!("{what}: {succeeded} succeeded, {lost} acknowledged but not replicated; settled in {:.1?}", begun.elapsed());
+}
+
+/// Three masters with a replica each.
+struct Cluster {
+    nodes: Vec<RedisServer>,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let mut nodes = Vec::new();
+        let mut buses = Vec::new();
+        for _ in 0..6 {
+            let bus = free_port().to_string();
+            let options = [
+                "--cluster-enabled",
+                "yes",
+                "--cluster-node-timeout",
+                "1500",
+                "--cluster-port",
+                &bus,
+                "--repl-diskless-sync-delay",
+                "0",
+                "--cluster-replica-validity-factor",
+                "0",
+            ];
+            nodes.push(RedisServer::start_with(&options));
+            buses.push(bus);
+        }
+        let slots = [("0", "5460"), ("5461", "10922"), ("10923", "16383")];
+        for (index, (from, to)) in slots.into_iter().enumerate() {
+            ask(&nodes[index], &["CLUSTER", "ADDSLOTSRANGE", from, to]).await;
+        }
+        for (node, bus) in nodes.iter().zip(&buses).skip(1) {
+            ask(&nodes[0], &["CLUSTER", "MEET", "127.0.0.1", &node.port().to_string(), bus]).await;
+        }
+        for index in 3..6 {
+            let master = text(&nodes[index - 3], &["CLUSTER", "MYID"]).await;
+            until("the nodes know each other", async || text(&nodes[index], &["CLUSTER", "NODES"]).await.contains(&master)).await;
+            ask(&nodes[index], &["CLUSTER", "REPLICATE", &master]).await;
+        }
+        for node in &nodes {
+            until("the cluster is up", async || {
+                let info = text(node, &["CLUSTER", "INFO"]).await;
+                info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:6")
+            })
+            .await;
+        }
+        for replica in &nodes[3..] {
+            until("the replicas follow", async || text(replica, &["INFO", "replication"]).await.contains("master_link_status:up")).await;
+        }
+        Self { nodes }
+    }
+
+    fn url(&self) -> String {
+        let places: Vec<_> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
+        format!("redis+cluster://{}", places.join(","))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_cluster_moves_children_between_slots_and_outlives_a_master() {
+    let _turn = turn().await;
+    let mut cluster = Cluster::start().await;
+    let url = cluster.url();
+    let broker = super::ground::connect(&url, BrokerSettings::default()).await;
+    let mut fleet = Fleet::new(Duration::from_secs(10));
+    let queues = ["default", "mail", "image", "report"];
+    let settings = [("queues", "default,mail,image,report")];
+    let _crew = [fleet.worker(&url, &settings).await, fleet.worker(&url, &settings).await];
+    // Each queue is a slot of its own; the children go to others.
+    let mut parents = Vec::new();
+    for (index, name) in queues.iter().enumerate() {
+        let child = format!("[2,\"{}\"]", queues[(index + 1) % 4]);
+        let tasks: Vec<_> = (0..50).map(|_| NewTask { queue: queue(name), ..named("note_with_child", &child) }).collect();
+        broker.enqueue(&tasks).await.expect("enqueue");
+        parents.extend(tasks.into_iter().map(|task| task.id));
+    }
+    until("all have ended", async || super::fleet::try_open(&*broker).await == Some(0)).await;
+    for parent in &parents {
+        let child = TaskId::new(format!("{parent}.child")).expect("an id");
+        let view = broker.find(None, &child).await.expect("find").unwrap_or_else(|| panic!("`{child}` never came to be"));
+        assert_eq!((view.state, view.tries), (State::Succeeded, 1));
+    }
+    let before: Vec<NewTask> = (0..600).map(|_| named("note", "[20]")).collect();
+    broker.enqueue(&before).await.expect("enqueue");
+    until("tasks end", async || super::fleet::succeeded(&*broker).await > 420).await;
+    // The master of the default queue's slot.
+    let slot = ask(&cluster.nodes[0], &["CLUSTER", "KEYSLOT", "th:{default}:"]).await;
+    let Value::Int(slot) = slot else { panic!("a slot: {slot:?}") };
+    cluster.nodes[usize::try_from(slot / 5461).expect("small").min(2)].kill();
+    let begun = Instant::now();
+    let mut after = Vec::new();
+    for name in queues {
+        after.extend(patient_notes(&*broker, &queue(name), 50).await);
+    }
+    eprintln!("the cluster takes tasks again after {:.1?}", begun.elapsed());
+    let ids: Vec<_> = before.into_iter().map(|task| task.id).collect();
+    report("a cluster's master killed", &broker, &QueueName::default(), &ids).await;
+    for id in after {
+        let view = broker.find(None, &id).await.expect("find").unwrap_or_else(|| panic!("`{id}` is lost"));
+        assert_eq!(view.state, State::Succeeded, "{view:#?}");
+    }
+    assert!(begun.elapsed() < END);
+}
