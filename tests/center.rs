@@ -186,7 +186,11 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     drop(state);
 
     let sent = if fault == Some(Fault::Truncated) { answer.len() / 2 } else { answer.len() };
-    write!(stream, "HTTP/1.1 {status} -\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", answer.len())?;
+    write!(
+        stream,
+        "HTTP/1.1 {status} -\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        answer.len()
+    )?;
     stream.write_all(&answer.as_bytes()[..sent])?;
     stream.flush()
 }

@@ -5,6 +5,7 @@ mod engine;
 mod laws;
 mod plugins;
 mod schedules;
+mod security;
 mod support;
 mod transfer;
 mod worker;

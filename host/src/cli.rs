@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     config::{ConfigError, Settings},
-    telemetry,
+    engine, telemetry,
 };
 
 mod ask;
@@ -20,6 +20,7 @@ mod failure;
 mod output;
 mod plugin;
 mod plugin_new;
+mod plugin_sign;
 mod queue;
 mod result;
 mod run;
@@ -91,6 +92,9 @@ enum Command {
     Workers(workers::WorkersArgs),
     /// Run one attempt of a body right here: no broker, no worker
     Run(run::RunArgs),
+    /// What a worker has done in another process: a component on stdin becomes code on stdout
+    #[command(name = engine::COMPILE_SUBCOMMAND, hide = true)]
+    CompilePlugin,
 }
 
 /// The whole process.
@@ -99,9 +103,23 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    if matches!(cli.command, Command::CompilePlugin) {
+        return compile();
+    }
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
+    }
+}
+
+/// Needs no settings, and takes none: what it compiles was chosen by others.
+fn compile() -> ExitCode {
+    match engine::compile_plugin(std::io::stdin().lock(), std::io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((status, why)) => {
+            output::note(&why);
+            ExitCode::from(status)
+        }
     }
 }
 
@@ -138,6 +156,8 @@ async fn dispatch(command: Command, settings: Settings) -> Result<(), Failure> {
         Command::Plugin(command) => plugin::call(command, &settings).await,
         Command::Workers(args) => workers::call(&args, &settings).await,
         Command::Run(args) => run::call(args, &settings).await,
+        // Taken care of before there are settings.
+        Command::CompilePlugin => Ok(()),
     }
 }
 

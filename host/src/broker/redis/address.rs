@@ -152,7 +152,10 @@ mod tests {
         assert_eq!(display_url("redis://me:se:cr@et@h:1/2"), "redis://me:***@h:1/2");
         assert_eq!(display_url("redis://:secret@h"), "redis://:***@h");
         assert_eq!(display_url("redis://h:1"), "redis://h:1");
-        assert_eq!(display_url("redis+sentinel://a:b@h,i/m?sentinel_password=x&tls=true"), "redis+sentinel://a:***@h,i/m?sentinel_password=***&tls=true");
+        assert_eq!(
+            display_url("redis+sentinel://a:b@h,i/m?sentinel_password=x&tls=true"),
+            "redis+sentinel://a:***@h,i/m?sentinel_password=***&tls=true"
+        );
     }
 
     #[test]

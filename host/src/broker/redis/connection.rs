@@ -34,13 +34,10 @@ impl Target {
     pub(super) fn new(address: &Address) -> Result<Self> {
         let made = match address {
             Address::Single(info) => Client::open(info.clone()).map(Self::Single),
-            Address::Sentinel { sentinels, master, node } => SentinelClient::build(
-                sentinels.clone(),
-                master,
-                Some(node.clone()),
-                redis::sentinel::SentinelServerType::Master,
-            )
-            .map(|client| Self::Sentinel(Box::new(Mutex::new(client)))),
+            Address::Sentinel { sentinels, master, node } => {
+                SentinelClient::build(sentinels.clone(), master, Some(node.clone()), redis::sentinel::SentinelServerType::Master)
+                    .map(|client| Self::Sentinel(Box::new(Mutex::new(client))))
+            }
             // Here the client library does repeat: it is how it follows MOVED and ASK. Every verb may be repeated.
             Address::Cluster(nodes) => {
                 let client = |answer: Duration| -> RedisResult<ClusterClient> {

@@ -58,7 +58,9 @@ fn by_code(at: &str, code: &str, said: &str, error: &RedisError) -> BrokerError 
             BrokerError::Refused(format!("Redis at {at} has its maximum of clients; raise maxclients, it is tried again"))
         }
         _ if said.contains("unknown command") || said.contains("DB index") || said.contains("SELECT is not allowed") => {
-            BrokerError::Misconfigured(format!("Redis at {at} refused: {code} {said}; taskhost needs Redis 7.0 or later and its own database"))
+            BrokerError::Misconfigured(format!(
+                "Redis at {at} refused: {code} {said}; taskhost needs Redis 7.0 or later and its own database"
+            ))
         }
         _ => BrokerError::Corrupt(format!("Redis at {at} failed a step: {error}; look at the keys it names, and at the server's log")),
     }

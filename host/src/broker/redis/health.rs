@@ -43,9 +43,8 @@ impl RedisBroker {
             )),
         }
         if info.get("aof_enabled").is_some_and(|on| on == "0") {
-            warnings.push(format!(
-                "Redis at {at} loses the tasks of the last minutes when it is killed (appendonly no): set appendonly yes"
-            ));
+            warnings
+                .push(format!("Redis at {at} loses the tasks of the last minutes when it is killed (appendonly no): set appendonly yes"));
         }
         Ok(Health { about, warnings })
     }

@@ -29,7 +29,9 @@ pub(super) fn list(value: Value) -> Result<Vec<Value>> {
 /// Text; what is no UTF-8 (a log cut in a character) is read as well as it can be. `None` for nil.
 pub(super) fn text(value: Value) -> Option<String> {
     match value {
-        Value::BulkString(bytes) => Some(String::from_utf8(bytes).unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned())),
+        Value::BulkString(bytes) => {
+            Some(String::from_utf8(bytes).unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned()))
+        }
         Value::SimpleString(text) => Some(text),
         Value::Int(number) => Some(number.to_string()),
         Value::Okay => Some("OK".into()),
@@ -109,7 +111,8 @@ pub(super) fn record(task: &NewTask) -> Result<Vec<String>> {
     fields.extend(task.result_ttl.map(|ttl| ("ttl", millis(ttl).to_string())));
     fields.extend(task.expires.map(|at| ("expires", at.0.min(31_536_000_000_000).to_string())));
     if !task.headers.is_empty() {
-        let headers = serde_json::to_string(&task.headers).map_err(|error| BrokerError::Invalid(format!("failed to write headers: {error}")))?;
+        let headers =
+            serde_json::to_string(&task.headers).map_err(|error| BrokerError::Invalid(format!("failed to write headers: {error}")))?;
         fields.push(("headers", headers));
     }
     let mut record = vec![task.id.to_string(), task.priority.get().to_string(), start, key, ttl, fields.len().to_string()];

@@ -277,7 +277,9 @@ impl RedisBroker {
                     continue;
                 }
                 let views = self.views(queue, &ids).await?;
-                found.extend(part.iter().filter(|(_, of)| *of == n).map(|((_, id), _)| id).zip(views).filter_map(|(id, view)| Some((id, view?))));
+                found.extend(
+                    part.iter().filter(|(_, of)| *of == n).map(|((_, id), _)| id).zip(views).filter_map(|(id, view)| Some((id, view?))),
+                );
             }
             for ((at, id), _) in part {
                 let view = found.remove(id).filter(|view| view.state.is_ended() && fits(filter, view, now));
@@ -323,7 +325,9 @@ fn fits(filter: &TaskFilter, view: &TaskView, now: Millis) -> bool {
         && filter.older.is_none_or(|older| changed.after(older) <= now)
         && filter.error.as_ref().is_none_or(|part| {
             view.error.as_ref().is_some_and(|error| {
-                error.kind.as_str().contains(part) || error.message.contains(part) || error.code.as_ref().is_some_and(|code| code.contains(part))
+                error.kind.as_str().contains(part)
+                    || error.message.contains(part)
+                    || error.code.as_ref().is_some_and(|code| code.contains(part))
             })
         })
 }

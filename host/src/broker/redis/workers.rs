@@ -15,7 +15,7 @@ use super::{
     RedisBroker,
     connection::Link,
     scripts::{CLAIM, EXPIRE, EXTEND, FINISH, HELD, LEAVE, PROGRESS, REGISTER, RELAY, SWEEP},
-    values::{check_payload, count, entry, is_yes, json, leased, leased_list, list, millis, names, number, record, word, words, Row},
+    values::{Row, check_payload, count, entry, is_yes, json, leased, leased_list, list, millis, names, number, record, word, words},
 };
 use crate::{
     broker::{BrokerError, Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, Leased, Member, Result},
@@ -36,7 +36,13 @@ impl RedisBroker {
         Ok(Incarnation { queue: queue.clone(), id: id.into() })
     }
 
-    pub(super) async fn claim_some(&self, who: &Incarnation, lease: Duration, limit: usize, startable: &[TaskName]) -> Result<Lease<Claimed>> {
+    pub(super) async fn claim_some(
+        &self,
+        who: &Incarnation,
+        lease: Duration,
+        limit: usize,
+        startable: &[TaskName],
+    ) -> Result<Lease<Claimed>> {
         let mut call = CLAIM
             .call(&self.keys.queue(&who.queue))
             .arg(millis(self.settings.result_ttl))
@@ -334,4 +340,3 @@ fn short_digest(text: &str) -> String {
     }
     short
 }
-
