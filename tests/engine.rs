@@ -3,7 +3,9 @@
 mod hostile;
 pub(crate) mod support;
 
+mod compiler;
 mod cpu;
 mod endings;
 mod files;
+mod grants;
 mod plugins;

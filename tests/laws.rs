@@ -142,6 +142,7 @@ macro_rules! laws {
                         workers_stand_until_they_retire,
                         kv_keeps_bytes_of_each_plugin,
                         kv_increments_add_up,
+                        a_full_kv_takes_no_more_and_says_so,
                     ]
                 }
                 schedules {

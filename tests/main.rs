@@ -8,6 +8,7 @@ mod laws;
 mod plugins;
 mod redis;
 mod schedules;
+mod security;
 mod story;
 mod support;
 mod tidy;

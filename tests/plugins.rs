@@ -47,8 +47,14 @@ impl Place {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("plugins")).unwrap();
-        let settings =
-            EngineSettings { slots: 8, guest_memory: 1 << 30, threads: 2, cache: Some(root.path().join("cache")), cache_bytes: 1 << 30 };
+        let settings = EngineSettings {
+            slots: 8,
+            guest_memory: 1 << 30,
+            threads: 2,
+            cache: Some(root.path().join("cache")),
+            cache_bytes: 1 << 30,
+            compiler: None,
+        };
         Self { engine: Engine::start(settings).unwrap(), root }
     }
 
@@ -67,6 +73,7 @@ impl Place {
             dir: self.root.path().join("plugins"),
             state: self.root.path().join("state"),
             policy: None,
+            trust: None,
             limits: Limits::default(),
         };
         let plugins = Plugins::open(settings, self.engine.clone()).unwrap();

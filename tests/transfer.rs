@@ -10,7 +10,7 @@ use tokio::sync::OnceCell;
 
 use super::{
     center::{Center, Fault, PAGES, RECORDS_A_PAGE},
-    engine::support::{Fake, call, engine, error, load, plugin, result, run, told},
+    engine::support::{Fake, call, engine, error, granted, load, plugin, result, run, told},
 };
 
 const ALL: u64 = PAGES * RECORDS_A_PAGE;
@@ -36,9 +36,9 @@ impl Scene {
         call.services = self.services.clone();
         let url = self.center.url();
         call.grants = Arc::new(Grants {
-            http: vec![HttpGrant { scheme: "http".into(), host: "127.0.0.1".into(), port: self.center.port() }],
+            http: vec![HttpGrant { scheme: "http".into(), host: "127.0.0.1".into(), port: self.center.port(), methods: Vec::new() }],
             env: BTreeMap::from([("CENTER_URL".into(), url.clone()), ("ECF_URL".into(), url)]),
-            ..Grants::default()
+            ..granted()
         });
         call
     }

@@ -375,8 +375,36 @@ pub enum KvError {
     /// `increment` of something that is no decimal integer, or beyond 64 bits.
     #[error("{0}")]
     Invalid(String),
+    /// It would not fit the room.
+    #[error("{0}")]
+    Full(String),
     #[error("{0}")]
     Unavailable(String),
+}
+
+/// What a plugin's store may hold. A store that is over it already may shrink, and change what does not make it larger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvRoom {
+    /// Of all keys and values together.
+    pub bytes: u64,
+    pub keys: u64,
+}
+
+impl KvRoom {
+    pub const UNBOUNDED: Self = Self { bytes: u64::MAX >> 12, keys: u64::MAX >> 12 };
+
+    /// Why nothing more goes in: it would be one key too many, or make so many bytes.
+    pub(crate) fn full(self, too_many_keys: bool, bytes: u64) -> KvError {
+        let Self { bytes: most_bytes, keys: most_keys } = self;
+        KvError::Full(if too_many_keys {
+            format!("the store of this plugin may have {most_keys} keys; remove some, or raise `keys` of its `kv` policy")
+        } else {
+            format!(
+                "the store of this plugin would have {bytes} bytes, {most_bytes} are the most; remove something, or raise `bytes` of its `kv` \
+                 policy"
+            )
+        })
+    }
 }
 
 /// Broker, schedules and kv in one: what the host asks of Redis or SQLite.
@@ -452,9 +480,9 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
     // -- kv: small values of one plugin ------------------------------------------------------------------------------
 
     async fn kv_get(&self, plugin: &str, key: &str) -> Result<Option<Vec<u8>>, KvError>;
-    async fn kv_set(&self, plugin: &str, key: &str, value: &[u8]) -> Result<(), KvError>;
+    async fn kv_set(&self, plugin: &str, key: &str, value: &[u8], room: KvRoom) -> Result<(), KvError>;
     async fn kv_remove(&self, plugin: &str, key: &str) -> Result<bool, KvError>;
-    async fn kv_increment(&self, plugin: &str, key: &str, by: i64) -> Result<i64, KvError>;
+    async fn kv_increment(&self, plugin: &str, key: &str, by: i64, room: KvRoom) -> Result<i64, KvError>;
     async fn kv_keys(&self, plugin: &str, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, KvError>;
 
     // -- schedules ---------------------------------------------------------------------------------------------------

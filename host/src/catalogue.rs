@@ -64,6 +64,15 @@ pub struct Hints {
     /// `cron=0 9 * * *`: shown by `plugin inspect`; never scheduled by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cron: Option<String>,
+    /// `http=https://hr.example.com`: an origin that the body will call. Only shown, as all that is wanted of the policy.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub http: Vec<String>,
+    /// `env=CENTER_URL=https://hr.example.com/api`: a variable that it reads, with an example.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<String>,
+    /// `enqueue=mail.send`: a task that it enqueues.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub enqueue: Vec<String>,
 }
 
 /// One body and the code that offers it.

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     config::{ConfigError, Settings},
-    telemetry,
+    engine, telemetry,
 };
 
 mod ask;
@@ -22,6 +22,7 @@ mod new_task;
 mod output;
 mod plugin;
 mod plugin_new;
+mod plugin_sign;
 mod queue;
 mod result;
 mod run;
@@ -95,6 +96,9 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Run one attempt of a body right here: no broker, no worker
     Run(run::RunArgs),
+    /// What a worker has done in another process: a component on stdin becomes code on stdout
+    #[command(name = engine::COMPILE_SUBCOMMAND, hide = true)]
+    CompilePlugin,
 }
 
 /// The whole process.
@@ -103,9 +107,23 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    if matches!(cli.command, Command::CompilePlugin) {
+        return compile();
+    }
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
+    }
+}
+
+/// Needs no settings, and takes none: what it compiles was chosen by others.
+fn compile() -> ExitCode {
+    match engine::compile_plugin(std::io::stdin().lock(), std::io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((status, why)) => {
+            output::note(&why);
+            ExitCode::from(status)
+        }
     }
 }
 
@@ -148,6 +166,8 @@ async fn dispatch(command: Command, settings: Settings) -> Result<(), Failure> {
         Command::Workers(args) => workers::call(&args, &settings).await,
         Command::Bench(args) => bench::call(args, settings).await,
         Command::Run(args) => run::call(args, &settings).await,
+        // Taken care of before there are settings.
+        Command::CompilePlugin => Ok(()),
     }
 }
 

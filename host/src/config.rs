@@ -50,6 +50,8 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ("retries", "3", "attempts after the first, where nobody else says"),
     ("backoff", "1s", "the delay before the first retry; doubled each time"),
     ("backoff_cap", "1h", "the longest delay before a retry"),
+    ("require_signed", "false", "only plugins signed with a key of `trust` serve"),
+    ("trust", "", "a file of minisign public keys, for `require_signed`"),
     ("log", "info", "a level, or a filter such as `info,taskhost::worker=debug`"),
     ("log_format", "pretty", "pretty or json"),
 ];
@@ -74,6 +76,8 @@ pub struct Settings {
     pub cache_bytes: u64,
     /// The `taskhost.toml` that was read, if any.
     pub file: Option<PathBuf>,
+    /// The trusted keys, when only signed plugins may serve.
+    pub trust: Option<PathBuf>,
     /// Each with its weight, at least 1.
     pub queues: Vec<(QueueName, u32)>,
     pub concurrency: usize,
@@ -178,6 +182,14 @@ impl Gathered {
         if lease < Duration::from_secs(1) {
             return Err(self.refused("lease", "a lease is at least `1s`"));
         }
+        let trust = match (self.get("require_signed", truth)?, self.given("trust")) {
+            (true, Some(path)) => Some(PathBuf::from(path)),
+            (true, None) => return Err(self.refused("require_signed", "it needs `trust`, the file of the keys to trust")),
+            (false, Some(_)) => {
+                return Err(self.refused("trust", "it does nothing without `require_signed`: set that too, or leave this out"));
+            }
+            (false, None) => None,
+        };
         let payload = usize::try_from(self.get("payload_limit", units::size)?).unwrap_or(usize::MAX);
         Ok(Settings {
             broker: self.get("broker", BrokerAddress::parse)?,
@@ -194,6 +206,7 @@ impl Gathered {
             cache,
             cache_bytes: self.get("cache_size", units::size)?,
             file,
+            trust,
             queues: self.get("queues", queues)?,
             concurrency: self.get_or("concurrency", positive, 128 * cores)?,
             threads: self.get_or("threads", positive, cores)?,
@@ -267,6 +280,14 @@ fn half_of_the_memory() -> u64 {
 #[cfg(not(target_os = "linux"))]
 fn half_of_the_memory() -> u64 {
     4 << 30
+}
+
+fn truth(text: &str) -> Result<bool, String> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(format!("`true` or `false` is wanted here: `{text}`")),
+    }
 }
 
 fn number(text: &str) -> Result<u64, String> {

@@ -26,6 +26,7 @@ mod attempt;
 mod cache;
 mod capture;
 mod compile;
+mod compiler;
 mod cpu;
 mod describe;
 mod ending;
@@ -34,6 +35,7 @@ mod host;
 mod http;
 mod json;
 mod limits;
+mod secrets;
 mod setup;
 mod words;
 
@@ -42,7 +44,8 @@ use cpu::Cpu;
 use guest::Guest;
 
 pub use compile::Code;
-pub use limits::{FileGrant, FileMode, Grants, HttpGrant, Limits};
+pub use compiler::{SUBCOMMAND as COMPILE_SUBCOMMAND, compile_plugin};
+pub use limits::{EnqueueGrant, FileGrant, FileMode, Grants, HttpGrant, KvGrant, Limits, Rate, SecretGrant, SecretSource};
 
 /// How the engine of this process is set up.
 #[derive(Debug, Clone)]
@@ -57,6 +60,8 @@ pub struct EngineSettings {
     pub cache: Option<PathBuf>,
     /// The cache is trimmed to this size, least recently used first.
     pub cache_bytes: u64,
+    /// The program whose hidden subcommand compiles, in a process of its own; `None`: a thread of this one does.
+    pub compiler: Option<PathBuf>,
 }
 
 /// Why the engine could not do what it was asked; what a guest does wrong is an `Outcome` instead.
@@ -93,6 +98,8 @@ pub trait Services: Send + Sync {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServiceError {
     Invalid(String),
+    /// The plugin's store has no room for it.
+    Full(String),
     Unavailable(String),
 }
 
@@ -166,6 +173,7 @@ pub struct Engine {
     memory: Arc<guest::MemoryTotal>,
     tls: http::Tls,
     cache: Option<Cache>,
+    compiler: Option<PathBuf>,
     /// Compilations at once.
     compiling: Arc<Semaphore>,
     /// `None` once stopped.
@@ -182,7 +190,7 @@ impl fmt::Debug for Engine {
 impl Engine {
     /// Starts the guests' runtime and the epoch ticker.
     pub fn start(settings: EngineSettings) -> Result<Arc<Self>, EngineError> {
-        let EngineSettings { slots, guest_memory, threads, cache, cache_bytes } = settings;
+        let EngineSettings { slots, guest_memory, threads, cache, cache_bytes, compiler } = settings;
         let threads = threads.max(1);
         let cache = cache.map(|dir| Cache::open(&dir, cache_bytes)).transpose()?;
         let wasm = setup::engine(slots)?;
@@ -195,6 +203,7 @@ impl Engine {
             memory: Arc::new(guest::MemoryTotal::new(guest_memory)),
             tls: http::Tls::default(),
             cache,
+            compiler,
             compiling: Arc::new(Semaphore::new(threads.div_ceil(2))),
             guests: runtime.handle().clone(),
             runtime: std::sync::Mutex::new(Some(runtime)),

@@ -23,17 +23,24 @@ mod judge;
 mod policy;
 mod policy_file;
 mod reconcile;
+mod signature;
+mod signed;
 mod state;
+mod wants;
 mod watch;
 
 use capture::Listing;
 use compile::{EngineLoader, Jobs, Loader};
 use policy_file::PolicyFile;
 use reconcile::Reconciler;
+use signature::TrustFile;
+use signed::Signatures;
 use state::{Index, OpenError, State};
 
 pub use inspect::{Inspection, inspect};
 pub use policy::{Policies, Policy, http_grant};
+pub use signature::{Trust, keygen, read_signature, sign, signature_path};
+pub use wants::Wants;
 
 /// Where plugins come from.
 #[derive(Debug, Clone)]
@@ -43,6 +50,8 @@ pub struct PluginsSettings {
     pub state: PathBuf,
     /// `taskhost.toml`, whose `[plugins.*]` tables are the policies; read again when it changes.
     pub policy: Option<PathBuf>,
+    /// The trusted keys, when only signed plugins may serve; read again when it changes.
+    pub trust: Option<PathBuf>,
     /// What a policy does not set.
     pub limits: Limits,
 }
@@ -130,7 +139,7 @@ impl Plugins {
 }
 
 fn open<L: Loader>(settings: PluginsSettings, loader: L) -> Result<Reconciler<L>, PluginsError> {
-    let PluginsSettings { dir, state, policy, limits } = settings;
+    let PluginsSettings { dir, state, policy, trust, limits } = settings;
     match capture::list(&dir) {
         Listing::Files { .. } => {}
         Listing::Gone(_) => {
@@ -140,6 +149,7 @@ fn open<L: Loader>(settings: PluginsSettings, loader: L) -> Result<Reconciler<L>
         Listing::Unreadable(text) => return Err(PluginsError::Directory(text)),
     }
     let policy = PolicyFile::open(policy.as_deref())?;
+    let trust = trust.map(|path| TrustFile::open(&path)).transpose()?.map(Signatures::new);
     let state = match State::open(&state, &dir) {
         Ok(state) => match state.index() {
             Ok(index) => (Some(Arc::new(state)), index, None),
@@ -153,7 +163,7 @@ fn open<L: Loader>(settings: PluginsSettings, loader: L) -> Result<Reconciler<L>
     };
     let jobs = Jobs::new(Arc::new(loader), state.0.clone());
     let (registry, _) = channel::channel(Arc::default());
-    Ok(Reconciler::new(dir, limits, policy, state, jobs, registry))
+    Ok(Reconciler::new(dir, limits, policy, trust, state, jobs, registry))
 }
 
 /// A plugin's name is its file's stem: policy and kv go by it.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::support::{Fake, call, engine, error, load, plugin, result, run, told};
+use super::support::{Fake, call, engine, error, granted, load, plugin, result, run, told};
 use taskhost::{
     engine::{Call, Code, Grants, HttpGrant, Limits, LogLine},
     task::{ErrorKind, Outcome},
@@ -180,7 +180,7 @@ async fn a_body_that_watches_for_the_word_ends_cancelled() {
 async fn transferring(center: &str, http: Vec<HttpGrant>) -> Call {
     let mut transfer = call(&load(&plugin("org-transfer")).await, "transferDepartment", "[]");
     transfer.plugin = "org-transfer".into();
-    transfer.grants = Arc::new(Grants { http, env: [("CENTER_URL".into(), center.into())].into(), ..Grants::default() });
+    transfer.grants = Arc::new(Grants { http, env: [("CENTER_URL".into(), center.into())].into(), ..granted() });
     transfer
 }
 
@@ -206,7 +206,7 @@ async fn a_granted_call_is_made() {
         stream.write_all(answer.as_bytes()).await.unwrap();
         String::from_utf8(head).unwrap()
     });
-    let grant = HttpGrant { scheme: "http".into(), host: "127.0.0.1".into(), port };
+    let grant = HttpGrant { scheme: "http".into(), host: "127.0.0.1".into(), port, methods: Vec::new() };
     let mut transfer = transferring(&format!("http://127.0.0.1:{port}"), vec![grant]).await;
     let services = Arc::new(Fake::default());
     transfer.services = Arc::clone(&services) as _;

@@ -10,7 +10,10 @@ use std::{
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 use taskhost::{
-    engine::{About, Attempted, Call, Code, Engine, EngineError, EngineSettings, Grants, Limits, LogLine, ServiceError, Services},
+    engine::{
+        About, Attempted, Call, Code, Engine, EngineError, EngineSettings, EnqueueGrant, Grants, KvGrant, Limits, LogLine, ServiceError,
+        Services,
+    },
     task::{ErrorKind, Millis, Outcome, Progress, QueueName, TaskError, TaskId},
 };
 use tokio_util::sync::CancellationToken;
@@ -19,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const LONG: Duration = Duration::from_secs(120);
 
 pub(crate) fn settings() -> EngineSettings {
-    EngineSettings { slots: 56, guest_memory: 8 << 30, threads: 2, cache: None, cache_bytes: 1 << 30 }
+    EngineSettings { slots: 56, guest_memory: 8 << 30, threads: 2, cache: None, cache_bytes: 1 << 30, compiler: None }
 }
 
 /// One engine for the tests that need nothing special of it.
@@ -59,12 +62,18 @@ pub(crate) fn call(code: &Arc<Code>, body: &str, args: &str) -> Call {
             headers: vec![("traceparent".into(), "00-1".into())],
         },
         limits: Arc::new(Limits::default()),
-        grants: Arc::new(Grants::default()),
+        grants: Arc::new(granted()),
         timeout: LONG,
         cancelled: CancellationToken::new(),
         grace: LONG,
         services: Arc::new(Fake::default()),
     }
+}
+
+/// What stays within taskhost: kv, and any child into any queue that these tests name.
+pub(crate) fn granted() -> Grants {
+    let enqueue = EnqueueGrant { tasks: vec!["*".into()], queues: vec!["mail".into()], rate: None };
+    Grants { kv: Some(KvGrant::default()), enqueue: Some(enqueue), ..Grants::default() }
 }
 
 pub(crate) async fn run(call: Call) -> Attempted {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use taskhost::{
-    broker::{Broker, KvError, RunningInfo, WorkerInfo},
+    broker::{Broker, KvError, KvRoom, RunningInfo, WorkerInfo},
     catalogue::{Body, Description, Hints, Parameter, PluginInfo, PluginStatus},
     task::{CodeId, Millis, QueueName, TaskId, TaskName},
 };
@@ -87,7 +87,7 @@ pub(crate) async fn the_newest_announcement_of_a_body_is_served(b: &dyn Broker) 
 pub(crate) async fn kv_keeps_bytes_of_each_plugin(one: &dyn Broker, other: &dyn Broker) {
     assert_eq!(one.kv_get("math", "k").await, Ok(None));
     for value in [&b""[..], &[0, 255, 13, 10], "ü".as_bytes()] {
-        one.kv_set("math", "k", value).await.expect("set");
+        one.kv_set("math", "k", value, KvRoom::UNBOUNDED).await.expect("set");
         assert_eq!(other.kv_get("math", "k").await, Ok(Some(value.to_vec())));
     }
     assert_eq!(one.kv_get("text", "k").await, Ok(None), "another plugin's");
@@ -98,21 +98,24 @@ pub(crate) async fn kv_keeps_bytes_of_each_plugin(one: &dyn Broker, other: &dyn 
 }
 
 pub(crate) async fn kv_increments_add_up(one: &dyn Broker, other: &dyn Broker) {
-    let sums = join_all((0..20).map(|n| if n % 2 == 0 { one.kv_increment("p", "n", 3) } else { other.kv_increment("p", "n", 3) })).await;
+    let sums = join_all((0..20).map(|n| {
+        if n % 2 == 0 { one.kv_increment("p", "n", 3, KvRoom::UNBOUNDED) } else { other.kv_increment("p", "n", 3, KvRoom::UNBOUNDED) }
+    }))
+    .await;
     let mut sums: Vec<_> = sums.into_iter().map(|sum| sum.expect("increment")).collect();
     sums.sort_unstable();
     assert_eq!(sums, (1..=20).map(|n| 3 * n).collect::<Vec<_>>());
     assert_eq!(one.kv_get("p", "n").await, Ok(Some(b"60".to_vec())));
-    assert_eq!(one.kv_increment("p", "n", -100).await, Ok(-40));
+    assert_eq!(one.kv_increment("p", "n", -100, KvRoom::UNBOUNDED).await, Ok(-40));
     assert_eq!(one.kv_keys("p", "", None, 10).await, Ok(vec!["n".into()]), "a counter is a key like any");
-    one.kv_set("p", "big", i64::MAX.to_string().as_bytes()).await.expect("set");
-    assert_eq!(one.kv_increment("p", "big", 0).await, Ok(i64::MAX), "all 64 bits");
+    one.kv_set("p", "big", i64::MAX.to_string().as_bytes(), KvRoom::UNBOUNDED).await.expect("set");
+    assert_eq!(one.kv_increment("p", "big", 0, KvRoom::UNBOUNDED).await, Ok(i64::MAX), "all 64 bits");
 }
 
 pub(crate) async fn what_is_no_number_is_not_incremented(b: &dyn Broker) {
     for value in ["x", "", "1.5", "99999999999999999999", "9223372036854775807"] {
-        b.kv_set("p", "k", value.as_bytes()).await.expect("set");
-        let sum = b.kv_increment("p", "k", 1).await;
+        b.kv_set("p", "k", value.as_bytes(), KvRoom::UNBOUNDED).await.expect("set");
+        let sum = b.kv_increment("p", "k", 1, KvRoom::UNBOUNDED).await;
         assert!(matches!(sum, Err(KvError::Invalid(_))), "{value}: {sum:?}");
         assert_eq!(b.kv_get("p", "k").await, Ok(Some(value.into())), "it stays");
     }
@@ -120,9 +123,9 @@ pub(crate) async fn what_is_no_number_is_not_incremented(b: &dyn Broker) {
 
 pub(crate) async fn kv_keys_are_listed_in_byte_order_page_by_page(b: &dyn Broker) {
     for key in ["b", "a", "a/2", "a/10", "a/ü", "B", "a/1", "%", "a_1"] {
-        b.kv_set("p", key, b"1").await.expect("set");
+        b.kv_set("p", key, b"1", KvRoom::UNBOUNDED).await.expect("set");
     }
-    b.kv_set("q", "a/3", b"1").await.expect("set");
+    b.kv_set("q", "a/3", b"1", KvRoom::UNBOUNDED).await.expect("set");
     let keys = async |prefix: &str, after: Option<&str>, limit| b.kv_keys("p", prefix, after, limit).await.expect("keys");
     assert_eq!(keys("", None, 100).await, ["%", "B", "a", "a/1", "a/10", "a/2", "a/ü", "a_1", "b"]);
     assert_eq!(keys("a/", None, 100).await, ["a/1", "a/10", "a/2", "a/ü"]);
@@ -132,4 +135,30 @@ pub(crate) async fn kv_keys_are_listed_in_byte_order_page_by_page(b: &dyn Broker
     assert!(keys("a/", Some("b"), 9).await.is_empty());
     assert!(keys("c", None, 9).await.is_empty());
     assert!(keys("", None, 0).await.is_empty());
+}
+
+pub(crate) async fn a_full_kv_takes_no_more_and_says_so(one: &dyn Broker, other: &dyn Broker) {
+    let room = KvRoom { bytes: 100, keys: 3 };
+    let full = |answer: Result<(), KvError>, word: &str| match answer {
+        Err(KvError::Full(why)) => assert!(why.contains(word), "{why}"),
+        answer => panic!("not full: {answer:?}"),
+    };
+    one.kv_set("p", "a", &[1; 40], room).await.expect("it fits");
+    other.kv_set("p", "b", &[1; 40], room).await.expect("it fits");
+    full(other.kv_set("p", "c", &[1; 40], room).await, "bytes");
+    assert_eq!(one.kv_get("p", "c").await, Ok(None));
+    full(one.kv_set("p", "a", &[1; 60], room).await, "100");
+    one.kv_set("p", "a", &[1; 57], room).await.expect("it fits in place of the old one");
+    assert!(matches!(one.kv_increment("p", "n", 1, room).await, Err(KvError::Full(_))));
+    assert_eq!(one.kv_remove("p", "b").await, Ok(true));
+    assert_eq!(one.kv_increment("p", "n", 1, room).await, Ok(1));
+    assert_eq!(one.kv_increment("p", "n", 1, room).await, Ok(2));
+    one.kv_set("p", "m", b"1", room).await.expect("it fits");
+    full(one.kv_set("p", "o", b"", room).await, "3 keys");
+    one.kv_set("p", "m", b"22", room).await.expect("no new key");
+    one.kv_set("q", "o", b"", room).await.expect("another plugin's has room of its own");
+    // Less room than it holds: it may shrink, not grow.
+    let less = KvRoom { bytes: 10, keys: 1 };
+    one.kv_set("p", "a", &[1; 30], less).await.expect("it shrinks");
+    full(one.kv_set("p", "a", &[1; 31], less).await, "10");
 }

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use taskhost::{
     broker::{
         Broker, BrokerError, CancelReply, Claimed, DeleteReply, Enqueued, Extended, Finish, FinishReply, Fired, Health, Incarnation,
-        KvError, Lease, Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
+        KvError, KvRoom, Lease, Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
     },
     catalogue::Catalogue,
     task::{Millis, NewTask, Progress, QueueName, TaskId, TaskName, TaskView},
@@ -155,14 +155,14 @@ impl Broker for Flaky {
     async fn kv_get(&self, plugin: &str, key: &str) -> Result<Option<Vec<u8>>, KvError> {
         self.reach_kv()?.kv_get(plugin, key).await
     }
-    async fn kv_set(&self, plugin: &str, key: &str, value: &[u8]) -> Result<(), KvError> {
-        self.reach_kv()?.kv_set(plugin, key, value).await
+    async fn kv_set(&self, plugin: &str, key: &str, value: &[u8], room: KvRoom) -> Result<(), KvError> {
+        self.reach_kv()?.kv_set(plugin, key, value, room).await
     }
     async fn kv_remove(&self, plugin: &str, key: &str) -> Result<bool, KvError> {
         self.reach_kv()?.kv_remove(plugin, key).await
     }
-    async fn kv_increment(&self, plugin: &str, key: &str, by: i64) -> Result<i64, KvError> {
-        self.reach_kv()?.kv_increment(plugin, key, by).await
+    async fn kv_increment(&self, plugin: &str, key: &str, by: i64, room: KvRoom) -> Result<i64, KvError> {
+        self.reach_kv()?.kv_increment(plugin, key, by, room).await
     }
     async fn kv_keys(&self, plugin: &str, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, KvError> {
         self.reach_kv()?.kv_keys(plugin, prefix, after, limit).await

@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use tracing::{Instrument, Span, debug, debug_span};
 
 use super::{
-    Broker, CancelReply, Claimed, DeleteReply, Enqueued, Extended, Finish, FinishReply, Fired, Health, Incarnation, KvError, Lease, Leased,
-    QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
+    Broker, CancelReply, Claimed, DeleteReply, Enqueued, Extended, Finish, FinishReply, Fired, Health, Incarnation, KvError, KvRoom, Lease,
+    Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
 };
 use crate::{
     catalogue::Catalogue,
@@ -179,16 +179,16 @@ impl<B: Broker + ?Sized> Broker for Traced<B> {
         told(span!("kv_get", plugin), self.0.kv_get(plugin, key)).await
     }
 
-    async fn kv_set(&self, plugin: &str, key: &str, value: &[u8]) -> Result<(), KvError> {
-        told(span!("kv_set", plugin), self.0.kv_set(plugin, key, value)).await
+    async fn kv_set(&self, plugin: &str, key: &str, value: &[u8], room: KvRoom) -> Result<(), KvError> {
+        told(span!("kv_set", plugin), self.0.kv_set(plugin, key, value, room)).await
     }
 
     async fn kv_remove(&self, plugin: &str, key: &str) -> Result<bool, KvError> {
         told(span!("kv_remove", plugin), self.0.kv_remove(plugin, key)).await
     }
 
-    async fn kv_increment(&self, plugin: &str, key: &str, by: i64) -> Result<i64, KvError> {
-        told(span!("kv_increment", plugin), self.0.kv_increment(plugin, key, by)).await
+    async fn kv_increment(&self, plugin: &str, key: &str, by: i64, room: KvRoom) -> Result<i64, KvError> {
+        told(span!("kv_increment", plugin), self.0.kv_increment(plugin, key, by, room)).await
     }
 
     async fn kv_keys(&self, plugin: &str, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, KvError> {

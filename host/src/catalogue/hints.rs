@@ -14,7 +14,10 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 const MOST_RETRIES: u32 = 1_000_000;
 
 impl Hints {
-    /// Reads `timeout`, `retries`, `queue` and `cron`; other keys are for hosts to come and are silently left out. A key given twice
+    /// The keys that are understood.
+    pub const KEYS: [&str; 7] = ["timeout", "retries", "queue", "cron", "http", "env", "enqueue"];
+
+    /// Reads `timeout`, `retries`, `queue`, `cron`, and what is wanted of the policy: `http`, `env`, `enqueue`; other keys are for hosts to come and are silently left out. A key given twice
     /// counts as it stands last. The warnings are sentences: the hint, and what it should look like.
     pub fn parse(pairs: &[(String, String)]) -> (Self, Vec<String>) {
         let (mut hints, mut warnings) = (Self::default(), Vec::new());
@@ -29,6 +32,9 @@ impl Hints {
                     hints.cron = Some(value.to_owned());
                     Ok(())
                 }
+                "http" => listed(&mut hints.http, value),
+                "env" => listed(&mut hints.env, value),
+                "enqueue" => listed(&mut hints.enqueue, value),
                 _ => Ok(()),
             };
             if let Err(why) = read {
@@ -37,6 +43,15 @@ impl Hints {
         }
         (hints, warnings)
     }
+}
+
+/// Any number of these may be given.
+fn listed(list: &mut Vec<String>, value: &str) -> Result<(), String> {
+    if value.is_empty() || value.len() > 256 || value.contains(char::is_control) || list.len() >= 32 {
+        return Err("what is wanted of the policy has 1 to 256 characters, at most 32 times".into());
+    }
+    list.push(value.to_owned());
+    Ok(())
 }
 
 fn timeout(value: &str) -> Result<u64, String> {
@@ -72,6 +87,7 @@ mod tests {
             retries: Some(6),
             queue: Some(QueueName::new("mail").unwrap()),
             cron: Some("0 9 * * *".into()),
+            ..Hints::default()
         };
         assert_eq!((hints, warnings), (expected, vec![]));
     }

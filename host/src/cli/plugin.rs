@@ -1,6 +1,9 @@
 //! `plugin`: what the live workers offer, what a file offers, the contract, a new project.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -8,7 +11,7 @@ use serde::Serialize;
 use super::{
     Failure, ask,
     output::{self, Rows, cell},
-    plugin_new, worker,
+    plugin_new, plugin_sign, worker,
 };
 use crate::{
     broker::Broker,
@@ -36,6 +39,12 @@ pub(super) enum PluginCommand {
     Check(FileArgs),
     /// Begin a plugin in Rust: a project that builds anywhere
     New(plugin_new::NewArgs),
+    /// Make a key pair to sign plugins with
+    Keygen(plugin_sign::KeygenArgs),
+    /// Sign plugins, for workers that require it
+    Sign(plugin_sign::SignArgs),
+    /// Check the signatures of plugins
+    Verify(plugin_sign::VerifyArgs),
     /// Print the contract (WIT) between host and plugins
     Wit,
 }
@@ -60,6 +69,9 @@ pub(super) async fn call(command: PluginCommand, settings: &Settings) -> Result<
         PluginCommand::Inspect(args) => inspect_live(&*ask::broker(settings).await?, &args).await,
         PluginCommand::Check(args) => inspect_file(&args, settings, true).await,
         PluginCommand::New(args) => plugin_new::call(&args),
+        PluginCommand::Keygen(args) => plugin_sign::keygen(&args),
+        PluginCommand::Sign(args) => plugin_sign::sign(&args),
+        PluginCommand::Verify(args) => plugin_sign::verify(&args),
         PluginCommand::Wit => output::line(WIT.trim_end()),
     }
 }
@@ -171,10 +183,12 @@ async fn inspect_file(args: &FileArgs, settings: &Settings, verdict_only: bool) 
             warnings: inspection.warnings.clone(),
             description: Some(plugin.description.clone()),
         };
-        return output::json(&info);
+        let wants = plugin.wants(&inspection.imports);
+        return output::json(&Inspected { info, size: inspection.size, imports: &inspection.imports, wants });
     }
     if !verdict_only {
-        return output::line(&describe(&plugin.id.plugin, &plugin.description, &plugin.id));
+        output::line(&describe(&plugin.id.plugin, &plugin.description, &plugin.id))?;
+        return output::line(&asked(&inspection, policy));
     }
     let policy = match (inspection.has_policy, policy) {
         (true, Some(file)) => format!("its policy stands in {}", file.display()),
@@ -188,6 +202,53 @@ async fn inspect_file(args: &FileArgs, settings: &Settings, verdict_only: bool) 
         plugin.id.version,
         units::show_size(inspection.size)
     ))
+}
+
+/// A file and what its policy says to it.
+#[derive(Debug, Serialize)]
+struct Inspected<'a> {
+    #[serde(flatten)]
+    info: PluginInfo,
+    size: u64,
+    imports: &'a [String],
+    #[serde(flatten)]
+    wants: plugins::Wants,
+}
+
+/// What the file may ask for, what it is granted, and what to paste for the rest.
+fn asked(inspection: &plugins::Inspection, policy: Option<&Path>) -> String {
+    let plugin = &inspection.plugin;
+    let wants = plugin.wants(&inspection.imports);
+    let imports: Vec<String> = inspection.imports.iter().map(|import| output::clean(import)).collect();
+    let file = policy.map_or_else(|| "taskhost.toml".to_owned(), |file| file.display().to_string());
+    let phrases = |phrases: &[String], none: &str| {
+        if phrases.is_empty() { none.to_owned() } else { output::clean(&phrases.join("; ")) }
+    };
+    let mut lines = vec![
+        String::new(),
+        format!("digest   {}", plugin.id.digest),
+        format!("size     {}", units::show_size(inspection.size)),
+        format!("imports  {}", phrases(&imports, "nothing").replace("; ", "\n         ")),
+        format!("granted  {}", phrases(&wants.granted, "nothing")),
+        format!("lacks    {}", phrases(&wants.lacking, "nothing")),
+        format!("limits   {}", limits(plugin)),
+    ];
+    if !wants.lines.is_empty() {
+        let how = if inspection.has_policy { "have these lines in its table" } else { "paste this" };
+        lines.push(format!("\nTo grant what it lacks, {how} in {file}; the values are the author's examples:\n"));
+        lines.push(format!("[plugins.{}]", plugin.id.plugin));
+        lines.extend(wants.lines.iter().map(|line| output::clean(line)));
+    }
+    lines.join("\n")
+}
+
+fn limits(plugin: &plugins::Plugin) -> String {
+    let limits = &plugin.limits;
+    let mut phrases =
+        vec![format!("memory {}", units::show_size(limits.memory)), format!("timeout {}", units::show_duration(limits.timeout))];
+    phrases.extend(limits.cpu.map(|cpu| format!("cpu {}", units::show_duration(cpu))));
+    phrases.extend(plugin.concurrency.map(|concurrency| format!("concurrency {concurrency}")));
+    phrases.join(", ")
 }
 
 impl FileArgs {

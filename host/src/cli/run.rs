@@ -51,6 +51,12 @@ pub(super) struct RunArgs {
     /// Grant outgoing HTTP to an origin (may be repeated)
     #[arg(long, value_name = "ORIGIN", value_parser = plugins::http_grant)]
     http: Vec<crate::engine::HttpGrant>,
+    /// Grant the plugin's own store; here it lives as long as the attempt
+    #[arg(long)]
+    kv: bool,
+    /// Grant enqueueing of a task, or of all that begin so with `NAME*` (may be repeated); here it is only shown
+    #[arg(long, value_name = "TASK")]
+    enqueue: Vec<String>,
     /// How long it may take [default: the policy's, else the body's hint, else 60s]
     #[arg(long, value_name = "TIME", value_parser = units::positive_duration)]
     timeout: Option<Duration>,
@@ -152,6 +158,12 @@ impl RunArgs {
         let mut grants = policy.clone();
         grants.env.extend(self.env.iter().cloned());
         grants.http.extend(self.http.iter().cloned());
+        if self.kv {
+            grants.kv.get_or_insert_default();
+        }
+        if !self.enqueue.is_empty() {
+            grants.enqueue.get_or_insert_default().tasks.extend(self.enqueue.iter().cloned());
+        }
         grants
     }
 }

@@ -60,6 +60,12 @@ pub(super) struct WorkerArgs {
     /// Threads that run guests [default: one for each core]
     #[arg(long, value_name = "NUMBER")]
     threads: Option<String>,
+    /// Serve only plugins that are signed with a key of the `--trust` file
+    #[arg(long)]
+    require_signed: bool,
+    /// Minisign public keys, one after the other, for --require-signed
+    #[arg(long, value_name = "FILE")]
+    trust: Option<PathBuf>,
     /// Where last good plugins and compiled code are kept
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
@@ -81,6 +87,8 @@ impl WorkerArgs {
             ("memory", self.memory.clone()),
             ("guest_memory", self.guest_memory.clone()),
             ("threads", self.threads.clone()),
+            ("require_signed", self.require_signed.then(|| "true".to_owned())),
+            ("trust", path(&self.trust)),
             ("state", path(&self.state)),
         ];
         given.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
@@ -108,6 +116,7 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
         dir: settings.plugins.clone(),
         state: settings.state.clone(),
         policy: settings.file.clone(),
+        trust: settings.trust.clone(),
         limits: settings.limits.clone(),
     };
     let plugins = Plugins::open(room, engine.clone()).map_err(|error| Failure::Usage(error.to_string()))?;
@@ -166,8 +175,15 @@ pub(super) fn engine(settings: &Settings, slots: usize) -> Result<Arc<Engine>, F
         threads: settings.threads,
         cache: Some(settings.cache.clone()),
         cache_bytes: settings.cache_bytes,
+        compiler: compiler(),
     })
     .map_err(|error| Failure::Failed(error.to_string()))
+}
+
+/// This very program: by what the kernel runs, since the file may have been replaced by a newer one.
+fn compiler() -> Option<PathBuf> {
+    let running = PathBuf::from("/proc/self/exe");
+    if running.exists() { Some(running) } else { std::env::current_exe().ok() }
 }
 
 /// Connects, and tries again for as long as it takes; `None` when told to stop meanwhile.

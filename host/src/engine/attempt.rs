@@ -18,10 +18,13 @@ use crate::task::{Clock, Outcome, SystemClock};
 pub(super) async fn run(engine: Arc<Engine>, call: Call, turn: Turn) -> Attempted {
     let Call { code, plugin, body, args, about, limits, grants, timeout, cancelled, grace, services } = call;
     let timeout = limits.timeout_ceiling.map_or(timeout, |ceiling| timeout.min(ceiling));
-    let shared = Arc::new(Shared::new(Meter::new(&engine.cpu, None), &limits, about.attempt, Some(Arc::clone(&services))));
+    let shared = Arc::new(Shared::new(Meter::new(&engine.cpu, limits.cpu), &limits, about.attempt, Some(Arc::clone(&services))));
     let attempt = Attempt {
         about,
         limits: Arc::clone(&limits),
+        grants: Arc::clone(&grants),
+        plugin: Arc::clone(&plugin),
+        progress: 0,
         services,
         cancelled: cancelled.clone(),
         saw_cancelled: false,

@@ -15,6 +15,7 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
 use wasmtime::component::Component;
 
 use super::{
@@ -64,6 +65,25 @@ impl Cache {
         let name = format!("{}{}{SUFFIX}", prefix(engine, digest), format_args!("{:x}", Sha256::digest(artefact)));
         let entry = Entry { path: self.dir.join(&name), name, bytes: artefact.len() as u64, used: 0 };
         self.write(&entry.path, artefact).map_err(|error| format!("{error}: `{}`", entry.path.display()))?;
+        self.trim(&entry.path);
+        load(engine, &entry)
+    }
+
+    /// A file in this directory for what another process compiles.
+    pub(super) fn room(&self) -> Result<NamedTempFile, String> {
+        let made = tempfile::Builder::new().prefix(".tmp-").tempfile_in(&self.dir);
+        made.map_err(|error| format!("no room for compiled code: {error}: `{}`", self.dir.display()))
+    }
+
+    /// Keeps what stands in `room`, and loads it.
+    pub(super) fn adopt(&self, engine: &wasmtime::Engine, digest: &str, room: NamedTempFile) -> Result<Component, String> {
+        let failed = |error: io::Error| format!("can't keep compiled code: {error}: `{}`", self.dir.display());
+        let bytes = room.as_file().metadata().map_err(failed)?.len();
+        let name = format!("{}{}{SUFFIX}", prefix(engine, digest), digest_of(room.path()).map_err(failed)?);
+        let entry = Entry { path: self.dir.join(&name), name, bytes, used: 0 };
+        room.as_file().sync_all().map_err(failed)?;
+        room.persist(&entry.path).map_err(|error| failed(error.error))?;
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
         self.trim(&entry.path);
         load(engine, &entry)
     }

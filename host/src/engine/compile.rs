@@ -1,6 +1,6 @@
 //! Bytes → machine code, once; and why some bytes never will be.
 //!
-//! look at the bytes → cache, or Cranelift on a thread of its own → look at imports and exports → link.
+//! look at the bytes → cache, or Cranelift in a process (else on a thread) of its own → look at imports and exports → link.
 
 use std::{fmt, path::Path, sync::Arc};
 
@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use wasmtime::component::Component;
 
 use super::{
-    Engine, EngineError,
+    Engine, EngineError, compiler,
     guest::Guest,
     host::PluginPre,
     setup::{MEMORIES, TABLE_ELEMENTS, TABLES},
@@ -18,7 +18,7 @@ use super::{
 /// The package of `wit/plugin.wit` and the version of it that this host offers. Before 1.0 the minor number is what may break.
 pub(super) const CONTRACT: &str = "taskhost:plugin";
 const OFFERED: (u64, u64) = (0, 1);
-/// The nice value of a compilation beside running guests.
+/// The nice value of a compilation on a thread beside running guests.
 const NICE: i32 = 19;
 
 /// A compiled and linked component.
@@ -48,26 +48,56 @@ impl fmt::Debug for Code {
 
 pub(super) async fn compile(engine: &Arc<Engine>, bytes: Arc<[u8]>, digest: &str) -> Result<Arc<Code>, EngineError> {
     look(&bytes)?;
-    let stopped = |_| EngineError::Host("the engine was stopped while it compiled".into());
     let one_of_few = Arc::clone(&engine.compiling).acquire_owned().await.map_err(|_| EngineError::Host("the engine was stopped".into()))?;
-    let (answer, answered) = oneshot::channel();
-    let (of_thread, digest) = (Arc::clone(engine), digest.to_owned());
-    // A thread of its own, because its low priority can't be raised again.
-    std::thread::Builder::new()
-        .name("compile".into())
-        .spawn(move || {
-            // Held here and not by the future: who stops waiting does not stop the compiler.
-            let _one_of_few = one_of_few;
-            let _ = answer.send(load(&of_thread, &bytes, &digest));
-        })
-        .map_err(|error| EngineError::Host(format!("can't start a thread to compile on: {error}")))?;
-    answered.await.map_err(stopped)?
+    let kept = on_a_thread(engine, digest, |engine, digest| {
+        engine.cache.as_ref().and_then(|cache| cache.get(&engine.wasm, digest)).map(|component| link(engine, &component)).transpose()
+    });
+    if let Some(code) = kept.await? {
+        return Ok(code);
+    }
+    if let Some(program) = &engine.compiler {
+        let room = match &engine.cache {
+            Some(cache) => cache.room().map_err(EngineError::Host)?,
+            None => tempfile::NamedTempFile::new().map_err(|error| EngineError::Host(format!("no room for compiled code: {error}")))?,
+        };
+        compiler::translate(program, &bytes, room.as_file()).await?;
+        return on_a_thread(engine, digest, move |engine, digest| keep(engine, digest, room)).await;
+    }
+    on_a_thread(engine, digest, move |engine, digest| {
+        // Held here and not by the future: who stops waiting does not stop the compiler.
+        let _one_of_few = one_of_few;
+        translate_here(engine, &bytes, digest)
+    })
+    .await
 }
 
-fn load(engine: &Engine, bytes: &[u8], digest: &str) -> Result<Arc<Code>, EngineError> {
-    if let Some(component) = engine.cache.as_ref().and_then(|cache| cache.get(&engine.wasm, digest)) {
-        return link(engine, &component);
-    }
+/// A thread of its own, because its low priority can't be raised again.
+async fn on_a_thread<T: Send + 'static>(
+    engine: &Arc<Engine>,
+    digest: &str,
+    work: impl FnOnce(&Engine, &str) -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, EngineError> {
+    let (answer, answered) = oneshot::channel();
+    let (engine, digest) = (Arc::clone(engine), digest.to_owned());
+    std::thread::Builder::new()
+        .name("compile".into())
+        .spawn(move || answer.send(work(&engine, &digest)).is_ok())
+        .map_err(|error| EngineError::Host(format!("can't start a thread to compile on: {error}")))?;
+    answered.await.map_err(|_| EngineError::Host("the engine was stopped while it compiled".into()))?
+}
+
+/// What the compiler's process wrote.
+fn keep(engine: &Engine, digest: &str, room: tempfile::NamedTempFile) -> Result<Arc<Code>, EngineError> {
+    let component = match &engine.cache {
+        Some(cache) => cache.adopt(&engine.wasm, digest, room),
+        None => std::fs::read(room.path())
+            .map_err(|error| format!("can't read compiled code: {error}"))
+            .and_then(|artefact| trust(&engine.wasm, Artefact::Fresh(&artefact))),
+    };
+    link(engine, &component.map_err(EngineError::Host)?)
+}
+
+fn translate_here(engine: &Engine, bytes: &[u8], digest: &str) -> Result<Arc<Code>, EngineError> {
     if engine.runnable() > 0
         && let Err(error) = rustix::process::setpriority_process(None, NICE)
     {
@@ -85,15 +115,15 @@ fn load(engine: &Engine, bytes: &[u8], digest: &str) -> Result<Arc<Code>, Engine
 }
 
 /// The seam: WebAssembly in, an artefact out that [`wasmtime::component::Component`] loads. Pure but for the time and memory it
-/// takes, which a plugin's author decides: the place to put a process around.
-fn translate(engine: &wasmtime::Engine, bytes: &[u8]) -> Result<Vec<u8>, EngineError> {
+/// takes, which a plugin's author decides: so a worker has it done in another process.
+pub(super) fn translate(engine: &wasmtime::Engine, bytes: &[u8]) -> Result<Vec<u8>, EngineError> {
     engine.precompile_component(bytes).map_err(|error| EngineError::BadComponent(translate_problem(&error)))
 }
 
 /// Compiled code that was checked, ready to be loaded.
 #[derive(Clone, Copy)]
 pub(super) enum Artefact<'a> {
-    /// What `translate` returned a moment ago.
+    /// What `translate` returned a moment ago, here or in the compiler's process.
     Fresh(&'a [u8]),
     /// An entry of the cache whose bytes have the digest they were written with.
     Kept(&'a Path),

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     catalogue::{Body, Description, Hints, Parameter},
-    task::{QueueName, TaskName},
+    task::TaskName,
 };
 
 const CPU: Duration = Duration::from_millis(100);
@@ -20,6 +20,7 @@ const WALL: Duration = Duration::from_secs(5);
 /// Bounds of what a catalogue carries to every worker.
 const BODIES: usize = 1000;
 const PARAMETERS: usize = 64;
+const HINTS: usize = 128;
 const DOC: usize = 64 << 10;
 const SCHEMA: usize = 64 << 10;
 const VERSION: usize = 64;
@@ -128,25 +129,12 @@ fn schema(text: &str) -> Result<serde_json::Value, String> {
 }
 
 fn hints(body: &TaskName, told: &[(String, String)], warnings: &mut Vec<String>) -> Hints {
-    let mut hints = Hints::default();
-    for (key, value) in told.iter().take(PARAMETERS) {
-        let read = match key.as_str() {
-            "timeout" => match humantime::parse_duration(value) {
-                Ok(span) if !span.is_zero() => u64::try_from(span.as_millis()).map(|ms| hints.timeout_ms = Some(ms.max(1))).is_ok(),
-                _ => false,
-            },
-            "retries" => value.parse().map(|retries| hints.retries = Some(retries)).is_ok(),
-            "queue" => QueueName::new(value).map(|queue| hints.queue = Some(queue)).is_ok(),
-            "cron" if (1..=256).contains(&value.len()) => {
-                hints.cron = Some(value.clone());
-                true
-            }
-            _ => false,
-        };
-        if !read {
-            let (key, value) = (words::line(key, 64), words::line(value, 64));
-            warnings.push(format!("`{body}` has a hint that nobody understands, so it is ignored: `{key}={value}`"));
-        }
+    let told = &told[..told.len().min(HINTS)];
+    let (hints, unread) = Hints::parse(told);
+    warnings.extend(unread.iter().map(|why| format!("`{body}`: {}", words::line(why, 512))));
+    for (key, value) in told.iter().filter(|(key, _)| !Hints::KEYS.contains(&key.as_str())) {
+        let (key, value) = (words::line(key, 64), words::line(value, 64));
+        warnings.push(format!("`{body}` has a hint that nobody understands, so it is ignored: `{key}={value}`"));
     }
     hints
 }

@@ -10,6 +10,7 @@ use wasmtime_wasi::I32Exit;
 use super::{
     Engine, Limits,
     capture::Stream,
+    cpu::CpuSpent,
     guest::{Guest, Refused},
     host::{Failure, TaskError as Said},
     json,
@@ -118,6 +119,10 @@ pub(super) fn failed(failed: &Failed, guest: &Guest, limits: &Limits, engine: &E
         }
         Some(Refused::Tables) => return seen(ErrorKind::Trap, format!("limit of {} table elements reached", limits.table_elements), guest),
         None => {}
+    }
+    if error.is::<CpuSpent>() {
+        let limit = limits.cpu.unwrap_or_default();
+        return seen(ErrorKind::Timeout, format!("used up its CPU time of {}", words::time(limit)), guest);
     }
     if let Some(I32Exit(code)) = error.downcast_ref() {
         return seen(ErrorKind::Exit, format!("left with exit({code}) without a result"), guest);

@@ -15,6 +15,7 @@ use super::{
     capture::{Pipe, Shared, Stream},
     cpu::Meter,
     http::Hooks,
+    secrets::Secrets,
 };
 use crate::task::{Millis, NewTask};
 
@@ -33,6 +34,10 @@ pub(super) struct Guest {
 pub(super) struct Attempt {
     pub(super) about: About,
     pub(super) limits: Arc<Limits>,
+    pub(super) grants: Arc<Grants>,
+    pub(super) plugin: Arc<str>,
+    /// Times that it said its progress.
+    pub(super) progress: u32,
     pub(super) services: Arc<dyn Services>,
     pub(super) cancelled: CancellationToken,
     /// The guest was told that it is cancelled.
@@ -62,6 +67,10 @@ impl Guest {
         for (name, value) in &grants.env {
             wasi.env(name, value);
         }
+        let secrets = Secrets::of(grants);
+        for (name, placeholder) in secrets.placeholders() {
+            wasi.env(name, placeholder);
+        }
         for grant in &grants.files {
             let mode = match grant.mode {
                 FileMode::ReadOnly => FsPerms::ReadOnly,
@@ -81,7 +90,8 @@ impl Guest {
             attempt,
             wasi: wasi.build(),
             http: WasiHttpCtx::new(),
-            hooks: Hooks::new(Arc::clone(plugin), Arc::clone(grants), Arc::clone(&shared), engine.tls.clone()),
+            hooks: Hooks::new(Arc::clone(plugin), Arc::clone(grants), secrets, Arc::clone(&shared), engine.tls.clone())
+                .bounded(limits.http_response),
             table,
             shared,
         };

@@ -104,7 +104,14 @@ impl context::Host for Guest {
     }
 
     fn progress(&mut self, done: u64, total: Option<u64>, note: String) -> wasmtime::Result<()> {
-        self.attempt("context")?.services.progress(Progress { done, total, note: words::cut(note, NOTE) });
+        let attempt = self.attempt("context")?;
+        attempt.progress = attempt.progress.saturating_add(1);
+        let (said, most) = (attempt.progress, attempt.limits.progress);
+        if said <= most {
+            attempt.services.progress(Progress { done, total, note: words::cut(note, NOTE) });
+        } else if said == most.saturating_add(1) {
+            self.shared.log("warn", &format!("said its progress more than {most} times: the rest is not shown"), Vec::new());
+        }
         Ok(())
     }
 }
@@ -125,7 +132,11 @@ impl log::Host for Guest {
 
 impl children::Host for Guest {
     fn enqueue(&mut self, task: children::NewTask) -> wasmtime::Result<Result<String, EnqueueError>> {
-        Ok(self.attempt("children")?.enqueue(task))
+        let answer = self.attempt("children")?.enqueue(task);
+        if let Err(EnqueueError::Denied(why)) = &answer {
+            self.shared.deny(why.clone());
+        }
+        Ok(answer)
     }
 }
 
@@ -142,10 +153,41 @@ impl Attempt {
             return Err(EnqueueError::TooMany(format!("the tasks that an attempt enqueues may have {limit} of arguments together")));
         }
         let child = child(asked, limits.payload, &self.about.queue).map_err(EnqueueError::Invalid)?;
+        self.may_enqueue(&child)?;
         let id = child.id.to_string();
         self.children_bytes += bytes;
         self.children.push(child);
         Ok(id)
+    }
+}
+
+impl Attempt {
+    fn may_enqueue(&self, child: &NewTask) -> Result<(), EnqueueError> {
+        let (plugin, name, queue) = (&self.plugin, child.name.as_str(), child.queue.as_str());
+        let Some(grant) = &self.grants.enqueue else {
+            return Err(EnqueueError::Denied(format!(
+                "denied: enqueueing is not granted; to allow it: `[plugins.{plugin}] enqueue = [\"{name}\"]`"
+            )));
+        };
+        if !grant.allows_task(name) {
+            return Err(EnqueueError::Denied(format!(
+                "denied: enqueueing `{name}` is not granted; to allow it add \"{name}\" to the tasks in `enqueue` of [plugins.{plugin}]"
+            )));
+        }
+        if !grant.allows_queue(queue, self.about.queue.as_str()) {
+            return Err(EnqueueError::Denied(format!(
+                "denied: enqueueing into queue `{queue}` is not granted; to allow it: `[plugins.{plugin}] enqueue = {{ tasks = [\"{name}\"], \
+                 queues = [\"{queue}\"] }}`"
+            )));
+        }
+        match &grant.rate {
+            Some(rate) if !rate.take() => Err(EnqueueError::TooMany(format!(
+                "the attempts of this plugin may enqueue {} tasks in {} on one worker: come again later",
+                rate.count,
+                words::time(rate.span)
+            ))),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -187,6 +229,7 @@ impl From<ServiceError> for KvError {
     fn from(error: ServiceError) -> Self {
         match error {
             ServiceError::Invalid(text) => Self::Invalid(text),
+            ServiceError::Full(text) => Self::Quota(text),
             ServiceError::Unavailable(text) => Self::Unavailable(text),
         }
     }
@@ -196,9 +239,32 @@ fn check_key(key: &str) -> Result<(), KvError> {
     if (1..=KEY).contains(&key.len()) { Ok(()) } else { Err(KvError::Invalid(format!("a key has 1 to {KEY} bytes, not {}", key.len()))) }
 }
 
+impl Guest {
+    /// The services, when kv is granted; else the denial, remembered.
+    fn kv(&mut self) -> wasmtime::Result<Result<&Attempt, KvError>> {
+        let attempt = self.attempt("kv")?;
+        if attempt.grants.kv.is_none() {
+            let why = format!("denied: kv is not granted; to allow it: `[plugins.{}] kv = true`", attempt.plugin);
+            self.shared.deny(why.clone());
+            return Ok(Err(KvError::Denied(why)));
+        }
+        Ok(Ok(self.attempt("kv")?))
+    }
+}
+
+/// The attempt that may use kv, or the answer that it may not.
+macro_rules! granted {
+    ($guest:expr) => {
+        match $guest.kv()? {
+            Ok(attempt) => attempt,
+            Err(denied) => return Ok(Err(denied)),
+        }
+    };
+}
+
 impl kv::Host for Guest {
     async fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<Vec<u8>>, KvError>> {
-        let services = &self.attempt("kv")?.services;
+        let services = &granted!(self).services;
         if let Err(error) = check_key(&key) {
             return Ok(Err(error));
         }
@@ -206,7 +272,7 @@ impl kv::Host for Guest {
     }
 
     async fn set(&mut self, key: String, value: Vec<u8>) -> wasmtime::Result<Result<(), KvError>> {
-        let attempt = self.attempt("kv")?;
+        let attempt = granted!(self);
         if let Err(error) = check_key(&key) {
             return Ok(Err(error));
         }
@@ -219,7 +285,7 @@ impl kv::Host for Guest {
     }
 
     async fn remove(&mut self, key: String) -> wasmtime::Result<Result<bool, KvError>> {
-        let services = &self.attempt("kv")?.services;
+        let services = &granted!(self).services;
         if let Err(error) = check_key(&key) {
             return Ok(Err(error));
         }
@@ -227,7 +293,7 @@ impl kv::Host for Guest {
     }
 
     async fn increment(&mut self, key: String, by: i64) -> wasmtime::Result<Result<i64, KvError>> {
-        let services = &self.attempt("kv")?.services;
+        let services = &granted!(self).services;
         if let Err(error) = check_key(&key) {
             return Ok(Err(error));
         }
@@ -235,7 +301,7 @@ impl kv::Host for Guest {
     }
 
     async fn keys(&mut self, prefix: String, after: Option<String>, limit: u32) -> wasmtime::Result<Result<Vec<String>, KvError>> {
-        let services = &self.attempt("kv")?.services;
+        let services = &granted!(self).services;
         if prefix.len() > KEY || after.as_ref().is_some_and(|after| after.len() > KEY) {
             return Ok(Err(KvError::Invalid(format!("a prefix, like a key, has at most {KEY} bytes"))));
         }

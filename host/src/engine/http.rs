@@ -1,6 +1,6 @@
 //! Outgoing HTTP under policy: only to granted origins, only to addresses that the grant covers.
 //!
-//! check the origin → resolve → check every address → dial one of those → TLS to the name → HTTP/1.1.
+//! check the origin and the method → swap in secrets → resolve → check every address → dial one of those → TLS to the name → HTTP/1.1.
 //!
 //! Invariant: what is dialled is an address that was checked; a name is never resolved a second time.
 
@@ -27,7 +27,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks, io::TokioIo};
 
-use super::{Grants, HttpGrant, address::is_public, capture::Shared, words};
+use super::{Grants, HttpGrant, address::is_public, capture::Shared, secrets::Secrets, words};
 
 /// Resolving, dialling and TLS together take at most so long, however patient the guest is.
 const CONNECT: Duration = Duration::from_secs(30);
@@ -35,6 +35,9 @@ const CONNECT: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Open connections of one attempt.
 const CONNECTIONS: usize = 64;
+/// Bytes of a response's head, and header lines in it.
+const HEAD: usize = 64 << 10;
+const HEADERS: usize = 128;
 
 type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Sent = Result<(Response<WasiBody>, Io), Error>;
@@ -62,13 +65,21 @@ impl Tls {
 pub(super) struct Hooks {
     plugin: Arc<str>,
     grants: Arc<Grants>,
+    secrets: Secrets,
     shared: Arc<Shared>,
     tls: Tls,
+    /// Bytes of one response's body.
+    most: u64,
 }
 
 impl Hooks {
-    pub(super) fn new(plugin: Arc<str>, grants: Arc<Grants>, shared: Arc<Shared>, tls: Tls) -> Self {
-        Self { plugin, grants, shared, tls }
+    pub(super) fn new(plugin: Arc<str>, grants: Arc<Grants>, secrets: Secrets, shared: Arc<Shared>, tls: Tls) -> Self {
+        Self { plugin, grants, secrets, shared, tls, most: u64::MAX }
+    }
+
+    /// With responses of at most so many bytes.
+    pub(super) fn bounded(self, most: u64) -> Self {
+        Self { most, ..self }
     }
 }
 
@@ -89,6 +100,8 @@ impl WasiHttpHooks for Hooks {
             origin,
             plugin: Arc::clone(&self.plugin),
             grants: Arc::clone(&self.grants),
+            secrets: self.secrets.clone(),
+            most: self.most,
             shared: Arc::clone(&self.shared),
             tls: self.tls.clone(),
         };
@@ -113,10 +126,20 @@ impl Origin {
     }
 
     fn is_granted(&self, grants: &[HttpGrant]) -> bool {
-        grants.iter().any(|grant| {
-            let host = grant.host.trim_start_matches('[').trim_end_matches(']');
-            (grant.scheme == "https") == self.tls && grant.port == self.port && host == self.host
-        })
+        grants.iter().any(|grant| self.fits(grant))
+    }
+
+    fn fits(&self, grant: &HttpGrant) -> bool {
+        let host = grant.host.trim_start_matches('[').trim_end_matches(']');
+        let fits = match host.strip_prefix("*.") {
+            // One label, as in certificates (RFC 6125, 6.4.3), and never the number of an address.
+            Some(rest) => {
+                self.host.parse::<IpAddr>().is_err()
+                    && self.host.split_once('.').is_some_and(|(label, domain)| !label.is_empty() && domain == rest)
+            }
+            None => host == self.host,
+        };
+        fits && (grant.scheme == "https") == self.tls && grant.port == self.port
     }
 
     /// An address among those of this name that must not be dialled. `localhost` says what it means; any other name must be public,
@@ -147,16 +170,21 @@ struct Outgoing {
     origin: Origin,
     plugin: Arc<str>,
     grants: Arc<Grants>,
+    secrets: Secrets,
+    most: u64,
     shared: Arc<Shared>,
     tls: Tls,
 }
 
 impl Outgoing {
-    async fn send(self, request: Request<WasiBody>, options: RequestOptions) -> Sent {
+    async fn send(self, mut request: Request<WasiBody>, options: RequestOptions) -> Sent {
         if !self.origin.is_granted(&self.grants.http) {
             let problem = format!("denied: {} is not granted", self.origin.url());
             return Err(self.deny(&problem, &self.origin));
         }
+        self.check_method(request.method())?;
+        let filled = self.secrets.fill(request.headers_mut(), |secret| self.origin.is_granted(&secret.origins)).await;
+        filled.map_err(|why| self.refuse(&why))?;
         let slot = Slot::take(&self.shared).ok_or(Error::ConnectionLimitReached)?;
         let patience = options.connect_timeout.unwrap_or(CONNECT).min(CONNECT);
         let (mut sender, connection) = timeout(patience, self.connect()).await.map_err(|_| Error::ConnectionTimeout)??;
@@ -177,7 +205,7 @@ impl Outgoing {
         });
         let answer = answered.await.map_err(|_| Error::ConnectionReadTimeout)??;
         let between = options.between_bytes_timeout.unwrap_or(PATIENCE);
-        let answer = answer.map(|body| Timed::new(body, between).boxed_unsync());
+        let answer = answer.map(|body| Timed::new(body, between, self.most).boxed_unsync());
         let io = async move {
             let _slot = slot;
             // A connection that was polled to its end above says so again.
@@ -197,7 +225,9 @@ impl Outgoing {
         } else {
             Box::new(stream)
         };
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(Error::from)?;
+        let mut client = http1::Builder::new();
+        client.max_buf_size(HEAD).max_headers(HEADERS);
+        let (sender, connection) = client.handshake(TokioIo::new(stream)).await.map_err(Error::from)?;
         Ok((sender, Connection(Some(connection))))
     }
 
@@ -219,14 +249,32 @@ impl Outgoing {
         if found.is_empty() { Err(Error::DestinationNotFound) } else { Ok(found) }
     }
 
+    fn check_method(&self, method: &http::Method) -> Result<(), Error> {
+        let mut fitting = self.grants.http.iter().filter(|grant| self.origin.fits(grant));
+        if fitting.clone().any(|grant| grant.methods.is_empty() || grant.methods.iter().any(|granted| granted == method.as_str())) {
+            return Ok(());
+        }
+        let granted = fitting.next().map_or_else(String::new, |grant| grant.methods.join(", "));
+        Err(self.refuse(&format!(
+            "denied: {method} to {} is not granted, only {granted}; to allow it add \"{method}\" to the `methods` of that origin in \
+             [plugins.{}]",
+            self.origin.url(),
+            self.plugin
+        )))
+    }
+
+    fn refuse(&self, why: &str) -> Error {
+        self.shared.deny(words::line(why, 1024));
+        Error::HttpRequestDenied
+    }
+
     /// Says what would allow it: the plugin's present grants and this one.
     fn deny(&self, problem: &str, missing: &Origin) -> Error {
         let present =
             self.grants.http.iter().map(|grant| Origin { tls: grant.scheme == "https", host: grant.host.clone(), port: grant.port });
         let urls: Vec<String> = present.chain([missing.clone()]).map(|origin| format!("\"{}\"", origin.url())).collect();
         let plugin = &self.plugin;
-        self.shared.deny(words::line(&format!("{problem}; to allow it: `[plugins.{plugin}] http = [{}]`", urls.join(", ")), 1024));
-        Error::HttpRequestDenied
+        self.refuse(&format!("{problem}; to allow it: `[plugins.{plugin}] http = [{}]`", urls.join(", ")))
     }
 }
 
@@ -284,16 +332,18 @@ impl Drop for Slot {
     }
 }
 
-/// A response's body that gives up when nothing comes for too long.
+/// A response's body that gives up when nothing comes for too long, or too much.
 struct Timed {
     body: Incoming,
     patience: Duration,
     clock: Pin<Box<Sleep>>,
+    /// Bytes that may still come.
+    left: u64,
 }
 
 impl Timed {
-    fn new(body: Incoming, patience: Duration) -> Self {
-        Self { body, patience, clock: Box::pin(sleep(patience)) }
+    fn new(body: Incoming, patience: Duration, left: u64) -> Self {
+        Self { body, patience, clock: Box::pin(sleep(patience)), left }
     }
 }
 
@@ -305,6 +355,12 @@ impl Body for Timed {
         let this = &mut *self;
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
             this.clock.as_mut().reset(Instant::now() + this.patience);
+            if let Some(Ok(data)) = frame.as_ref().map(|frame| frame.as_ref().map(|frame| frame.data_ref().map_or(0, Bytes::len) as u64)) {
+                match this.left.checked_sub(data) {
+                    Some(left) => this.left = left,
+                    None => return Poll::Ready(Some(Err(Error::HttpResponseBodySize(None)))),
+                }
+            }
             return Poll::Ready(frame.map(|frame| frame.map_err(Error::from)));
         }
         ready!(this.clock.as_mut().poll(cx));

@@ -39,6 +39,14 @@ pub(super) fn engine(slots: usize) -> Result<wasmtime::Engine, EngineError> {
     wasmtime::Engine::new(&config(None)).map_err(|error| EngineError::Host(format!("can't start the WebAssembly engine: {error:#}")))
 }
 
+/// An engine that only compiles: what it makes fits those that run, whose slots are the same but more.
+pub(super) fn compiler() -> Result<wasmtime::Engine, EngineError> {
+    let pooled = wasmtime::Engine::new(&config(Some(1)));
+    pooled
+        .or_else(|_| wasmtime::Engine::new(&config(None)))
+        .map_err(|error| EngineError::Host(format!("can't start the WebAssembly engine: {error:#}")))
+}
+
 fn config(slots: Option<usize>) -> Config {
     let mut config = Config::new();
     config

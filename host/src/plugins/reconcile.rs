@@ -22,6 +22,7 @@ use super::{
     judge::{Candidate, Content, Digest, Judgement, Owners, Rules, Version, code_id, judge},
     policy::Policies,
     policy_file::PolicyFile,
+    signed::{Signatures, Wanted},
     state::{Index, State},
     stem,
     watch::{RESCAN, Watch},
@@ -43,6 +44,8 @@ pub(super) struct Reconciler<L: Loader> {
     pub(super) dir: PathBuf,
     pub(super) limits: Limits,
     pub(super) policy: PolicyFile,
+    /// `None`: unsigned plugins serve as well.
+    pub(super) signatures: Option<Signatures>,
     pub(super) state: Option<Arc<State>>,
     pub(super) jobs: Jobs<L>,
     pub(super) registry: watch::Sender<Arc<Registry<L::Code>>>,
@@ -56,6 +59,8 @@ pub(super) struct Reconciler<L: Loader> {
     directory_trouble: Option<String>,
     gone_since: Option<Instant>,
     state_trouble: Option<String>,
+    /// Captured in this pass.
+    waiting: Vec<(Digest, Arc<[u8]>)>,
     /// A file changed under the pass, or waits for memory: come again soon.
     unsettled: bool,
     published: bool,
@@ -85,6 +90,7 @@ impl<L: Loader> Reconciler<L> {
         dir: PathBuf,
         limits: Limits,
         policy: PolicyFile,
+        signatures: Option<Signatures>,
         (state, recorded, state_trouble): (Option<Arc<State>>, Index, Option<String>),
         jobs: Jobs<L>,
         registry: watch::Sender<Arc<Registry<L::Code>>>,
@@ -93,6 +99,7 @@ impl<L: Loader> Reconciler<L> {
             dir,
             limits,
             policy,
+            signatures,
             state,
             jobs,
             registry,
@@ -104,6 +111,7 @@ impl<L: Loader> Reconciler<L> {
             directory_trouble: None,
             gone_since: None,
             state_trouble,
+            waiting: Vec::new(),
             unsettled: false,
             published: false,
         }
@@ -155,6 +163,8 @@ impl<L: Loader> Reconciler<L> {
             }
             self.capture(fresh).await;
         }
+        self.look_at_signatures().await;
+        self.compile_captured();
         self.compile_kept();
         self.take_finished();
         self.drop_unwanted();
@@ -233,7 +243,7 @@ impl<L: Loader> Reconciler<L> {
             match captured {
                 Ok(Captured::Settled { digest, bytes }) => {
                     tracked.captured = Some((identity, digest.clone()));
-                    self.compile(&digest, Source::Captured(bytes));
+                    self.waiting.push((digest, bytes));
                 }
                 Ok(Captured::Trouble(why)) => tracked.trouble = Some(why),
                 Ok(Captured::Unsettled) | Err(_) => self.unsettled = true,
@@ -241,9 +251,47 @@ impl<L: Loader> Reconciler<L> {
         }
     }
 
+    /// Verifies what is new, and what new keys or signatures are there for. Trust that came late makes bytes be captured again.
+    async fn look_at_signatures(&mut self) {
+        let Some(mut signatures) = self.signatures.clone() else { return };
+        let captured = |(file, t): (&String, &Tracked)| Some(Wanted::File(t.captured.as_ref()?.1.clone(), self.dir.join(file)));
+        let kept = self.files.values().filter_map(|t| t.good.clone().map(Wanted::Kept));
+        let wanted: Vec<Wanted> = self.files.iter().filter_map(captured).chain(kept).collect();
+        let state = self.state.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            signatures.look(&wanted, state.as_deref());
+            signatures
+        });
+        let Ok(signatures) = looked.await else { return };
+        for tracked in self.files.values_mut() {
+            let Some((_, digest)) = &tracked.captured else { continue };
+            let has_bytes = self.compiled.contains_key(digest) || self.waiting.iter().any(|(waiting, _)| waiting == digest);
+            if !has_bytes && signatures.distrust(digest).is_none() {
+                tracked.captured = None;
+                self.unsettled = true;
+            }
+        }
+        self.signatures = Some(signatures);
+    }
+
+    /// Why these bytes must not run, if so.
+    fn distrust(&self, digest: &Digest) -> Option<String> {
+        self.signatures.as_ref()?.distrust(digest).map(str::to_owned)
+    }
+
+    /// Starts what was captured in this pass; bytes that are not trusted are not even compiled.
+    fn compile_captured(&mut self) {
+        for (digest, bytes) in std::mem::take(&mut self.waiting) {
+            if self.distrust(&digest).is_none() {
+                self.compile(&digest, Source::Captured(bytes));
+            }
+        }
+    }
+
     /// At the start: what served before, where something else stands now.
     fn compile_kept(&mut self) {
-        let kept: Vec<Digest> = self.files.values().filter_map(|t| t.good.clone()).collect();
+        let kept = self.files.values().filter_map(|t| t.good.clone()).filter(|digest| self.distrust(digest).is_none());
+        let kept: Vec<Digest> = kept.collect();
         for digest in kept {
             self.compile(&digest, Source::Kept);
         }
@@ -292,15 +340,18 @@ impl<L: Loader> Reconciler<L> {
             .iter()
             .map(|(file, tracked)| {
                 let state = |digest: &Digest| self.compiled.get(digest);
-                let good = match tracked.good.as_ref().map(state) {
+                let trusted = tracked.good.as_ref().filter(|digest| self.distrust(digest).is_none());
+                let good = match trusted.map(state) {
                     Some(Some(Compiled::Loaded(version, _))) => Some(version.clone()),
                     _ => None,
                 };
                 // What becomes of the file is open as long as its last good version is.
-                let good_pending = good.is_none() && tracked.good.is_some();
+                let good_pending = good.is_none() && trusted.is_some();
+                let distrusted = tracked.captured.as_ref().and_then(|(_, digest)| self.distrust(digest));
                 let content = match (&tracked.absent, &tracked.trouble, &tracked.captured) {
                     (Some(_), _, _) => Content::Absent,
                     (None, Some(why), _) if !good_pending => Content::Bad(why.clone()),
+                    (None, None, Some(_)) if !good_pending && distrusted.is_some() => Content::Bad(distrusted.unwrap_or_default()),
                     (None, None, Some((_, digest))) => match state(digest) {
                         Some(Compiled::Loaded(version, _)) => Content::Loaded(version.clone()),
                         Some(Compiled::Bad(why)) if !good_pending => Content::Bad(why.clone()),
@@ -369,6 +420,7 @@ impl<L: Loader> Reconciler<L> {
             info.warnings.extend(self.policy.missing().get(stem(&info.file)).cloned().unwrap_or_default());
             info.warnings.extend(self.directory_trouble.clone());
             info.warnings.extend(self.policy.trouble().map(str::to_owned));
+            info.warnings.extend(self.signatures.as_ref().and_then(Signatures::trouble).map(str::to_owned));
         }
         files
     }
@@ -378,6 +430,7 @@ impl<L: Loader> Reconciler<L> {
         let mut warnings = policies.unused(&stems);
         warnings.extend(self.directory_trouble.clone());
         warnings.extend(self.policy.trouble().map(str::to_owned));
+        warnings.extend(self.signatures.as_ref().and_then(Signatures::trouble).map(str::to_owned));
         warnings.extend(self.state_trouble.clone());
         warnings
     }

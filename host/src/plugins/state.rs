@@ -90,6 +90,19 @@ impl State {
         self.write(&path, bytes).map_err(|e| self.unkept(&e))
     }
 
+    /// Keeps the signature that made bytes trusted, so that they can be checked again after a restart.
+    pub(super) fn keep_signature(&self, digest: &str, text: &str) -> Result<(), String> {
+        let path = self.blob(digest).with_extension("minisig");
+        if fs::read(&path).is_ok_and(|kept| kept == text.as_bytes()) {
+            return Ok(());
+        }
+        self.write(&path, text.as_bytes()).map_err(|e| self.unkept(&e))
+    }
+
+    pub(super) fn signature(&self, digest: &str) -> Option<String> {
+        fs::read_to_string(self.blob(digest).with_extension("minisig")).ok()
+    }
+
     /// Remembers what is served now, and drops bytes that nothing is known by.
     pub(super) fn record(&self, files: BTreeMap<String, String>, owners: Owners) -> Result<(), String> {
         let index = Index { directory: self.directory.clone(), files, owners };
@@ -104,7 +117,11 @@ impl State {
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let known = name == "index.json" || name.strip_suffix(".wasm").is_some_and(|digest| index.files.values().any(|d| d == digest));
+            let known = name == "index.json"
+                || name
+                    .strip_suffix(".wasm")
+                    .or(name.strip_suffix(".minisig"))
+                    .is_some_and(|digest| index.files.values().any(|d| d == digest));
             let age = entry.metadata().and_then(|meta| meta.modified()).map(|at| now.duration_since(at).unwrap_or_default());
             if !known && age.is_ok_and(|age| age >= ORPHANS_KEPT) {
                 fs::remove_file(entry.path())?;

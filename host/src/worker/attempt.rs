@@ -153,7 +153,8 @@ async fn make(job: &Job) -> Option<Attempted> {
         job.shared.crew.started();
         return Some(stopped("cancelled before it started".into()));
     }
-    let services = Arc::new(AttemptServices::new(&job.shared, &job.offer.code.plugin, task));
+    let kv = job.offer.plugin.as_ref().and_then(|plugin| plugin.grants.kv);
+    let services = Arc::new(AttemptServices::new(&job.shared, &job.offer.code.plugin, kv, task));
     let work = Work {
         offer: job.offer.clone(),
         body: task.name.clone(),

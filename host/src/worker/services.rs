@@ -10,8 +10,8 @@ use async_trait::async_trait;
 
 use super::Shared;
 use crate::{
-    broker::KvError,
-    engine::{LogLine, ServiceError, Services},
+    broker::{KvError, KvRoom},
+    engine::{KvGrant, LogLine, ServiceError, Services},
     task::{Progress, QueueName, Task, TaskId},
 };
 
@@ -24,13 +24,16 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 pub(super) struct AttemptServices {
     shared: Arc<Shared>,
     plugin: Arc<str>,
+    room: KvRoom,
     queue: QueueName,
     task: TaskId,
 }
 
 impl AttemptServices {
-    pub(super) fn new(shared: &Arc<Shared>, plugin: &str, task: &Task) -> Self {
-        Self { shared: shared.clone(), plugin: plugin.into(), queue: task.queue.clone(), task: task.id.clone() }
+    /// `kv`: what the plugin's store may hold; `None` where there is no policy, and so nobody to ask.
+    pub(super) fn new(shared: &Arc<Shared>, plugin: &str, kv: Option<KvGrant>, task: &Task) -> Self {
+        let room = kv.map_or(KvRoom::UNBOUNDED, |KvGrant { bytes, keys }| KvRoom { bytes, keys });
+        Self { shared: shared.clone(), plugin: plugin.into(), room, queue: task.queue.clone(), task: task.id.clone() }
     }
 
     /// Runs `ask` on the control runtime.
@@ -49,6 +52,7 @@ impl AttemptServices {
         let asked = self.shared.tracker.spawn_on(tokio::time::timeout(ANSWER, answer), &self.shared.control);
         match asked.await {
             Ok(Ok(Ok(value))) => Ok(value),
+            Ok(Ok(Err(KvError::Full(text)))) => Err(ServiceError::Full(text)),
             Ok(Ok(Err(KvError::Invalid(text)))) => Err(ServiceError::Invalid(text)),
             Ok(Ok(Err(KvError::Unavailable(text)))) => Err(ServiceError::Unavailable(text)),
             Ok(Err(_)) => Err(ServiceError::Unavailable(format!("the broker did not answer within {} s", ANSWER.as_secs()))),
@@ -76,8 +80,8 @@ impl Services for AttemptServices {
     }
 
     async fn kv_set(&self, key: &str, value: Vec<u8>) -> Result<(), ServiceError> {
-        let key = key.to_owned();
-        self.ask(async move |shared, plugin| shared.broker.kv_set(&plugin, &key, &value).await).await
+        let (key, room) = (key.to_owned(), self.room);
+        self.ask(async move |shared, plugin| shared.broker.kv_set(&plugin, &key, &value, room).await).await
     }
 
     async fn kv_remove(&self, key: &str) -> Result<bool, ServiceError> {
@@ -86,8 +90,8 @@ impl Services for AttemptServices {
     }
 
     async fn kv_increment(&self, key: &str, by: i64) -> Result<i64, ServiceError> {
-        let key = key.to_owned();
-        self.ask(async move |shared, plugin| shared.broker.kv_increment(&plugin, &key, by).await).await
+        let (key, room) = (key.to_owned(), self.room);
+        self.ask(async move |shared, plugin| shared.broker.kv_increment(&plugin, &key, by, room).await).await
     }
 
     async fn kv_keys(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, ServiceError> {

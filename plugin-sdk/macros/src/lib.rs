@@ -18,6 +18,7 @@ use proc_macro::TokenStream;
 /// | `name = "transferBU"` | the task name, instead of the function's |
 /// | `timeout = "2m"` | `ms`, `s`, `m`, `h`, `d`, also `1h30m` |
 /// | `retries = 5` | attempts beyond the first |
+/// | `http = "https://host"` | an origin it calls; `env = "NAME=example"`, `enqueue = "task"`: what it wants of its policy |
 /// | `queue = "mail"` | the queue of tasks that name none |
 /// | `cron = "0 9 * * *"` | a schedule that the operator may add |
 ///

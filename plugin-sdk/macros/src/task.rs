@@ -175,7 +175,8 @@ impl Parse for Settings {
         let mut seen: Vec<String> = Vec::new();
         for Setting { key, value } in Punctuated::<Setting, Token![,]>::parse_terminated(input)? {
             let word = key.to_string();
-            if seen.contains(&word) {
+            // What is wanted of the policy may be several things.
+            if seen.contains(&word) && !text::is_wish(&word) {
                 return Err(Error::new(key.span(), format!("`{word}` is given twice")));
             }
             let check = match word.as_str() {
@@ -183,6 +184,9 @@ impl Parse for Settings {
                 "timeout" => text::check_duration,
                 "queue" => text::check_queue_name,
                 "cron" => text::check_cron,
+                "http" => text::check_origin,
+                "env" => text::check_variable,
+                "enqueue" => text::check_task_name,
                 "retries" => {
                     let Lit::Int(number) = &value else { return Err(Error::new_spanned(&value, "`retries` is a number: `retries = 5`")) };
                     settings.hints.push((word.clone(), whole(number)?));
@@ -192,7 +196,9 @@ impl Parse for Settings {
                 _ => {
                     return Err(Error::new(
                         key.span(),
-                        format!("unknown key `{word}`: there are `name`, `timeout`, `retries`, `queue` and `cron`"),
+                        format!(
+                            "unknown key `{word}`: there are `name`, `timeout`, `retries`, `queue`, `cron`, `http`, `env` and `enqueue`"
+                        ),
                     ));
                 }
             };
@@ -225,7 +231,9 @@ impl Parse for Setting {
         if !input.peek(Token![=]) {
             return Err(Error::new(
                 key.span(),
-                format!("`{key}` needs a value: `{key} = …`; keys are `name`, `timeout`, `retries`, `queue` and `cron`"),
+                format!(
+                    "`{key}` needs a value: `{key} = …`; keys are `name`, `timeout`, `retries`, `queue`, `cron`, `http`, `env` and `enqueue`"
+                ),
             ));
         }
         input.parse::<Token![=]>()?;

@@ -65,6 +65,30 @@ pub(crate) fn check_cron(text: &str) -> Result<(), String> {
     }
 }
 
+/// Keys that say what a body wants of its policy; each may be given more than once.
+pub(crate) fn is_wish(key: &str) -> bool {
+    matches!(key, "http" | "env" | "enqueue")
+}
+
+pub(crate) fn check_origin(text: &str) -> Result<(), String> {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or_default();
+    if host.is_empty() || host.contains(['/', '?', '#', '@']) || host.contains(char::is_whitespace) {
+        Err(format!("not an origin: `{text}`; write `https://host` or `http://host:port`, without a path"))
+    } else {
+        Ok(())
+    }
+}
+
+/// `NAME`, or `NAME=example`.
+pub(crate) fn check_variable(text: &str) -> Result<(), String> {
+    let name = text.split_once('=').map_or(text, |(name, _)| name);
+    if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        Err(format!("not a variable: `{text}`; write `CENTER_URL`, or with an example `CENTER_URL=https://hr.example.com`"))
+    } else {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +113,8 @@ mod tests {
         for good in ["0 9 * * *", "57 9 * * ?", "* * * * * *", "@daily", "@every 90s", "CRON_TZ=Asia/Shanghai 0 9 * * *"] {
             assert_eq!(check_cron(good), Ok(()), "{good}");
         }
+        assert!(check_origin("https://hr.example.com:8443").is_ok() && check_variable("A=http://x/y").is_ok());
+        assert!(check_origin("https://hr.example.com/api").is_err() && check_origin("hr").is_err() && check_variable("=x").is_err());
         for bad in ["", "9 o'clock", "@", "CRON_TZ=UTC", "* * * * * * *"] {
             assert!(check_cron(bad).is_err(), "{bad}");
         }

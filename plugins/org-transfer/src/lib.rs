@@ -14,37 +14,43 @@ use record::Kind;
 use taskhost_sdk::prelude::*;
 
 /// Stages the centre's departments; how many are new or changed.
-#[task(name = "transferDepartment", timeout = "5m", retries = 5)]
+#[task(
+    name = "transferDepartment",
+    timeout = "5m",
+    retries = 5,
+    http = "https://hr.example.com",
+    env = "CENTER_URL=https://hr.example.com/api"
+)]
 async fn transfer_department() -> TaskResult<u64> {
     transfer::run(Kind::Department).await
 }
 
 /// Stages the centre's business units; how many are new or changed.
-#[task(name = "transferBU", timeout = "5m", retries = 5)]
+#[task(name = "transferBU", timeout = "5m", retries = 5, http = "https://hr.example.com", env = "CENTER_URL=https://hr.example.com/api")]
 async fn transfer_bu() -> TaskResult<u64> {
     transfer::run(Kind::BusinessUnit).await
 }
 
 /// Stages the centre's staff; how many are new or changed.
-#[task(name = "transferStaff", timeout = "5m", retries = 5)]
+#[task(name = "transferStaff", timeout = "5m", retries = 5, http = "https://hr.example.com", env = "CENTER_URL=https://hr.example.com/api")]
 async fn transfer_staff() -> TaskResult<u64> {
     transfer::run(Kind::Staff).await
 }
 
 /// Pushes the departments that were staged since their last push to ECF; how many.
-#[task(name = "ecfDepartment", timeout = "5m", retries = 5)]
+#[task(name = "ecfDepartment", timeout = "5m", retries = 5, http = "https://ecf.example.com", env = "ECF_URL=https://ecf.example.com/api")]
 async fn ecf_department() -> TaskResult<u64> {
     ecf::run(Kind::Department).await
 }
 
 /// Pushes the business units that were staged since their last push to ECF; how many.
-#[task(name = "ecfBU", timeout = "5m", retries = 5)]
+#[task(name = "ecfBU", timeout = "5m", retries = 5, http = "https://ecf.example.com", env = "ECF_URL=https://ecf.example.com/api")]
 async fn ecf_bu() -> TaskResult<u64> {
     ecf::run(Kind::BusinessUnit).await
 }
 
 /// Pushes the staff that were staged since their last push to ECF; how many.
-#[task(name = "ecfStaff", timeout = "5m", retries = 5)]
+#[task(name = "ecfStaff", timeout = "5m", retries = 5, http = "https://ecf.example.com", env = "ECF_URL=https://ecf.example.com/api")]
 async fn ecf_staff() -> TaskResult<u64> {
     ecf::run(Kind::Staff).await
 }

@@ -131,7 +131,7 @@ fn large_result(bytes: u32) -> TaskResult<String> {
 
 /// Enqueues `n` children, `echo` with 0 to n-1 unless another body is named, and returns their ids. With `then_fail` it fails after
 /// that, so that none of them comes to be.
-#[task]
+#[task(enqueue = "echo")]
 fn spawn_children(n: u32, body: Option<String>, then_fail: Option<bool>) -> TaskResult<Vec<String>> {
     let body = body.unwrap_or_else(|| "echo".into());
     let ids = (0..n).map(|i| children::enqueue(&*body, [i])).collect::<Result<_, _>>()?;
@@ -187,6 +187,64 @@ fn env(name: String) -> TaskResult<Option<String>> {
     Ok(context::env(&name))
 }
 
+/// Sends a GET; the body of the answer. With `secret`, that variable goes along as a bearer token; with `host`, under a false name.
+#[task]
+async fn fetch(url: String, secret: Option<String>, host: Option<String>) -> TaskResult<String> {
+    let mut request = http::get(url);
+    if let Some(token) = secret.and_then(|name| context::env(&name)) {
+        request = request.header("authorization", &format!("Bearer {token}"));
+    }
+    if let Some(host) = host {
+        request = request.header("host", &host);
+    }
+    Ok(request.await?.error_for_status()?.text())
+}
+
+/// The text of a file.
+#[task]
+fn read_file(path: String) -> TaskResult<String> {
+    Ok(std::fs::read_to_string(path)?)
+}
+
+/// Writes a text into a file.
+#[task]
+fn write_file(path: String, text: String) -> TaskResult<()> {
+    Ok(std::fs::write(path, text)?)
+}
+
+/// Opens a TCP connection.
+#[task]
+fn connect(address: String) -> TaskResult<()> {
+    std::net::TcpStream::connect(address)?;
+    Ok(())
+}
+
+/// So many lines to the log, to stdout, or as many words of progress: `log`, `stdout` or `progress`.
+#[task]
+fn flood(what: String, times: u64) -> TaskResult<u64> {
+    use std::io::Write as _;
+    let line = "x".repeat(200);
+    for n in 0..times {
+        match what.as_str() {
+            "log" => log::info(&line),
+            "stdout" => writeln!(std::io::stdout(), "{line}")?,
+            "progress" => context::progress(n, Some(times), &line),
+            _ => return Err(TaskError::invalid_arguments("what: log, stdout or progress")),
+        }
+    }
+    Ok(times)
+}
+
+/// Writes so many keys of so many bytes into this plugin's store.
+#[task]
+fn flood_kv(keys: u32, bytes: u32) -> TaskResult<u32> {
+    let value = "x".repeat(bytes as usize);
+    for n in 0..keys {
+        kv::set(&format!("flood:{n}"), &value)?;
+    }
+    Ok(keys)
+}
+
 /// What the host says of this attempt.
 #[derive(Debug, Serialize, Deserialize, Schema)]
 pub struct About {
@@ -234,6 +292,12 @@ export_plugin!(
     kv_remove,
     kv_keys,
     env,
+    fetch,
+    read_file,
+    write_file,
+    connect,
+    flood,
+    flood_kv,
     about,
 );
 

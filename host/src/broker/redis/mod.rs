@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Broker, BrokerSettings, CancelReply, Claimed, DeleteReply, Enqueued, Extended, Finish, FinishReply, Fired, Health, Incarnation,
-    KvError, Lease, Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
+    KvError, KvRoom, Lease, Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
 };
 use crate::{
     catalogue::Catalogue,
@@ -276,16 +276,16 @@ impl Broker for RedisBroker {
         self.get_value(plugin, key).await
     }
 
-    async fn kv_set(&self, plugin: &str, key: &str, value: &[u8]) -> Result<(), KvError> {
-        self.set_value(plugin, key, value).await
+    async fn kv_set(&self, plugin: &str, key: &str, value: &[u8], room: KvRoom) -> Result<(), KvError> {
+        self.set_value(plugin, key, value, room).await
     }
 
     async fn kv_remove(&self, plugin: &str, key: &str) -> Result<bool, KvError> {
         self.remove_value(plugin, key).await
     }
 
-    async fn kv_increment(&self, plugin: &str, key: &str, by: i64) -> Result<i64, KvError> {
-        self.increment_value(plugin, key, by).await
+    async fn kv_increment(&self, plugin: &str, key: &str, by: i64, room: KvRoom) -> Result<i64, KvError> {
+        self.increment_value(plugin, key, by, room).await
     }
 
     async fn kv_keys(&self, plugin: &str, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, KvError> {

@@ -11,10 +11,10 @@ use redis::{Cmd, Value};
 use super::{
     RedisBroker,
     scripts::KV,
-    values::{corrupt, is_yes, json, list, millis, text, word, words},
+    values::{corrupt, count, is_yes, json, list, millis, text, word, words},
 };
 use crate::{
-    broker::{BrokerError, KvError, Result, WorkerInfo},
+    broker::{BrokerError, KvError, KvRoom, Result, WorkerInfo},
     catalogue::{Catalogue, Offer, PluginInfo},
 };
 
@@ -103,12 +103,9 @@ impl RedisBroker {
         }
     }
 
-    pub(super) async fn set_value(&self, plugin: &str, key: &str, value: &[u8]) -> Result<(), KvError> {
-        self.commands
-            .call(&KV.call(&self.keys.kv(plugin)).arg("set").arg(key).arg(value))
-            .await
-            .map(drop)
-            .map_err(|error| unavailable(&error))
+    pub(super) async fn set_value(&self, plugin: &str, key: &str, value: &[u8], room: KvRoom) -> Result<(), KvError> {
+        let call = KV.call(&self.keys.kv(plugin)).arg("set").arg(key).arg(value).arg(room.bytes.to_string()).arg(room.keys.to_string());
+        fits(self.commands.call(&call).await.map_err(|error| unavailable(&error))?, room).map(drop)
     }
 
     pub(super) async fn remove_value(&self, plugin: &str, key: &str) -> Result<bool, KvError> {
@@ -116,9 +113,10 @@ impl RedisBroker {
         removed.map(|was| is_yes(&was)).map_err(|error| unavailable(&error))
     }
 
-    pub(super) async fn increment_value(&self, plugin: &str, key: &str, by: i64) -> Result<i64, KvError> {
+    pub(super) async fn increment_value(&self, plugin: &str, key: &str, by: i64, room: KvRoom) -> Result<i64, KvError> {
         let call = KV.call(&self.keys.kv(plugin)).arg("increment").arg(key).arg(by.to_string());
-        let sum = word(self.commands.call(&call).await.map_err(|error| unavailable(&error))?);
+        let call = call.arg(room.bytes.to_string()).arg(room.keys.to_string());
+        let sum = word(fits(self.commands.call(&call).await.map_err(|error| unavailable(&error))?, room)?);
         sum.parse().map_err(|_| KvError::Invalid(format!("the value of `{key}` is no whole number, or the sum is beyond 64 bits")))
     }
 
@@ -145,6 +143,14 @@ impl RedisBroker {
 
     fn values(&self, plugin: &str) -> String {
         format!("{}values", self.keys.kv(plugin))
+    }
+}
+
+/// The answer, unless it is what the store has no room for.
+fn fits(answer: Value, room: KvRoom) -> Result<Value, KvError> {
+    match answer {
+        Value::Array(would) => Err(room.full(would.first().is_some_and(is_yes), would.get(1).map_or(0, count))),
+        answer => Ok(answer),
     }
 }
 

@@ -37,7 +37,7 @@ use self::{
 };
 use super::{
     Broker, BrokerError, BrokerSettings, CancelReply, Claimed, DeleteReply, Enqueued, Extended, Finish, FinishReply, Fired, Health,
-    Incarnation, KvError, Lease, Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
+    Incarnation, KvError, KvRoom, Lease, Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
 };
 use crate::{
     catalogue::Catalogue,
@@ -292,9 +292,9 @@ impl Broker for SqliteBroker {
         self.read(move |db, _| shared::kv_get(db, &plugin, &key)).await.map_err(|error| unavailable(&error))
     }
 
-    async fn kv_set(&self, plugin: &str, key: &str, value: &[u8]) -> Result<(), KvError> {
+    async fn kv_set(&self, plugin: &str, key: &str, value: &[u8], room: KvRoom) -> Result<(), KvError> {
         let (plugin, key, value) = (plugin.to_owned(), key.to_owned(), value.to_vec());
-        self.write(move |step| shared::kv_set(step, &plugin, &key, &value)).await.map_err(|error| unavailable(&error))
+        self.write(move |step| shared::kv_set(step, &plugin, &key, &value, room)).await.map_err(|error| unavailable(&error))?
     }
 
     async fn kv_remove(&self, plugin: &str, key: &str) -> Result<bool, KvError> {
@@ -302,9 +302,9 @@ impl Broker for SqliteBroker {
         self.write(move |step| shared::kv_remove(step, &plugin, &key)).await.map_err(|error| unavailable(&error))
     }
 
-    async fn kv_increment(&self, plugin: &str, key: &str, by: i64) -> Result<i64, KvError> {
+    async fn kv_increment(&self, plugin: &str, key: &str, by: i64, room: KvRoom) -> Result<i64, KvError> {
         let (plugin, key) = (plugin.to_owned(), key.to_owned());
-        self.write(move |step| shared::kv_increment(step, &plugin, &key, by)).await.map_err(|error| unavailable(&error))?
+        self.write(move |step| shared::kv_increment(step, &plugin, &key, by, room)).await.map_err(|error| unavailable(&error))?
     }
 
     async fn kv_keys(&self, plugin: &str, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, KvError> {

@@ -72,6 +72,18 @@ CREATE INDEX incarnation_deadline ON incarnation (queue, deadline);
 CREATE TABLE worker (id TEXT PRIMARY KEY, info TEXT NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE offer (name TEXT PRIMARY KEY, offer TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE kv (plugin TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (plugin, key)) WITHOUT ROWID;
+-- What each plugin's kv holds, so that its quota costs no scan.
+CREATE TABLE kv_size (plugin TEXT PRIMARY KEY, keys INTEGER NOT NULL, bytes INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TRIGGER kv_added AFTER INSERT ON kv BEGIN
+    INSERT INTO kv_size VALUES (new.plugin, 1, length(CAST(new.key AS BLOB)) + length(new.value))
+    ON CONFLICT (plugin) DO UPDATE SET keys = keys + 1, bytes = bytes + excluded.bytes;
+END;
+CREATE TRIGGER kv_changed AFTER UPDATE ON kv BEGIN
+    UPDATE kv_size SET bytes = bytes + length(new.value) - length(old.value) WHERE plugin = new.plugin;
+END;
+CREATE TRIGGER kv_removed AFTER DELETE ON kv BEGIN
+    UPDATE kv_size SET keys = keys - 1, bytes = bytes - length(CAST(old.key AS BLOB)) - length(old.value) WHERE plugin = old.plugin;
+END;
 CREATE TABLE schedule (
     name TEXT PRIMARY KEY, definition TEXT NOT NULL, paused INTEGER NOT NULL, last INTEGER NOT NULL, last_task TEXT
 ) WITHOUT ROWID;

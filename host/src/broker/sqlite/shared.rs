@@ -9,7 +9,7 @@ use super::{
     writer::{Failure, Step, sql},
 };
 use crate::{
-    broker::{KvError, Result, WorkerInfo},
+    broker::{KvError, KvRoom, Result, WorkerInfo},
     catalogue::{Catalogue, Offer},
     task::Millis,
 };
@@ -53,10 +53,31 @@ pub(super) fn kv_get(db: &Connection, plugin: &str, key: &str) -> Result<Option<
     Ok(find.query_row([plugin, key], |row| row.get(0)).optional()?)
 }
 
-pub(super) fn kv_set(step: &Step<'_>, plugin: &str, key: &str, value: &[u8]) -> Result<(), Failure> {
-    let mut set = step.connection.prepare_cached("INSERT OR REPLACE INTO kv (plugin, key, value) VALUES (?, ?, ?)")?;
+/// The inner error: it does not fit the room, and nothing was written.
+pub(super) fn kv_set(step: &Step<'_>, plugin: &str, key: &str, value: &[u8], room: KvRoom) -> Result<Result<(), KvError>, Failure> {
+    let mut size = step.connection.prepare_cached("SELECT keys, bytes FROM kv_size WHERE plugin = ?")?;
+    let (keys, bytes) = size.query_row([plugin], |row| Ok((number(row, 0)?, number(row, 1)?))).optional()?.unwrap_or_default();
+    let mut old = step.connection.prepare_cached("SELECT length(value) FROM kv WHERE plugin = ? AND key = ?")?;
+    let old: Option<u64> = old.query_row([plugin, key], |row| number(row, 0)).optional()?;
+    let new = value.len() as u64;
+    let (keys, then) = match old {
+        Some(old) => (keys, (bytes + new).saturating_sub(old)),
+        None => (keys + 1, bytes + key.len() as u64 + new),
+    };
+    let too_many = old.is_none() && keys > room.keys;
+    if too_many || (then > bytes && then > room.bytes) {
+        return Ok(Err(room.full(too_many, then)));
+    }
+    let mut set = step.connection.prepare_cached(
+        "INSERT INTO kv (plugin, key, value) VALUES (?, ?, ?) ON CONFLICT (plugin, key) DO UPDATE SET value = excluded.value",
+    )?;
     set.execute(params![plugin, key, value])?;
-    Ok(())
+    Ok(Ok(()))
+}
+
+/// SQLite's integers have a sign; what is counted here has none.
+fn number(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    row.get(column).map(i64::unsigned_abs)
 }
 
 pub(super) fn kv_remove(step: &Step<'_>, plugin: &str, key: &str) -> Result<bool, Failure> {
@@ -64,7 +85,7 @@ pub(super) fn kv_remove(step: &Step<'_>, plugin: &str, key: &str) -> Result<bool
 }
 
 /// The sum, or why there is none: the inner error is the plugin's fault, not the database's.
-pub(super) fn kv_increment(step: &Step<'_>, plugin: &str, key: &str, by: i64) -> Result<Result<i64, KvError>, Failure> {
+pub(super) fn kv_increment(step: &Step<'_>, plugin: &str, key: &str, by: i64, room: KvRoom) -> Result<Result<i64, KvError>, Failure> {
     let old = match kv_get(step.connection, plugin, key)? {
         None => 0,
         Some(value) => match std::str::from_utf8(&value).ok().and_then(|text| text.parse::<i64>().ok()) {
@@ -77,8 +98,7 @@ pub(super) fn kv_increment(step: &Step<'_>, plugin: &str, key: &str, by: i64) ->
     let Some(sum) = old.checked_add(by) else {
         return Ok(Err(KvError::Invalid(format!("`{key}` + {by} is beyond 64 bits; it stays {old}"))));
     };
-    kv_set(step, plugin, key, sum.to_string().as_bytes())?;
-    Ok(Ok(sum))
+    Ok(kv_set(step, plugin, key, sum.to_string().as_bytes(), room)?.map(|()| sum))
 }
 
 pub(super) fn kv_keys(db: &Connection, plugin: &str, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, Failure> {

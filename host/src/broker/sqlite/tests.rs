@@ -67,7 +67,7 @@ async fn a_command_that_fails_undoes_itself_and_not_its_neighbours() {
     let b = &place.broker;
     let write = |key: String, fails: bool| {
         b.write(move |step| {
-            shared::kv_set(step, "p", &key, b"1")?;
+            let _fits = shared::kv_set(step, "p", &key, b"1", KvRoom::UNBOUNDED)?;
             if fails { Err(BrokerError::Invalid("on purpose".into()).into()) } else { Ok(()) }
         })
     };
@@ -144,7 +144,7 @@ async fn the_steps_of_another_process_wake_nobody_for_nothing() {
     let busy = async {
         let mut steps = 0_u32;
         while begun.elapsed() < limit {
-            other.kv_increment("p", "n", 1).await.expect("increment");
+            other.kv_increment("p", "n", 1, KvRoom::UNBOUNDED).await.expect("increment");
             steps += 1;
         }
         steps

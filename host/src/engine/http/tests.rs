@@ -19,6 +19,7 @@ fn grant(url: &str) -> HttpGrant {
         scheme: uri.scheme_str().unwrap().into(),
         host: uri.host().unwrap().into(),
         port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }),
+        methods: Vec::new(),
     }
 }
 
@@ -31,7 +32,8 @@ impl Caller {
         cpu.stop();
         let shared = Shared::new(Meter::new(&cpu, None), &Limits::default(), 1, None);
         let grants = Grants { http: urls.iter().map(|url| grant(url)).collect(), ..Grants::default() };
-        Self(Hooks::new("org-transfer".into(), Arc::new(grants), Arc::new(shared), Tls::default()))
+        let secrets = Secrets::of(&grants);
+        Self(Hooks::new("org-transfer".into(), Arc::new(grants), secrets, Arc::new(shared), Tls::default()))
     }
 
     async fn get(&mut self, url: &str, options: RequestOptions) -> Result<(u16, Bytes), Error> {

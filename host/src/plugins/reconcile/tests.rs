@@ -102,10 +102,15 @@ impl Place {
     }
 
     fn start(&self) -> Room {
+        self.start_trusting(None)
+    }
+
+    fn start_trusting(&self, trust: Option<PathBuf>) -> Room {
         let settings = PluginsSettings {
             dir: self.dir(),
             state: self.root.path().join("state"),
             policy: Some(self.policy()),
+            trust,
             limits: Limits::default(),
         };
         let loader = TextLoader { slow: self.slow.clone(), loads: self.loads.clone() };
@@ -506,10 +511,55 @@ fn a_missing_directory_is_refused_with_what_to_do() {
         dir: dir.to_owned(),
         state: place.root.path().join("state"),
         policy: None,
+        trust: None,
         limits: Limits::default(),
     };
     let loader = || TextLoader { slow: place.slow.clone(), loads: place.loads.clone() };
     let error = |dir: &Path| crate::plugins::open(settings(dir), loader()).err().map(|e| e.to_string()).unwrap_or_default();
     assert!(error(&place.dir()).starts_with("there is no plugin directory, make it or name another with --plugins"));
     assert!(error(&place.policy()).starts_with("the plugin directory cannot be read"));
+}
+
+#[tokio::test]
+async fn with_trust_required_only_signed_bytes_are_compiled_and_served() {
+    let place = Place::new();
+    let keys = place.root.path().join("trusted.pub");
+    let ((old_key, old_public), (new_key, new_public)) = (crate::plugins::keygen(None).unwrap(), crate::plugins::keygen(None).unwrap());
+    let sign = |file: &str, key: &str, text: &str| {
+        let new = place.at(".sig");
+        fs::write(&new, crate::plugins::sign(key, None, text.as_bytes(), file).unwrap()).unwrap();
+        fs::rename(new, place.at(&format!("{file}.minisig"))).unwrap();
+    };
+    fs::write(&keys, &old_public).unwrap();
+    place.put("math.wasm", "v1 add");
+    let mut room = place.start_trusting(Some(keys.clone()));
+    let registry = room.until("it is refused", |registry| has_failed(registry, "math.wasm")).await;
+    assert!(info(&registry, "math.wasm").error.as_ref().unwrap().contains("not signed"), "{registry:#?}");
+    assert_eq!(place.loads("v1 add"), 0, "it is not even compiled");
+    // The signature may come after the file.
+    sign("math.wasm", &old_key, "v1 add");
+    room.serves("add", "v1 add").await;
+    // A replacement with a signature that is not its own: the last good one serves on.
+    place.put("math.wasm", "v2 add");
+    let registry = room.until("the new one is refused", |registry| has_failed(registry, "math.wasm")).await;
+    assert!(info(&registry, "math.wasm").error.as_ref().unwrap().contains("changed after it was signed"), "{registry:#?}");
+    assert_eq!((served(&registry, "add"), place.loads("v2 add")), ("v1 add", 0));
+    room.stop().await;
+    // After a restart too: its signature was kept with it.
+    let mut room = place.start_trusting(Some(keys.clone()));
+    room.serves("add", "v1 add").await;
+    // A key that is not trusted, then is, then is the only one.
+    sign("math.wasm", &new_key, "v2 add");
+    room.until("the key is foreign", |registry| {
+        registry.files.iter().any(|info| info.error.as_ref().is_some_and(|error| error.contains("not trusted here")))
+    })
+    .await;
+    fs::write(&keys, format!("{old_public}{new_public}")).unwrap();
+    room.serves("add", "v2 add").await;
+    fs::write(&keys, "a slip of the pen").unwrap();
+    room.until("the bad edit is shown", |registry| registry.warnings.iter().any(|warning| warning.contains("keys stay in force"))).await;
+    fs::write(&keys, format!("# only the old one\n{old_public}")).unwrap();
+    let registry = room.serves("add", "").await;
+    assert!(has_failed(&registry, "math.wasm"), "nothing that the new key signed serves any more: {registry:#?}");
+    room.stop().await;
 }

@@ -1,0 +1,212 @@
+//! Who may put plugins here: minisign keys that the operator trusts, and signatures beside the files.
+//!
+//! `math.wasm.minisig` beside `math.wasm`, checked against every key of the trust file; that file is read again when it changes,
+//! so that keys can be added and taken away under a running worker.
+//!
+//! Invariant: with trust required, nothing is compiled or served whose signature was not checked against the keys in force.
+
+use std::{
+    io::{Cursor, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use minisign::{KeyPair, PublicKey, SecretKeyBox, SignatureBox};
+
+use super::{PluginsError, capture::Identity};
+
+/// Bytes of a signature file or of a trust file, at most.
+const LONGEST: u64 = 64 << 10;
+
+/// Public keys, each as good as the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trust(Vec<PublicKey>);
+
+impl Trust {
+    /// Reads a trust file: minisign public keys one after the other; comment lines are skipped.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let text = read(path).map_err(|error| format!("cannot read the trusted keys ({error}): `{}`", path.display()))?;
+        Self::parse(&text).map_err(|why| format!("{}: {why}", path.display()))
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut keys = Vec::new();
+        for (number, line) in text.lines().enumerate().map(|(n, line)| (n + 1, line.trim())) {
+            if line.is_empty() || line.starts_with('#') || line.starts_with("untrusted comment:") {
+                continue;
+            }
+            let key = PublicKey::from_base64(line);
+            keys.push(key.map_err(|_| format!("line {number}: not a minisign public key; `taskhost plugin keygen` makes one"))?);
+        }
+        if keys.is_empty() {
+            return Err("it has no public key: put in what `taskhost plugin keygen` printed".into());
+        }
+        Ok(Self(keys))
+    }
+
+    /// Whether `signature`, the text of a `.minisig` file, is one of these keys' for `bytes`. Gives the key's id.
+    pub fn check(&self, bytes: &[u8], signature: &str) -> Result<String, String> {
+        let signature = SignatureBox::from_string(signature).map_err(|_| "its signature file is no minisign signature: sign it again")?;
+        let id = key_id(signature.keynum());
+        let Some(key) = self.0.iter().find(|key| key.keynum() == signature.keynum()) else {
+            return Err(format!(
+                "it is signed with key {id}, which is not trusted here: add that key to the trust file, or sign it with another"
+            ));
+        };
+        match minisign::verify(key, &signature, Cursor::new(bytes), true, false, false) {
+            Ok(()) => Ok(id),
+            Err(_) => Err(format!("its signature by key {id} does not fit its bytes: it was changed after it was signed; sign it again")),
+        }
+    }
+}
+
+/// As minisign shows it: the number in upper-case hex.
+fn key_id(number: &[u8]) -> String {
+    number.iter().rev().map(|byte| format!("{byte:02X}")).collect()
+}
+
+fn read(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(LONGEST).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Where the signature of a plugin's file stands.
+pub fn signature_path(plugin: &Path) -> PathBuf {
+    let mut path = plugin.as_os_str().to_owned();
+    path.push(".minisig");
+    path.into()
+}
+
+/// The signature beside a plugin's file; the error says what to do. Blocks on the file system.
+pub fn read_signature(plugin: &Path) -> Result<String, String> {
+    let path = signature_path(plugin);
+    read(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => "it is not signed, and only signed plugins serve here: `taskhost plugin sign` it".into(),
+        _ => format!("its signature cannot be read ({error}): `{}`", path.display()),
+    })
+}
+
+/// A new pair: the secret key's file, encrypted with `password` if one is given, and the public key's.
+pub fn keygen(password: Option<String>) -> Result<(String, String), String> {
+    let failed = |error: minisign::PError| format!("failed to make a key pair: {error}");
+    let pair = match password {
+        Some(password) => KeyPair::generate_encrypted_keypair(Some(password)),
+        None => KeyPair::generate_unencrypted_keypair(),
+    };
+    let KeyPair { pk, sk } = pair.map_err(failed)?;
+    let secret = sk.to_box(Some("taskhost plugin signing key")).map_err(failed)?.into_string();
+    Ok((secret, pk.to_box().map_err(failed)?.into_string()))
+}
+
+/// The `.minisig` text for `bytes`. `comment` is signed as well.
+pub fn sign(secret: &str, password: Option<String>, bytes: &[u8], comment: &str) -> Result<String, String> {
+    let wrong =
+        |error: minisign::PError| format!("cannot use the secret key ({error}): give its password by --password-file, if it has one");
+    let boxed = || SecretKeyBox::from_string(secret).map_err(wrong);
+    let key = match password {
+        Some(password) => boxed()?.into_secret_key(Some(password)),
+        None => boxed()?.into_unencrypted_secret_key(),
+    };
+    let key = key.map_err(wrong)?;
+    let signed = minisign::sign(None, &key, Cursor::new(bytes), Some(comment), Some("signature of a taskhost plugin"));
+    signed.map(SignatureBox::into_string).map_err(|error| format!("failed to sign: {error}"))
+}
+
+/// The keys in force: those of the file, read again when it changes; a bad edit leaves the last good ones standing.
+#[derive(Debug, Clone)]
+pub(super) struct TrustFile {
+    path: PathBuf,
+    read: Option<Identity>,
+    trust: Arc<Trust>,
+    trouble: Option<String>,
+}
+
+impl TrustFile {
+    pub(super) fn open(path: &Path) -> Result<Self, PluginsError> {
+        let identity = std::fs::metadata(path).map(|meta| Identity::of(&meta)).ok();
+        let trust = Trust::read(path).map_err(PluginsError::Policy)?;
+        Ok(Self { path: path.to_owned(), read: identity, trust: trust.into(), trouble: None })
+    }
+
+    pub(super) fn trust(&self) -> &Arc<Trust> {
+        &self.trust
+    }
+
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// Blocks on the file system. A file caught half-written is read again in the next pass, since its identity changes then.
+    pub(super) fn refresh(&mut self) {
+        let identity = std::fs::metadata(&self.path).map(|meta| Identity::of(&meta)).ok();
+        if identity.is_some() && identity == self.read {
+            return;
+        }
+        self.read = identity;
+        match Trust::read(&self.path) {
+            Ok(trust) => {
+                self.trouble = None;
+                if trust != *self.trust {
+                    tracing::info!(keys = trust.0.len(), "the trusted keys changed");
+                    self.trust = trust.into();
+                }
+            }
+            Err(why) => self.trouble = Some(format!("{why}; the last good keys stay in force")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (String, String) {
+        keygen(None).unwrap()
+    }
+
+    #[test]
+    fn what_a_trusted_key_signed_is_trusted_and_nothing_else() {
+        let ((secret, public), (other_secret, other_public)) = (pair(), pair());
+        let trust = Trust::parse(&public).unwrap();
+        let signature = sign(&secret, None, b"bytes", "file:math.wasm").unwrap();
+        assert_eq!(trust.check(b"bytes", &signature).unwrap().len(), 16);
+        assert!(trust.check(b"bytez", &signature).unwrap_err().contains("changed after it was signed"));
+        let foreign = sign(&other_secret, None, b"bytes", "file:math.wasm").unwrap();
+        assert!(trust.check(b"bytes", &foreign).unwrap_err().contains("not trusted here"));
+        assert!(trust.check(b"bytes", "hello").unwrap_err().contains("no minisign signature"));
+        // The comment is signed too.
+        assert!(trust.check(b"bytes", &signature.replace("file:math.wasm", "file:evil.wasm")).is_err());
+        // Rotation: both keys, then only the new one.
+        let both = Trust::parse(&format!("# old\n{public}\n# new\n{other_public}")).unwrap();
+        assert!(both.check(b"bytes", &signature).is_ok() && both.check(b"bytes", &foreign).is_ok());
+        assert!(Trust::parse("# nothing\n").unwrap_err().contains("no public key"));
+        assert!(Trust::parse("x\n").unwrap_err().starts_with("line 1: not a minisign public key"));
+    }
+
+    #[test]
+    fn a_password_protects_the_secret_key() {
+        let (secret, public) = keygen(Some("sesame".into())).unwrap();
+        assert!(sign(&secret, None, b"x", "c").is_err());
+        assert!(sign(&secret, Some("wrong".into()), b"x", "c").is_err());
+        let signature = sign(&secret, Some("sesame".into()), b"x", "c").unwrap();
+        assert!(Trust::parse(&public).unwrap().check(b"x", &signature).is_ok());
+    }
+
+    #[test]
+    fn a_bad_edit_keeps_the_last_good_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys.pub");
+        assert!(TrustFile::open(&path).is_err());
+        let ((secret, public), (_, other)) = (pair(), pair());
+        std::fs::write(&path, &public).unwrap();
+        let mut file = TrustFile::open(&path).unwrap();
+        let signature = sign(&secret, None, b"x", "c").unwrap();
+        std::fs::write(&path, "nonsense, and longer than a key is: ".repeat(9)).unwrap();
+        file.refresh();
+        assert!(file.trouble().unwrap().contains("stay in force") && file.trust().check(b"x", &signature).is_ok());
+        std::fs::write(&path, format!("# only the new one\n{other}")).unwrap();
+        file.refresh();
+        assert!(file.trouble().is_none() && file.trust().check(b"x", &signature).is_err());
+    }
+}

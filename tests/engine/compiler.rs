@@ -1,0 +1,109 @@
+//! Compilation in a process of its own, with the real program.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use super::{
+    hostile::Guest,
+    support::{call, compile, entries, plugin, private_dir, result, settings},
+};
+use taskhost::engine::{Engine, EngineError, EngineSettings};
+
+fn program() -> Option<PathBuf> {
+    Some(env!("CARGO_BIN_EXE_taskhost").into())
+}
+
+fn apart(cache: Option<PathBuf>, compiler: Option<PathBuf>) -> Arc<Engine> {
+    Engine::start(EngineSettings { cache, compiler, ..settings() }).unwrap()
+}
+
+#[tokio::test]
+async fn what_another_process_compiled_runs_here() {
+    let dir = private_dir();
+    let engine = apart(Some(dir.path().into()), program());
+    let code = compile(&engine, &plugin("math")).await.unwrap();
+    assert_eq!(result(engine.invoke(call(&code, "add", "[1,1]")).await), "2");
+    let kept = entries(dir.path());
+    assert!(kept.len() == 1 && kept[0].extension().is_some_and(|end| end == "cwasm"), "{kept:?}");
+    // Kept is kept: the next engine needs no compiler at all.
+    let without = apart(Some(dir.path().into()), Some("/nowhere/at/all".into()));
+    let code = compile(&without, &plugin("math")).await.unwrap();
+    assert_eq!(result(without.invoke(call(&code, "add", "[1,1]")).await), "2");
+    // And without a cache it works as well.
+    let uncached = apart(None, program());
+    let code = compile(&uncached, &Guest::default().build()).await.unwrap();
+    assert_eq!(result(uncached.invoke(call(&code, "go", "[]")).await), "7");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_plugin_is_told_across_the_processes() {
+    let dir = private_dir();
+    let engine = apart(Some(dir.path().into()), program());
+    let good = Guest::default().build();
+    for (bytes, expected) in [
+        (good[..good.len() / 2].to_vec(), "the file is cut off"),
+        (wat::parse_str("(component (type (func async)))").unwrap(), "WASI 0.3 / async"),
+    ] {
+        match compile(&engine, &bytes).await {
+            Err(EngineError::BadComponent(why)) => assert!(why.contains(expected), "{why}"),
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+    assert!(entries(dir.path()).is_empty(), "nothing is left behind: {:?}", entries(dir.path()));
+}
+
+#[tokio::test]
+async fn a_compiler_that_breaks_is_not_the_end() {
+    let dir = private_dir();
+    let script = |text: &str| {
+        let path = dir.path().join(format!("compiler-{}", fastrand::u64(..)));
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        Some(path)
+    };
+    let bytes = Guest::default().build();
+    for (does, expected) in [
+        ("ulimit -c 0; kill -ABRT $$", "gave up on it"),
+        ("kill -XCPU $$", "240 s of CPU"),
+        ("kill -XFSZ $$", "1 GiB of code"),
+        ("echo memory allocation of 5 bytes failed >&2; ulimit -c 0; kill -ABRT $$", "3 GiB of memory"),
+        ("yes >&2; exit 1", "gave up on it"),
+    ] {
+        match compile(&apart(None, script(does)), &bytes).await {
+            Err(EngineError::BadComponent(why)) => assert!(why.contains(expected), "{does}: {why}"),
+            other => panic!("{does}: {other:?}"),
+        }
+    }
+    // What the machine did, or what is not there, may be different next time.
+    for compiler in [script("kill -KILL $$"), script("echo no artefact"), Some("/nowhere/at/all".into())] {
+        match compile(&apart(None, compiler), &bytes).await {
+            Err(EngineError::Busy(_) | EngineError::Host(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_stops_waiting_stops_the_compiler() {
+    let dir = private_dir();
+    let (script, pid) = (dir.path().join("compiler"), dir.path().join("pid"));
+    std::fs::write(&script, format!("#!/bin/sh\necho $$ > {0}.new; mv {0}.new {0}; exec sleep 3600\n", pid.display())).unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let engine = apart(None, Some(script));
+    let bytes = Guest::default().build();
+    let waiting = tokio::spawn(async move { compile(&engine, &bytes).await.map(drop) });
+    let until = async |is_so: &dyn Fn() -> bool| {
+        tokio::time::timeout(Duration::from_secs(60), async {
+            while !is_so() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("it comes to be");
+    };
+    until(&|| pid.exists()).await;
+    let process = PathBuf::from("/proc").join(std::fs::read_to_string(&pid).unwrap().trim());
+    assert!(process.exists());
+    waiting.abort();
+    // A zombie until it is reaped, which the runtime does in its own time.
+    until(&|| std::fs::read_to_string(process.join("stat")).map_or(true, |stat| stat.contains(") Z "))).await;
+}
