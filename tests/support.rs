@@ -345,7 +345,7 @@ pub(crate) fn finish(member: &Member, verdict: Verdict) -> Finish {
     Finish {
         member: member.clone(),
         verdict,
-        code: Some(CodeId { plugin: "math".into(), version: "1.0.0".into(), digest: "ab".repeat(32) }),
+        code: Some(CodeId { plugin: "math".into(), version: "1.0.0".into(), digest: "ab".repeat(32) }.into()),
         worker: "box:1:test".into(),
         ran_ms: 1,
         log: String::new(),

@@ -179,7 +179,7 @@ pub struct Finish {
     pub member: Member,
     pub verdict: Verdict,
     /// The code that ran, if any did.
-    pub code: Option<CodeId>,
+    pub code: Option<Arc<CodeId>>,
     /// `host:pid:…` as `workers` lists it.
     pub worker: Arc<str>,
     /// Milliseconds the attempt ran; `started_at` of the view is the claim.

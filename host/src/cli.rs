@@ -18,6 +18,7 @@ mod bench;
 mod bulk;
 mod enqueue;
 mod failure;
+mod new_task;
 mod output;
 mod plugin;
 mod plugin_new;

@@ -195,7 +195,7 @@ impl Gathered {
             cache_bytes: self.get("cache_size", units::size)?,
             file,
             queues: self.get("queues", queues)?,
-            concurrency: self.get_or("concurrency", positive, 64 * cores)?,
+            concurrency: self.get_or("concurrency", positive, 128 * cores)?,
             threads: self.get_or("threads", positive, cores)?,
             lease,
             drain: self.get("drain", units::duration)?,

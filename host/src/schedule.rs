@@ -149,9 +149,14 @@ async fn fire_for_ever<B: Schedules + ?Sized>(broker: &B) {
 
 /// Reads the schedules, then fires what falls due until it is time to read them again.
 async fn turn<B: Schedules + ?Sized>(broker: &B, plans: &mut Plans) -> broker::Result<()> {
-    let clock = BrokerClock::read(broker).await?;
     plans.refresh(broker.schedules().await?);
     let until = Instant::now() + REFRESH.mul_f64(0.8 + 0.4 * fastrand::f64());
+    if plans.0.is_empty() {
+        // Nothing to be on time for: the broker is not asked what time it is.
+        sleep_until(until).await;
+        return Ok(());
+    }
+    let clock = BrokerClock::read(broker).await?;
     loop {
         let work = plans.due(clock.now());
         let more = work.iter().any(|(_, dues)| dues.len() == BATCH);

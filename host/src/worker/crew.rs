@@ -42,7 +42,10 @@ impl Crew {
     /// Takes a slot; `false` when the plugin is at its `concurrency`. The dispatcher claims no more than there are slots.
     pub(super) fn enter(&self, offer: &Offer) -> bool {
         let mut inner = lock(&self.inner);
-        let of_plugin = inner.plugins.entry(offer.code.plugin.clone()).or_default();
+        let of_plugin = match inner.plugins.get_mut(&offer.code.plugin) {
+            Some(of_plugin) => of_plugin,
+            None => inner.plugins.entry(offer.code.plugin.clone()).or_default(),
+        };
         if offer.concurrency.is_some_and(|most| *of_plugin >= most) {
             return false;
         }
@@ -107,6 +110,13 @@ impl Crew {
         });
     }
 
+    /// Whether so many tasks are worth a claim now. While the cores have enough at hand, a round trip shall bring a batch and not
+    /// the one slot that has just become free; when they are about to run dry, and so on an idle system, anything is.
+    pub(super) fn is_worth(&self, budget: usize, wanting: usize, cores: usize) -> bool {
+        let batch = self.slots.min(self.ceiling(cores)) / 4;
+        budget > 0 && (budget >= batch || wanting < 2 * cores)
+    }
+
     /// How many attempts may want CPU at once: four a core, so that bodies which compute are not hoarded into their timeouts;
     /// more when a usual attempt is so short that four a core would be gone before the next claim is answered.
     pub(super) fn ceiling(&self, cores: usize) -> usize {
@@ -124,7 +134,7 @@ mod tests {
 
     fn offer(concurrency: Option<usize>) -> Offer {
         Offer {
-            code: CodeId { plugin: "math".into(), ..CodeId::default() },
+            code: CodeId { plugin: "math".into(), ..CodeId::default() }.into(),
             hints: Hints::default(),
             timeout: Duration::from_secs(60),
             ceiling: None,
@@ -142,6 +152,17 @@ mod tests {
         crew.exit(&offer);
         assert_eq!(crew.room(&offer), Some(1));
         assert!(crew.enter(&offer));
+    }
+
+    #[test]
+    fn a_claim_brings_a_batch_while_the_cores_have_work() {
+        let crew = Crew::new(128);
+        crew.used(Duration::from_micros(10));
+        assert!(!crew.is_worth(31, 97, 2) && crew.is_worth(32, 96, 2));
+        assert!(crew.is_worth(1, 3, 2), "they are about to run dry");
+        assert!(!crew.is_worth(0, 0, 2));
+        crew.used(Duration::from_secs(2));
+        assert!(crew.is_worth(2, 6, 2), "four a core leave no room for batches");
     }
 
     #[test]

@@ -51,6 +51,7 @@ pub(super) async fn run(shared: &Arc<Shared>, drain: &CancellationToken) {
         let free = if alone.is_wanted() { 0 } else { shared.crew.free() };
         let wanting = shared.invoke.runnable() + shared.crew.starting();
         let budget = free.min(shared.crew.ceiling(shared.settings.cores).saturating_sub(wanting));
+        let budget = if shared.crew.is_worth(budget, wanting, shared.settings.cores) { budget } else { 0 };
         let plan = plan(shared, budget);
         if !plan.is_empty() {
             let claims = plan.into_iter().map(|wanted| claim(shared, wanted));

@@ -188,7 +188,7 @@ impl Link {
 
     /// Calls a script by its digest, and by its text where it is not known yet.
     pub(super) async fn call(&self, call: &Call) -> Result<Value> {
-        let sent = match self.try_send(&call.by_digest()).await {
+        let sent = match self.try_send(call.by_digest()).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => self.try_send(&call.by_text()).await,
             sent => sent,
         };

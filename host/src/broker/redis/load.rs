@@ -22,8 +22,8 @@ pub struct ServerLoad {
     pub cpu: Duration,
     /// Bytes that its data takes.
     pub memory: u64,
-    /// Commands since it was started, those within scripts not counted.
-    pub commands: u64,
+    /// Reads from its clients since it was started: one a command, unless several come at once.
+    pub reads: u64,
     /// Keys that are unlinked, but whose memory is not free yet.
     pub unlinking: u64,
 }
@@ -37,7 +37,7 @@ impl RedisBroker {
             load.cpu +=
                 Duration::from_secs_f64(seconds("used_cpu_user").max(0.0)) + Duration::from_secs_f64(seconds("used_cpu_sys").max(0.0));
             load.memory += number("used_memory");
-            load.commands += number("total_commands_processed");
+            load.reads += number("total_reads_processed");
             load.unlinking += number("lazyfree_pending_objects");
         }
         Ok(load)

@@ -13,6 +13,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use redis::aio::PubSub;
 use tokio::sync::mpsc;
 
 use super::{
@@ -54,7 +55,10 @@ pub struct RedisBroker {
     commands: Link,
     heartbeats: Link,
     waiting: Waiting,
+    listeners: Listeners,
     met: Met,
+    /// When the catalogue was last written, and with what.
+    offered: Mutex<Option<(Instant, u64)>>,
 }
 
 impl fmt::Debug for RedisBroker {
@@ -72,7 +76,18 @@ impl RedisBroker {
         let target = Arc::new(Target::new(&address)?);
         let link = || Link::new(Arc::clone(&target), Arc::clone(&at));
         let (commands, heartbeats) = (link(), link());
-        let broker = Self { settings, keys, at, target, commands, heartbeats, waiting: Waiting::default(), met: Met::default() };
+        let broker = Self {
+            settings,
+            keys,
+            at,
+            target,
+            commands,
+            heartbeats,
+            waiting: Waiting::default(),
+            listeners: Listeners::default(),
+            met: Met::default(),
+            offered: Mutex::default(),
+        };
         broker.meet_server().await?;
         Ok(broker)
     }
@@ -89,6 +104,25 @@ impl Waiting {
 
     fn put(&self, queue: &QueueName, link: Link) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.clone(), link);
+    }
+}
+
+/// Connections that have told somebody of a task's end, each with the channel that it still hears of; a few are kept.
+#[derive(Default)]
+struct Listeners(Mutex<Vec<(PubSub, String)>>);
+
+impl Listeners {
+    const KEPT: usize = 16;
+
+    fn take(&self) -> Option<(PubSub, String)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    fn put(&self, connection: PubSub, channel: String) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < Self::KEPT {
+            kept.push((connection, channel));
+        }
     }
 }
 

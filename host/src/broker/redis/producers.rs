@@ -6,6 +6,7 @@ use std::{
 };
 
 use futures_util::StreamExt;
+use redis::{RedisResult, aio::PubSub};
 use tokio::time::Instant;
 
 use super::{
@@ -92,7 +93,7 @@ impl RedisBroker {
         Ok(())
     }
 
-    /// subscribe → confirmed → ask to be told → read; again after a lost connection and now and then.
+    /// subscribe → confirmed → ask to be told → told → read; again after a lost connection and now and then.
     pub(super) async fn wait_for_end(&self, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<Option<TaskView>> {
         let deadline = Instant::now() + limit;
         let queue = match queue {
@@ -106,12 +107,7 @@ impl RedisBroker {
         let channel = self.keys.done(&queue, id);
         let mut newest = None;
         loop {
-            let listening = async {
-                let mut connection = self.target.listen().await?;
-                connection.subscribe(&channel).await?;
-                Ok(connection)
-            };
-            let mut connection = match listening.await {
+            let mut connection = match self.listener(&channel).await {
                 Ok(connection) => connection,
                 Err(error) if Instant::now() + LOOK < deadline && fault(&self.at, &error).is_transient() => {
                     tokio::time::sleep(Duration::from_millis(250)).await;
@@ -119,27 +115,43 @@ impl RedisBroker {
                 }
                 Err(error) => return newest.map_or_else(|| Err(fault(&self.at, &error)), |view| Ok(Some(view))),
             };
-            let mut messages = connection.on_message();
             loop {
                 let call = AWAIT.call(&self.keys.queue(&queue)).arg(id.as_str());
-                match self.commands.call(&call).await {
-                    Ok(answer) if number(&answer) == 1 => {}
-                    Ok(_) => return self.find_in(&queue, id).await,
-                    Err(error) if error.is_transient() && Instant::now() < deadline => break,
-                    Err(error) => return Err(error),
-                }
-                newest = match self.find_in(&queue, id).await {
-                    Ok(view) if view.as_ref().is_none_or(|view| view.state.is_ended()) || Instant::now() >= deadline => return Ok(view),
-                    Ok(view) => view,
+                let goes_on = match self.commands.call(&call).await {
+                    Ok(answer) => number(&answer) == 1,
                     Err(error) if error.is_transient() && Instant::now() < deadline => break,
                     Err(error) => return Err(error),
                 };
-                let look = deadline.min(Instant::now() + LOOK);
-                if let Ok(None) = tokio::time::timeout_at(look, messages.next()).await {
-                    break;
+                if goes_on {
+                    let look = deadline.min(Instant::now() + LOOK);
+                    if let Ok(None) = tokio::time::timeout_at(look, connection.on_message().next()).await {
+                        break;
+                    }
+                }
+                match self.find_in(&queue, id).await {
+                    Ok(view) if view.as_ref().is_none_or(|view| view.state.is_ended()) || Instant::now() >= deadline => {
+                        self.listeners.put(connection, channel);
+                        return Ok(view);
+                    }
+                    Ok(view) => newest = view,
+                    Err(error) if error.is_transient() && Instant::now() < deadline => break,
+                    Err(error) => return Err(error),
                 }
             }
             tokio::time::sleep_until(deadline.min(Instant::now() + Duration::from_millis(100))).await;
         }
+    }
+
+    /// A connection that is told what is published on `channel`: one that nobody listens on any more, or a new one.
+    async fn listener(&self, channel: &str) -> RedisResult<PubSub> {
+        while let Some((mut connection, left)) = self.listeners.take() {
+            // It may have been lost while it was kept. What was still told of the task before is looked at and found to be nothing.
+            if connection.subscribe(channel).await.is_ok() && connection.unsubscribe(left).await.is_ok() {
+                return Ok(connection);
+            }
+        }
+        let mut connection = self.target.listen().await?;
+        connection.subscribe(channel).await?;
+        Ok(connection)
     }
 }

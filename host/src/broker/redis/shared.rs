@@ -1,6 +1,10 @@
 //! What belongs to no queue: who works here, the catalogue of bodies, the plugins' kv.
 
-use std::time::Duration;
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use redis::{Cmd, Value};
 
@@ -11,8 +15,11 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, KvError, Result, WorkerInfo},
-    catalogue::{Catalogue, Offer},
+    catalogue::{Catalogue, Offer, PluginInfo},
 };
+
+/// A catalogue that has not changed is written again after this time.
+const CATALOGUE: Duration = Duration::from_secs(60);
 
 impl RedisBroker {
     /// A worker's own key ends by itself; the set of their ids only says where to look.
@@ -28,8 +35,12 @@ impl RedisBroker {
                 bodies.arg(body.name.as_str()).arg(json(&Offer { body: body.clone(), code: code.clone() })?);
             }
         }
-        if offers > 0 {
+        // The catalogue outlives its workers: it is written when it changes, and now and then, should somebody have deleted it.
+        let written = digest_of(&worker.plugins)?;
+        let is_fresh = |(at, what): (Instant, u64)| what == written && at.elapsed() < CATALOGUE;
+        if offers > 0 && !self.offered().is_some_and(is_fresh) {
             self.commands.send(&bodies).await?;
+            *self.offered() = Some((Instant::now(), written));
         }
         self.commands.send(redis::cmd("SADD").arg(self.keys.shared("workers")).arg(&worker.id)).await?;
         let mut note = redis::cmd("SET");
@@ -75,6 +86,10 @@ impl RedisBroker {
             catalogue.offers.insert(offer.body.name.clone(), offer);
         }
         Ok(catalogue)
+    }
+
+    fn offered(&self) -> MutexGuard<'_, Option<(Instant, u64)>> {
+        self.offered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn worker(&self, id: &str) -> String {
@@ -135,4 +150,11 @@ impl RedisBroker {
 
 fn unavailable(error: &BrokerError) -> KvError {
     KvError::Unavailable(error.to_string())
+}
+
+/// Tells whether what is offered has changed.
+fn digest_of(plugins: &[PluginInfo]) -> Result<u64> {
+    let mut hasher = DefaultHasher::new();
+    json(&plugins)?.hash(&mut hasher);
+    Ok(hasher.finish())
 }

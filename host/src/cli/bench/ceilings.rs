@@ -59,6 +59,7 @@ async fn claim_and_finish(bench: &Bench<'_>) -> Result<usize, Failure> {
     let lease = bench.settings.lease;
     let who = broker.register(&bench.queue, lease).await?;
     let worker: Arc<str> = "bench".into();
+    let code = Arc::new(bench.plugin.id.clone());
     let mut done = 0;
     loop {
         let Lease::Held(claimed) = broker.claim(&who, lease, BATCH, &[]).await? else {
@@ -70,7 +71,7 @@ async fn claim_and_finish(bench: &Bench<'_>) -> Result<usize, Failure> {
         let finish = |leased: crate::broker::Leased| Finish {
             member: leased.member,
             verdict: Verdict::Succeed { result: "2".to_owned(), children: Vec::new() },
-            code: Some(bench.plugin.id.clone()),
+            code: Some(code.clone()),
             worker: worker.clone(),
             ran_ms: 0,
             log: String::new(),

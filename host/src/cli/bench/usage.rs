@@ -31,7 +31,7 @@ impl Usage {
 
     /// Commands that the server was sent from `self` to `later`, the look itself not counted.
     pub(super) fn commands_until(&self, later: &Self) -> Option<u64> {
-        Some(later.server?.commands.saturating_sub(self.server?.commands).saturating_sub(1))
+        Some(later.server?.reads.saturating_sub(self.server?.reads).saturating_sub(1))
     }
 
     /// Bytes by which the server's data grew from `self` to `later`.
