@@ -214,9 +214,9 @@ pub(crate) async fn account_within(what: &str, broker: &Arc<dyn Broker>, ids: &[
         let broker = Arc::clone(broker);
         async move {
             let view = broker.find(Some(&QueueName::default()), id).await.expect("find");
-            let began = broker.kv_get("ledger", &format!("began/{id}")).await.expect("kv");
-            let began = began.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse::<u64>().ok()).unwrap_or(0);
-            (id, view, began)
+            let ledger = broker.kv_get("ledger", &format!("began/{id}")).await.expect("kv");
+            let attempts = ledger.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse::<u64>().ok()).unwrap_or(0);
+            (id, view, attempts)
         }
     });
     let mut account = Account { tasks: ids.len(), ..Account::default() };

@@ -364,7 +364,7 @@ impl Run<'_> {
     }
 
     async fn pause(&mut self, step: usize) {
-        self.model.paused = !self.model.paused && step % 3 == 0;
+        self.model.paused = !self.model.paused && step.is_multiple_of(3);
         let done = if self.model.paused { self.broker.pause(&self.queue).await } else { self.broker.resume(&self.queue).await };
         done.expect("pause or resume");
     }

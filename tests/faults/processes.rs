@@ -31,6 +31,7 @@ on_each_broker! {
     a_worker_without_the_plugin_leaves_its_tasks_to_others
     a_cancel_and_a_finish_agree_on_one_end
     a_pause_holds_whatever_is_claimed_meanwhile
+    ten_producers_and_two_workers_at_once_lose_nothing
     eight_processes_enqueue_one_id_and_one_unique_key
 }
 
@@ -230,6 +231,30 @@ async fn a_pause_holds_whatever_is_claimed_meanwhile(ground: &Ground) {
         broker.resume(&queue).await.expect("resume");
     }
     account("pause against claim", &broker, &ids).await.all_succeeded();
+}
+
+async fn ten_producers_and_two_workers_at_once_lose_nothing(ground: &Ground) {
+    let broker = ground.open().await;
+    let mut fleet = Fleet::new(Duration::from_secs(30));
+    let _crew = [fleet.worker(&ground.address(), &[]).await, fleet.worker(&ground.address(), &[]).await];
+    let mut producers = Vec::new();
+    for _ in 0..10 {
+        let broker = ground.open().await;
+        producers.push(tokio::spawn(async move {
+            let mut ids = Vec::new();
+            for _ in 0..10 {
+                ids.extend(notes(&*broker, 10, 1).await);
+            }
+            ids
+        }));
+    }
+    let mut ids = Vec::new();
+    for producer in producers {
+        ids.extend(producer.await.expect("no panic"));
+    }
+    let account = account("ten producers, two workers", &broker, &ids).await;
+    account.all_succeeded();
+    assert_eq!((account.counted, account.rerun), (0, 0));
 }
 
 async fn waiting(broker: &dyn Broker) -> u64 {

@@ -48,6 +48,36 @@ async fn a_user_with_the_rights_we_ask_for_is_enough() {
     assert!(!worker.log().contains("does not permit") && !worker.log().contains("a:b@c"), "{}", worker.log());
 }
 
+/// The files beside this one are certificates of an authority that exists nowhere else; they end in a hundred years.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn tls_with_an_own_authority_and_a_client_certificate() {
+    let _turn = turn().await;
+    let file = |name: &str| format!("{}/../tests/faults/tls/{name}", env!("CARGO_MANIFEST_DIR"));
+    let port = free_port();
+    let (tls_port, key, cert, ca) = (port.to_string(), file("server.key"), file("server.pem"), file("ca.pem"));
+    let options = [
+        ["--tls-port", &tls_port],
+        ["--tls-cert-file", &cert],
+        ["--tls-key-file", &key],
+        ["--tls-ca-cert-file", &ca],
+        ["--tls-auth-clients", "yes"],
+    ];
+    let _server = RedisServer::start_with(&options.concat());
+    let bare = format!("rediss://127.0.0.1:{port}");
+    let url = format!("{bare}?ca={ca}&cert={}&key={}", file("client.pem"), file("client.key"));
+    for poor in [bare.clone(), format!("{bare}?ca={ca}")] {
+        let refused = RedisBroker::connect(&poor, BrokerSettings::default()).await.expect_err("refused");
+        assert!(refused.to_string().contains("TLS failed") || refused.is_transient(), "{refused:?}");
+    }
+    let missing = RedisBroker::connect(&format!("{bare}?ca=/nowhere.pem"), BrokerSettings::default()).await.expect_err("refused");
+    assert!(missing.to_string().contains("failed to read the PEM file that `ca`"), "{missing:?}");
+    let broker: Arc<dyn Broker> = Arc::new(RedisBroker::connect(&url, BrokerSettings::default()).await.expect("connect"));
+    let mut fleet = Fleet::new(Duration::from_secs(5));
+    let _worker = fleet.worker(&url, &[]).await;
+    let ids = notes(&*broker, 100, 1).await;
+    account("over TLS", &broker, &ids).await.all_succeeded();
+}
+
 /// A master, its replica, and three sentinels that agree by two.
 struct Watched {
     master: RedisServer,

@@ -10,6 +10,7 @@ macro_rules! say {
 mod demo;
 mod plugins;
 mod redis;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 const HELP: &str = "cargo xtask demo               play the story of taskhost with the real program
 cargo xtask test               set up this machine and run every check and test
 \
+cargo xtask soak               run workers under random faults and account for every task (--help says more)
 cargo xtask plugins [NAME…]    build plugins into plugins/NAME.wasm (--help says more)
 ";
 
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["demo"] => demo::run(),
         ["test"] => test::run(),
+        ["soak", rest @ ..] => soak::main(rest),
         ["plugins", rest @ ..] => plugins::main(rest),
         [] | ["help" | "--help" | "-h"] => {
             print(HELP);

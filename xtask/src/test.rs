@@ -65,7 +65,20 @@ pub(crate) fn cargo_program() -> std::ffi::OsString {
 
 pub(crate) fn cargo(root: &Path, arguments: &[&str]) -> Result<()> {
     say!("$ cargo {}", arguments.join(" "));
-    finish(Command::new(cargo_program()).current_dir(root).args(arguments))
+    finish(cargo_command().current_dir(root).args(arguments))
+}
+
+/// Without what the cargo that runs us said of our own package: build scripts that look at it (ring's does) would run again, and
+/// all that is built on them, each time a person changes between `cargo` and `cargo xtask`.
+pub(crate) fn cargo_command() -> Command {
+    let mut command = Command::new(cargo_program());
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    command
 }
 
 fn finish(call: &mut Command) -> Result<()> {

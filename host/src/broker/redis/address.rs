@@ -1,30 +1,68 @@
 //! Addresses: the URL forms, and how one is shown without its password.
 //!
 //! `redis://` `rediss://` as the client library reads them; `redis+sentinel://user:pass@s1:26379,s2:26379/MASTER/DB` with
-//! `?sentinel_user=…&sentinel_password=…&tls=true`; `redis+cluster://user:pass@n1:6379,n2:6379` with `?tls=true`.
+//! `?sentinel_user=…&sentinel_password=…&tls=true`; `redis+cluster://user:pass@n1:6379,n2:6379` with `?tls=true`. Over TLS `ca=FILE&cert=FILE&key=FILE` name own certificates.
 
-use redis::{ConnectionInfo, IntoConnectionInfo, TlsMode, sentinel::SentinelNodeConnectionInfo};
+use redis::{ClientTlsConfig, ConnectionInfo, IntoConnectionInfo, TlsCertificates, TlsMode, sentinel::SentinelNodeConnectionInfo};
 
 use crate::broker::{BrokerError, Result};
 
 /// Where a URL leads.
 #[derive(Clone)]
 pub(super) enum Address {
-    Single(ConnectionInfo),
+    Single(ConnectionInfo, Option<TlsCertificates>),
     Sentinel { sentinels: Vec<ConnectionInfo>, master: String, node: SentinelNodeConnectionInfo },
-    Cluster(Vec<ConnectionInfo>),
+    Cluster(Vec<ConnectionInfo>, Option<TlsCertificates>),
 }
 
 impl Address {
     pub(super) fn parse(url: &str) -> Result<Self> {
         if let Some(rest) = url.strip_prefix("redis+sentinel://") {
-            return sentinel(url, &Parts::split(rest));
+            let parts = Parts::split(rest);
+            if certificates(url, &parts)?.is_some() {
+                return Err(wrong(url, "`ca`, `cert` and `key` are for rediss:// and redis+cluster:// only"));
+            }
+            return sentinel(url, &parts);
         }
         if let Some(rest) = url.strip_prefix("redis+cluster://") {
             return cluster(url, &Parts::split(rest));
         }
-        Ok(Self::Single(info(url, url)?))
+        let Some(certificates) = url.split_once("://").map_or(Ok(None), |(_, rest)| certificates(url, &Parts::split(rest)))? else {
+            return Ok(Self::Single(info(url, url)?, None));
+        };
+        let (bare, query) = url.split_once('?').unwrap_or((url, ""));
+        let others: Vec<_> = query.split('&').filter(|pair| !FILES.iter().any(|name| pair.split('=').next() == Some(name))).collect();
+        let text = if others.is_empty() { bare.to_owned() } else { format!("{bare}?{}", others.join("&")) };
+        Ok(Self::Single(info(url, &text)?, Some(certificates)))
     }
+}
+
+/// What names a PEM file in a URL: who signed the server's certificate, and the client's own.
+const FILES: [&str; 3] = ["ca", "cert", "key"];
+
+fn certificates(url: &str, parts: &Parts<'_>) -> Result<Option<TlsCertificates>> {
+    if FILES.iter().all(|name| parts.get(name).is_none()) {
+        return Ok(None);
+    }
+    if !url.starts_with("rediss://") && parts.scheme() != "rediss" {
+        return Err(wrong(url, "`ca`, `cert` and `key` need TLS: rediss://, or `tls=true` in a cluster's"));
+    }
+    let file = |name: &str| {
+        let read = |path: &str| {
+            std::fs::read(path).map_err(|error| {
+                BrokerError::Misconfigured(format!(
+                    "failed to read the PEM file that `{name}` in the broker's address names: {error}: `{path}`"
+                ))
+            })
+        };
+        parts.get(name).map(read).transpose()
+    };
+    let client_tls = match (file("cert")?, file("key")?) {
+        (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig { client_cert, client_key }),
+        (None, None) => None,
+        _ => return Err(wrong(url, "a client certificate needs both `cert` and `key`")),
+    };
+    Ok(Some(TlsCertificates { client_tls, root_cert: file("ca")? }))
 }
 
 /// A URL after its scheme.
@@ -92,7 +130,7 @@ fn cluster(url: &str, parts: &Parts<'_>) -> Result<Address> {
     if nodes.is_empty() {
         return Err(wrong(url, "name at least one node"));
     }
-    Ok(Address::Cluster(nodes))
+    Ok(Address::Cluster(nodes, certificates(url, parts)?))
 }
 
 fn info(url: &str, text: &str) -> Result<ConnectionInfo> {
@@ -168,9 +206,9 @@ mod tests {
 
     #[test]
     fn every_form_is_read_and_a_wrong_one_says_how_to_write_it() {
-        assert!(matches!(Address::parse("redis://u:p@h:1/3"), Ok(Address::Single(_))));
-        assert!(matches!(Address::parse("rediss://h"), Ok(Address::Single(_))));
-        assert!(matches!(Address::parse("redis+cluster://h:1,i:2"), Ok(Address::Cluster(nodes)) if nodes.len() == 2));
+        assert!(matches!(Address::parse("redis://u:p@h:1/3"), Ok(Address::Single(..))));
+        assert!(matches!(Address::parse("rediss://h"), Ok(Address::Single(..))));
+        assert!(matches!(Address::parse("redis+cluster://h:1,i:2"), Ok(Address::Cluster(nodes, None)) if nodes.len() == 2));
         let Ok(Address::Sentinel { sentinels, master, .. }) = Address::parse("redis+sentinel://u:p@h,i:9/mymaster/2") else {
             panic!("a Sentinel address")
         };

@@ -7,7 +7,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value,
     aio::{ConnectionLike, MultiplexedConnection},
     cluster::{ClusterClient, ClusterClientBuilder},
     cluster_async::ClusterConnection,
@@ -34,19 +34,29 @@ pub(super) enum Target {
 impl Target {
     pub(super) fn new(address: &Address) -> Result<Self> {
         let made = match address {
-            Address::Single(info) => Client::open(info.clone()).map(Self::Single),
+            Address::Single(info, None) => Client::open(info.clone()).map(Self::Single),
+            Address::Single(info, Some(certificates)) => Client::build_with_tls(info.clone(), certificates.clone()).map(Self::Single),
             Address::Sentinel { sentinels, master, node } => {
                 SentinelClient::build(sentinels.clone(), master, Some(node.clone()), redis::sentinel::SentinelServerType::Master)
                     .map(|client| Self::Sentinel(Box::new(Mutex::new(client))))
             }
             // Here the client library does repeat: it is how it follows MOVED and ASK. Every verb may be repeated.
-            Address::Cluster(nodes) => {
+            Address::Cluster(nodes, certificates) => {
                 let client = |answer: Duration| -> RedisResult<ClusterClient> {
-                    ClusterClientBuilder::new(nodes.clone()).retries(3).connection_timeout(CONNECT).response_timeout(answer).build()
+                    let mut builder =
+                        ClusterClientBuilder::new(nodes.clone()).retries(3).connection_timeout(CONNECT).response_timeout(answer);
+                    if let Some(certificates) = certificates {
+                        builder = builder.certs(certificates.clone());
+                    }
+                    builder.build()
+                };
+                let node = |info: ConnectionInfo| match certificates {
+                    Some(certificates) => Client::build_with_tls(info, certificates.clone()),
+                    None => Client::open(info),
                 };
                 (|| {
                     Ok(Self::Cluster {
-                        nodes: nodes.iter().cloned().map(Client::open).collect::<RedisResult<_>>()?,
+                        nodes: nodes.iter().cloned().map(node).collect::<RedisResult<_>>()?,
                         commands: client(ANSWER)?.into(),
                         blocking: client(Duration::from_secs(3600))?.into(),
                     })
