@@ -31,6 +31,9 @@ const LOOK: Duration = Duration::from_secs(5);
 const LOOK_FULL: Duration = Duration::from_millis(100);
 /// How soon to look whether the cores have caught up: an attempt that parks in a host call says nothing.
 const CATCH_UP: Duration = Duration::from_millis(5);
+/// After a claim the next one may wait so long for more slots to be free: then nothing is held back, however long those run that
+/// have the others.
+const BATCHING: Duration = Duration::from_millis(2);
 /// The broker's clock and ours differ a little: a due time is not polled more often than this.
 const DUE: Duration = Duration::from_millis(2);
 
@@ -39,6 +42,7 @@ pub(super) async fn run(shared: &Arc<Shared>, drain: &CancellationToken) {
     let mut roster = shared.roster.clone();
     let mut plugins_live = true;
     let mut alone = Alone::default();
+    let mut claimed_at = Instant::now();
     while !drain.is_cancelled() {
         if shared.crew.parked_asked() {
             for lane in &shared.lanes {
@@ -51,9 +55,10 @@ pub(super) async fn run(shared: &Arc<Shared>, drain: &CancellationToken) {
         let free = if alone.is_wanted() { 0 } else { shared.crew.free() };
         let wanting = shared.invoke.runnable() + shared.crew.starting();
         let budget = free.min(shared.crew.ceiling(shared.settings.cores).saturating_sub(wanting));
-        let budget = if shared.crew.is_worth(budget, wanting, shared.settings.cores) { budget } else { 0 };
-        let plan = plan(shared, budget);
+        let early = claimed_at.elapsed() < BATCHING && !shared.crew.is_worth(budget, wanting, shared.settings.cores);
+        let plan = if early { Vec::new() } else { plan(shared, budget) };
         if !plan.is_empty() {
+            claimed_at = Instant::now();
             let claims = plan.into_iter().map(|wanted| claim(shared, wanted));
             let mut jobs = Vec::new();
             for job in join_all(claims).await.into_iter().flatten() {
@@ -63,7 +68,8 @@ pub(super) async fn run(shared: &Arc<Shared>, drain: &CancellationToken) {
             continue;
         }
         let wait = async {
-            match next_look(shared, free > budget) {
+            let next = if early { Some(claimed_at + BATCHING) } else { next_look(shared, free > budget) };
+            match next {
                 Some(at) => tokio::time::sleep_until(at).await,
                 None => std::future::pending().await,
             }
