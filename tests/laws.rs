@@ -14,7 +14,7 @@ mod shown;
 
 use taskhost::broker::BrokerSettings;
 
-use crate::support::{Place, SqlitePlace};
+use crate::support::{Place, RedisServer, SqlitePlace};
 
 macro_rules! laws {
     ($driver:ident, $place:ty) => {
@@ -195,3 +195,4 @@ macro_rules! tests {
 }
 
 laws!(sqlite, SqlitePlace);
+laws!(redis, RedisServer);

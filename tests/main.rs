@@ -1,11 +1,16 @@
 //! The one integration binary: everything that is tested from outside the crate, each room in a module of its own.
 
 mod center;
+mod cli;
 mod engine;
+mod faults;
 mod laws;
 mod plugins;
+mod redis;
 mod schedules;
 mod security;
+mod story;
 mod support;
+mod tidy;
 mod transfer;
 mod worker;

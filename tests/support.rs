@@ -2,6 +2,8 @@
 //!
 //! Invariant: what a test starts, its drop stops: servers by their own process, directories with all they hold.
 
+pub(crate) mod program;
+
 use std::{
     fmt,
     io::{Read, Write},
@@ -62,7 +64,7 @@ impl Place for SqlitePlace {
 pub(crate) struct RedisServer {
     child: Child,
     port: u16,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl RedisServer {
@@ -76,19 +78,11 @@ impl RedisServer {
         // Another test may take the port between our look and the server's bind: then the server leaves, and we try the next.
         for _ in 0..20 {
             let port = free_port();
-            let mut child = Command::new("redis-server")
-                .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string(), "--dir"])
-                .arg(dir.path())
-                .args(options)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("`redis-server` is on PATH: `cargo xtask test` installs it");
+            let mut child = spawn_redis(port, dir.path(), options);
             let begun = Instant::now();
             while child.try_wait().expect("our own child").is_none() {
                 if answers(port) {
-                    return Self { child, port, _dir: dir };
+                    return Self { child, port, dir };
                 }
                 assert!(begun.elapsed() < SOON, "redis-server does not answer on port {port}");
                 std::thread::yield_now();
@@ -106,9 +100,38 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Kills it as a crash would, and starts an empty one on the same port.
+    pub(crate) fn restart(&mut self, options: &[&str]) {
+        let _gone_already = self.child.kill();
+        let _reaped = self.child.wait();
+        let begun = Instant::now();
+        loop {
+            self.child = spawn_redis(self.port, self.dir.path(), options);
+            while self.child.try_wait().expect("our own child").is_none() {
+                if answers(self.port) {
+                    return;
+                }
+                std::thread::yield_now();
+            }
+            assert!(begun.elapsed() < SOON, "redis-server does not come back on port {}", self.port);
+        }
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
+}
+
+fn spawn_redis(port: u16, dir: &std::path::Path, options: &[&str]) -> Child {
+    Command::new("redis-server")
+        .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string(), "--dir"])
+        .arg(dir)
+        .args(options)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("`redis-server` is on PATH: `cargo xtask test` installs it")
 }
 
 impl Drop for RedisServer {
@@ -121,6 +144,17 @@ impl Drop for RedisServer {
 impl fmt::Debug for RedisServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RedisServer({}, pid {})", self.url(), self.pid())
+    }
+}
+
+#[async_trait]
+impl Place for RedisServer {
+    async fn make() -> Self {
+        Self::start()
+    }
+
+    async fn open(&self, settings: BrokerSettings) -> Arc<dyn Broker> {
+        Arc::new(taskhost::broker::redis::RedisBroker::connect(&self.url(), settings).await.expect("a fresh Redis is good enough"))
     }
 }
 
@@ -146,6 +180,12 @@ pub(crate) async fn wait_until<F: Future<Output = bool>>(limit: Duration, what: 
         assert!(begun.elapsed() < limit, "waited {limit:?} in vain until {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Waits for what should not come yet; the future goes on afterwards, and by then it waits.
+pub(crate) async fn still_waits<F: Future + ?Sized>(waiting: std::pin::Pin<&mut F>) {
+    let early = tokio::time::timeout(Duration::from_millis(80), waiting).await;
+    assert!(early.is_err(), "nothing has happened that it waits for");
 }
 
 /// `add 1 1`, ready at once.
@@ -277,7 +317,7 @@ pub(crate) fn finish(member: &Member, verdict: Verdict) -> Finish {
     Finish {
         member: member.clone(),
         verdict,
-        code: Some(CodeId { plugin: "math".into(), version: "1.0.0".into(), digest: "ab".repeat(32) }),
+        code: Some(CodeId { plugin: "math".into(), version: "1.0.0".into(), digest: "ab".repeat(32) }.into()),
         worker: "box:1:test".into(),
         ran_ms: 1,
         log: String::new(),

@@ -101,7 +101,8 @@ async fn a_slow_centre_is_waited_for_and_a_silent_one_is_not_waited_for_for_ever
     scene.center.fail(so_far + 1, Fault::Silent);
     let mut silent = scene.attempt("t-2", "transferDepartment");
     silent.timeout = Duration::from_millis(500);
-    assert_eq!(told(run(silent).await).0, ErrorKind::Timeout);
+    let (kind, message) = told(run(silent).await);
+    assert_eq!(kind, ErrorKind::Timeout, "{message}");
     assert!(scene.center.saw(so_far + 1, Duration::from_secs(10)));
 }
 

@@ -9,6 +9,7 @@
 
 pub mod redis;
 pub mod sqlite;
+pub mod traced;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -178,7 +179,7 @@ pub struct Finish {
     pub member: Member,
     pub verdict: Verdict,
     /// The code that ran, if any did.
-    pub code: Option<CodeId>,
+    pub code: Option<Arc<CodeId>>,
     /// `host:pid:…` as `workers` lists it.
     pub worker: Arc<str>,
     /// Milliseconds the attempt ran; `started_at` of the view is the claim.
@@ -369,12 +370,15 @@ pub struct Health {
 }
 
 /// The plugins' own small store; the caller has checked policy and lengths.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KvError {
     /// `increment` of something that is no decimal integer, or beyond 64 bits.
+    #[error("{0}")]
     Invalid(String),
     /// It would not fit the room.
+    #[error("{0}")]
     Full(String),
+    #[error("{0}")]
     Unavailable(String),
 }
 

@@ -14,9 +14,11 @@ use crate::{
 };
 
 mod ask;
+mod bench;
 mod bulk;
 mod enqueue;
 mod failure;
+mod new_task;
 mod output;
 mod plugin;
 mod plugin_new;
@@ -90,6 +92,8 @@ enum Command {
     Plugin(plugin::PluginCommand),
     /// List the live workers
     Workers(workers::WorkersArgs),
+    /// Measure what taskhost does on this machine with your own broker
+    Bench(bench::BenchArgs),
     /// Run one attempt of a body right here: no broker, no worker
     Run(run::RunArgs),
     /// What a worker has done in another process: a component on stdin becomes code on stdout
@@ -130,7 +134,12 @@ fn start(cli: Cli) -> Result<(), Failure> {
     }
     let settings = Settings::load(cli.global.config.as_deref(), &flags)?;
     // A worker's log is what it has to say; of a command only what goes wrong is worth a line.
-    let level = if matches!(cli.command, Command::Worker(_)) { "info" } else { "warn" };
+    let level = match cli.command {
+        Command::Worker(_) => "info",
+        // An attempt costs what it costs in a worker, the span of its log lines included.
+        Command::Bench(_) => "warn,taskhost::worker::attempt=info",
+        _ => "warn",
+    };
     telemetry::start(settings.log.as_deref().unwrap_or(level), settings.log_json).map_err(Failure::Usage)?;
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
@@ -155,6 +164,7 @@ async fn dispatch(command: Command, settings: Settings) -> Result<(), Failure> {
         Command::Schedule(command) => schedule::call(command, &settings).await,
         Command::Plugin(command) => plugin::call(command, &settings).await,
         Command::Workers(args) => workers::call(&args, &settings).await,
+        Command::Bench(args) => bench::call(args, settings).await,
         Command::Run(args) => run::call(args, &settings).await,
         // Taken care of before there are settings.
         Command::CompilePlugin => Ok(()),

@@ -123,7 +123,7 @@ impl Settings {
         config: Option<&Path>,
         flags: &[(&'static str, String)],
         variable: &dyn Fn(&str) -> Option<String>,
-        variables: impl FnOnce() -> I,
+        environment: impl FnOnce() -> I,
     ) -> Result<Self, ConfigError> {
         let mut gathered = Gathered::default();
         let mut warnings = Vec::new();
@@ -143,12 +143,15 @@ impl Settings {
                 gathered.0.insert(key, Given { text, place: name });
             }
         }
-        for (name, _) in variables() {
+        for (name, _) in environment() {
             let name = name.to_string_lossy();
             let known = name == ENVIRONMENT_CONFIG || KEYS.iter().any(|(key, _, _)| environment_name(key) == name);
             if name.starts_with(ENVIRONMENT_PREFIX) && !known {
-                let names: Vec<String> = KEYS.iter().map(|(key, _, _)| environment_name(key)).collect();
-                warnings.push(format!("`{name}` in the environment sets nothing{}", did_you_mean(&name, names.iter().map(String::as_str))));
+                let known_names: Vec<String> = KEYS.iter().map(|(key, _, _)| environment_name(key)).collect();
+                warnings.push(format!(
+                    "`{name}` in the environment sets nothing{}",
+                    did_you_mean(&name, known_names.iter().map(String::as_str))
+                ));
             }
         }
         for (key, text) in flags {
@@ -205,7 +208,7 @@ impl Gathered {
             file,
             trust,
             queues: self.get("queues", queues)?,
-            concurrency: self.get_or("concurrency", positive, 64 * cores)?,
+            concurrency: self.get_or("concurrency", positive, 128 * cores)?,
             threads: self.get_or("threads", positive, cores)?,
             lease,
             drain: self.get("drain", units::duration)?,

@@ -5,10 +5,14 @@
 //!
 //! Invariant: nothing of one attempt is seen by the next, and no guest crashes or stalls the host.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tokio::{runtime::Runtime, sync::Semaphore};
+use futures_util::FutureExt;
+use tokio::{
+    runtime::{Handle, Runtime},
+    sync::Semaphore,
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use wasmtime::component::Linker;
 
@@ -174,7 +178,7 @@ pub struct Engine {
     compiling: Arc<Semaphore>,
     /// `None` once stopped.
     runtime: std::sync::Mutex<Option<Runtime>>,
-    guests: tokio::runtime::Handle,
+    guests: Handle,
 }
 
 impl fmt::Debug for Engine {
@@ -227,25 +231,25 @@ impl Engine {
         // Counted from here: an attempt that waits for its first turn wants CPU as well.
         let turn = cpu::Turn::new(&self.cpu);
         let attempt = attempt::run(Arc::clone(self), call, turn);
+        // Who is there already, as a worker's attempts are, needs no task of its own.
+        if Handle::try_current().is_ok_and(|here| here.id() == self.guests.id()) {
+            return AssertUnwindSafe(attempt).catch_unwind().await.unwrap_or_else(|_| Attempted::panicked());
+        }
         match AbortOnDropHandle::new(self.guests.spawn(attempt)).await {
             Ok(attempted) => attempted,
             Err(gone) if gone.is_cancelled() => {
                 Attempted::unrun(Outcome::HostFault { reason: "the engine was stopped".into(), delay: Duration::ZERO })
             }
-            // Counted, so that a task that makes the host panic ends in the dead set and not in an endless loop.
-            Err(_) => Attempted::unrun(Outcome::Failed {
-                error: TaskError::new(ErrorKind::Trap, "the host panicked while it served this attempt: see the worker's log"),
-                after: None,
-            }),
+            Err(_) => Attempted::panicked(),
         }
     }
 
     /// Where guests run: whoever makes many attempts starts them there, in batches.
-    pub fn guests(&self) -> tokio::runtime::Handle {
+    pub fn guests(&self) -> Handle {
         self.guests.clone()
     }
 
-    /// Attempts that want CPU now: those parked in a host call do not count.
+    /// Attempts that want CPU now: those parked in a host call, or in the line for a CPU permit, do not count.
     pub fn runnable(&self) -> usize {
         self.cpu.runnable()
     }
@@ -271,5 +275,13 @@ impl Attempted {
     /// An attempt that did not come to run.
     fn unrun(outcome: Outcome) -> Self {
         Self { outcome, log: String::new(), ran: Duration::ZERO, cpu: Duration::ZERO, memory: 0 }
+    }
+
+    /// Counted, so that a task that makes the host panic ends in the dead set and not in an endless loop.
+    fn panicked() -> Self {
+        Self::unrun(Outcome::Failed {
+            error: TaskError::new(ErrorKind::Trap, "the host panicked while it served this attempt: see the worker's log"),
+            after: None,
+        })
     }
 }

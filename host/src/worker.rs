@@ -84,7 +84,7 @@ impl WorkerSettings {
         Self {
             id: id.into(),
             queues: vec![(QueueName::default(), 1)],
-            concurrency: 64 * cores,
+            concurrency: 128 * cores,
             cores,
             lease: Duration::from_secs(30),
             drain: Duration::from_secs(25),

@@ -275,15 +275,15 @@ impl<T> OrPermanent<T> for Option<T> {
 
 impl<T, E: Into<TaskError>> OrPermanent<T> for Result<T, E> {
     fn or_permanent(self, message: impl Into<String>) -> TaskResult<T> {
-        self.map_err(|error| prefixed(error.into(), message.into(), Failure::Permanent))
+        self.map_err(|error| prefixed(error.into(), &message.into(), Failure::Permanent))
     }
 
     fn or_retry(self, message: impl Into<String>) -> TaskResult<T> {
-        self.map_err(|error| prefixed(error.into(), message.into(), Failure::Retry { after: None }))
+        self.map_err(|error| prefixed(error.into(), &message.into(), Failure::Retry { after: None }))
     }
 }
 
-fn prefixed(error: TaskError, message: String, failure: Failure) -> TaskError {
+fn prefixed(error: TaskError, message: &str, failure: Failure) -> TaskError {
     TaskError { failure, message: format!("{message}: {}", error.message), ..error }
 }
 

@@ -66,8 +66,8 @@ pub fn get_bytes(key: &str) -> Result<Option<Vec<u8>>, Error> {
 /// kv::set_bytes("raw", "text")?;
 /// # Ok::<(), kv::Error>(())
 /// ```
-pub fn set_bytes(key: &str, value: impl Into<Vec<u8>>) -> Result<(), Error> {
-    host::kv_set(key, value.into())
+pub fn set_bytes(key: &str, value: impl AsRef<[u8]>) -> Result<(), Error> {
+    host::kv_set(key, value.as_ref())
 }
 
 /// Removes a key; whether it was there.

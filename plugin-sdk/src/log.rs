@@ -63,6 +63,7 @@ impl Line {
     /// # use taskhost_sdk::prelude::*;
     /// log::field("id", 7).field("page", 1).info("pushed");
     /// ```
+    #[expect(clippy::needless_pass_by_value, reason = "`field(\"page\", 3)` reads better than `field(\"page\", &3)`")]
     pub fn field(mut self, name: impl Into<String>, value: impl ToString) -> Self {
         self.fields.push((name.into(), value.to_string()));
         self
@@ -75,7 +76,7 @@ impl Line {
     /// log::field("id", 7).write(Level::Debug, "pushed");
     /// ```
     pub fn write(self, level: Level, message: impl AsRef<str>) {
-        host::log(level, message.as_ref(), self.fields);
+        host::log(level, message.as_ref(), &self.fields);
     }
 }
 
@@ -89,7 +90,7 @@ macro_rules! levels {
             #[doc = concat!("log::", stringify!($name), "(\"three pages are left\");")]
             /// ```
             pub fn $name(message: impl AsRef<str>) {
-                host::log(Level::$level, message.as_ref(), Vec::new());
+                host::log(Level::$level, message.as_ref(), &[]);
             }
         )*
         impl Line {

@@ -183,8 +183,8 @@ mod tests {
     #[test]
     fn a_number_that_json_lacks_is_a_permanent_error_wherever_it_hides() {
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            let nested: TaskResult<BTreeMap<String, Vec<(i64, Option<f64>)>>> = Ok(BTreeMap::from([("x".into(), vec![(1, Some(bad))])]));
-            let error = nested.into_json().unwrap_err();
+            let nested = BTreeMap::from([(String::from("x"), vec![(1_i64, Some(bad))])]);
+            let error = Ok::<_, TaskError>(nested).into_json().unwrap_err();
             assert!(!error.is_retryable());
             assert_eq!(error.code(), Some("non-finite"));
         }

@@ -104,7 +104,7 @@ impl SchemaWriter {
 
     /// Writes an object of named fields: name, whether it must be there, its schema.
     #[doc(hidden)]
-    pub fn object<T>(&mut self, fields: &[(&str, bool, fn(&mut Self))]) {
+    pub fn object<T>(&mut self, fields: &[Field<'_>]) {
         let name = type_name::<T>();
         if self.open.contains(&name) {
             return self.raw("{}");
@@ -142,6 +142,9 @@ impl SchemaWriter {
         let _ = write!(self.text, r#"],"minItems":{n},"maxItems":{n}}}"#, n = items.len());
     }
 }
+
+/// Name, whether it must be there, its schema.
+type Field<'a> = (&'a str, bool, fn(&mut SchemaWriter));
 
 macro_rules! simple {
     ($($type:ty: $schema:expr, $expects:expr, $floats:expr;)*) => {

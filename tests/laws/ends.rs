@@ -8,7 +8,9 @@ use taskhost::{
     task::{ErrorKind, NewTask, Progress, QueueName, State, TaskError, Unique, Verdict},
 };
 
-use crate::support::{SOON, Worker, add, dead, enqueue, finish, named, ok, queue, retry_after, state, task_id, view, wait_until};
+use crate::support::{
+    SOON, Worker, add, dead, enqueue, finish, named, ok, queue, retry_after, state, still_waits, task_id, view, wait_until,
+};
 
 pub(crate) async fn an_enqueued_task_is_claimed_finished_and_has_its_result(b: &dyn Broker) {
     let task = add();
@@ -36,9 +38,10 @@ pub(crate) async fn who_awaits_an_end_is_woken_by_it(one: &dyn Broker, other: &d
         let worker = Worker::new(one).await;
         let leased = worker.claim_one().await;
         let begun = Instant::now();
-        let (view, reply) = tokio::join!(awaiting.await_end(None, &id, SOON), worker.finish(&leased.member, ok("2")));
-        assert_eq!(reply, Finished::Recorded);
-        let view = view.expect("await").expect("known");
+        let mut end = awaiting.await_end(None, &id, SOON);
+        still_waits(end.as_mut()).await;
+        assert_eq!(worker.finish(&leased.member, ok("2")).await, Finished::Recorded);
+        let view = end.await.expect("await").expect("known");
         assert_eq!((view.state, view.result.as_deref().map(RawValue::get)), (State::Succeeded, Some("2")));
         assert!(begun.elapsed() < Duration::from_secs(3), "by push, not by a poll of seconds: {:?}", begun.elapsed());
     }

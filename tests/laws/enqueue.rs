@@ -1,6 +1,9 @@
 //! Laws of enqueueing: ids, unique keys, limits, time.
 
-use std::time::{Duration, Instant};
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
 use taskhost::{
@@ -8,7 +11,7 @@ use taskhost::{
     task::{Millis, NewTask, QueueName, Start, State, Unique},
 };
 
-use crate::support::{SOON, Worker, add, dead, enqueue, named, ok, queue, state, task_id, view, wait_until};
+use crate::support::{SOON, Worker, add, dead, enqueue, named, ok, queue, state, still_waits, task_id, view, wait_until};
 
 fn duplicate(holder: &str) -> [Enqueued; 1] {
     [Enqueued::Duplicate { holder: task_id(holder) }]
@@ -137,8 +140,10 @@ pub(crate) async fn who_waits_for_work_is_woken_by_an_enqueue(one: &dyn Broker, 
     for broker in [one, other] {
         assert!(worker.claim(1).await.is_empty());
         let begun = Instant::now();
-        let (woken, id) = tokio::join!(worker.claim_soon(), enqueue(broker, add()));
-        assert_eq!(woken.task.id, id);
+        let mut next = pin!(worker.claim_soon());
+        still_waits(next.as_mut()).await;
+        let id = enqueue(broker, add()).await;
+        assert_eq!(next.await.task.id, id);
         assert!(begun.elapsed() < Duration::from_secs(3), "after {:?}", begun.elapsed());
     }
 }
@@ -146,8 +151,10 @@ pub(crate) async fn who_waits_for_work_is_woken_by_an_enqueue(one: &dyn Broker, 
 pub(crate) async fn an_earlier_due_time_wakes_who_waits_for_a_later_one(one: &dyn Broker, other: &dyn Broker) {
     let worker = Worker::new(one).await;
     enqueue(one, NewTask { start: Start::In(LONG), ..add() }).await;
-    let (woken, id) = tokio::join!(worker.claim_soon(), enqueue(other, NewTask { start: Start::In(Duration::from_millis(200)), ..add() }));
-    assert_eq!(woken.task.id, id);
+    let mut next = pin!(worker.claim_soon());
+    still_waits(next.as_mut()).await;
+    let id = enqueue(other, NewTask { start: Start::In(Duration::from_millis(200)), ..add() }).await;
+    assert_eq!(next.await.task.id, id);
 }
 
 pub(crate) async fn what_was_asked_for_arrives(b: &dyn Broker) {

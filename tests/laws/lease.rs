@@ -1,13 +1,13 @@
 //! Laws of the lease: who may finish, and what becomes of what a lost worker held.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use taskhost::{
     broker::{Broker, Finished, Incarnation, Lease, Member},
     task::{ErrorKind, QueueName, State, TaskError, Verdict},
 };
 
-use crate::support::{LEASE, SHORT_LEASE, SOON, Worker, add, enqueue, ok, queue, retry_after, state, view, wait_until};
+use crate::support::{LEASE, SHORT_LEASE, SOON, Worker, add, enqueue, ok, queue, retry_after, state, still_waits, view, wait_until};
 
 pub(crate) async fn only_registering_makes_an_incarnation(b: &dyn Broker) {
     enqueue(b, add()).await;
@@ -195,8 +195,10 @@ pub(crate) async fn leaving_hands_back_uncounted(one: &dyn Broker, other: &dyn B
     let leased = worker.claim_one().await;
     let heir = Worker::new(other).await;
     assert!(heir.claim(1).await.is_empty());
-    let (again, left) = tokio::join!(heir.claim_soon(), one.leave(&worker.who));
-    left.expect("leave");
+    let mut next = pin!(heir.claim_soon());
+    still_waits(next.as_mut()).await;
+    one.leave(&worker.who).await.expect("leave");
+    let again = next.await;
     assert_eq!((&again.task.id, again.task.tries, again.task.losses), (&id, 0, 0));
     assert_ne!(again.member, leased.member);
     assert_eq!(worker.finish(&leased.member, ok("2")).await, Finished::Stale);

@@ -1,13 +1,13 @@
 //! Laws of claiming: once, in order, held back by a pause, parked under its name.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use taskhost::{
     broker::{Broker, BrokerSettings, Finished},
     task::{NewTask, Priority, QueueName, Start, State, Verdict},
 };
 
-use crate::support::{SOON, Worker, add, enqueue, named, ok, queue, retry_after, state, task_name, view, wait_until};
+use crate::support::{SOON, Worker, add, enqueue, named, ok, queue, retry_after, state, still_waits, task_name, view, wait_until};
 
 pub(crate) async fn a_claimed_task_is_claimed_once(b: &dyn Broker) {
     let (one, two) = (Worker::new(b).await, Worker::new(b).await);
@@ -112,9 +112,10 @@ pub(crate) async fn a_paused_queue_claims_nothing_and_resuming_wakes(one: &dyn B
     worker.finish(&leased.member, ok("2")).await;
     assert_eq!(state(one, &running).await, State::Succeeded);
     let default = QueueName::default();
-    let (woken, resumed) = tokio::join!(worker.claim_soon(), other.resume(&default));
-    resumed.expect("resume");
-    assert_eq!(woken.task.id, id);
+    let mut next = pin!(worker.claim_soon());
+    still_waits(next.as_mut()).await;
+    other.resume(&default).await.expect("resume");
+    assert_eq!(next.await.task.id, id);
     assert!(!one.queues().await.expect("queues")[0].paused);
 }
 

@@ -202,7 +202,7 @@ pub(super) fn offering(names: &[&str]) -> Roster {
     let offer = |name: &&str| -> (TaskName, Arc<Offer>) {
         let (name, most) = name.split_once('*').map_or((*name, None), |(name, most)| (name, most.parse().ok()));
         let offer = Offer {
-            code: CodeId { plugin: format!("plugin-{}", name.to_lowercase()), version: "1".into(), digest: "ab".repeat(32) },
+            code: CodeId { plugin: format!("plugin-{}", name.to_lowercase()), version: "1".into(), digest: "ab".repeat(32) }.into(),
             hints: Hints::default(),
             timeout: Duration::from_secs(60),
             ceiling: None,

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Failure,
-    enqueue::{Defaults, duplicate, refusal},
+    new_task::{Defaults, duplicate, refusal},
     output,
 };
 use crate::{

@@ -9,10 +9,14 @@ use std::{
 
 use clap::Args;
 
-use super::{Failure, ask, bulk, output, wait};
+use super::{
+    Failure, ask, bulk,
+    new_task::{Defaults, duplicate, refusal},
+    output, wait,
+};
 use crate::{
     broker::Enqueued,
-    catalogue::{ArgumentsError, Catalogue, Given},
+    catalogue::{Catalogue, Given},
     config::{Settings, units},
     task::{Clock, NewTask, Priority, QueueName, Start, SystemClock, TaskId, TaskName, Unique},
 };
@@ -128,45 +132,6 @@ pub(super) async fn call(args: EnqueueArgs, settings: &Settings) -> Result<(), F
     }
 }
 
-pub(super) fn duplicate(wanted: &TaskId, holder: &TaskId) -> String {
-    if wanted == holder {
-        format!("taskhost: nothing enqueued: the id `{holder}` is known already")
-    } else {
-        format!("taskhost: nothing enqueued: `{holder}` is the same task and has not ended")
-    }
-}
-
-/// What a task has where its own line, or its body's hint, does not say.
-#[derive(Debug)]
-pub(super) struct Defaults {
-    queue: Option<QueueName>,
-    priority: Priority,
-    start: Start,
-    expires: Option<crate::task::Millis>,
-    timeout: Option<Duration>,
-    max_attempts: Option<u32>,
-    result_ttl: Option<Duration>,
-    headers: Vec<(String, String)>,
-}
-
-impl Defaults {
-    /// A task with these; `catalogue` gives the hint for the queue.
-    pub(super) fn task(&self, name: &TaskName, args: String, catalogue: &Catalogue) -> NewTask {
-        let hint = catalogue.offers.get(name).and_then(|offer| offer.body.hints.queue.clone());
-        NewTask {
-            queue: self.queue.clone().or(hint).unwrap_or_default(),
-            priority: self.priority,
-            start: self.start,
-            expires: self.expires,
-            timeout: self.timeout,
-            max_attempts: self.max_attempts,
-            result_ttl: self.result_ttl,
-            headers: self.headers.clone(),
-            ..NewTask::new(name.clone(), args)
-        }
-    }
-}
-
 impl EnqueueArgs {
     fn defaults(&self) -> Defaults {
         Defaults {
@@ -235,12 +200,4 @@ fn too_large(limit: usize) -> String {
     format!(
         "the arguments are larger than the payload limit of {limit}; put the data elsewhere and pass its address, or raise `payload_limit`"
     )
-}
-
-/// A refusal of arguments, with the way round it.
-pub(super) fn refusal(error: &ArgumentsError) -> String {
-    match error {
-        ArgumentsError::UnknownTask { .. } => format!("{error}\n  `--unchecked` enqueues it anyway; it waits for a plugin that offers it"),
-        _ => error.to_string(),
-    }
 }

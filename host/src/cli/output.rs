@@ -5,7 +5,6 @@
 use std::{
     env,
     io::{self, IsTerminal, Write},
-    time::Duration,
 };
 
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
@@ -59,7 +58,7 @@ impl Rows {
         } else {
             table.force_no_tty();
         }
-        table.set_header(header.iter().map(|title| Cell::new(title)));
+        table.set_header(header.iter().map(Cell::new));
         Self { table, empty: true }
     }
 
@@ -127,8 +126,10 @@ pub(super) fn age(of: Millis, now: Millis) -> String {
 
 /// How long until, in one unit; `now` when it is past.
 pub(super) fn until(when: Millis, now: Millis) -> String {
-    let rest = when.since(now);
-    if rest == Duration::ZERO { "now".to_owned() } else { format!("in {}", age(now, when)) }
+    match age(now, when).as_str() {
+        "now" | "0s" => "now".to_owned(),
+        rest => format!("in {rest}"),
+    }
 }
 
 /// An instant for people, in UTC.
@@ -169,6 +170,7 @@ mod tests {
         assert_eq!(age(Millis(20_000_000), now), "0s");
         assert_eq!(until(Millis(10_300_000), now), "in 5m");
         assert_eq!(until(Millis(1), now), "now");
+        assert_eq!(until(Millis(10_000_300), now), "now");
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub(super) fn call(args: &NewArgs) -> Result<(), Failure> {
 
 /// Path and text of everything that is written.
 fn files(name: &str) -> Vec<(String, String)> {
-    let fill = |text: &str| text.replace("{name}", name).replace("{lib}", &name.replace('-', "_"));
+    let fill = |text: &str| text.replace("@name@", name).replace("@lib@", &name.replace('-', "_"));
     let manifest = format!(
         "{}\n{}\n{}\n{}",
         fill(MANIFEST),
@@ -72,12 +72,10 @@ fn files(name: &str) -> Vec<(String, String)> {
 
 /// One table of the workspace's manifest, its header included.
 fn section(header: &str) -> String {
-    let lines = WORKSPACE
-        .lines()
-        .skip_while(|line| *line != header)
-        .take(1)
-        .chain(WORKSPACE.lines().skip_while(|line| *line != header).skip(1).take_while(|line| !line.starts_with('[')));
-    lines.map(|line| format!("{line}\n")).collect()
+    let mut lines = WORKSPACE.lines().skip_while(|line| *line != header);
+    let first = lines.next().into_iter();
+    let lines: Vec<&str> = first.chain(lines.take_while(|line| !line.starts_with('['))).collect();
+    lines.join("\n") + "\n"
 }
 
 /// The rule for plugin names, which Cargo shares but for what it reserves.
@@ -116,7 +114,7 @@ mod tests {
         assert_eq!(table["workspace"]["dependencies"]["taskhost-sdk"]["path"].as_str(), Some("vendor/plugin-sdk"));
         assert!(table["workspace"]["package"]["rust-version"].is_str());
         assert!(files.iter().any(|(path, _)| path == "vendor/wit/plugin.wit"));
-        assert!(files.iter().all(|(_, text)| !text.contains("{name}") && !text.contains("{lib}")));
+        assert!(files.iter().all(|(_, text)| !text.contains("@name@") && !text.contains("@lib@")));
     }
 
     #[test]

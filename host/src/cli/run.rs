@@ -21,7 +21,7 @@ use crate::{
     config::{Settings, units},
     engine::{About, Call, Grants, Limits, LogLine, ServiceError, Services},
     plugins::{self, Plugin},
-    task::{Clock, NewTask, Outcome, Progress, QueueName, SystemClock, TaskId, TaskName},
+    task::{Clock, ErrorKind, NewTask, Outcome, Progress, QueueName, SystemClock, TaskId, TaskName},
 };
 
 #[derive(Debug, Args)]
@@ -107,22 +107,26 @@ pub(super) async fn call(args: RunArgs, settings: &Settings) -> Result<(), Failu
     tracing::info!(ran = ?attempted.ran, cpu = ?attempted.cpu, memory = units::show_size(attempted.memory), "attempt ended");
     match attempted.outcome {
         Outcome::Done { result, children } => {
-            children.iter().for_each(|child| output::note(&enqueued(child)));
+            for child in &children {
+                output::note(&enqueued(child));
+            }
             output::line(&result)
         }
         Outcome::Failed { error, after } => {
-            let mut text = format!("{} failed: {}", args.body, output::clean(&error.to_string()));
+            let mut lines = vec![format!("{} failed: {}", args.body, output::clean(&error.to_string()))];
             if let Some(code) = &error.code {
-                text.push_str(&format!("\n  code: {}", output::clean(code)));
+                lines.push(format!("  code: {}", output::clean(code)));
             }
-            for line in output::clean_lines(error.detail.as_deref().unwrap_or_default().trim_end()).lines() {
-                text.push_str(&format!("\n  | {line}"));
+            // What else stands there is the end of stderr, which has been shown as it came.
+            let own = matches!(error.kind, ErrorKind::Retry | ErrorKind::Permanent | ErrorKind::InvalidArguments);
+            for line in output::clean_lines(error.detail.as_deref().filter(|_| own).unwrap_or_default().trim()).lines() {
+                lines.push(format!("  | {line}"));
             }
             if error.kind.is_retryable() {
                 let after = after.map_or_else(String::new, |after| format!(" after {}", units::show_duration(after)));
-                text.push_str(&format!("\n  a worker would try again{after}"));
+                lines.push(format!("  a worker would try again{after}"));
             }
-            Err(Failure::Task(text))
+            Err(Failure::Task(lines.join("\n")))
         }
         Outcome::HostFault { reason, .. } => Err(Failure::Failed(reason)),
     }

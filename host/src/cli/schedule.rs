@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{
-    Failure, ask, enqueue,
+    Failure, ask, new_task,
     output::{self, Rows, cell},
 };
 use crate::{
@@ -139,7 +139,7 @@ async fn add(broker: &dyn Broker, args: AddArgs) -> Result<(), Failure> {
         name: args.name,
         rule: args.rule,
         timezone: args.tz,
-        args: checked.map_err(|error| Failure::Usage(enqueue::refusal(&error)))?,
+        args: checked.map_err(|error| Failure::Usage(new_task::refusal(&error)))?,
         task: args.task,
         queue: args.queue.or(hint).unwrap_or_default(),
         priority: args.priority.unwrap_or_default(),

@@ -208,9 +208,9 @@ async fn logs(broker: &dyn Broker, args: &OneArgs) -> Result<(), Failure> {
 
 /// One line of a body's log, for people.
 pub(super) fn log_line(line: &LogLine) -> String {
-    let fields: String = line.fields.iter().map(|(name, value)| format!(" {}={}", output::clean(name), output::clean(value))).collect();
-    let message = output::clean_lines(line.message.trim_end());
-    format!("{} #{} {:>6} {message}{fields}", output::instant(line.at), line.attempt, line.level)
+    let mut words = vec![output::clean_lines(line.message.trim_end())];
+    words.extend(line.fields.iter().map(|(name, value)| format!("{}={}", output::clean(name), output::clean(value))));
+    format!("{} #{} {:>6} {}", output::instant(line.at), line.attempt, line.level, words.join(" "))
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -110,7 +110,7 @@ pub(super) fn report(view: &TaskView) -> String {
         lines.push(format!("  code: {}", output::clean(code)));
     }
     if let Some(detail) = final_error.and_then(|error| error.detail.as_deref()).filter(|detail| !detail.trim().is_empty()) {
-        lines.extend(output::clean_lines(detail.trim_end()).lines().map(|line| format!("  | {line}")));
+        lines.extend(output::clean_lines(detail.trim()).lines().map(|line| format!("  | {line}")));
     }
     for entry in &view.errors {
         let code = if entry.code.plugin.is_empty() { String::new() } else { format!(", {} {}", entry.code.plugin, entry.code.version) };

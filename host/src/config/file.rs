@@ -97,10 +97,6 @@ impl Reader<'_> {
                 }
             }
         }
-        #[derive(Deserialize)]
-        struct Tables {
-            schedules: BTreeMap<Spanned<String>, RawSchedule>,
-        }
         let raw: Tables = toml::from_str(self.text).map_err(|error| self.refused_toml(&error))?;
         raw.schedules
             .into_iter()
@@ -121,12 +117,17 @@ impl Reader<'_> {
     }
 
     fn line(&self, at: usize) -> usize {
-        self.text.as_bytes()[..at.min(self.text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
+        1 + self.text.char_indices().take_while(|(offset, _)| *offset < at).filter(|(_, c)| *c == '\n').count()
     }
 }
 
 const SCHEDULE_KEYS: &[&str] =
     &["rule", "task", "args", "timezone", "tz", "queue", "priority", "timeout", "retries", "catch_up", "overlap", "paused"];
+
+#[derive(Debug, Deserialize)]
+struct Tables {
+    schedules: BTreeMap<Spanned<String>, RawSchedule>,
+}
 
 #[derive(Debug, Deserialize)]
 struct RawSchedule {

@@ -10,13 +10,10 @@ use super::{
     Attempted, Call, Engine,
     capture::Shared,
     cpu::{Meter, Metered, Turn},
-    ending::{self, Failed, Stopped},
+    ending::{self, Failed, HOST_FAULT_DELAY, Stopped},
     guest::{Attempt, Guest},
 };
 use crate::task::{Clock, Outcome, SystemClock};
-
-/// How long an attempt is left alone that could not be given what it needs.
-pub(super) const HOST_FAULT_DELAY: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(engine: Arc<Engine>, call: Call, turn: Turn) -> Attempted {
     let Call { code, plugin, body, args, about, limits, grants, timeout, cancelled, grace, services } = call;

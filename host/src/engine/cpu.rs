@@ -4,7 +4,8 @@
 //! of which there are as many as threads; it keeps it until it parks or ends. So long bodies run a few at a time, short ones
 //! pass between them, and waiting for a permit counts against nobody's timeout.
 //!
-//! Invariant: an attempt is counted as runnable exactly while it is not parked in a host call, and holds at most one permit.
+//! Invariant: an attempt is counted as runnable exactly while it is neither parked in a host call nor in the line for a permit, and
+//! holds at most one permit.
 
 use std::{
     future::Future,
@@ -276,7 +277,12 @@ impl<F: Future> Future for Metered<'_, F> {
         meter.streak.fetch_add(used, Relaxed);
         if polled.is_ready() {
             meter.release();
-        } else if meter.yielded.load(Relaxed) || meter.queued.load(Relaxed) {
+        } else if meter.queued.load(Relaxed) {
+            // Somebody else holds the permit and is counted: a worker that counted those in the line too would claim nothing more,
+            // and the shortest body would wait behind all that compute for long.
+            meter.begin_wait();
+            this.turn.park();
+        } else if meter.yielded.load(Relaxed) {
             meter.begin_wait();
         } else {
             meter.release();

@@ -9,7 +9,6 @@ use wasmtime_wasi::I32Exit;
 
 use super::{
     Engine, Limits,
-    attempt::HOST_FAULT_DELAY,
     capture::Stream,
     cpu::CpuSpent,
     guest::{Guest, Refused},
@@ -20,6 +19,8 @@ use super::{
 };
 use crate::task::{ErrorKind, Outcome, TaskError};
 
+/// How long an attempt is left alone that could not be given what it needs.
+pub(super) const HOST_FAULT_DELAY: Duration = Duration::from_secs(1);
 /// Bytes of a message and of a detail.
 const MESSAGE: usize = 2 << 10;
 const DETAIL: usize = 8 << 10;

@@ -113,7 +113,8 @@ pub(super) fn start(shared: &Arc<Shared>, jobs: Vec<Job>) {
 
 async fn run(job: Job) {
     let task = &job.leased.task;
-    let span = tracing::info_span!(
+    // At the default level nothing is logged of an attempt that the host could run: it shall not cost a span either.
+    let span = tracing::debug_span!(
         "attempt",
         task = %task.id,
         name = %task.name,
@@ -126,13 +127,16 @@ async fn run(job: Job) {
     let Some(attempted) = attempted else { return };
     job.shared.crew.used(attempted.cpu);
     let _entered = span.entered();
+    let id = &job.leased.task.id;
     match &attempted.outcome {
         Outcome::Done { .. } => tracing::debug!(ran = ?attempted.ran, "succeeded"),
         Outcome::Failed { error, .. } => tracing::debug!(ran = ?attempted.ran, %error, "failed"),
-        Outcome::HostFault { reason, delay } => tracing::warn!(%reason, ?delay, "handed back: the host could not run it"),
+        Outcome::HostFault { reason, delay } => {
+            tracing::warn!(task = %id, name = %job.leased.task.name, %reason, ?delay, "handed back: the host could not run it")
+        }
     }
     if job.hold.is_lost() {
-        tracing::info!("the lease was lost meanwhile: nothing is recorded");
+        tracing::info!(task = %id, "the lease was lost meanwhile: nothing is recorded");
         return;
     }
     let Attempted { outcome, log, ran, cpu, memory } = attempted;

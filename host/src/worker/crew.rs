@@ -42,7 +42,10 @@ impl Crew {
     /// Takes a slot; `false` when the plugin is at its `concurrency`. The dispatcher claims no more than there are slots.
     pub(super) fn enter(&self, offer: &Offer) -> bool {
         let mut inner = lock(&self.inner);
-        let of_plugin = inner.plugins.entry(offer.code.plugin.clone()).or_default();
+        let of_plugin = match inner.plugins.get_mut(&offer.code.plugin) {
+            Some(of_plugin) => of_plugin,
+            None => inner.plugins.entry(offer.code.plugin.clone()).or_default(),
+        };
         if offer.concurrency.is_some_and(|most| *of_plugin >= most) {
             return false;
         }
@@ -124,7 +127,7 @@ mod tests {
 
     fn offer(concurrency: Option<usize>) -> Offer {
         Offer {
-            code: CodeId { plugin: "math".into(), ..CodeId::default() },
+            code: CodeId { plugin: "math".into(), ..CodeId::default() }.into(),
             hints: Hints::default(),
             timeout: Duration::from_secs(60),
             ceiling: None,

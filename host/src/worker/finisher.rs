@@ -41,15 +41,20 @@ pub(super) struct Inbox {
 
 #[derive(Debug)]
 struct Item {
-    name: TaskName,
     finish: Finish,
+    note: Note,
+}
+
+#[derive(Debug)]
+struct Note {
+    name: TaskName,
     /// How often the broker refused it for what it is.
     refusals: u8,
 }
 
 impl Inbox {
     pub(super) fn push(&self, hold: &Arc<Hold>, name: TaskName, finish: Finish) {
-        lock(&self.items).push((hold.clone(), Item { name, finish, refusals: 0 }));
+        lock(&self.items).push((hold.clone(), Item { finish, note: Note { name, refusals: 0 } }));
         self.ready.notify_one();
     }
 
@@ -109,11 +114,13 @@ impl Batch {
     /// Sends the next batch; `false`: wait before the next try.
     async fn record(&mut self, shared: &Arc<Shared>) -> bool {
         let count = if self.singly > 0 { 1 } else { self.fitting() };
-        let mut sent: Vec<Item> = self.items.drain(..count).collect();
-        let finishes: Vec<Finish> = sent.iter_mut().map(|item| item.finish.clone()).collect();
-        match shared.broker.finish(&self.hold.incarnation, &finishes).await {
+        let (finishes, notes): (Vec<Finish>, Vec<Note>) = self.items.drain(..count).map(|item| (item.finish, item.note)).unzip();
+        let recorded = shared.broker.finish(&self.hold.incarnation, &finishes).await;
+        let mut sent: Vec<Item> = finishes.into_iter().zip(notes).map(|(finish, note)| Item { finish, note }).collect();
+        match recorded {
             Ok(replies) => {
                 self.singly = self.singly.saturating_sub(sent.len());
+                self.hold.forget(sent.iter().map(|item| &item.finish.member));
                 for (item, reply) in sent.iter().zip(replies) {
                     settle(shared, &self.hold, item, reply);
                 }
@@ -171,9 +178,8 @@ impl Item {
 }
 
 fn settle(shared: &Arc<Shared>, hold: &Arc<Hold>, item: &Item, reply: Finished) {
-    hold.forget(&item.finish.member);
     if reply == Finished::Stale {
-        tracing::debug!(task = %item.finish.member.id, name = %item.name, "its end was recorded before, or its lease is lost");
+        tracing::debug!(task = %item.finish.member.id, name = %item.note.name, "its end was recorded before, or its lease is lost");
         return;
     }
     match &item.finish.verdict {
@@ -188,18 +194,18 @@ fn settle(shared: &Arc<Shared>, hold: &Arc<Hold>, item: &Item, reply: Finished) 
             shared.tally.failed.fetch_add(1, Ordering::Relaxed);
         }
         Verdict::HandBack { .. } => {}
-        Verdict::Park => dispatcher::parked(shared, &hold.incarnation.queue, &item.name),
+        Verdict::Park => dispatcher::parked(shared, &hold.incarnation.queue, &item.note.name),
     }
 }
 
 /// The broker will never take this one as it is: what takes its place, ever smaller; `None`: given up.
 fn refused(mut item: Item, error: &BrokerError) -> Option<Item> {
-    item.refusals += 1;
+    item.note.refusals += 1;
     let member = &item.finish.member;
-    match (item.refusals, &item.finish.verdict) {
+    match (item.note.refusals, &item.finish.verdict) {
         (1, Verdict::Succeed { children, .. }) => {
             let kind = if children.is_empty() { ErrorKind::ResultTooLarge } else { ErrorKind::BadResult };
-            tracing::warn!(task = %member.id, name = %item.name, %error, "its result was refused");
+            tracing::warn!(task = %member.id, name = %item.note.name, %error, "its result was refused");
             item.finish.verdict = Verdict::Dead { error: TaskError::new(kind, error.to_string()) };
             Some(item)
         }
@@ -207,12 +213,12 @@ fn refused(mut item: Item, error: &BrokerError) -> Option<Item> {
             let text = format!("what became of the attempt could not be recorded: {error}");
             item.finish.log = String::new();
             item.finish.verdict = Verdict::Dead { error: TaskError::new(ErrorKind::BadResult, text) };
-            item.refusals = 2;
+            item.note.refusals = 2;
             Some(item)
         }
         _ => {
             // It stays in the hold: the lease keeps the task from being lost until somebody mends what is stored.
-            tracing::error!(task = %member.id, name = %item.name, %error, "can't record its end: see the broker");
+            tracing::error!(task = %member.id, name = %item.note.name, %error, "can't record its end: see the broker");
             None
         }
     }

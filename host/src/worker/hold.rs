@@ -202,9 +202,12 @@ impl Hold {
         }
     }
 
-    /// Its finish is recorded, or was stale.
-    pub(super) fn forget(&self, member: &Member) {
-        lock(&self.inner).members.remove(member);
+    /// Their finishes are recorded, or were stale.
+    pub(super) fn forget<'a>(&self, members: impl IntoIterator<Item = &'a Member>) {
+        let mut inner = lock(&self.inner);
+        for member in members {
+            inner.members.remove(member);
+        }
     }
 
     /// Takes every running member for a finish of the caller's and stops its attempt at once.
@@ -315,7 +318,7 @@ mod tests {
         assert!(hold.begin_finish(&member("a", 1)));
         assert!(!hold.begin_finish(&member("a", 1)));
         assert!(hold.abandon().is_empty());
-        hold.forget(&member("a", 1));
+        hold.forget([&member("a", 1)]);
         assert_eq!(hold.len(), 0);
     }
 

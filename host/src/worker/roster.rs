@@ -22,7 +22,7 @@ use crate::{
 /// One body that this worker can start.
 #[derive(Debug, Clone)]
 pub struct Offer {
-    pub code: CodeId,
+    pub code: Arc<CodeId>,
     pub hints: Hints,
     /// The timeout when neither the enqueuer nor the hint names one.
     pub timeout: Duration,
@@ -54,7 +54,7 @@ impl Roster {
         let offer = |(name, plugin): (&TaskName, &Arc<Plugin>)| {
             let body = plugin.description.bodies.iter().find(|body| &body.name == name);
             let offer = Offer {
-                code: plugin.id.clone(),
+                code: plugin.id.clone().into(),
                 hints: body.map(|body| body.hints.clone()).unwrap_or_default(),
                 timeout: plugin.limits.timeout,
                 ceiling: plugin.limits.timeout_ceiling,

@@ -35,7 +35,7 @@ use proc_macro::TokenStream;
 /// ```
 #[proc_macro_attribute]
 pub fn task(attribute: TokenStream, item: TokenStream) -> TokenStream {
-    task::expand(attribute.into(), item.into()).into()
+    task::expand(attribute.into(), &item.into()).into()
 }
 
 /// Makes the component's exports: all bodies of the plugin, by path. Once a plugin.

@@ -133,7 +133,7 @@ fn escaped(name: &str) -> String {
     for c in name.chars() {
         match c {
             '"' | '\\' => text.extend(['\\', c]),
-            c if u32::from(c) < 0x20 => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c if u32::from(c) < 0x20 => text.extend(format!("\\u{:04x}", u32::from(c)).chars()),
             c => text.push(c),
         }
     }

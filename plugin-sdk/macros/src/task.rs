@@ -12,26 +12,20 @@ use syn::{
 
 use crate::text;
 
-pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> TokenStream {
-    let mut function: ItemFn = match syn::parse2(item.clone()) {
-        Ok(function) => function,
-        Err(_) => {
-            let error = Error::new_spanned(&item, "#[task] goes on a function with a body, `fn name(…) -> TaskResult<…> { … }`");
-            let error = error.to_compile_error();
-            return quote!(#error #item);
-        }
+pub(crate) fn expand(attribute: TokenStream, item: &TokenStream) -> TokenStream {
+    let Ok(mut function) = syn::parse2::<ItemFn>(item.clone()) else {
+        let error = Error::new_spanned(item, "#[task] goes on a function with a body, `fn name(…) -> TaskResult<…> { … }`");
+        let error = error.to_compile_error();
+        return quote!(#error #item);
     };
     // Faults are said without taking the function away, so that its callers do not fail as well.
-    match write(attribute, &mut function) {
-        Ok(task) => quote!(#function #task),
-        Err(error) => {
-            let error = error.to_compile_error();
-            quote!(#function #error)
-        }
-    }
+    let task = write(attribute, &function).unwrap_or_else(|error| error.to_compile_error());
+    // A body owns its arguments, may fail and may wait, whether this one makes use of it or not.
+    function.attrs.push(syn::parse_quote!(#[allow(clippy::needless_pass_by_value, clippy::unnecessary_wraps, clippy::unused_async)]));
+    quote!(#function #task)
 }
 
-fn write(attribute: TokenStream, function: &mut ItemFn) -> Result<TokenStream> {
+fn write(attribute: TokenStream, function: &ItemFn) -> Result<TokenStream> {
     let settings: Settings = syn::parse2(attribute)?;
     check_signature(function)?;
     let parameters = parameters(function)?;
@@ -42,14 +36,12 @@ fn write(attribute: TokenStream, function: &mut ItemFn) -> Result<TokenStream> {
 
     let ident = &function.sig.ident;
     let visibility = &function.vis;
-    let name = match &settings.name {
-        Some(name) => name.clone(),
-        None => {
-            let name = ident.unraw().to_string();
-            text::check_task_name(&name)
-                .map_err(|text| Error::new(ident.span(), format!("{text}; or give another: #[task(name = \"…\")]")))?;
-            LitStr::new(&name, ident.span())
-        }
+    let name = if let Some(name) = &settings.name {
+        name.clone()
+    } else {
+        let name = ident.unraw().to_string();
+        text::check_task_name(&name).map_err(|text| Error::new(ident.span(), format!("{text}; or give another: #[task(name = \"…\")]")))?;
+        LitStr::new(&name, ident.span())
     };
     let doc = doc(&function.attrs);
     let hints = settings.hints.iter().map(|(key, value)| quote!((#key, #value)));

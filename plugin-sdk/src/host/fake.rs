@@ -39,8 +39,8 @@ pub(crate) fn env(name: &str) -> Option<String> {
     current(|state| state.env.get(name).cloned())
 }
 
-pub(crate) fn log(level: Level, message: &str, fields: Vec<(String, String)>) {
-    current(|state| state.logs.push(LogLine { level, message: message.into(), fields }));
+pub(crate) fn log(level: Level, message: &str, fields: &[(String, String)]) {
+    current(|state| state.logs.push(LogLine { level, message: message.into(), fields: fields.into() }));
 }
 
 pub(crate) fn enqueue(task: children::NewTask) -> Result<String, children::Error> {
@@ -59,9 +59,9 @@ pub(crate) fn kv_get(key: &str) -> Result<Option<Vec<u8>>, kv::Error> {
     current(|state| Ok(state.kv()?.get(key).cloned()))
 }
 
-pub(crate) fn kv_set(key: &str, value: Vec<u8>) -> Result<(), kv::Error> {
+pub(crate) fn kv_set(key: &str, value: &[u8]) -> Result<(), kv::Error> {
     current(|state| {
-        state.kv()?.insert(key.into(), value);
+        state.kv()?.insert(key.into(), value.into());
         Ok(())
     })
 }
@@ -95,6 +95,7 @@ pub(crate) fn kv_keys(prefix: &str, after: Option<&str>, limit: u32) -> Result<V
 }
 
 #[cfg(feature = "http")]
+#[expect(clippy::unused_async, reason = "the guest's awaits")]
 pub(crate) async fn send(request: http::Request) -> Result<http::Response, http::Error> {
     let server = current(|state| {
         state.requests.push(request.clone());
@@ -104,6 +105,6 @@ pub(crate) async fn send(request: http::Request) -> Result<http::Response, http:
         return Err(http::Error::Denied(format!("{}: no server here: give the attempt one with `.http(|request| …)`", request.url)));
     };
     // Called outside `current`, so that it may itself look at the attempt.
-    let answer = (server.borrow_mut())(&request);
-    answer
+    let mut server = server.borrow_mut();
+    server(&request)
 }

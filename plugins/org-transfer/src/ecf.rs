@@ -42,7 +42,7 @@ pub(crate) fn in_path(id: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             path.push(char::from(byte));
         } else {
-            path.push_str(&format!("%{byte:02X}"));
+            path.extend(format!("%{byte:02X}").chars());
         }
     }
     path

@@ -11,6 +11,7 @@ use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
     cluster::{ClusterClient, ClusterClientBuilder},
     cluster_async::ClusterConnection,
+    cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
     sentinel::SentinelClient,
 };
 use tokio::sync::Mutex;
@@ -21,13 +22,13 @@ use crate::broker::{BrokerError, Result};
 /// How long a connection may take to come to be.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long an answer may take: a server that swaps or a slow disk under AOF is late, one that is gone is never back.
-const ANSWER: Duration = Duration::from_secs(10);
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
 
 /// What a URL leads to.
 pub(super) enum Target {
     Single(Client),
     Sentinel(Box<Mutex<SentinelClient>>),
-    Cluster { nodes: Vec<Client>, commands: ClusterClient, blocking: ClusterClient },
+    Cluster { nodes: Vec<Client>, commands: Box<ClusterClient>, blocking: Box<ClusterClient> },
 }
 
 impl Target {
@@ -46,8 +47,8 @@ impl Target {
                 (|| {
                     Ok(Self::Cluster {
                         nodes: nodes.iter().cloned().map(Client::open).collect::<RedisResult<_>>()?,
-                        commands: client(ANSWER)?,
-                        blocking: client(Duration::from_secs(3600))?,
+                        commands: client(ANSWER)?.into(),
+                        blocking: client(Duration::from_secs(3600))?.into(),
                     })
                 })()
             }
@@ -160,13 +161,39 @@ impl Link {
         self.try_send(command).await.map_err(|error| fault(&self.at, &error))
     }
 
+    /// Sends one command to one node of a cluster; without a node as [`Self::send`].
+    pub(super) async fn send_to(&self, node: Option<&str>, command: &Cmd) -> Result<Value> {
+        let parted = node.and_then(|node| node.rsplit_once(':')).and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
+        let Some((host, port)) = parted else { return self.send(command).await };
+        let sent = match self.wire().await {
+            Ok((_, Wire::Cluster(mut connection))) => {
+                let there = RoutingInfo::SingleNode(SingleNodeRoutingInfo::ByAddress { host, port });
+                connection.route_command(command.clone(), there).await.and_then(Value::extract_error)
+            }
+            Ok((_, Wire::One(_))) => return self.send(command).await,
+            Err(error) => Err(error),
+        };
+        sent.map_err(|error| fault(&self.at, &error))
+    }
+
     /// Calls a script by its digest, and by its text where it is not known yet.
     pub(super) async fn call(&self, call: &Call) -> Result<Value> {
-        let sent = match self.try_send(&call.by_digest()).await {
+        let sent = match self.try_send(call.by_digest()).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => self.try_send(&call.by_text()).await,
             sent => sent,
         };
         sent.map_err(|error| fault(&self.at, &error))
+    }
+
+    /// The same with less patience: when no answer comes within `limit` the connection is given up too, it may be half open.
+    pub(super) async fn call_within(&self, call: &Call, limit: Duration) -> Result<Value> {
+        match tokio::time::timeout(limit, self.call(call)).await {
+            Ok(answer) => answer,
+            Err(_silent) => {
+                self.wire.lock().await.1 = None;
+                Err(fault(&self.at, &timed_out()))
+            }
+        }
     }
 
     async fn try_send(&self, command: &Cmd) -> RedisResult<Value> {

@@ -1,12 +1,8 @@
 //! Is this a Redis we can live on? Its version, its settings, the schema of what stands in it, its clock.
 
-use std::collections::HashMap;
-
-use redis::Value;
-
 use super::{
     RedisBroker,
-    values::{count, list, text, word},
+    values::{count, list, word},
 };
 use crate::{
     broker::{BrokerError, Health, Result},
@@ -19,7 +15,8 @@ const SCHEMA: &str = "1";
 impl RedisBroker {
     /// Refuses what will not do, says what might be better.
     pub(super) async fn meet_server(&self) -> Result<Health> {
-        let info = self.info().await?;
+        // A cluster answers by node; any will do.
+        let info = self.infos().await?.into_iter().next().map(|(_, info)| info).unwrap_or_default();
         let at = &self.at;
         let version = info.get("redis_version").map_or("0", String::as_str);
         let is_valkey = info.get("server_name").is_some_and(|name| name == "valkey");
@@ -47,21 +44,6 @@ impl RedisBroker {
                 .push(format!("Redis at {at} loses the tasks of the last minutes when it is killed (appendonly no): set appendonly yes"));
         }
         Ok(Health { about, warnings })
-    }
-
-    async fn info(&self) -> Result<HashMap<String, String>> {
-        let mut fields = HashMap::new();
-        let told = match self.commands.send(&redis::cmd("INFO")).await? {
-            // A cluster answers by node; any will do.
-            Value::Map(nodes) => nodes.into_iter().next().and_then(|(_, info)| text(info)),
-            info => text(info),
-        };
-        for line in told.unwrap_or_default().lines() {
-            if let Some((name, value)) = line.split_once(':') {
-                fields.insert(name.to_owned(), value.trim().to_owned());
-            }
-        }
-        Ok(fields)
     }
 
     async fn agree_on_schema(&self) -> Result<()> {

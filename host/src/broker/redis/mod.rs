@@ -29,6 +29,7 @@ mod connection;
 mod fault;
 mod health;
 mod keys;
+mod load;
 mod producers;
 mod schedules;
 mod scripts;
@@ -41,6 +42,7 @@ pub use address::display_url;
 use address::{Address, place};
 use connection::{Link, Target};
 use keys::Keys;
+pub use load::ServerLoad;
 
 /// A handle on one Redis; cheap to share, reconnects by itself.
 pub struct RedisBroker {
@@ -104,6 +106,10 @@ impl Met {
 
     fn note(&self, queue: &QueueName) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.clone(), Instant::now());
+    }
+
+    fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn forget(&self, queue: &QueueName) {

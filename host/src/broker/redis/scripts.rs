@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use redis::Cmd;
+use redis::{Arg, Cmd, ToRedisArgs};
 
 /// One script: its text and the SHA-1 that Redis knows it by.
 #[derive(Debug)]
@@ -22,78 +22,43 @@ impl Script {
 
     /// A call with `key` as the only key; arguments follow.
     pub(super) fn call(&'static self, key: &str) -> Call {
-        Call { script: self, key: key.to_owned(), args: Vec::new() }
+        let mut by_digest = redis::cmd("EVALSHA");
+        by_digest.arg(&self.digest).arg(1).arg(key);
+        Call { script: self, by_digest }
     }
 }
 
-/// A script with its arguments, which can be sent by digest and again by text.
+/// A script with its arguments, written as they come; it can be sent by digest and again by text.
 #[derive(Debug)]
 pub(super) struct Call {
     script: &'static Script,
-    key: String,
-    args: Vec<Vec<u8>>,
+    by_digest: Cmd,
 }
 
 impl Call {
-    pub(super) fn arg(mut self, value: impl ToArg) -> Self {
+    pub(super) fn arg(mut self, value: impl ToRedisArgs) -> Self {
         self.push(value);
         self
     }
 
-    pub(super) fn push(&mut self, value: impl ToArg) {
-        self.args.push(value.to_arg());
+    /// `value` is one argument: text as it is, numbers in decimal.
+    pub(super) fn push(&mut self, value: impl ToRedisArgs) {
+        self.by_digest.arg(value);
     }
 
-    pub(super) fn by_digest(&self) -> Cmd {
-        self.command("EVALSHA", &self.script.digest)
+    pub(super) fn by_digest(&self) -> &Cmd {
+        &self.by_digest
     }
 
     pub(super) fn by_text(&self) -> Cmd {
-        self.command("EVAL", &self.script.text)
-    }
-
-    fn command(&self, verb: &str, script: &str) -> Cmd {
-        let mut command = redis::cmd(verb);
-        command.arg(script).arg(1).arg(&self.key);
-        for arg in &self.args {
-            command.arg(arg.as_slice());
+        let mut command = redis::cmd("EVAL");
+        command.arg(&self.script.text);
+        for arg in self.by_digest.args_iter().skip(2) {
+            if let Arg::Simple(arg) = arg {
+                command.arg(arg);
+            }
         }
         command
-    }
-}
-
-/// What may stand as an argument: text as it is, numbers in decimal.
-pub(super) trait ToArg {
-    fn to_arg(self) -> Vec<u8>;
-}
-
-impl ToArg for &str {
-    fn to_arg(self) -> Vec<u8> {
-        self.as_bytes().to_vec()
-    }
-}
-
-impl ToArg for &[u8] {
-    fn to_arg(self) -> Vec<u8> {
-        self.to_vec()
-    }
-}
-
-impl ToArg for String {
-    fn to_arg(self) -> Vec<u8> {
-        self.into_bytes()
-    }
-}
-
-impl ToArg for u64 {
-    fn to_arg(self) -> Vec<u8> {
-        self.to_string().into_bytes()
-    }
-}
-
-impl ToArg for usize {
-    fn to_arg(self) -> Vec<u8> {
-        self.to_string().into_bytes()
     }
 }
 

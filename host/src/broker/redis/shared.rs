@@ -90,18 +90,18 @@ impl RedisBroker {
 
     pub(super) async fn set_value(&self, plugin: &str, key: &str, value: &[u8], room: KvRoom) -> Result<(), KvError> {
         let call = KV.call(&self.keys.kv(plugin)).arg("set").arg(key).arg(value).arg(room.bytes.to_string()).arg(room.keys.to_string());
-        fits(self.commands.call(&call).await.map_err(unavailable)?, room).map(drop)
+        fits(self.commands.call(&call).await.map_err(|error| unavailable(&error))?, room).map(drop)
     }
 
     pub(super) async fn remove_value(&self, plugin: &str, key: &str) -> Result<bool, KvError> {
         let removed = self.commands.call(&KV.call(&self.keys.kv(plugin)).arg("remove").arg(key)).await;
-        removed.map(|was| is_yes(&was)).map_err(unavailable)
+        removed.map(|was| is_yes(&was)).map_err(|error| unavailable(&error))
     }
 
     pub(super) async fn increment_value(&self, plugin: &str, key: &str, by: i64, room: KvRoom) -> Result<i64, KvError> {
         let call = KV.call(&self.keys.kv(plugin)).arg("increment").arg(key).arg(by.to_string());
         let call = call.arg(room.bytes.to_string()).arg(room.keys.to_string());
-        let sum = word(fits(self.commands.call(&call).await.map_err(unavailable)?, room)?);
+        let sum = word(fits(self.commands.call(&call).await.map_err(|error| unavailable(&error))?, room)?);
         sum.parse().map_err(|_| KvError::Invalid(format!("the value of `{key}` is no whole number, or the sum is beyond 64 bits")))
     }
 
@@ -119,11 +119,11 @@ impl RedisBroker {
         let keys = format!("{}keys", self.keys.kv(plugin));
         let mut page = redis::cmd("ZRANGE");
         page.arg(keys).arg(from).arg(to).arg("BYLEX").arg("LIMIT").arg(0).arg(limit);
-        words(self.kv(&page).await?).map_err(unavailable)
+        words(self.kv(&page).await?).map_err(|error| unavailable(&error))
     }
 
     async fn kv(&self, command: &Cmd) -> Result<Value, KvError> {
-        self.commands.send(command).await.map_err(unavailable)
+        self.commands.send(command).await.map_err(|error| unavailable(&error))
     }
 
     fn values(&self, plugin: &str) -> String {
@@ -139,6 +139,6 @@ fn fits(answer: Value, room: KvRoom) -> Result<Value, KvError> {
     }
 }
 
-fn unavailable(error: BrokerError) -> KvError {
+fn unavailable(error: &BrokerError) -> KvError {
     KvError::Unavailable(error.to_string())
 }

@@ -1,19 +1,14 @@
 //! What workers ask: register, claim, extend, finish, leave, wait, and what the outbox and the bounds want now and then.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt::Write,
-    sync::Arc,
-    time::Duration,
-};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write, sync::Arc, time::Duration};
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::try_join_all};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::{
     RedisBroker,
-    connection::Link,
+    connection::{ANSWER, Link},
     scripts::{CLAIM, EXPIRE, EXTEND, FINISH, HELD, LEAVE, PROGRESS, REGISTER, RELAY, SWEEP},
     values::{Row, check_payload, count, entry, is_yes, json, leased, leased_list, list, millis, names, number, record, word, words},
 };
@@ -24,6 +19,8 @@ use crate::{
 
 /// Attempts of one `finish` call: it keeps the server for some 5 µs each.
 const TOGETHER: usize = 500;
+/// A busy server may take so long to answer a heartbeat, however short the lease.
+const SOONEST: Duration = Duration::from_millis(500);
 /// Entries of the outbox that are moved at once.
 const RELAY_TOGETHER: usize = 500;
 
@@ -70,10 +67,11 @@ impl RedisBroker {
         Ok(Lease::Held(Claimed { tasks, adopted, parked, more, next_due, paused }))
     }
 
-    /// On a connection of its own: nothing that waits for a slow answer may keep a heartbeat.
+    /// On a connection of its own: nothing that waits for a slow answer may keep a heartbeat. It waits a twelfth of the lease only:
+    /// a connection that fell silent must leave time for a new one, within the sixth that whoever looks at a lease grants.
     pub(super) async fn heartbeat(&self, who: &Incarnation, lease: Duration) -> Result<Lease<Extended>> {
         let call = EXTEND.call(&self.keys.queue(&who.queue)).arg(millis(lease).max(1)).arg(&*who.id);
-        let mut row = Row::new(self.heartbeats.call(&call).await?)?;
+        let mut row = Row::new(self.heartbeats.call_within(&call, (lease / 12).clamp(SOONEST, ANSWER)).await?)?;
         if !is_yes(&row.next()) {
             return Ok(Lease::Lost);
         }
@@ -108,12 +106,10 @@ impl RedisBroker {
 
     async fn finish_together(&self, who: &Incarnation, finishes: &[Finish]) -> Result<FinishReply> {
         let ttl = millis(self.settings.result_ttl);
-        let mut names: HashMap<String, String> = HashMap::new();
-        let mut heads = Vec::with_capacity(finishes.len() * 8);
+        let mut authors = Authors::default();
+        let mut heads = Vec::with_capacity(finishes.len());
         let mut children = Vec::new();
         for finish in finishes {
-            let by = by(finish);
-            let name = names.entry(by).or_insert_with_key(|by| short_digest(by)).clone();
             let told = self.told(finish)?;
             let before = children.len();
             if let Verdict::Succeed { children: tasks, .. } = &finish.verdict
@@ -122,22 +118,31 @@ impl RedisBroker {
             {
                 self.children(&who.queue, tasks, &mut children).await?;
             }
-            let mut log = finish.log.clone();
-            if !log.is_empty() && !log.ends_with('\n') {
-                log.push('\n');
-            }
-            let length = children.len() - before;
-            let delay = told.delay.to_string();
-            heads.extend([finish.member.to_string(), told.kind.into(), told.data, told.entry, delay, name, log, length.to_string()]);
+            heads.push((told, authors.index(finish), children.len() - before));
         }
         let keep = millis(self.settings.dead_age).max(ttl).saturating_add(86_400_000);
-        let mut call = FINISH.call(&self.keys.queue(&who.queue)).arg(ttl).arg(&*who.id).arg(keep).arg(names.len());
-        for (by, name) in names {
-            call.push(name);
-            call.push(by);
+        let mut call = FINISH.call(&self.keys.queue(&who.queue)).arg(ttl).arg(&*who.id).arg(keep).arg(authors.0.len());
+        for author in &authors.0 {
+            call.push(&author.name);
+            call.push(&author.by);
         }
         call.push(finishes.len());
-        for part in heads.into_iter().chain(children) {
+        let mut member = String::new();
+        for (finish, (told, author, children)) in finishes.iter().zip(heads) {
+            member.clear();
+            let _infallible = write!(member, "{}", finish.member);
+            for part in [&member, told.kind, &told.data, &told.entry] {
+                call.push(part);
+            }
+            call.push(told.delay);
+            call.push(&authors.0[author].name);
+            match &finish.log {
+                log if log.is_empty() || log.ends_with('\n') => call.push(log),
+                log => call.push(format!("{log}\n")),
+            }
+            call.push(children);
+        }
+        for part in &children {
             call.push(part);
         }
         let reply: Vec<_> = list(self.commands.call(&call).await?)?
@@ -151,11 +156,11 @@ impl RedisBroker {
         if reply.len() == finishes.len() { Ok(reply) } else { Err(super::values::corrupt("an answer", "not one a finish")) }
     }
 
-    fn told(&self, finish: &Finish) -> Result<Told> {
+    fn told<'a>(&self, finish: &'a Finish) -> Result<Told<'a>> {
         let limit = self.settings.payload_limit;
-        let failed = |kind: &'static str, error: &TaskError, delay: Duration| -> Result<Told> {
-            let entry = entry(&finish.worker, finish.code.as_ref(), error)?;
-            Ok(Told { kind, data: json(error)?, entry, delay: millis(delay) })
+        let failed = |kind: &'static str, error: &TaskError, delay: Duration| -> Result<Told<'a>> {
+            let entry = entry(&finish.worker, finish.code.as_deref(), error)?;
+            Ok(Told { kind, data: json(error)?.into(), entry, delay: millis(delay) })
         };
         let is_loss = |error: &TaskError| error.kind == ErrorKind::WorkerLost;
         match &finish.verdict {
@@ -168,13 +173,13 @@ impl RedisBroker {
                 if let Some(BrokerError::Invalid(message)) = children.iter().find_map(|child| check_payload(child, limit).err()) {
                     return failed("D", &TaskError::new(ErrorKind::Permanent, format!("a child is too large: {message}")), Duration::ZERO);
                 }
-                Ok(Told { kind: "S", data: result.clone(), entry: String::new(), delay: 0 })
+                Ok(Told { kind: "S", data: Cow::Borrowed(result), entry: String::new(), delay: 0 })
             }
             Verdict::Retry { error, delay } => failed(if is_loss(error) { "L" } else { "R" }, error, *delay),
             Verdict::Dead { error } => failed(if is_loss(error) { "W" } else { "D" }, error, Duration::ZERO),
             Verdict::Cancel { error } => failed("C", error, Duration::ZERO),
-            Verdict::HandBack { delay } => Ok(Told { kind: "H", data: String::new(), entry: String::new(), delay: millis(*delay) }),
-            Verdict::Park => Ok(Told { kind: "P", data: String::new(), entry: String::new(), delay: 0 }),
+            Verdict::HandBack { delay } => Ok(Told { kind: "H", data: "".into(), entry: String::new(), delay: millis(*delay) }),
+            Verdict::Park => Ok(Told { kind: "P", data: "".into(), entry: String::new(), delay: 0 }),
         }
     }
 
@@ -234,6 +239,12 @@ impl RedisBroker {
             };
             if let Ok(mut connection) = listening.await {
                 backoff = Duration::from_millis(100);
+                // What was asked for while nobody listened.
+                for told in self.all_cancelled().await.unwrap_or_default() {
+                    if sender.send(told).await.is_err() {
+                        return Ok(());
+                    }
+                }
                 let mut messages = connection.on_message();
                 loop {
                     let message = tokio::select! {
@@ -257,6 +268,14 @@ impl RedisBroker {
             }
         }
         Ok(())
+    }
+
+    async fn all_cancelled(&self) -> Result<Vec<(QueueName, TaskId)>> {
+        let asked = self.all_queues().await?.into_iter().map(|queue| async move {
+            let ids = self.commands.send(redis::cmd("SRANDMEMBER").arg(self.keys.of(&queue, "cancelled")).arg(1000)).await?;
+            Ok::<_, BrokerError>(names(ids)?.into_iter().map(|id| (queue.clone(), id)).collect::<Vec<_>>())
+        });
+        Ok(try_join_all(asked).await?.into_iter().flatten().collect())
     }
 
     pub(super) async fn note_progress(&self, queue: &QueueName, id: &TaskId, progress: &Progress) -> Result<()> {
@@ -318,18 +337,46 @@ impl RedisBroker {
 }
 
 /// A verdict in the script's words.
-struct Told {
+struct Told<'a> {
     kind: &'static str,
-    data: String,
+    data: Cow<'a, str>,
     entry: String,
     delay: u64,
 }
 
-/// Who ran it with what, once for all tasks of a batch that share it.
+/// Who ran what of a batch with which code: stored once for all tasks that share it, under a short name.
+#[derive(Default)]
+struct Authors<'a>(Vec<Author<'a>>);
+
+struct Author<'a> {
+    of: &'a Finish,
+    name: String,
+    by: String,
+}
+
+impl<'a> Authors<'a> {
+    /// Where the author of `finish` stands. A worker's finishes share worker and code, so that looking at addresses is enough; what
+    /// is only equal stands here twice, and is written twice.
+    fn index(&mut self, finish: &'a Finish) -> usize {
+        let same = |author: &Author<'_>| {
+            let code = match (&author.of.code, &finish.code) {
+                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+                (one, other) => one.is_none() && other.is_none(),
+            };
+            code && Arc::ptr_eq(&author.of.worker, &finish.worker)
+        };
+        self.0.iter().rposition(same).unwrap_or_else(|| {
+            let by = by(finish);
+            self.0.push(Author { of: finish, name: short_digest(&by), by });
+            self.0.len() - 1
+        })
+    }
+}
+
 fn by(finish: &Finish) -> String {
-    let none = crate::task::CodeId::default();
-    let code = finish.code.as_ref().unwrap_or(&none);
-    format!("{}\n{}\n{}\n{}", finish.worker, code.plugin, code.version, code.digest)
+    let (plugin, version, digest) =
+        finish.code.as_ref().map_or(("", "", ""), |code| (code.plugin.as_str(), code.version.as_str(), code.digest.as_str()));
+    format!("{}\n{plugin}\n{version}\n{digest}", finish.worker)
 }
 
 /// 12 hex digits: among the few hundred workers and plugin versions of one queue they never meet.

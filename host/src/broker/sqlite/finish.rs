@@ -167,7 +167,7 @@ fn note(step: &Step<'_>, task: &Brief, finish: &Finish, attempt: u32, error: Tas
         Some(stored) => serde_json::from_str(stored)?,
         None => Vec::new(),
     };
-    let code = finish.code.clone().unwrap_or_default();
+    let code = finish.code.as_deref().cloned().unwrap_or_default();
     errors.push(ErrorEntry { at: step.now, attempt, worker: finish.worker.to_string(), code, error });
     errors.drain(..errors.len().saturating_sub(ERRORS));
     Ok(serde_json::to_string(&errors)?)

@@ -4,7 +4,7 @@
 //! woken by another process looks at the database before it believes it, or two idle processes would wake each other for ever.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -13,8 +13,15 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-use super::writer::News;
 use crate::task::{QueueName, TaskId};
+
+/// What waiters are told after the commit.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    pub(super) claimable: HashSet<QueueName>,
+    pub(super) ended: Vec<TaskId>,
+    pub(super) cancel_asked: bool,
+}
 
 /// The bells of one process.
 #[derive(Debug)]

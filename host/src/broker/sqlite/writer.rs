@@ -6,7 +6,6 @@
 //! commit fails, none of them happened and each is told so.
 
 use std::{
-    collections::HashSet,
     path::PathBuf,
     sync::{
         Arc,
@@ -19,10 +18,13 @@ use std::{
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::{connection::fault, wake::Bells};
+use super::{
+    connection::fault,
+    wake::{Bells, News},
+};
 use crate::{
     broker::{BrokerError, BrokerSettings, Result},
-    task::{Clock, Millis, QueueName, TaskId},
+    task::{Clock, Millis},
 };
 
 /// Commands that share a transaction, at most: bounds how long the first of them waits for the last.
@@ -38,14 +40,6 @@ pub(super) struct Step<'a> {
     pub(super) now: Millis,
     stamp: &'a mut Stamp,
     pub(super) news: News,
-}
-
-/// What waiters are told after the commit.
-#[derive(Debug, Default)]
-pub(super) struct News {
-    pub(super) claimable: HashSet<QueueName>,
-    pub(super) ended: Vec<TaskId>,
-    pub(super) cancel_asked: bool,
 }
 
 impl Step<'_> {
@@ -256,12 +250,13 @@ impl Pen {
         }
     }
 
-    /// `data_version` of this connection changes by others' commits only: what this process wrote is told without it.
+    /// `data_version` of this connection changes by others' commits only: what this process wrote is told without it. The first
+    /// look rings too: somebody may have read before it, and another process committed in between.
     fn look(&self, seen: &mut Option<i64>) {
         // A failure here is met again by the next command, which has somebody to tell.
         if let Ok(version) =
             self.connection.prepare_cached("PRAGMA data_version").and_then(|mut pragma| pragma.query_row((), |row| row.get(0)))
-            && seen.replace(version).is_some_and(|before| before != version)
+            && seen.replace(version) != Some(version)
         {
             self.bells.ring_foreign();
         }

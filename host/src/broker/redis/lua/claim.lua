@@ -31,10 +31,8 @@ local function candidates(want)
   local ready = redis.call('ZRANGE', K .. 'ready', 0, want - 1, 'WITHSCORES')
   for i = 1, #ready, 2 do list[#list + 1] = { ready[i], tonumber(ready[i + 1]) } end
   for _, name in ipairs(sources) do
-    for _, id in ipairs(redis.call('ZRANGE', K .. 'parked:' .. name, 0, want - 1)) do
-      local f = redis.call('HMGET', K .. 't:' .. id, 'priority', 'seq')
-      list[#list + 1] = { id, tonumber(rank(f[1], tonumber(f[2]) or 0)), name }
-    end
+    local parked = redis.call('ZRANGE', K .. 'parked:' .. name, 0, want - 1, 'WITHSCORES')
+    for i = 1, #parked, 2 do list[#list + 1] = { parked[i], tonumber(parked[i + 1]), name } end
   end
   table.sort(list, function(a, b) return a[2] < b[2] or (a[2] == b[2] and a[1] < b[1]) end)
   for i = #list, want + 1, -1 do list[i] = nil end

@@ -97,7 +97,8 @@ local function other(id, kind, data, entry, delay, by, start)
   end
   local due = now + delay
   if kind == 'P' then
-    redis.call('ZADD', K .. 'parked:' .. f[1], at, id)
+    redis.call('ZADD', K .. 'parked:' .. f[1], rank(f[5], tonumber(f[6]) or 0), id)
+    redis.call('ZADD', K .. 'parked_at:' .. f[1], at, id)
     redis.call('SADD', K .. 'parked', f[1])
   elseif delay > 0 then
     redis.call('ZADD', K .. 'scheduled', int(due), id)

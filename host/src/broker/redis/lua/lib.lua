@@ -33,7 +33,10 @@ end
 -- Leaves a waiting place; `parked` is the set of names under which something is parked.
 local function leave_place(state, key, id, name)
   redis.call('ZREM', key, id)
-  if state == 'parked' and redis.call('EXISTS', key) == 0 then redis.call('SREM', K .. 'parked', name) end
+  if state == 'parked' then
+    redis.call('ZREM', K .. 'parked_at:' .. name, id)
+    if redis.call('EXISTS', key) == 0 then redis.call('SREM', K .. 'parked', name) end
+  end
 end
 
 local function release(id, unique)
@@ -107,7 +110,7 @@ local function adopt(me)
     local other, deadline = late[i], tonumber(late[i + 1])
     if other ~= me and deadline % 1 == 0 then
       local grace = math.ceil((tonumber(string.match(other, ':(%d+)$')) or 30000) / 6)
-      redis.call('ZADD', K .. 'workers', 'XX', int(now + grace) .. '.5', other)
+      redis.call('ZADD', K .. 'workers', 'XX', int(now + grace - 1) .. '.5', other)
     elseif other ~= me then
       local mine, gone = {}, {}
       for _, member in ipairs(redis.call('SRANDMEMBER', K .. 'held:' .. other, 500)) do

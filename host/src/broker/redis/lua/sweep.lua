@@ -21,7 +21,7 @@ local offered = {}
 for i = 6, #ARGV do offered[ARGV[i]] = true end
 for _, name in ipairs(redis.call('SRANDMEMBER', K .. 'parked', 1000)) do
   if not offered[name] then
-    local late = redis.call('ZRANGEBYSCORE', K .. 'parked:' .. name, '-inf', int(now - ARGV[4]), 'LIMIT', 0, 200)
+    local late = redis.call('ZRANGEBYSCORE', K .. 'parked_at:' .. name, '-inf', int(now - ARGV[4]), 'LIMIT', 0, 200)
     for _, id in ipairs(late) do
       local f = redis.call('HMGET', K .. 't:' .. id, 'task', 'state')
       if f[1] and not f[2] then

@@ -1,0 +1,85 @@
+//! What a server has done and holds, and how a prefix of one's own is cleared: what `taskhost bench` asks.
+//!
+//! Everything counts the whole server, other users of it included; a cluster's nodes are summed.
+
+use std::{collections::HashMap, time::Duration};
+
+use redis::Value;
+
+use super::{
+    RedisBroker,
+    values::{list, text, word, words},
+};
+use crate::broker::{BrokerError, Result};
+
+/// Keys that are looked at in one step of a scan.
+const SCANNED: usize = 5_000;
+
+/// One look at the server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ServerLoad {
+    /// CPU time since it was started.
+    pub cpu: Duration,
+    /// Bytes that its data takes.
+    pub memory: u64,
+    /// Commands since it was started, those within scripts not counted.
+    pub commands: u64,
+    /// Keys that are unlinked, but whose memory is not free yet.
+    pub unlinking: u64,
+}
+
+impl RedisBroker {
+    pub async fn load(&self) -> Result<ServerLoad> {
+        let mut load = ServerLoad::default();
+        for (_, info) in self.infos().await? {
+            let number = |name: &str| info.get(name).and_then(|value| value.parse::<u64>().ok()).unwrap_or(0);
+            let seconds = |name: &str| info.get(name).and_then(|value| value.parse::<f64>().ok()).unwrap_or(0.0);
+            load.cpu +=
+                Duration::from_secs_f64(seconds("used_cpu_user").max(0.0)) + Duration::from_secs_f64(seconds("used_cpu_sys").max(0.0));
+            load.memory += number("used_memory");
+            load.commands += number("total_commands_processed");
+            load.unlinking += number("lazyfree_pending_objects");
+        }
+        Ok(load)
+    }
+
+    /// Deletes every key of this broker's prefix: tasks, results, schedules, all. In bounded steps.
+    pub async fn erase(&self) -> Result<()> {
+        let pattern = format!("{}:*", self.settings.prefix);
+        for (node, _) in self.infos().await? {
+            let mut cursor = "0".to_owned();
+            loop {
+                let mut scan = redis::cmd("SCAN");
+                scan.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCANNED);
+                let mut page = list(self.commands.send_to(node.as_deref(), &scan).await?)?.into_iter();
+                cursor = page.next().map(word).unwrap_or_default();
+                let keys = words(page.next().unwrap_or(Value::Nil))?;
+                if !keys.is_empty() {
+                    match self.commands.send(redis::cmd("UNLINK").arg(&keys)).await {
+                        // A replica's keys: the master's are being deleted all the same.
+                        Err(BrokerError::Refused(_)) | Ok(_) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                if cursor == "0" || cursor.is_empty() {
+                    break;
+                }
+            }
+        }
+        self.met.clear();
+        Ok(())
+    }
+
+    /// What each node says of itself; one without a name where there is only one.
+    pub(super) async fn infos(&self) -> Result<Vec<(Option<String>, HashMap<String, String>)>> {
+        let told: Vec<(Option<String>, Value)> = match self.commands.send(&redis::cmd("INFO")).await? {
+            Value::Map(nodes) => nodes.into_iter().map(|(node, info)| (text(node), info)).collect(),
+            info => vec![(None, info)],
+        };
+        let fields = |info: Value| {
+            let info = text(info).unwrap_or_default();
+            info.lines().filter_map(|line| line.split_once(':')).map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
+        };
+        Ok(told.into_iter().map(|(node, info)| (node, fields(info))).collect())
+    }
+}

@@ -1,0 +1,104 @@
+//! What one task waits for: from the enqueue to the result when all is idle, and beyond its due time when it is delayed.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    Bench, Failure, Figure,
+    drain::{Attempts, beside},
+    enqueue, quantile, rate,
+    usage::{self, Usage},
+};
+use crate::task::{Start, TaskView};
+
+/// Longer than any task here takes.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Tasks that are waited for one by one.
+const ASKED: usize = 500;
+/// How long an idle worker is watched.
+const WATCHED: Duration = Duration::from_secs(5);
+/// Delayed tasks, due within this time.
+const DELAYED: usize = 500;
+const WITHIN: Duration = Duration::from_secs(3);
+
+pub(super) async fn idle(bench: &mut Bench<'_>) -> Result<(), Failure> {
+    let broker = bench.place.broker();
+    let asker = bench.place.again().await?;
+    let asked = if bench.repeat == 1 { ASKED / 2 } else { ASKED };
+    let attempts = Attempts::new(&bench.engine, usize::MAX);
+    let look = async {
+        // What a start needs is not what idling costs.
+        ended(asker.await_end(Some(&bench.queue), &enqueued(&*asker, bench, 0).await?, LIMIT).await?)?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let before = Usage::now(bench.place).await?;
+        tokio::time::sleep(WATCHED).await;
+        let host = before.host_since();
+        let after = Usage::now(bench.place).await?;
+        let resident = usage::resident();
+
+        let mut took = Vec::with_capacity(asked);
+        for number in 0..asked {
+            // Apart, so that each finds the worker asleep.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            let began = Instant::now();
+            let id = enqueued(&*broker, bench, number).await?;
+            ended(asker.await_end(Some(&bench.queue), &id, LIMIT).await?)?;
+            took.push(began.elapsed().as_secs_f64() * 1e3);
+        }
+        Ok((host, before.commands_until(&after), resident, took))
+    };
+    let ((host, commands, resident, mut took), _) = beside(bench, bench.settings.concurrency, &attempts, look).await?;
+    bench.report.add(Figure::IdleCpu, host.as_secs_f64() / WATCHED.as_secs_f64() * 100.0);
+    if let Some(commands) = commands {
+        bench.report.add(Figure::IdleCommands, rate(usize::try_from(commands).unwrap_or(usize::MAX), WATCHED));
+    }
+    if let Some(bytes) = resident {
+        bench.report.add(Figure::IdleResident, enqueue::per(bytes, 1 << 20));
+    }
+    for (figure, share) in [(Figure::Idle50, 0.5), (Figure::Idle95, 0.95), (Figure::Idle99, 0.99)] {
+        bench.report.add(figure, quantile(&mut took, share));
+    }
+    Ok(())
+}
+
+async fn enqueued(broker: &dyn crate::broker::Broker, bench: &Bench<'_>, number: usize) -> Result<crate::task::TaskId, Failure> {
+    let task = bench.task(number);
+    broker.enqueue(std::slice::from_ref(&task)).await?;
+    Ok(task.id)
+}
+
+fn ended(view: Option<TaskView>) -> Result<TaskView, Failure> {
+    match view {
+        Some(view) if view.state.is_ended() => Ok(view),
+        _ => Err(Failure::TimedOut(format!("a task of the benchmark did not end within {} s", LIMIT.as_secs()))),
+    }
+}
+
+/// By the broker's clock: started, less enqueued and its delay.
+pub(super) async fn delayed(bench: &mut Bench<'_>) -> Result<(), Failure> {
+    let broker = bench.place.broker();
+    let attempts = Attempts::new(&bench.engine, usize::MAX);
+    let look = async {
+        let mut waiting = Vec::with_capacity(DELAYED);
+        for number in 0..DELAYED {
+            let mut task = bench.task(number);
+            let delay = Duration::from_millis(500 + fastrand::u64(..u64::try_from(WITHIN.as_millis()).unwrap_or(1)));
+            task.start = Start::In(delay);
+            waiting.push((task, delay));
+        }
+        let tasks: Vec<_> = waiting.iter().map(|(task, _)| task.clone()).collect();
+        broker.enqueue(&tasks).await?;
+        waiting.sort_by_key(|(_, delay)| *delay);
+        let mut late = Vec::with_capacity(DELAYED);
+        // The last one first: then the others have ended, and nobody asks while they are waited for.
+        for (task, delay) in waiting.iter().rev() {
+            let view = ended(broker.await_end(Some(&bench.queue), &task.id, LIMIT).await?)?;
+            let started = view.started_at.unwrap_or(view.enqueued_at);
+            late.push(started.since(view.enqueued_at.after(*delay)).as_secs_f64() * 1e3);
+        }
+        Ok(late)
+    };
+    let (mut late, _) = beside(bench, bench.settings.concurrency, &attempts, look).await?;
+    bench.report.add(Figure::Late50, quantile(&mut late, 0.5));
+    bench.report.add(Figure::Late99, quantile(&mut late, 0.99));
+    Ok(())
+}

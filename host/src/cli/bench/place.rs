@@ -1,0 +1,128 @@
+//! Where the benchmark's tasks live: the user's broker, but a prefix or a file that nobody else uses.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::Failure;
+use crate::{
+    broker::{
+        Broker, BrokerSettings,
+        redis::{RedisBroker, ServerLoad},
+        sqlite::SqliteBroker,
+    },
+    config::{BrokerAddress, Settings},
+};
+
+/// How long the server may take to free what was unlinked.
+const FREED: Duration = Duration::from_secs(5);
+
+pub(super) enum Place {
+    Redis { url: String, bounds: BrokerSettings, broker: Arc<RedisBroker> },
+    Sqlite { path: PathBuf, bounds: BrokerSettings, broker: Arc<SqliteBroker> },
+}
+
+impl Place {
+    pub(super) async fn open(settings: &Settings) -> Result<Self, Failure> {
+        let name = format!("bench-{}-{:06x}", std::process::id(), fastrand::u32(..) >> 8);
+        Ok(match &settings.broker {
+            BrokerAddress::Redis(url) => {
+                let prefix: String = format!("{}-{name}", settings.bounds.prefix);
+                let bounds = BrokerSettings { prefix: prefix[prefix.len().saturating_sub(32)..].to_owned(), ..settings.bounds.clone() };
+                let broker = Arc::new(RedisBroker::connect(url, bounds.clone()).await?);
+                Self::Redis { url: url.clone(), bounds, broker }
+            }
+            BrokerAddress::Sqlite(beside) => {
+                let mut path = beside.clone().into_os_string();
+                path.push(format!(".{name}"));
+                let (path, bounds) = (PathBuf::from(path), settings.bounds.clone());
+                let broker = Arc::new(SqliteBroker::open(&path, bounds.clone())?);
+                Self::Sqlite { path, bounds, broker }
+            }
+        })
+    }
+
+    pub(super) fn broker(&self) -> Arc<dyn Broker> {
+        match self {
+            Self::Redis { broker, .. } => broker.clone(),
+            Self::Sqlite { broker, .. } => broker.clone(),
+        }
+    }
+
+    /// Another handle on the same place, as another process would have it.
+    pub(super) async fn again(&self) -> Result<Arc<dyn Broker>, Failure> {
+        Ok(match self {
+            Self::Redis { url, bounds, .. } => Arc::new(RedisBroker::connect(url, bounds.clone()).await?),
+            Self::Sqlite { path, bounds, .. } => Arc::new(SqliteBroker::open(path, bounds.clone())?),
+        })
+    }
+
+    pub(super) async fn about(&self) -> Result<String, Failure> {
+        Ok(self.broker().check().await?.about)
+    }
+
+    /// Names the place to a child process. By the environment: the arguments of a process are shown to everybody.
+    pub(super) fn variables(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Redis { url, bounds, .. } => vec![("TASKHOST_BROKER", url.clone()), ("TASKHOST_PREFIX", bounds.prefix.clone())],
+            Self::Sqlite { path, .. } => vec![("TASKHOST_BROKER", format!("sqlite:{}", path.display()))],
+        }
+    }
+
+    /// What the server has used; `None`: there is no server.
+    pub(super) async fn load(&self) -> Result<Option<ServerLoad>, Failure> {
+        match self {
+            Self::Redis { broker, .. } => Ok(Some(broker.load().await?)),
+            Self::Sqlite { .. } => Ok(None),
+        }
+    }
+
+    /// Makes it empty for the next part.
+    pub(super) async fn clear(&self) -> Result<(), Failure> {
+        match self {
+            Self::Redis { broker, .. } => {
+                broker.erase().await?;
+                let deadline = Instant::now() + FREED;
+                while broker.load().await?.unlinking > 0 && Instant::now() < deadline {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+            // What has ended stays: it is behind an index, and costs the next part nothing.
+            Self::Sqlite { broker, .. } => {
+                for queue in broker.queues().await? {
+                    broker.purge(&queue.queue).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes everything.
+    pub(super) async fn close(&self) -> Result<(), Failure> {
+        match self {
+            Self::Redis { broker, .. } => Ok(broker.erase().await?),
+            Self::Sqlite { path, .. } => {
+                for suffix in ["", "-wal", "-shm"] {
+                    let mut file = path.clone().into_os_string();
+                    file.push(suffix);
+                    remove(Path::new(&file))?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn remove(file: &Path) -> Result<(), Failure> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Failure::Failed(format!("can't remove the benchmark's own file: {error}; delete it: `{}`", file.display())))
+        }
+        _ => Ok(()),
+    }
+}

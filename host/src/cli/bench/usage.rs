@@ -1,0 +1,54 @@
+//! What this process and the broker's server have used so far; the difference of two looks is what a part took.
+
+use std::{fs, time::Duration};
+
+use super::{Failure, place::Place};
+use crate::broker::redis::ServerLoad;
+
+/// One look.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Usage {
+    host: Duration,
+    /// `None` for SQLite: it works within this process.
+    server: Option<ServerLoad>,
+}
+
+impl Usage {
+    pub(super) async fn now(place: &Place) -> Result<Self, Failure> {
+        let server = place.load().await?;
+        Ok(Self { host: host_cpu(), server })
+    }
+
+    /// CPU time of this process since `self`.
+    pub(super) fn host_since(&self) -> Duration {
+        host_cpu().saturating_sub(self.host)
+    }
+
+    /// CPU time of the server from `self` to `later`.
+    pub(super) fn server_until(&self, later: &Self) -> Option<Duration> {
+        Some(later.server?.cpu.saturating_sub(self.server?.cpu))
+    }
+
+    /// Commands that the server was sent from `self` to `later`, the look itself not counted.
+    pub(super) fn commands_until(&self, later: &Self) -> Option<u64> {
+        Some(later.server?.commands.saturating_sub(self.server?.commands).saturating_sub(1))
+    }
+
+    /// Bytes by which the server's data grew from `self` to `later`.
+    pub(super) fn memory_until(&self, later: &Self) -> Option<u64> {
+        Some(later.server?.memory.saturating_sub(self.server?.memory))
+    }
+}
+
+/// CPU time of this process, all its threads.
+fn host_cpu() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(now.tv_sec.try_into().unwrap_or(0), now.tv_nsec.try_into().unwrap_or(0))
+}
+
+/// Bytes of memory that this process occupies; `None` where the system has no /proc.
+pub(super) fn resident() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}

@@ -1,0 +1,55 @@
+//! A task from what was said on a command line or in a line of bulk: defaults filled in, refusals in words.
+
+use std::time::Duration;
+
+use crate::{
+    catalogue::{ArgumentsError, Catalogue},
+    task::{Millis, NewTask, Priority, QueueName, Start, TaskId, TaskName},
+};
+
+/// What a task has where its own line, or its body's hint, does not say.
+#[derive(Debug)]
+pub(super) struct Defaults {
+    pub(super) queue: Option<QueueName>,
+    pub(super) priority: Priority,
+    pub(super) start: Start,
+    pub(super) expires: Option<Millis>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) max_attempts: Option<u32>,
+    pub(super) result_ttl: Option<Duration>,
+    pub(super) headers: Vec<(String, String)>,
+}
+
+impl Defaults {
+    /// A task with these; `catalogue` gives the hint for the queue.
+    pub(super) fn task(&self, name: &TaskName, args: String, catalogue: &Catalogue) -> NewTask {
+        let hint = catalogue.offers.get(name).and_then(|offer| offer.body.hints.queue.clone());
+        NewTask {
+            queue: self.queue.clone().or(hint).unwrap_or_default(),
+            priority: self.priority,
+            start: self.start,
+            expires: self.expires,
+            timeout: self.timeout,
+            max_attempts: self.max_attempts,
+            result_ttl: self.result_ttl,
+            headers: self.headers.clone(),
+            ..NewTask::new(name.clone(), args)
+        }
+    }
+}
+
+pub(super) fn duplicate(wanted: &TaskId, holder: &TaskId) -> String {
+    if wanted == holder {
+        format!("taskhost: nothing enqueued: the id `{holder}` is known already")
+    } else {
+        format!("taskhost: nothing enqueued: `{holder}` is the same task and has not ended")
+    }
+}
+
+/// A refusal of arguments, with the way round it.
+pub(super) fn refusal(error: &ArgumentsError) -> String {
+    match error {
+        ArgumentsError::UnknownTask { .. } => format!("{error}\n  `--unchecked` enqueues it anyway; it waits for a plugin that offers it"),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,71 @@
+//! Where a scenario is played: a Redis with its append-only file, or a SQLite file; and the scenarios' macro.
+
+use std::{path::PathBuf, sync::Arc};
+
+use taskhost::broker::{Broker, BrokerSettings, redis::RedisBroker, sqlite::SqliteBroker};
+use tempfile::TempDir;
+
+use crate::support::RedisServer;
+
+/// What a server is started with whose acknowledged writes must outlive a SIGKILL of it.
+pub(crate) const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
+
+pub(crate) enum Ground {
+    Redis(RedisServer),
+    Sqlite(TempDir),
+}
+
+impl Ground {
+    pub(crate) fn redis() -> Self {
+        Self::Redis(RedisServer::start_with(&DURABLE))
+    }
+
+    pub(crate) fn sqlite() -> Self {
+        Self::Sqlite(TempDir::new().expect("a temporary directory"))
+    }
+
+    fn file(dir: &TempDir) -> PathBuf {
+        dir.path().join("taskhost.db")
+    }
+
+    /// As `--broker` takes it.
+    pub(crate) fn address(&self) -> String {
+        match self {
+            Self::Redis(server) => server.url(),
+            Self::Sqlite(dir) => format!("sqlite:{}", Self::file(dir).display()),
+        }
+    }
+
+    /// A handle of the test's own, that no fault touches.
+    pub(crate) async fn open(&self) -> Arc<dyn Broker> {
+        self.open_with(BrokerSettings::default()).await
+    }
+
+    pub(crate) async fn open_with(&self, settings: BrokerSettings) -> Arc<dyn Broker> {
+        match self {
+            Self::Redis(server) => Arc::new(RedisBroker::connect(&server.url(), settings).await.expect("connect")),
+            Self::Sqlite(dir) => Arc::new(SqliteBroker::open(Self::file(dir), settings).expect("open")),
+        }
+    }
+}
+
+/// Each scenario as a test on every broker.
+macro_rules! on_each_broker {
+    ($($scenario:ident)*) => {
+        mod redis {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+            async fn $scenario() {
+                let _turn = crate::faults::fleet::turn().await;
+                super::$scenario(&crate::faults::ground::Ground::redis()).await;
+            })*
+        }
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+            async fn $scenario() {
+                let _turn = crate::faults::fleet::turn().await;
+                super::$scenario(&crate::faults::ground::Ground::sqlite()).await;
+            })*
+        }
+    };
+}
+pub(crate) use on_each_broker;

@@ -1,0 +1,164 @@
+//! What ARCHITECTURE.md promises of the code's shape: layers, rooms that own a library, headers, lengths.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Rooms of one row never meet; imports go to lower rows only. Lowest first.
+const ROWS: [&[&str]; 9] = [
+    &["task", "telemetry"],
+    &["catalogue"],
+    &["retry", "cron", "workflow"],
+    &["engine", "broker"],
+    &["plugins"],
+    &["worker", "schedule"],
+    &["config"],
+    &["cli"],
+    &["main"],
+];
+
+/// A library, as it is imported, and the one room that names it.
+const OWNERS: [(&str, &str); 6] =
+    [("clap", "cli"), ("cron", "cron"), ("notify", "plugins"), ("wasmtime", "engine"), ("redis", "broker"), ("rusqlite", "broker")];
+
+/// Beyond this a file has a second thing in it.
+const LONGEST: usize = 500;
+
+#[test]
+fn imports_go_downwards_only() {
+    let row = |room: &str| ROWS.iter().position(|rooms| rooms.contains(&room));
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        let room = room_of(&path);
+        // A room's tests may use what they like.
+        if room == "lib" || path.ends_with("tests.rs") {
+            continue;
+        }
+        let own =
+            row(&room).unwrap_or_else(|| panic!("{} is in no row: add its room to tests/tidy.rs and ARCHITECTURE.md", path.display()));
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        for other in ROWS.iter().flat_map(|rooms| rooms.iter()).filter(|other| **other != room) {
+            if imports(code, other) && row(other) >= Some(own) {
+                wrong.push(format!("{}: {room} imports {other}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "imports go downwards only:\n{}", wrong.join("\n"));
+}
+
+/// `crate::other` anywhere, or `other::` at the top level of a `use crate::{…}`.
+fn imports(code: &str, room: &str) -> bool {
+    let named = |text: &str, at: usize| {
+        let end = text[at + room.len()..].chars().next();
+        !end.is_some_and(|c| c.is_alphanumeric() || c == '_')
+    };
+    let direct = format!("crate::{room}");
+    if code.match_indices(&direct).any(|(at, _)| named(code, at + "crate::".len())) {
+        return true;
+    }
+    code.match_indices("use crate::{").any(|(at, open)| {
+        let mut depth = 1;
+        let mut word = String::new();
+        for c in code[at + open.len()..].chars() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+            if c.is_alphanumeric() || c == '_' || depth > 1 {
+                if depth == 1 {
+                    word.push(c);
+                }
+                continue;
+            }
+            if word == room {
+                return true;
+            }
+            // What follows `::` belongs to the path before it.
+            if !c.is_whitespace() && c != ':' || c == '\n' {
+                word.clear();
+            } else if c == ':' {
+                word.push(':');
+            }
+        }
+        word == room
+    })
+}
+
+#[test]
+fn a_library_lives_in_one_room() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        let room = room_of(&path);
+        for (library, owner) in OWNERS {
+            let named = text.lines().any(|line| {
+                let line = line.trim_start();
+                [format!("use {library}::"), format!("use ::{library}::"), format!("use {library};")]
+                    .iter()
+                    .any(|start| line.starts_with(start.as_str()))
+                    || line.contains(&format!(" ::{library}::"))
+                    || (library != "cron" && library != "redis" && !line.starts_with("//") && line.contains(&format!(" {library}::")))
+            });
+            if named && room != owner {
+                wrong.push(format!("{}: {library} belongs to {owner}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_file_has_a_header_and_a_length() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources().into_iter().filter(|(path, _)| !path.ends_with("tests.rs")) {
+        let header = text.lines().take_while(|line| line.starts_with("//!")).count();
+        if !(1..=12).contains(&header) && room_of(&path) != "lib" {
+            wrong.push(format!("{}: a header has 1 to 12 lines, this one {header}", path.display()));
+        }
+        let lines = text.lines().count();
+        if lines > LONGEST {
+            wrong.push(format!("{}: {lines} lines; look for the second thing in it", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_setting_stands_in_the_readme() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    for (key, _, _) in taskhost::config::KEYS {
+        assert!(readme.contains(&format!("`{key}`")), "README.md leaves out the setting `{key}`");
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The room of `host/src/broker/redis/mod.rs` is `broker`.
+fn room_of(path: &Path) -> String {
+    let first = path.components().next().expect("a relative path").as_os_str().to_string_lossy().into_owned();
+    first.strip_suffix(".rs").map_or(first.clone(), str::to_owned)
+}
+
+/// Every source of the host, by its path below `host/src`.
+fn sources() -> Vec<(PathBuf, String)> {
+    let base = root().join("host/src");
+    let (mut open, mut found) = (vec![base.clone()], Vec::new());
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push((path.strip_prefix(&base).unwrap().to_owned(), fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    assert!(found.len() > 20, "the sources are found");
+    found
+}
