@@ -23,8 +23,11 @@ const SHARE: usize = 20;
 /// Calls under way at once for each thread.
 const DEEP: usize = 16;
 
-/// The smallest thing one can ask the broker.
+/// The smallest thing one can ask the broker's server, if there is one.
 pub(super) async fn round_trips(bench: &mut Bench<'_>) -> Result<(), Failure> {
+    if bench.place.load().await?.is_none() {
+        return Ok(());
+    }
     let broker = bench.place.broker();
     let count = (bench.tasks / SHARE).max(100);
     let began = Instant::now();
