@@ -132,7 +132,7 @@ async fn run(job: Job) {
         Outcome::Done { .. } => tracing::debug!(ran = ?attempted.ran, "succeeded"),
         Outcome::Failed { error, .. } => tracing::debug!(ran = ?attempted.ran, %error, "failed"),
         Outcome::HostFault { reason, delay } => {
-            tracing::warn!(task = %id, name = %job.leased.task.name, %reason, ?delay, "handed back: the host could not run it")
+            tracing::warn!(task = %id, name = %job.leased.task.name, %reason, ?delay, "handed back: the host could not run it");
         }
     }
     if job.hold.is_lost() {

@@ -180,13 +180,12 @@ impl Parse for Settings {
                 return Err(Error::new(key.span(), format!("`{word}` is given twice")));
             }
             let check = match word.as_str() {
-                "name" => text::check_task_name,
+                "name" | "enqueue" => text::check_task_name,
                 "timeout" => text::check_duration,
                 "queue" => text::check_queue_name,
                 "cron" => text::check_cron,
                 "http" => text::check_origin,
                 "env" => text::check_variable,
-                "enqueue" => text::check_task_name,
                 "retries" => {
                     let Lit::Int(number) = &value else { return Err(Error::new_spanned(&value, "`retries` is a number: `retries = 5`")) };
                     settings.hints.push((word.clone(), whole(number)?));

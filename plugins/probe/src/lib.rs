@@ -192,7 +192,7 @@ fn env(name: String) -> TaskResult<Option<String>> {
 async fn fetch(url: String, secret: Option<String>, host: Option<String>) -> TaskResult<String> {
     let mut request = http::get(url);
     if let Some(token) = secret.and_then(|name| context::env(&name)) {
-        request = request.header("authorization", &format!("Bearer {token}"));
+        request = request.header("authorization", format!("Bearer {token}"));
     }
     if let Some(host) = host {
         request = request.header("host", &host);

@@ -43,7 +43,11 @@ pub(super) async fn full_queue(bench: &Bench<'_>, slots: usize, count: usize) ->
     let before = usage::Usage::now(bench.place).await?;
     let began = Instant::now();
     let attempts = Attempts::new(&bench.engine, count);
-    let ((), summary) = beside(bench, slots, &attempts, async { Ok(attempts.all_ended().await) }).await?;
+    let ((), summary) = beside(bench, slots, &attempts, async {
+        attempts.all_ended().await;
+        Ok(())
+    })
+    .await?;
     let (took, host) = (began.elapsed(), before.host_since());
     let after = usage::Usage::now(bench.place).await?;
     attempts.check(count, summary)?;

@@ -40,6 +40,7 @@ pub(super) enum Figure {
 }
 
 impl Figure {
+    #[expect(clippy::match_same_arms, reason = "the same words stand under several headings, in the order of the report")]
     fn name(self) -> String {
         match self {
             Self::RoundTrips => "ceiling: bare round trips",
