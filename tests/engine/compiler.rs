@@ -8,8 +8,8 @@ use super::{
 };
 use taskhost::engine::{Engine, EngineError, EngineSettings};
 
-fn program() -> Option<PathBuf> {
-    Some(env!("CARGO_BIN_EXE_taskhost").into())
+fn program() -> PathBuf {
+    env!("CARGO_BIN_EXE_taskhost").into()
 }
 
 fn apart(cache: Option<PathBuf>, compiler: Option<PathBuf>) -> Arc<Engine> {
@@ -19,7 +19,7 @@ fn apart(cache: Option<PathBuf>, compiler: Option<PathBuf>) -> Arc<Engine> {
 #[tokio::test]
 async fn what_another_process_compiled_runs_here() {
     let dir = private_dir();
-    let engine = apart(Some(dir.path().into()), program());
+    let engine = apart(Some(dir.path().into()), Some(program()));
     let code = compile(&engine, &plugin("math")).await.unwrap();
     assert_eq!(result(engine.invoke(call(&code, "add", "[1,1]")).await), "2");
     let kept = entries(dir.path());
@@ -29,7 +29,7 @@ async fn what_another_process_compiled_runs_here() {
     let code = compile(&without, &plugin("math")).await.unwrap();
     assert_eq!(result(without.invoke(call(&code, "add", "[1,1]")).await), "2");
     // And without a cache it works as well.
-    let uncached = apart(None, program());
+    let uncached = apart(None, Some(program()));
     let code = compile(&uncached, &Guest::default().build()).await.unwrap();
     assert_eq!(result(uncached.invoke(call(&code, "go", "[]")).await), "7");
 }
@@ -37,7 +37,7 @@ async fn what_another_process_compiled_runs_here() {
 #[tokio::test]
 async fn what_is_wrong_with_a_plugin_is_told_across_the_processes() {
     let dir = private_dir();
-    let engine = apart(Some(dir.path().into()), program());
+    let engine = apart(Some(dir.path().into()), Some(program()));
     let good = Guest::default().build();
     for (bytes, expected) in [
         (good[..good.len() / 2].to_vec(), "the file is cut off"),

@@ -159,7 +159,7 @@ fn policy(table: &DeTable<'_>, base: &Path) -> Result<Policy, Wrong> {
             }
         }
     }
-    for name in policy.grants.secrets.keys().filter(|name| policy.grants.env.contains_key(*name)) {
+    if let Some(name) = policy.grants.secrets.keys().find(|name| policy.grants.env.contains_key(*name)) {
         let offset = table.iter().find(|(key, _)| &**key.get_ref() == "secrets").map_or(0, |(key, _)| key.span().start);
         let text = format!("{name} stands in `env` too: leave it out in one of them");
         return Err(Wrong { offset, key: Some("secrets".to_owned()), text });

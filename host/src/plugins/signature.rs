@@ -62,7 +62,7 @@ impl Trust {
 
 /// As minisign shows it: the number in upper-case hex.
 fn key_id(number: &[u8]) -> String {
-    number.iter().rev().map(|byte| format!("{byte:02X}")).collect()
+    number.iter().rev().fold(String::new(), |text, byte| text + &format!("{byte:02X}"))
 }
 
 fn read(path: &Path) -> std::io::Result<String> {

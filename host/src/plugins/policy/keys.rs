@@ -168,7 +168,7 @@ pub(super) fn enqueue(value: &Value<'_>) -> Result<Option<EnqueueGrant>, String>
                     "queues" => grant.queues = strings(value).ok_or(SHAPE)?,
                     "rate" => {
                         grant.rate =
-                            Some(value.get_ref().as_str().and_then(rate).ok_or("`rate` is written \"100/s\", \"100/m\" or \"100/h\"")?)
+                            Some(value.get_ref().as_str().and_then(rate).ok_or("`rate` is written \"100/s\", \"100/m\" or \"100/h\"")?);
                     }
                     unknown => return Err(format!("`{unknown}`: {}", unknown_key(unknown, &["tasks", "queues", "rate"]))),
                 }
