@@ -28,7 +28,7 @@ pub(crate) fn run() -> Result<()> {
     step("redis", &mut || redis::server().map(|server| say!("{}", server.display())))?;
     step("format", &mut || cargo(root, &["fmt", "--all", "--check"]))?;
     step("plugins", &mut || plugins::build(&plugins::Order::default()).map(drop))?;
-    let mut tests = vec!["test", "--workspace"];
+    let mut tests = vec!["test", "--workspace", "--no-fail-fast"];
     step("greet, a plugin from JavaScript", &mut || {
         if !greet(root) {
             tests.extend(["--", "--skip", "javascript_greets"]);
