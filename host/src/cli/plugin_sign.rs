@@ -77,11 +77,7 @@ pub(super) fn sign(args: &SignArgs) -> Result<(), Failure> {
         let mut new =
             tempfile::Builder::new().prefix(".sign-").tempfile_in(parent).map_err(|error| cannot("write beside", file, &error))?;
         new.write_all(signature.as_bytes()).map_err(|error| cannot("write the signature", &path, &error))?;
-<<<<<<< HEAD
-        let open = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o644);
-=======
         let open: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o644);
->>>>>>> sandbox
         new.as_file().set_permissions(open).map_err(|error| cannot("write the signature", &path, &error))?;
         new.persist(&path).map_err(|error| cannot("write the signature", &path, &error.error))?;
         output::line(&path.display().to_string())?;

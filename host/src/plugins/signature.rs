@@ -62,11 +62,7 @@ impl Trust {
 
 /// As minisign shows it: the number in upper-case hex.
 fn key_id(number: &[u8]) -> String {
-<<<<<<< HEAD
-    number.iter().rev().fold(String::new(), |id, byte| id + &format!("{byte:02X}"))
-=======
     number.iter().rev().fold(String::new(), |text, byte| text + &format!("{byte:02X}"))
->>>>>>> sandbox
 }
 
 fn read(path: &Path) -> std::io::Result<String> {
