@@ -283,9 +283,9 @@ async fn a_task_that_lost_its_worker_runs_alone_on_its_last_attempt() {
     let worker = start(broker.clone(), settings(), &["gate", "victim", "add"]);
     let neighbour = enqueue(&*broker, named("gate", "[]")).await;
     worker.script.until_running("gate", 1).await;
-    wait_until(SOON, "it was adopted, judged and claimed again", async || {
+    wait_until(SOON, "it was adopted, judged and is ready again", async || {
         let view = view(&*broker, &id).await;
-        view.tries == 1 && view.state == State::Running
+        view.tries == 1 && view.state == State::Ready
     })
     .await;
     assert_eq!(worker.script.begun("victim"), 0, "not beside its neighbour");

@@ -5,7 +5,7 @@
 //! Invariant: nothing is claimed that there is no slot for, and a name that can't be started now is not claimed from where it
 //! is parked: no spin. Claims go on with limit 0 while all slots are full, because they also promote and adopt.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
@@ -49,10 +49,7 @@ pub(super) async fn run(shared: &Arc<Shared>, drain: &CancellationToken) {
                 heat_startable(shared, lane);
             }
         }
-        if let Some(job) = alone.next(shared.crew.running()) {
-            attempt::start(shared, vec![job]);
-        }
-        let free = if alone.is_wanted() { 0 } else { shared.crew.free() };
+        let free = alone.most(shared.crew.running(), shared.crew.free());
         let wanting = shared.invoke.runnable() + shared.crew.starting();
         let budget = free.min(shared.crew.ceiling(shared.settings.cores).saturating_sub(wanting));
         let early = claimed_at.elapsed() < BATCHING && !shared.crew.is_worth(budget, wanting, shared.settings.cores);
@@ -60,11 +57,8 @@ pub(super) async fn run(shared: &Arc<Shared>, drain: &CancellationToken) {
         if !plan.is_empty() {
             claimed_at = Instant::now();
             let claims = plan.into_iter().map(|wanted| claim(shared, wanted));
-            let mut jobs = Vec::new();
-            for job in join_all(claims).await.into_iter().flatten() {
-                if job.runs_alone() { alone.add(job) } else { jobs.push(job) }
-            }
-            attempt::start(shared, jobs.into_iter().filter_map(enter).collect());
+            let claimed = join_all(claims).await.into_iter().flatten().collect();
+            attempt::start(shared, alone.sort(claimed, shared.crew.running()));
             continue;
         }
         let wait = async {
@@ -96,36 +90,39 @@ fn enter(mut job: Job) -> Option<Job> {
 }
 
 /// Tasks that were lost with a worker before and are on their last attempt: each runs beside nobody, so that one which kills
-/// its worker takes no neighbour to the dead set.
+/// its worker takes no neighbour to the dead set. None is held while others run, for all that a killed worker held counts as
+/// lost: it is handed back uncounted, nothing more is claimed, and when nobody runs one task is claimed again.
 #[derive(Default)]
 struct Alone {
-    waiting: VecDeque<Job>,
+    wanted: bool,
     runs: bool,
 }
 
 impl Alone {
-    fn add(&mut self, job: Job) {
-        self.waiting.push_back(job);
+    /// How many may be claimed of `free` slots.
+    fn most(&mut self, running: usize, free: usize) -> usize {
+        self.runs &= running > 0;
+        match self.runs {
+            true => 0,
+            false if self.wanted => usize::from(running == 0),
+            false => free,
+        }
     }
 
-    fn is_wanted(&self) -> bool {
-        self.runs || !self.waiting.is_empty()
-    }
-
-    /// The next one, once nobody runs.
-    fn next(&mut self, running: usize) -> Option<Job> {
-        if running > 0 {
-            return None;
+    /// What of a claim is started. The drop of the others hands them back.
+    fn sort(&mut self, claimed: Vec<Job>, running: usize) -> Vec<Job> {
+        if claimed.is_empty() && running > 0 {
+            return claimed;
         }
-        self.runs = false;
-        while let Some(mut job) = self.waiting.pop_front() {
-            if job.enter() {
-                self.runs = true;
-                return Some(job);
-            }
-            job.park();
+        let (mut alone, others): (Vec<_>, Vec<_>) = claimed.into_iter().partition(Job::runs_alone);
+        self.wanted = !alone.is_empty();
+        if !others.is_empty() || running > 0 {
+            return others.into_iter().filter_map(enter).collect();
         }
-        None
+        alone.truncate(1);
+        let started: Vec<_> = alone.into_iter().filter_map(enter).collect();
+        self.runs = !started.is_empty();
+        started
     }
 }
 
