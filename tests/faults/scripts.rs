@@ -88,7 +88,7 @@ impl Scene<'_> {
 
     async fn play(&self) {
         let b = self.broker;
-        let mut tasks: Vec<NewTask> = (0..8).map(|index| self.task("plain", index)).collect();
+        let mut tasks: Vec<NewTask> = (0..16).map(|index| self.task("plain", index)).collect();
         tasks.push(NewTask { priority: Priority::new(9).expect("in range"), ..self.task("first", 0) });
         tasks.push(NewTask { unique: Some(Unique { key: "k".into(), ttl: LEASE }), ..self.task("unique", 0) });
         tasks.push(NewTask { start: Start::In(Duration::from_millis(1)), ..self.task("soon", 0) });
