@@ -144,7 +144,11 @@ async fn a_worker_dies_between_any_two_steps() {
         account(&format!("killed when {verb} was {moment:?}"), &broker, &parents).await.all_succeeded();
         for parent in &parents {
             let child = TaskId::new(format!("{parent}.child")).expect("an id");
-            let view = broker.find(Some(&other), &child).await.expect("find").unwrap_or_else(|| panic!("`{child}` never came to be"));
+            until(&format!("`{child}` has come to be and ended"), async || {
+                broker.find(Some(&other), &child).await.expect("find").is_some_and(|view| view.state.is_ended())
+            })
+            .await;
+            let view = broker.find(Some(&other), &child).await.expect("find").expect("it has ended");
             assert_eq!((view.state, view.tries), (State::Succeeded, 1), "{view:?}");
         }
         heir.kill();

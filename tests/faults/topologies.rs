@@ -239,7 +239,11 @@ async fn a_cluster_moves_children_between_slots_and_outlives_a_master() {
     until("all have ended", async || super::fleet::try_open(&*broker).await == Some(0)).await;
     for parent in &parents {
         let child = TaskId::new(format!("{parent}.child")).expect("an id");
-        let view = broker.find(None, &child).await.expect("find").unwrap_or_else(|| panic!("`{child}` never came to be"));
+        until(&format!("`{child}` has come to be and ended"), async || {
+            broker.find(None, &child).await.expect("find").is_some_and(|view| view.state.is_ended())
+        })
+        .await;
+        let view = broker.find(None, &child).await.expect("find").expect("it has ended");
         assert_eq!((view.state, view.tries), (State::Succeeded, 1));
     }
     let before: Vec<NewTask> = (0..600).map(|_| named("note", "[20]")).collect();
