@@ -27,6 +27,8 @@ pub(super) fn fault(at: &str, error: &RedisError) -> BrokerError {
             | ServerErrorKind::ReadOnly
             | ServerErrorKind::ClusterDown
             | ServerErrorKind::MasterDown
+            | ServerErrorKind::Moved
+            | ServerErrorKind::Ask
             | ServerErrorKind::TryAgain,
         ) => BrokerError::Refused(format!("Redis at {at} takes no commands for now ({code} {said}); it is tried again")),
         ErrorKind::Io => BrokerError::Unavailable(unreachable(at, error)),
