@@ -4,7 +4,7 @@
 //! `finisher`, which records them in batches; `heartbeat` keeps what is held, `announce` says who we are, `proof` shows the
 //! others when we are gone, `drain` ends it all.
 //!
-//! Invariant: what this process holds stands in a [`hold::Hold`] from the claim until its finish is recorded or its lease is
+//! Invariant: what this process holds stands in a `hold::Hold` from the claim until its finish is recorded or its lease is
 //! lost; nothing here knows Redis or wasmtime.
 
 use std::{
