@@ -18,7 +18,7 @@ use crate::{
     broker::Enqueued,
     catalogue::{Catalogue, Given},
     config::{Settings, units},
-    task::{Clock, NewTask, Priority, QueueName, Start, SystemClock, TaskId, TaskName, Unique},
+    task::{Millis, NewTask, Priority, QueueName, Start, TaskId, TaskName, Unique},
 };
 
 #[derive(Debug, Args)]
@@ -106,7 +106,9 @@ pub(super) fn pair(text: &str) -> Result<(String, String), String> {
 
 pub(super) async fn call(args: EnqueueArgs, settings: &Settings) -> Result<(), Failure> {
     let broker = ask::broker(settings).await?;
-    let defaults = args.defaults();
+    // By the broker's clock: ours may be wrong, and it is the broker's that decides.
+    let now = if matches!(args.expires, Some(Start::In(_))) { broker.now().await? } else { Millis(0) };
+    let defaults = args.defaults(now);
     if let Some(file) = &args.bulk {
         return bulk::call(&*broker, file, &defaults, args.unchecked).await;
     }
@@ -133,7 +135,7 @@ pub(super) async fn call(args: EnqueueArgs, settings: &Settings) -> Result<(), F
 }
 
 impl EnqueueArgs {
-    fn defaults(&self) -> Defaults {
+    fn defaults(&self, now: Millis) -> Defaults {
         Defaults {
             queue: self.queue.clone(),
             priority: self.priority.unwrap_or_default(),
@@ -144,7 +146,7 @@ impl EnqueueArgs {
             },
             expires: self.expires.and_then(|start| match start {
                 Start::Now => None,
-                Start::In(time) => Some(SystemClock.now().after(time)),
+                Start::In(time) => Some(now.after(time)),
                 Start::At(at) => Some(at),
             }),
             timeout: self.timeout,
