@@ -70,7 +70,7 @@ pub(super) async fn call(args: RunArgs, settings: &Settings) -> Result<(), Failu
     let engine = worker::engine(settings, 1)?;
     let policy = args.policy.as_deref().or(settings.file.as_deref());
     let inspection =
-        plugins::inspect(&args.file, &engine, policy, &settings.limits).await.map_err(|error| Failure::Usage(error.to_string()))?;
+        plugins::inspect(&args.file, &engine, policy, None, &settings.limits).await.map_err(|error| Failure::Usage(error.to_string()))?;
     for warning in &inspection.warnings {
         output::note(&format!("taskhost: {warning}"));
     }

@@ -17,7 +17,7 @@ use super::{Failure, ask};
 use crate::{
     broker::{Broker, BrokerError},
     config::{Settings, units},
-    engine::{Engine, EngineSettings},
+    engine::{Engine, EngineSettings, System},
     plugins::{Plugins, PluginsSettings},
     schedule,
     worker::{self, Stop, WorkerSettings},
@@ -176,6 +176,7 @@ pub(super) fn engine(settings: &Settings, slots: usize) -> Result<Arc<Engine>, F
         cache: Some(settings.cache.clone()),
         cache_bytes: settings.cache_bytes,
         compiler: compiler(),
+        network: Arc::new(System),
     })
     .map_err(|error| Failure::Failed(error.to_string()))
 }
