@@ -9,7 +9,7 @@ use std::{
 
 use taskhost::{
     catalogue::{PluginInfo, PluginStatus},
-    engine::{About, Call, Engine, EngineSettings, Limits, LogLine, ServiceError, Services},
+    engine::{About, Call, Engine, EngineSettings, Limits, LogLine, ServiceError, Services, System},
     plugins::{Plugin, Plugins, PluginsError, PluginsSettings, Registry, inspect},
     task::{Millis, Outcome, Progress, QueueName, TaskId, TaskName},
 };
@@ -54,6 +54,7 @@ impl Place {
             cache: Some(root.path().join("cache")),
             cache_bytes: 1 << 30,
             compiler: None,
+            network: Arc::new(System),
         };
         Self { engine: Engine::start(settings).unwrap(), root }
     }
@@ -271,13 +272,13 @@ async fn one_file_is_inspected_without_a_directory() {
     place.put("math.wasm", &built("math"));
     let policy = place.root.path().join("taskhost.toml");
     fs::write(&policy, "[plugins.math]\nmemory = \"32MiB\"\n").unwrap();
-    let inspection = inspect(&place.at("math.wasm"), &place.engine, Some(&policy), &Limits::default()).await.unwrap();
+    let inspection = inspect(&place.at("math.wasm"), &place.engine, Some(&policy), None, &Limits::default()).await.unwrap();
     assert!(inspection.has_policy);
     assert_eq!((inspection.plugin.id.plugin.as_str(), inspection.plugin.limits.memory), ("math", 32 << 20));
     assert!(inspection.plugin.description.bodies.iter().any(|body| body.name.as_str() == "add"));
     assert!(!inspection.imports.iter().any(|import| import.starts_with("wasi:http")), "{:?}", inspection.imports);
     assert_eq!(run(&place.engine, &inspection.plugin, "add", "[1,1]").await, done("2"));
     place.put("bad.wasm", b"garbage");
-    let error = inspect(&place.at("bad.wasm"), &place.engine, None, &Limits::default()).await.unwrap_err();
+    let error = inspect(&place.at("bad.wasm"), &place.engine, None, None, &Limits::default()).await.unwrap_err();
     assert!(matches!(&error, PluginsError::File(text) if text.starts_with("bad.wasm: ")), "{error}");
 }

@@ -60,6 +60,7 @@ fn what_inspect_prints_can_be_pasted_and_then_the_transfer_works() {
 
     let shown = desk.said(&["plugin", "inspect", file]);
     for line in [
+        "\nsigned   not signed\n",
         "transferDepartment()",
         "imports  ",
         "taskhost:plugin/kv@",
@@ -69,9 +70,15 @@ fn what_inspect_prints_can_be_pasted_and_then_the_transfer_works() {
     ] {
         assert!(shown.contains(line), "no `{line}` in:\n{shown}");
     }
+    // The same plugin by an author whose examples are the servers that are here: what it prints is then pasted as it stands.
+    let (hr, ecf) = ("https://hr.example.com", "https://ecf.example.com");
+    let mut bytes = fs::read(desk.at(file)).unwrap();
+    replace(&mut bytes, &format!("{hr}/api"), &center.url());
+    replace(&mut bytes, hr, &center.url());
+    replace(&mut bytes, ecf, &center.url());
+    fs::write(desk.at(file), bytes).unwrap();
+    let shown = desk.said(&["plugin", "inspect", file]);
     let (_, toml) = shown.split_once("examples:\n").expect("there is something to paste");
-    // The author's examples, with the servers that are here.
-    let toml = toml.replace("https://hr.example.com/api", &center.url()).replace("https://hr.example.com", &center.url());
     fs::write(desk.at("taskhost.toml"), toml).unwrap();
     assert_eq!(desk.said(&["run", file, "transferDepartment"]).trim(), (PAGES * RECORDS_A_PAGE).to_string());
 
@@ -81,6 +88,17 @@ fn what_inspect_prints_can_be_pasted_and_then_the_transfer_works() {
     let json: serde_json::Value = serde_json::from_str(&desk.said(&["plugin", "inspect", file, "--json"])).unwrap();
     assert!(json["granted"].as_array().is_some_and(|granted| granted.len() >= 4) && json["imports"].is_array(), "{json}");
     assert_eq!(json["serving"]["digest"].as_str().map(str::len), Some(64));
+}
+
+/// Puts another text in the place of each `old` in a component's data: as long as that, by slashes at its end.
+fn replace(bytes: &mut [u8], old: &str, new: &str) {
+    let new = format!("{new:/<width$}", width = old.len());
+    assert_eq!(new.len(), old.len(), "{new}: a port of five digits");
+    let places: Vec<usize> = bytes.windows(old.len()).enumerate().filter(|(_, text)| *text == old.as_bytes()).map(|(at, _)| at).collect();
+    assert!(!places.is_empty(), "`{old}` stands in the component");
+    for at in places {
+        bytes[at..at + old.len()].copy_from_slice(new.as_bytes());
+    }
 }
 
 #[test]
@@ -97,10 +115,19 @@ fn plugins_are_signed_and_verified() {
     assert!(desk.refused(&["plugin", "sign", math, "--key", "deploy.key"]).contains("--password-file"));
     desk.said(&["plugin", "sign", math, "--key", "deploy.key", "--password-file", "password"]);
     assert!(desk.said(&["plugin", "verify", math, "--trust", "deploy.pub"]).contains("signed by "));
+    assert!(desk.said(&["plugin", "inspect", math]).contains("not checked: set `trust` to check it"));
+    fs::write(desk.at("taskhost.toml"), "require_signed = true\ntrust = \"deploy.pub\"\n").unwrap();
+    let shown = desk.said(&["plugin", "inspect", math]);
+    assert!(shown.contains("\nsigned   good, by key ") && shown.contains("which is trusted\n"), "{shown}");
     let mut bytes = fs::read(desk.at(math)).unwrap();
-    bytes.push(0);
+    // An empty custom section: other bytes, as good a component.
+    bytes.extend([0, 2, 1, b'x']);
     fs::write(desk.at(math), bytes).unwrap();
     assert!(desk.refused(&["plugin", "verify", math, "--trust", "deploy.pub"]).contains("changed after it was signed"));
+    let shown = desk.said(&["plugin", "inspect", math]);
+    assert!(shown.contains("\nsigned   refused: ") && shown.contains("changed after it was signed"), "{shown}");
+    assert!(desk.refused(&["plugin", "check", math]).contains("math.wasm: would not serve: its signature"));
+    fs::remove_file(desk.at("taskhost.toml")).unwrap();
     assert!(desk.refused(&["worker", "--require-signed"]).contains("it needs `trust`"));
     assert!(desk.refused(&["worker", "--trust", "deploy.pub"]).contains("require_signed"));
 }

@@ -19,8 +19,8 @@ const ROWS: [&[&str]; 9] = [
 ];
 
 /// A library, as it is imported, and the one room that names it.
-const OWNERS: [(&str, &str); 6] =
-    [("clap", "cli"), ("cron", "cron"), ("notify", "plugins"), ("wasmtime", "engine"), ("redis", "broker"), ("rusqlite", "broker")];
+const OWNERS: [(&str, &str); 7] =
+    [("clap", "cli"), ("cron", "cron"), ("notify", "plugins"), ("wasmtime", "engine"), ("wasmparser", "engine"), ("redis", "broker"), ("rusqlite", "broker")];
 
 /// Beyond this a file has a second thing in it.
 const LONGEST: usize = 500;
@@ -133,6 +133,45 @@ fn every_setting_stands_in_the_readme() {
     for (key, _, _) in taskhost::config::KEYS {
         assert!(readme.contains(&format!("`{key}`")), "README.md leaves out the setting `{key}`");
     }
+}
+
+/// cargo-deny holds this and more where it is installed; what everybody can check is checked here.
+#[test]
+fn every_licence_and_source_fits_deny_toml() {
+    let rules: toml::Table = fs::read_to_string(root().join("deny.toml")).unwrap().parse().unwrap();
+    let allowed: Vec<&str> = rules["licenses"]["allow"].as_array().unwrap().iter().filter_map(toml::Value::as_str).collect();
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let mut cargo = std::process::Command::new(env!("CARGO"));
+    cargo.current_dir(root()).args(["metadata", "--format-version", "1", "--locked", "--filter-platform", &platform]);
+    let output = cargo.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    assert!(packages.len() > 100, "the dependencies are listed");
+    let mut wrong = Vec::new();
+    for package in packages {
+        let (name, licence) = (&package["name"], package["license"].as_str().unwrap_or_default());
+        if !is_allowed(licence, &allowed) {
+            wrong.push(format!("{name}: `{licence}` is not among the licences in deny.toml"));
+        }
+        if package["source"].as_str().is_some_and(|source| !source.starts_with("registry+https://github.com/rust-lang/crates.io-index")) {
+            wrong.push(format!("{name} comes from {}", package["source"]));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(is_allowed("(MIT OR GPL-3.0) AND ISC", &allowed) && !is_allowed("MIT AND GPL-3.0", &allowed) && !is_allowed("", &allowed));
+}
+
+/// Whether an SPDX expression can be kept to with these licences alone: `OR` binds weakest, then `AND`.
+fn is_allowed(expression: &str, allowed: &[&str]) -> bool {
+    // The innermost brackets first, each in place of a word that is always, or never, allowed.
+    if let Some(close) = expression.find(')') {
+        let Some(open) = expression[..close].rfind('(') else { return false };
+        let inner = if is_allowed(&expression[open + 1..close], allowed) { allowed[0] } else { "none" };
+        return is_allowed(&[&expression[..open], inner, &expression[close + 1..]].concat(), allowed);
+    }
+    let expression = expression.replace('/', " OR ");
+    expression.split(" OR ").any(|all| all.split(" AND ").all(|one| allowed.contains(&one.trim())))
 }
 
 fn root() -> PathBuf {

@@ -35,8 +35,10 @@ mod host;
 mod http;
 mod json;
 mod limits;
+mod network;
 mod secrets;
 mod setup;
+mod shape;
 mod words;
 
 use cache::Cache;
@@ -45,6 +47,7 @@ use guest::Guest;
 
 pub use compile::Code;
 pub use compiler::{SUBCOMMAND as COMPILE_SUBCOMMAND, compile_plugin};
+pub use network::{Network, System};
 pub use limits::{EnqueueGrant, FileGrant, FileMode, Grants, HttpGrant, KvGrant, Limits, Rate, SecretGrant, SecretSource};
 
 /// How the engine of this process is set up.
@@ -62,6 +65,8 @@ pub struct EngineSettings {
     pub cache_bytes: u64,
     /// The program whose hidden subcommand compiles, in a process of its own; `None`: a thread of this one does.
     pub compiler: Option<PathBuf>,
+    /// How guests' requests leave; [`System`] but for tests.
+    pub network: Arc<dyn Network>,
 }
 
 /// Why the engine could not do what it was asked; what a guest does wrong is an `Outcome` instead.
@@ -171,7 +176,7 @@ pub struct Engine {
     linker: Linker<Guest>,
     cpu: Arc<Cpu>,
     memory: Arc<guest::MemoryTotal>,
-    tls: http::Tls,
+    outside: Arc<network::Outside>,
     cache: Option<Cache>,
     compiler: Option<PathBuf>,
     /// Compilations at once.
@@ -190,7 +195,7 @@ impl fmt::Debug for Engine {
 impl Engine {
     /// Starts the guests' runtime and the epoch ticker.
     pub fn start(settings: EngineSettings) -> Result<Arc<Self>, EngineError> {
-        let EngineSettings { slots, guest_memory, threads, cache, cache_bytes, compiler } = settings;
+        let EngineSettings { slots, guest_memory, threads, cache, cache_bytes, compiler, network } = settings;
         let threads = threads.max(1);
         let cache = cache.map(|dir| Cache::open(&dir, cache_bytes)).transpose()?;
         let wasm = setup::engine(slots)?;
@@ -201,7 +206,7 @@ impl Engine {
             linker,
             cpu,
             memory: Arc::new(guest::MemoryTotal::new(guest_memory)),
-            tls: http::Tls::default(),
+            outside: network::Outside::new(network),
             cache,
             compiler,
             compiling: Arc::new(Semaphore::new(threads.div_ceil(2))),

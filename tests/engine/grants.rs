@@ -1,18 +1,26 @@
 //! What a policy grants and what it does not, seen from within guests.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
 
 use super::{
     hostile::{ENQUEUE, Guest, running},
-    support::{Fake, call, granted, load, plugin, result, run, told},
+    support::{Fake, call, compile, granted, load, plugin, result, run, settings, told},
 };
 use taskhost::{
-    engine::{Call, Code, EnqueueGrant, FileGrant, FileMode, Grants, HttpGrant, Limits, Rate, SecretGrant, SecretSource},
+    engine::{Call, Code, Engine, EngineSettings, EnqueueGrant, FileGrant, FileMode, Grants, HttpGrant, Limits, Network, Rate, SecretGrant, SecretSource},
     task::ErrorKind,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::OnceCell,
 };
 
@@ -64,12 +72,15 @@ async fn files_environment_and_sockets_are_closed() {
     assert_eq!(result(run(probing("env", r#"["PATH"]"#, Grants::default()).await).await), "null");
     for path in ["/etc/passwd", "/", "../../etc/passwd", "/proc/self/environ"] {
         let (_, message) = told(run(probing("read_file", &format!(r#"["{path}"]"#), Grants::default()).await).await);
-        assert!(!message.contains("root:"), "{path}: {message}");
+        assert!(message.contains("No such file or directory"), "nothing is mounted: {path}: {message}");
     }
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    told(run(probing("connect", &format!(r#"["{address}"]"#), granted()).await).await);
-    told(run(probing("connect", r#"["localhost:80"]"#, granted()).await).await);
+    for (asked, refused) in [(address.to_string(), "Permission denied"), ("localhost:80".into(), "failed to lookup address")] {
+        let (_, message) = told(run(probing("connect", &format!(r#"["{asked}"]"#), granted()).await).await);
+        assert!(message.contains(refused), "{asked}: {message}");
+    }
+    assert_eq!(result(run(probing("listen", r#"["127.0.0.1:0"]"#, granted()).await).await), r#"["Permission denied (os error 2)","Permission denied (os error 2)"]"#);
 }
 
 #[tokio::test]
@@ -85,9 +96,11 @@ async fn a_granted_directory_is_all_that_is_seen_of_the_disk() {
     let ask = async |body: &str, args: &str, mode| run(probing(body, args, granting(mode)).await).await;
     assert_eq!(result(ask("read_file", r#"["/in/note.txt"]"#, FileMode::ReadOnly).await), r#""inside""#);
     for path in ["/in/../outside.txt", "/in/link.txt", "/in/shadow", "/etc/passwd"] {
-        told(ask("read_file", &format!(r#"["{path}"]"#), FileMode::ReadWrite).await);
+        let (_, message) = told(ask("read_file", &format!(r#"["{path}"]"#), FileMode::ReadWrite).await);
+        assert!(["Operation not permitted", "No such file"].iter().any(|no| message.contains(no)), "{path}: {message}");
     }
-    told(ask("write_file", r#"["/in/note.txt","changed"]"#, FileMode::ReadOnly).await);
+    let (_, message) = told(ask("write_file", r#"["/in/note.txt","changed"]"#, FileMode::ReadOnly).await);
+    assert!(message.contains("Operation not permitted"), "{message}");
     assert_eq!(std::fs::read_to_string(inside.join("note.txt")).unwrap(), "inside");
     result(ask("write_file", r#"["/in/note.txt","changed"]"#, FileMode::ReadWrite).await);
     assert_eq!(std::fs::read_to_string(inside.join("note.txt")).unwrap(), "changed");
@@ -173,6 +186,100 @@ async fn a_secret_reaches_its_host_and_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_secret_that_is_shouted_is_still_none() {
+    let path = std::env::var("PATH").expect("every test has one");
+    let secret = SecretGrant { source: SecretSource::Variable("PATH".into()), origins: vec![origin(1)] };
+    let services = Arc::new(Fake::default());
+    let mut shouting =
+        probing("shout_env", r#"["TOKEN"]"#, Grants { secrets: [("TOKEN".into(), secret.clone())].into(), ..Grants::default() }).await;
+    shouting.services = Arc::clone(&services) as _;
+    let attempted = run(shouting).await;
+    let said = format!("{attempted:?} {:?} {:?}", services.lines.lock().unwrap(), services.progress.lock().unwrap());
+    assert!(said.matches("taskhost-secret-").count() >= 9, "stdout, stderr, five levels, progress, message: {said}");
+    assert!(!said.contains(&path), "{said}");
+    // From the host's environment it comes as it does from a file.
+    let (own, heads) = mirror(None).await;
+    let secret = SecretGrant { origins: vec![origin(own)], ..secret };
+    let grants = Grants { http: vec![origin(own)], secrets: [("TOKEN".into(), secret)].into(), ..Grants::default() };
+    result(run(probing("fetch", &format!(r#"["http://127.0.0.1:{own}/x","TOKEN"]"#), grants).await).await);
+    assert!(heads.lock().unwrap()[0].contains(&format!("authorization: Bearer {path}\r\n")), "{heads:?}");
+}
+
+/// Names that change their mind, and one server behind every address.
+#[derive(Debug)]
+struct Rebinding {
+    answers: Mutex<VecDeque<&'static [&'static str]>>,
+    dialled: Mutex<Vec<SocketAddr>>,
+    server: u16,
+}
+
+#[async_trait]
+impl Network for Rebinding {
+    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        assert_eq!(host, "hr.example.com");
+        let answer = self.answers.lock().unwrap().pop_front().expect("asked no more often than it is called");
+        Ok(answer.iter().map(|address| SocketAddr::new(address.parse().unwrap(), port)).collect())
+    }
+
+    async fn dial(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        self.dialled.lock().unwrap().push(address);
+        TcpStream::connect(("127.0.0.1", self.server)).await
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_changes_its_mind_is_dialled_where_it_was_checked() {
+    let (server, heads) = mirror(None).await;
+    // Public at first, and within this network at the second look: of a careless host, or of the next call.
+    let answers: [&[&str]; 6] =
+        [&["93.184.215.14"], &["127.0.0.1"], &["93.184.215.14", "10.0.0.7"], &["::ffff:169.254.169.254"], &["100.64.1.1"], &["fe80::1"]];
+    let network = Arc::new(Rebinding { answers: Mutex::new(answers.into()), dialled: Mutex::default(), server });
+    let engine = Engine::start(EngineSettings { network: Arc::clone(&network) as _, ..settings() }).unwrap();
+    let code = compile(&engine, &plugin("probe")).await.unwrap();
+    let grant = HttpGrant { scheme: "http".into(), host: "hr.example.com".into(), port: 80, methods: Vec::new() };
+    let fetch = async || {
+        let mut fetching = call(&code, "fetch", r#"["http://hr.example.com/x"]"#);
+        fetching.grants = Arc::new(Grants { http: vec![grant.clone()], ..Grants::default() });
+        engine.invoke(fetching).await
+    };
+    assert_eq!(result(fetch().await), "\"ok\"");
+    let public = vec![SocketAddr::new("93.184.215.14".parse().unwrap(), 80)];
+    assert_eq!(*network.dialled.lock().unwrap(), public, "the very address that was checked");
+    assert!(heads.lock().unwrap()[0].contains("host: hr.example.com\r\n"), "{heads:?}");
+    assert_eq!(network.answers.lock().unwrap().len(), 5, "resolved once");
+    for closed in ["127.0.0.1", "10.0.0.7", "::ffff:169.254.169.254", "100.64.1.1", "fe80::1"] {
+        let (_, message) = told(fetch().await);
+        let expected = format!("denied: hr.example.com resolves to {closed}, which is not a public address; to allow it: `[plugins.probe] http");
+        assert!(message.contains(&expected), "{message}");
+    }
+    assert_eq!(*network.dialled.lock().unwrap(), public, "nothing else was dialled");
+}
+
+#[tokio::test]
+async fn only_the_granted_methods_are_sent() {
+    let (port, heads) = mirror(None).await;
+    let methods = |methods: &[&str]| {
+        let methods = methods.iter().map(|method| (*method).to_owned()).collect();
+        Grants { http: vec![HttpGrant { methods, ..origin(port) }], ..Grants::default() }
+    };
+    let fetch = async |grants| run(probing("fetch", &format!(r#"["http://127.0.0.1:{port}/"]"#), grants).await).await;
+    let (_, message) = told(fetch(methods(&["PUT", "POST"])).await);
+    assert!(message.contains(&format!("denied: GET to http://127.0.0.1:{port} is not granted, only PUT, POST")), "{message}");
+    assert!(heads.lock().unwrap().is_empty());
+    assert_eq!(result(fetch(methods(&["GET"])).await), "\"ok\"");
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_costs_the_attempts_time_and_no_more() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut waiting =
+        probing("fetch", &format!(r#"["http://127.0.0.1:{port}/"]"#), Grants { http: vec![origin(port)], ..Grants::default() }).await;
+    waiting.timeout = Duration::from_millis(500);
+    assert_eq!(told(run(waiting).await), (ErrorKind::Timeout, "timed out after 500 ms".into()));
+}
+
+#[tokio::test]
 async fn a_redirect_is_an_answer_and_not_followed() {
     let (inner, inner_heads) = mirror(None).await;
     let (port, _) =
@@ -187,11 +294,9 @@ async fn a_host_header_cannot_be_forged() {
     let (port, heads) = mirror(None).await;
     let grants = Grants { http: vec![origin(port)], ..Grants::default() };
     let attempted = run(probing("fetch", &format!(r#"["http://127.0.0.1:{port}/",null,"internal.example.com"]"#), grants).await).await;
-    for head in heads.lock().unwrap().iter() {
-        assert!(head.contains(&format!("host: 127.0.0.1:{port}\r\n")) && !head.contains("internal.example.com"), "{head}");
-    }
-    // Either refused at once or sent under the true name.
-    drop(attempted);
+    let (_, message) = told(attempted);
+    assert!(message.contains("rejected header `host:") && message.contains("Forbidden"), "{message}");
+    assert!(heads.lock().unwrap().is_empty(), "nothing was sent");
 }
 
 #[tokio::test]
@@ -201,14 +306,14 @@ async fn an_endless_answer_is_cut_off() {
     let mut fetching =
         probing("fetch", &format!(r#"["http://127.0.0.1:{port}/"]"#), Grants { http: vec![origin(port)], ..Grants::default() }).await;
     fetching.limits = Arc::new(Limits { http_response: 100_000, ..Limits::default() });
-    let (kind, message) = told(run(fetching).await);
-    assert!(kind == ErrorKind::Retry || kind == ErrorKind::Permanent, "{kind}: {message}");
+    let (_, message) = told(run(fetching).await);
+    assert!(message.ends_with("HTTP response body size exceeds limit"), "{message}");
     let head = "a".repeat(1_000_000);
     let (port, _) = mirror(Some(format!("HTTP/1.1 200 OK\r\nx: {head}\r\ncontent-length: 0\r\n\r\n"))).await;
-    told(
-        run(probing("fetch", &format!(r#"["http://127.0.0.1:{port}/"]"#), Grants { http: vec![origin(port)], ..Grants::default() }).await)
-            .await,
-    );
+    let fetching =
+        probing("fetch", &format!(r#"["http://127.0.0.1:{port}/"]"#), Grants { http: vec![origin(port)], ..Grants::default() }).await;
+    let (_, message) = told(run(fetching).await);
+    assert!(message.contains("HttpResponseHeaderSectionSize"), "{message}");
 }
 
 #[tokio::test]

@@ -4,30 +4,35 @@ use std::fmt::Write;
 
 /// A component that exports `tasks`, made of the given pieces of a core module.
 ///
-/// `run` and `describe` are bodies of functions that return an address. At 1024 stands a valid description with one body, `go`;
-/// `$ok` answers with the text at an address; the host's own texts are put beyond 8192.
-pub(super) struct Guest<'a> {
-    pub(super) run: &'a str,
-    pub(super) describe: &'a str,
-    pub(super) more: &'a str,
+/// `run` and `describe` are bodies of functions that return an address. At 1024 stands a valid description with one body, by default `go`;
+/// `$ok` answers with the text at an address, `$failed` with it as a permanent failure; the host's own texts are put beyond 8192.
+pub(crate) struct Guest<'a> {
+    /// Of its one body; at most six letters.
+    pub(crate) name: &'a str,
+    pub(crate) run: &'a str,
+    pub(crate) describe: &'a str,
+    pub(crate) more: &'a str,
     /// Pages of memory.
-    pub(super) memory: u32,
-    pub(super) contract: &'a str,
-    pub(super) imports: &'a [Import<'a>],
+    pub(crate) memory: u32,
+    pub(crate) contract: &'a str,
+    pub(crate) imports: &'a [Import<'a>],
+    /// How `realloc` begins: what makes room for the host's texts.
+    pub(crate) realloc: &'a str,
 }
 
-/// One function of the host; `types` are those of its interface that it names.
+/// One function of the host; `types` are those of its interface that it names. Without an interface, `types` defines the core
+/// function `$NAME'` itself.
 #[derive(Clone, Copy)]
-pub(super) struct Import<'a> {
-    pub(super) interface: &'a str,
-    pub(super) types: &'a str,
-    pub(super) name: &'a str,
-    pub(super) function: &'a str,
-    pub(super) core: &'a str,
+pub(crate) struct Import<'a> {
+    pub(crate) interface: &'a str,
+    pub(crate) types: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) function: &'a str,
+    pub(crate) core: &'a str,
 }
 
 /// `exit(status)`: 0 for well, 1 for not.
-pub(super) const EXIT: Import = Import {
+pub(crate) const EXIT: Import = Import {
     interface: "wasi:cli/exit@0.2.0",
     types: "",
     name: "exit",
@@ -36,7 +41,7 @@ pub(super) const EXIT: Import = Import {
 };
 
 /// `exit-with-code(code)`
-pub(super) const EXIT_WITH_CODE: Import = Import {
+pub(crate) const EXIT_WITH_CODE: Import = Import {
     interface: "wasi:cli/exit@0.2.0",
     types: "",
     name: "exit-with-code",
@@ -45,7 +50,7 @@ pub(super) const EXIT_WITH_CODE: Import = Import {
 };
 
 /// `is-cancelled() -> bool`
-pub(super) const IS_CANCELLED: Import = Import {
+pub(crate) const IS_CANCELLED: Import = Import {
     interface: "taskhost:plugin/context@0.1.0",
     types: "",
     name: "is-cancelled",
@@ -54,7 +59,7 @@ pub(super) const IS_CANCELLED: Import = Import {
 };
 
 /// `attempt() -> u32`
-pub(super) const ATTEMPT: Import = Import {
+pub(crate) const ATTEMPT: Import = Import {
     interface: "taskhost:plugin/context@0.1.0",
     types: "",
     name: "attempt",
@@ -63,7 +68,7 @@ pub(super) const ATTEMPT: Import = Import {
 };
 
 /// `increment(key, by, return-address)`
-pub(super) const INCREMENT: Import = Import {
+pub(crate) const INCREMENT: Import = Import {
     interface: "taskhost:plugin/kv@0.1.0",
     types: r#"(type $e' (variant (case "denied" string) (case "quota" string) (case "invalid" string) (case "unavailable" string)))
         (export "kv-error" (type $e (eq $e')))"#,
@@ -73,7 +78,7 @@ pub(super) const INCREMENT: Import = Import {
 };
 
 /// `enqueue(…, return-address)`: task, args, queue?, delay, priority?, id?, headers
-pub(super) const ENQUEUE: Import = Import {
+pub(crate) const ENQUEUE: Import = Import {
     interface: "taskhost:plugin/children@0.1.0",
     types: r#"(type $t' (record (field "task" string) (field "args" string) (field "queue" (option string)) (field "delay-ms" u64)
             (field "priority" (option u8)) (field "id" (option string)) (field "headers" (list (tuple string string)))))
@@ -85,44 +90,100 @@ pub(super) const ENQUEUE: Import = Import {
     core: "(param i32 i32 i32 i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32 i32)",
 };
 
+/// `[constructor]fields() -> own<fields>`: a handle in the host's table, to HTTP headers
+pub(crate) const FIELDS: Import = Import {
+    interface: "wasi:http/types@0.2.0",
+    types: r#"(export "fields" (type $fields (sub resource)))"#,
+    name: "[constructor]fields",
+    function: "(func (result (own $fields)))",
+    core: "(result i32)",
+};
+
+/// A handle to a resource of the guest's own.
+pub(crate) const OWN_RESOURCE: Import = Import {
+    interface: "",
+    types: "(type $own (resource (rep i32))) (core func $own' (canon resource.new $own))",
+    name: "own",
+    function: "",
+    core: "(param i32) (result i32)",
+};
+
+/// `log(level, message, fields)`
+pub(crate) const LOG: Import = Import {
+    interface: "taskhost:plugin/log@0.1.0",
+    types: r#"(type $l' (enum "trace" "debug" "info" "warn" "error")) (export "level" (type $l (eq $l')))"#,
+    name: "log",
+    function: r#"(func (param "level" $l) (param "message" string) (param "fields" (list (tuple string string))))"#,
+    core: "(param i32 i32 i32 i32 i32)",
+};
+
 impl Default for Guest<'_> {
     fn default() -> Self {
         Self {
+            name: "go",
             run: "(call $ok (i32.const 2064) (i32.const 1))",
             describe: "(i32.const 1024)",
             more: "",
             memory: 1,
             contract: "taskhost:plugin/tasks@0.1.0",
             imports: &[],
+            realloc: "",
         }
     }
 }
 
+/// A little-endian word, as data segments write it.
+fn word(number: u32) -> String {
+    number.to_le_bytes().iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "\\{byte:02x}");
+        text
+    })
+}
+
+/// A guest that offers bodies of these names.
+pub(crate) fn offering(names: &[&str]) -> Vec<u8> {
+    // The description at 6000, its bodies at 6100, their names from 7000 on.
+    let count = u32::try_from(names.len()).unwrap();
+    let (mut bodies, mut texts) = (String::new(), String::new());
+    for name in names {
+        let at = 7000 + u32::try_from(texts.len() / 3).unwrap();
+        let _ = name.bytes().try_for_each(|byte| write!(texts, "\\{byte:02x}"));
+        bodies += &[at, u32::try_from(name.len()).unwrap(), 0, 0, 0, 0, 2056, 2, 0, 0].map(word).concat();
+    }
+    let description = [2048, 1, 0, 0, 6100, count].map(word).concat();
+    let more = format!(
+        r#"(data (i32.const 6000) "{description}") (data (i32.const 6100) "{bodies}") (data (i32.const 7000) "{texts}")"#
+    );
+    Guest { describe: "(i32.const 6000)", more: &more, ..Guest::default() }.build()
+}
+
 /// A guest whose `run` is this.
-pub(super) fn running(run: &str) -> Vec<u8> {
+pub(crate) fn running(run: &str) -> Vec<u8> {
     Guest { run, ..Guest::default() }.build()
 }
 
 impl Guest<'_> {
-    pub(super) fn build(&self) -> Vec<u8> {
-        let Self { run, describe, more, memory, contract, imports } = self;
-        let word = |number: u32| {
-            let [a, b, c, d] = number.to_le_bytes();
-            format!("\\{a:02x}\\{b:02x}\\{c:02x}\\{d:02x}")
-        };
-        // version "1" at 2048, name "go" at 2050, "{}" at 2056, a result "7" at 2064
+    pub(crate) fn build(&self) -> Vec<u8> {
+        let Self { name, run, describe, more, memory, contract, imports, realloc } = self;
+        // version "1" at 2048, the name at 2050, "{}" at 2056, a result "7" at 2064
         let description = [2048, 1, 0, 0, 1100, 1].map(word).concat();
-        let body = [2050, 2, 0, 0, 0, 0, 2056, 2, 0, 0].map(word).concat();
+        let body = [2050, u32::try_from(name.len()).unwrap(), 0, 0, 0, 0, 2056, 2, 0, 0].map(word).concat();
         let (mut lowered, mut offered, mut linked) = (String::new(), String::new(), String::new());
         for Import { interface, types, name, function, core } in *imports {
-            let _ = write!(
-                lowered,
-                r#"(import "{interface}" (instance ${name} {types} (export "{name}" {function})))
-                (core func ${name}' (canon lower (func ${name} "{name}")
-                    (memory (core memory $lib "memory")) (realloc (core func $lib "realloc"))))"#
-            );
-            let _ = write!(offered, r#"(export "{name}" (func ${name}'))"#);
-            let _ = write!(linked, r#"(import "host" "{name}" (func ${name} {core}))"#);
+            // `[constructor]fields` can't be written as an identifier.
+            let id = name.replace(['[', ']'], ".");
+            if interface.is_empty() {
+                lowered += types;
+            } else {
+                let _ = write!(
+                    lowered,
+                    r#"(import "{interface}" (instance ${id} {types} (export "{name}" {function})))
+                    (core func ${id}' (canon lower (func ${id} "{name}")
+                        (memory (core memory $lib "memory")) (realloc (core func $lib "realloc"))))"#
+                );
+            }
+            let _ = write!(offered, r#"(export "{name}" (func ${id}'))"#);
+            let _ = write!(linked, r#"(import "host" "{name}" (func ${id} {core}))"#);
         }
         let text = format!(
             r#"(component
@@ -131,6 +192,7 @@ impl Guest<'_> {
                 (global $heap (mut i32) (i32.const 8192))
                 (func (export "realloc") (param i32 i32 i32 i32) (result i32)
                     (local $at i32)
+                    {realloc}
                     (local.set $at (i32.and (i32.add (global.get $heap) (i32.const 15)) (i32.const -16)))
                     (global.set $heap (i32.add (local.get $at) (local.get 3)))
                     (local.get $at)))
@@ -142,11 +204,19 @@ impl Guest<'_> {
                 {linked}
                 (data (i32.const 1024) "{description}")
                 (data (i32.const 1100) "{body}")
-                (data (i32.const 2048) "1") (data (i32.const 2050) "go") (data (i32.const 2056) "{{}}") (data (i32.const 2064) "7[]")
+                (data (i32.const 2048) "1") (data (i32.const 2050) "{name}") (data (i32.const 2056) "{{}}") (data (i32.const 2064) "7[]")
                 (func $ok (param $text i32) (param $length i32) (result i32)
                     (i32.store8 (i32.const 3072) (i32.const 0))
                     (i32.store (i32.const 3080) (local.get $text))
                     (i32.store (i32.const 3084) (local.get $length))
+                    (i32.const 3072))
+                (func $failed (param $text i32) (param $length i32) (result i32)
+                    (i32.store8 (i32.const 3072) (i32.const 1))
+                    (i32.store8 (i32.const 3080) (i32.const 1))
+                    (i32.store (i32.const 3088) (local.get $text))
+                    (i32.store (i32.const 3092) (local.get $length))
+                    (i32.store8 (i32.const 3096) (i32.const 0))
+                    (i32.store8 (i32.const 3108) (i32.const 0))
                     (i32.const 3072))
                 (func $cancelled (result i32)
                     (i32.store8 (i32.const 3072) (i32.const 1))
@@ -177,5 +247,45 @@ impl Guest<'_> {
             (export "{contract}" (instance $tasks)))"#
         );
         wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+    }
+}
+
+/// A component with about so many bytes of code, different for each `seed`: valid, but no plugin.
+pub(crate) fn large_component(bytes: usize, seed: u64) -> Vec<u8> {
+    const FUNCTION: usize = 16 << 10;
+    let mut random = fastrand::Rng::with_seed(seed);
+    let section = |id: u8, content: &[u8]| [&[id][..], &unsigned(content.len()), content].concat();
+    let count = (bytes / FUNCTION).max(1);
+    // One type: nothing to an i64. Each function folds a row of numbers into its one local.
+    let types = section(1, &[1, 0x60, 0, 1, 0x7e]);
+    let functions = section(3, &[unsigned(count), vec![0; count]].concat());
+    let mut code = unsigned(count);
+    for _ in 0..count {
+        let mut body = vec![1, 1, 0x7e];
+        while body.len() < FUNCTION {
+            // local.get 0, i64.const (six bytes), an operation, local.set 0
+            body.extend_from_slice(&[0x20, 0, 0x42]);
+            body.extend((0..5).map(|_| random.u8(..) | 0x80));
+            body.extend_from_slice(&[random.u8(..64), *random.choice(&[0x7c, 0x7d, 0x7e, 0x85, 0x89]).unwrap_or(&0x7c), 0x21, 0]);
+        }
+        body.extend_from_slice(&[0x20, 0, 0x0b]);
+        code.extend(unsigned(body.len()));
+        code.extend(body);
+    }
+    let module = [&b"\0asm\x01\0\0\0"[..], &types, &functions, &section(10, &code)].concat();
+    [&b"\0asm\x0d\0\x01\0"[..], &section(1, &module)].concat()
+}
+
+/// LEB128, as WebAssembly writes lengths.
+pub(super) fn unsigned(mut number: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let low = u8::try_from(number & 0x7f).unwrap_or(0);
+        number >>= 7;
+        if number == 0 {
+            bytes.push(low);
+            return bytes;
+        }
+        bytes.push(low | 0x80);
     }
 }

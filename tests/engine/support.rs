@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use taskhost::{
     engine::{
         About, Attempted, Call, Code, Engine, EngineError, EngineSettings, EnqueueGrant, Grants, KvGrant, Limits, LogLine, ServiceError,
-        Services,
+        Services, System,
     },
     task::{ErrorKind, Millis, Outcome, Progress, QueueName, TaskError, TaskId},
 };
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const LONG: Duration = Duration::from_secs(120);
 
 pub(crate) fn settings() -> EngineSettings {
-    EngineSettings { slots: 56, guest_memory: 8 << 30, threads: 2, cache: None, cache_bytes: 1 << 30, compiler: None }
+    EngineSettings { slots: 56, guest_memory: 8 << 30, threads: 2, cache: None, cache_bytes: 1 << 30, compiler: None, network: Arc::new(System) }
 }
 
 /// One engine for the tests that need nothing special of it.

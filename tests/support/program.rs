@@ -50,6 +50,11 @@ impl Taskhost {
         self.dir.path()
     }
 
+    /// Of its own Redis, when it is on one.
+    pub(crate) fn redis_url(&self) -> Option<String> {
+        self.redis.as_ref().map(RedisServer::url)
+    }
+
     pub(crate) fn write(&self, name: &str, text: &str) {
         fs::write(self.dir().join(name), text).expect("a file is written");
     }
@@ -181,6 +186,10 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }

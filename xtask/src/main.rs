@@ -8,6 +8,8 @@ macro_rules! say {
 }
 
 mod demo;
+mod deny;
+mod fuzz;
 mod plugins;
 mod redis;
 mod soak;
@@ -18,6 +20,7 @@ use std::process::ExitCode;
 const HELP: &str = "cargo xtask demo               play the story of taskhost with the real program
 cargo xtask test               set up this machine and run every check and test
 \
+cargo xtask fuzz               feed the loader and the policy parser with broken files (--help says more)
 cargo xtask soak               run workers under random faults and account for every task (--help says more)
 cargo xtask plugins [NAME…]    build plugins into plugins/NAME.wasm (--help says more)
 ";
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["demo"] => demo::run(),
         ["test"] => test::run(),
+        ["fuzz", rest @ ..] => fuzz::main(rest),
         ["soak", rest @ ..] => soak::main(rest),
         ["plugins", rest @ ..] => plugins::main(rest),
         [] | ["help" | "--help" | "-h"] => {

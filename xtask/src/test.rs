@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{plugins, redis};
+use crate::{deny, plugins, redis};
 
 pub(crate) fn run() -> Result<()> {
     let root = &plugins::root();
@@ -27,6 +27,7 @@ pub(crate) fn run() -> Result<()> {
     };
     step("redis", &mut || redis::server().map(|server| say!("{}", server.display())))?;
     step("format", &mut || cargo(root, &["fmt", "--all", "--check"]))?;
+    step("dependencies", &mut || deny::check(root))?;
     step("plugins", &mut || plugins::build(&plugins::Order::default()).map(drop))?;
     let mut tests = vec!["test", "--workspace", "--no-fail-fast"];
     step("greet, a plugin from JavaScript", &mut || {

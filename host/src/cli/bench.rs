@@ -109,7 +109,7 @@ pub(super) async fn call(args: BenchArgs, settings: Settings) -> Result<(), Fail
 async fn measure(args: &BenchArgs, settings: Settings, place: &Place) -> Result<Report, Failure> {
     let slots = settings.concurrency.max(SLOTS[SLOTS.len() - 1]);
     let engine = worker::engine(&settings, slots)?;
-    let inspected = plugins::inspect(&args.plugin, &engine, None, &settings.limits).await;
+    let inspected = plugins::inspect(&args.plugin, &engine, None, None, &settings.limits).await;
     let inspected = inspected.map_err(|error| Failure::Usage(format!("{error}; name the plugin that offers `add` with --plugin")))?;
     let body = TaskName::new("add").map_err(|error| Failure::Failed(error.to_string()))?;
     if !inspected.plugin.description.bodies.iter().any(|offered| offered.name == body) {

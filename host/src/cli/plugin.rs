@@ -167,7 +167,7 @@ async fn inspect_live(broker: &dyn Broker, args: &FileArgs) -> Result<(), Failur
 async fn inspect_file(args: &FileArgs, settings: &Settings, verdict_only: bool) -> Result<(), Failure> {
     let engine = worker::engine(settings, 1)?;
     let policy = args.policy.as_deref().or(settings.file.as_deref());
-    let inspected = plugins::inspect(args.plugin.as_ref(), &engine, policy, &settings.limits).await;
+    let inspected = plugins::inspect(args.plugin.as_ref(), &engine, policy, settings.trust.as_deref(), &settings.limits).await;
     engine.stop();
     let inspection = inspected.map_err(|error| Failure::Failed(error.to_string()))?;
     let plugin = &inspection.plugin;
@@ -184,11 +184,15 @@ async fn inspect_file(args: &FileArgs, settings: &Settings, verdict_only: bool) 
             description: Some(plugin.description.clone()),
         };
         let wants = plugin.wants(&inspection.imports);
-        return output::json(&Inspected { info, size: inspection.size, imports: &inspection.imports, wants });
+        let signature = signature(&inspection);
+        return output::json(&Inspected { info, size: inspection.size, signature, imports: &inspection.imports, wants });
     }
     if !verdict_only {
         output::line(&describe(&plugin.id.plugin, &plugin.description, &plugin.id))?;
         return output::line(&asked(&inspection, policy));
+    }
+    if let Err(why) = &inspection.signature {
+        return Err(Failure::Failed(format!("{}: would not serve: {why}", plugin.file)));
     }
     let policy = match (inspection.has_policy, policy) {
         (true, Some(file)) => format!("its policy stands in {}", file.display()),
@@ -210,6 +214,7 @@ struct Inspected<'a> {
     #[serde(flatten)]
     info: PluginInfo,
     size: u64,
+    signature: String,
     imports: &'a [String],
     #[serde(flatten)]
     wants: plugins::Wants,
@@ -228,6 +233,7 @@ fn asked(inspection: &plugins::Inspection, policy: Option<&Path>) -> String {
         String::new(),
         format!("digest   {}", plugin.id.digest),
         format!("size     {}", units::show_size(inspection.size)),
+        format!("signed   {}", output::clean(&signature(inspection))),
         format!("imports  {}", phrases(&imports, "nothing").replace("; ", "\n         ")),
         format!("granted  {}", phrases(&wants.granted, "nothing")),
         format!("lacks    {}", phrases(&wants.lacking, "nothing")),
@@ -240,6 +246,10 @@ fn asked(inspection: &plugins::Inspection, policy: Option<&Path>) -> String {
         lines.extend(wants.lines.iter().map(|line| output::clean(line)));
     }
     lines.join("\n")
+}
+
+fn signature(inspection: &plugins::Inspection) -> String {
+    inspection.signature.clone().unwrap_or_else(|why| format!("refused: {why}"))
 }
 
 fn limits(plugin: &plugins::Plugin) -> String {

@@ -17,7 +17,7 @@ use super::{Failure, ask};
 use crate::{
     broker::{Broker, BrokerError},
     config::{Settings, units},
-    engine::{Engine, EngineSettings},
+    engine::{Engine, EngineSettings, System},
     plugins::{Plugins, PluginsSettings},
     schedule,
     worker::{self, Stop, WorkerSettings},
@@ -36,7 +36,7 @@ pub(super) struct WorkerArgs {
     /// Claim from this queue, with this weight (may be repeated) [default: default]
     #[arg(long = "queue", value_name = "NAME[=WEIGHT]")]
     queues: Vec<String>,
-    /// Attempts at once [default: 64 for each core]
+    /// Attempts at once [default: 128 for each core]
     #[arg(long, value_name = "NUMBER")]
     concurrency: Option<String>,
     /// How long attempts may go on after SIGTERM [default: 25s]
@@ -176,6 +176,7 @@ pub(super) fn engine(settings: &Settings, slots: usize) -> Result<Arc<Engine>, F
         cache: Some(settings.cache.clone()),
         cache_bytes: settings.cache_bytes,
         compiler: compiler(),
+        network: Arc::new(System),
     })
     .map_err(|error| Failure::Failed(error.to_string()))
 }

@@ -48,6 +48,13 @@ struct Book {
     limit: usize,
     live: u32,
     denied: Option<String>,
+    panic: Option<Panic>,
+}
+
+/// The two lines that a panic prints first, kept apart: its message may be longer than what is kept of the stream.
+struct Panic {
+    place: String,
+    message: Option<String>,
 }
 
 /// One of the two output streams.
@@ -67,6 +74,7 @@ impl Shared {
             limit: limits.log_bytes,
             live: 0,
             denied: None,
+            panic: None,
         };
         Self { meter, connections: 0.into(), services, attempt, book: Mutex::new(book) }
     }
@@ -96,6 +104,12 @@ impl Shared {
         String::from_utf8_lossy(book.stream(stream).tail()).into_owned()
     }
 
+    /// The place and the beginning of the last panic, as they were printed.
+    pub(super) fn panic(&self) -> Option<String> {
+        let book = self.book();
+        book.panic.as_ref().map(|panic| format!("{}\n{}", panic.place, panic.message.as_deref().unwrap_or_default()))
+    }
+
     /// All kept lines, newline-delimited JSON. Call it when the guest has gone.
     pub(super) fn take_log(&self) -> String {
         for (stream, level) in [(Stream::Out, "stdout"), (Stream::Err, "stderr")] {
@@ -117,6 +131,9 @@ impl Shared {
         let lines = self.book().stream(stream).write(bytes);
         let level = if stream == Stream::Out { "stdout" } else { "stderr" };
         for line in lines {
+            if stream == Stream::Err {
+                self.book().note_panic(&line);
+            }
             self.log(level, &line, Vec::new());
         }
     }
@@ -149,6 +166,14 @@ impl Book {
         }
         self.live = self.live.saturating_add(1);
         self.live <= LIVE_LINES
+    }
+
+    fn note_panic(&mut self, line: &str) {
+        if line.contains("panicked at ") {
+            self.panic = Some(Panic { place: words::cut(line.to_owned(), 1024), message: None });
+        } else if let Some(panic) = self.panic.as_mut().filter(|panic| panic.message.is_none()) {
+            panic.message = Some(line.to_owned());
+        }
     }
 
     fn stream(&mut self, stream: Stream) -> &mut Printed {

@@ -12,7 +12,7 @@ use super::{
     guest::Guest,
     host::PluginPre,
     setup::{MEMORIES, TABLE_ELEMENTS, TABLES},
-    words,
+    shape, words,
 };
 
 /// The package of `wit/plugin.wit` and the version of it that this host offers. Before 1.0 the minor number is what may break.
@@ -94,7 +94,7 @@ fn keep(engine: &Engine, digest: &str, room: tempfile::NamedTempFile) -> Result<
             .map_err(|error| format!("can't read compiled code: {error}"))
             .and_then(|artefact| trust(&engine.wasm, Artefact::Fresh(&artefact))),
     };
-    link(engine, &component.map_err(EngineError::Host)?)
+    link(engine, &component.map_err(unfit)?)
 }
 
 fn translate_here(engine: &Engine, bytes: &[u8], digest: &str) -> Result<Arc<Code>, EngineError> {
@@ -107,16 +107,35 @@ fn translate_here(engine: &Engine, bytes: &[u8], digest: &str) -> Result<Arc<Cod
     if let Some(cache) = &engine.cache {
         match cache.put(&engine.wasm, digest, &artefact) {
             Ok(component) => return link(engine, &component),
+            Err(error) if is_unfit(&error) => return Err(unfit(error)),
             Err(error) => tracing::warn!("can't keep compiled code, so it will be compiled again after a restart: {error}"),
         }
     }
-    let component = trust(&engine.wasm, Artefact::Fresh(&artefact)).map_err(EngineError::Host)?;
+    let component = trust(&engine.wasm, Artefact::Fresh(&artefact)).map_err(unfit)?;
     link(engine, &component)
+}
+
+/// Why fresh code was not loaded: larger than any sandbox, which stays so however often it is tried, or the machine's doing.
+fn unfit(problem: String) -> EngineError {
+    if !is_unfit(&problem) {
+        return EngineError::Host(problem);
+    }
+    let (_, why) = problem.split_once(UNFIT).unwrap_or_default();
+    let why = why.trim_start_matches(" requirements").trim_start_matches([':', ' ']);
+    EngineError::BadComponent(words::line(&format!("needs more than a sandbox has: {why}: make it smaller, or build it as one program"), 1024))
+}
+
+/// wasmtime keeps the type of this error to itself.
+const UNFIT: &str = "pooling allocator";
+
+fn is_unfit(problem: &str) -> bool {
+    problem.contains(UNFIT)
 }
 
 /// The seam: WebAssembly in, an artefact out that [`wasmtime::component::Component`] loads. Pure but for the time and memory it
 /// takes, which a plugin's author decides: so a worker has it done in another process.
 pub(super) fn translate(engine: &wasmtime::Engine, bytes: &[u8]) -> Result<Vec<u8>, EngineError> {
+    shape::check(bytes).map_err(EngineError::BadComponent)?;
     engine.precompile_component(bytes).map_err(|error| EngineError::BadComponent(translate_problem(&error)))
 }
 

@@ -127,7 +127,9 @@ pub(super) fn failed(failed: &Failed, guest: &Guest, limits: &Limits, engine: &E
     if let Some(I32Exit(code)) = error.downcast_ref() {
         return seen(ErrorKind::Exit, format!("left with exit({code}) without a result"), guest);
     }
-    if let Some(ResourceTableError::Full) = error.downcast_ref() {
+    // wasmtime keeps the type of the second one to itself.
+    let full = matches!(error.downcast_ref(), Some(ResourceTableError::Full));
+    if full || error.root_cause().to_string().contains("store handle limit exceeded") {
         return seen(ErrorKind::Trap, format!("holds more than {} resources (streams, files, requests) at once", limits.resources), guest);
     }
     match error.downcast_ref::<Trap>() {
@@ -143,7 +145,7 @@ fn trapped(trap: Trap, error: &wasmtime::Error, guest: &Guest) -> Outcome {
     }
     let stderr = guest.shared.printed(Stream::Err);
     if trap == Trap::UnreachableCodeReached {
-        if let Some(message) = panic_message(&stderr) {
+        if let Some(message) = panic_message(&stderr).or_else(|| panic_message(&guest.shared.panic()?)) {
             return seen(ErrorKind::Panic, message, guest);
         }
         if let Some(last) = stderr.lines().rev().find(|line| !line.trim().is_empty()) {
@@ -179,6 +181,10 @@ fn no_trap(failed: &Failed, error: &wasmtime::Error, guest: &Guest, limits: &Lim
             seen(ErrorKind::Trap, format!("handed more than {most} to the host in one call"), guest)
         }
         _ if in_guest => seen(ErrorKind::Trap, words::line(&format!("trapped: {text}"), MESSAGE), guest),
+        // Not the result: the arguments found no place.
+        Failed::ToRun(_) if text.starts_with("realloc return") => {
+            seen(ErrorKind::Trap, "its `cabi_realloc` answered with no place in its memory".into(), guest)
+        }
         Failed::ToRun(_) if too_much => Outcome::Failed { error: too_large("too many bytes", limits.payload), after: None },
         Failed::ToRun(_) => seen(ErrorKind::BadResult, words::line(&format!("the body's result can't be read: {text}"), MESSAGE), guest),
         Failed::ToStart(_) if is_out_of_memory(error) => host_fault(words::line(&format!("no memory for a sandbox: {text}"), MESSAGE)),

@@ -90,13 +90,15 @@ impl Guest {
             attempt,
             wasi: wasi.build(),
             http: WasiHttpCtx::new(),
-            hooks: Hooks::new(Arc::clone(plugin), Arc::clone(grants), secrets, Arc::clone(&shared), engine.tls.clone())
+            hooks: Hooks::new(Arc::clone(plugin), Arc::clone(grants), secrets, Arc::clone(&shared), Arc::clone(&engine.outside))
                 .bounded(limits.http_response),
             table,
             shared,
         };
         let mut store = Store::new(&engine.wasm, guest);
         store.limiter(|guest| &mut guest.usage);
+        // Its own resources are in no table of ours, but their handles are in the engine's memory.
+        store.set_max_component_handles(limits.resources);
         // What a guest may hand over in one call; what is within it is checked by length where it arrives.
         store.set_hostcall_fuel(limits.payload.saturating_mul(4).saturating_add(1 << 20));
         store.set_epoch_deadline(1);

@@ -8,7 +8,7 @@ use std::{
     future::Future,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::{Arc, OnceLock, atomic::Ordering::Relaxed},
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -18,7 +18,7 @@ use http::{HeaderValue, Request, Response, Uri, header, uri::Scheme};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, client::conn::http1};
-use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
+use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -27,7 +27,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks, io::TokioIo};
 
-use super::{Grants, HttpGrant, address::is_public, capture::Shared, secrets::Secrets, words};
+use super::{Grants, HttpGrant, Network, address::is_public, capture::Shared, network::Outside, secrets::Secrets, words};
 
 /// Resolving, dialling and TLS together take at most so long, however patient the guest is.
 const CONNECT: Duration = Duration::from_secs(30);
@@ -42,39 +42,20 @@ const HEADERS: usize = 128;
 type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Sent = Result<(Response<WasiBody>, Io), Error>;
 
-/// One TLS configuration for all: made when the first guest needs it.
-#[derive(Clone, Default)]
-pub(super) struct Tls(Arc<OnceLock<Result<Arc<ClientConfig>, String>>>);
-
-impl Tls {
-    fn config(&self) -> Result<Arc<ClientConfig>, Error> {
-        let made = self.0.get_or_init(|| {
-            let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
-            let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .map_err(|error| error.to_string())?
-                .with_root_certificates(roots)
-                .with_no_client_auth();
-            Ok(Arc::new(config))
-        });
-        made.clone().map_err(|error| Error::InternalError(Some(error)))
-    }
-}
-
 /// What wasmtime asks when a guest sends a request.
 pub(super) struct Hooks {
     plugin: Arc<str>,
     grants: Arc<Grants>,
     secrets: Secrets,
     shared: Arc<Shared>,
-    tls: Tls,
+    outside: Arc<Outside>,
     /// Bytes of one response's body.
     most: u64,
 }
 
 impl Hooks {
-    pub(super) fn new(plugin: Arc<str>, grants: Arc<Grants>, secrets: Secrets, shared: Arc<Shared>, tls: Tls) -> Self {
-        Self { plugin, grants, secrets, shared, tls, most: u64::MAX }
+    pub(super) fn new(plugin: Arc<str>, grants: Arc<Grants>, secrets: Secrets, shared: Arc<Shared>, outside: Arc<Outside>) -> Self {
+        Self { plugin, grants, secrets, shared, outside, most: u64::MAX }
     }
 
     /// With responses of at most so many bytes.
@@ -103,7 +84,7 @@ impl WasiHttpHooks for Hooks {
             secrets: self.secrets.clone(),
             most: self.most,
             shared: Arc::clone(&self.shared),
-            tls: self.tls.clone(),
+            outside: Arc::clone(&self.outside),
         };
         Box::new(call.send(request, options.unwrap_or_default()))
     }
@@ -173,7 +154,7 @@ struct Outgoing {
     secrets: Secrets,
     most: u64,
     shared: Arc<Shared>,
-    tls: Tls,
+    outside: Arc<Outside>,
 }
 
 impl Outgoing {
@@ -203,7 +184,10 @@ impl Outgoing {
                 },
             }
         });
-        let answer = answered.await.map_err(|_| Error::ConnectionReadTimeout)??;
+        let answer = answered.await.map_err(|_| Error::ConnectionReadTimeout)?.map_err(|error| {
+            let most = u32::try_from(HEAD).ok();
+            if error.is_parse_too_large() { Error::HttpResponseHeaderSectionSize(most) } else { error.into() }
+        })?;
         let between = options.between_bytes_timeout.unwrap_or(PATIENCE);
         let answer = answer.map(|body| Timed::new(body, between, self.most).boxed_unsync());
         let io = async move {
@@ -215,12 +199,12 @@ impl Outgoing {
     }
 
     async fn connect(&self) -> Result<(http1::SendRequest<WasiBody>, Connection), Error> {
-        let stream = dial(&self.addresses().await?).await?;
+        let stream = dial(&*self.outside.network, &self.addresses().await?).await?;
         // A request is small and waits for its answer.
         stream.set_nodelay(true).map_err(Error::Connect)?;
         let stream: Box<dyn Stream> = if self.origin.tls {
             let name = ServerName::try_from(self.origin.host.clone()).map_err(Error::InvalidDnsNameError)?;
-            let connector = TlsConnector::from(self.tls.config()?);
+            let connector = TlsConnector::from(self.outside.tls()?);
             Box::new(connector.connect(name, stream).await.map_err(Error::Tls)?)
         } else {
             Box::new(stream)
@@ -237,11 +221,10 @@ impl Outgoing {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, port)]);
         }
-        let found = tokio::net::lookup_host((host.as_str(), port)).await.map_err(|error| {
+        let found = self.outside.network.resolve(host, port).await.map_err(|error| {
             tracing::debug!("can't resolve `{host}`: {error}");
             Error::DnsError { rcode: Some(error.to_string()), info_code: None }
         })?;
-        let found: Vec<SocketAddr> = found.collect();
         if let Some(closed) = self.origin.closed(&found, &self.grants.http) {
             let problem = format!("denied: {host} resolves to {closed}, which is not a public address");
             return Err(self.deny(&problem, &self.origin.with_host(closed)));
@@ -278,10 +261,10 @@ impl Outgoing {
     }
 }
 
-async fn dial(addresses: &[SocketAddr]) -> Result<TcpStream, Error> {
+async fn dial(network: &dyn Network, addresses: &[SocketAddr]) -> Result<TcpStream, Error> {
     let mut failed = Error::DestinationNotFound;
     for address in addresses {
-        match TcpStream::connect(address).await {
+        match network.dial(*address).await {
             Ok(stream) => return Ok(stream),
             Err(error) => failed = Error::Connect(error),
         }

@@ -37,6 +37,8 @@ pub(super) fn cut(mut text: String, limit: usize) -> String {
 
 /// One line of a text that a guest chose: line breaks and control characters become spaces, at most `limit` bytes.
 pub(super) fn line(text: &str, limit: usize) -> String {
+    // A guest may hand over megabytes of nothing, and looking at them all would cost the time of others.
+    let text = &text[..text.floor_char_boundary(limit.saturating_mul(8))];
     let mut out = String::with_capacity(text.len().min(limit) + 4);
     for word in text.split(|c: char| c.is_control()).filter(|word| !word.is_empty()) {
         let gap = if out.is_empty() { "" } else { " " };
@@ -66,5 +68,6 @@ mod tests {
     fn foreign_text_becomes_one_bounded_line() {
         assert_eq!(line("a\nb\x1b[31m\tc", 100), "a b [31m c");
         assert_eq!(line(&"é".repeat(100), 5), "éé…");
+        assert_eq!(line(&("\0".repeat(50) + "far beyond"), 5), "", "eight times the limit are looked at");
     }
 }

@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use super::judge::Digest;
 
 /// Bytes of a plugin, at most.
-pub(super) const FILE_MAX: u64 = 128 << 20;
+pub(super) const FILE_MAX: u64 = 64 << 20;
 
 /// A file that has not changed for so long has settled. Also longer than a tick of any file system's clock, so that a write
 /// after the last stat can't hide behind equal times.
@@ -258,6 +258,6 @@ mod tests {
     fn a_file_beyond_the_limit_is_refused_unread() {
         let dir = tempfile::tempdir().unwrap();
         File::create(dir.path().join("big.wasm")).unwrap().set_len(FILE_MAX + 1).unwrap();
-        assert!(seen(dir.path())[0].identity.as_ref().unwrap_err().starts_with("big.wasm has 128 MiB, more than the 128 MiB"));
+        assert!(seen(dir.path())[0].identity.as_ref().unwrap_err().starts_with("big.wasm has 64 MiB, more than the 64 MiB"));
     }
 }

@@ -8,6 +8,7 @@ use super::{
     check_name,
     compile::{EngineLoader, LoadError, Loader},
     policy::Policies,
+    signature::{self, Trust},
     stem,
 };
 use crate::{
@@ -25,18 +26,28 @@ pub struct Inspection {
     pub imports: Vec<String>,
     /// Bytes of the file.
     pub size: u64,
+    /// Whether it is signed, and by whom: a phrase; or why a worker with these trusted keys would refuse it.
+    pub signature: Result<String, String>,
     /// Whether the policy file has a table for it.
     pub has_policy: bool,
 }
 
-/// Loads `path` with the policy of its name in `policy`, if any. Errors are sentences: the file's, or the policy's.
-pub async fn inspect(path: &Path, engine: &Arc<Engine>, policy: Option<&Path>, limits: &Limits) -> Result<Inspection, PluginsError> {
+/// Loads `path` with the policy of its name in `policy`, if any, and holds its signature against `trust`. Errors are sentences: the file's, or the policy's.
+pub async fn inspect(
+    path: &Path,
+    engine: &Arc<Engine>,
+    policy: Option<&Path>,
+    trust: Option<&Path>,
+    limits: &Limits,
+) -> Result<Inspection, PluginsError> {
     let wrong = |text: String| PluginsError::File(text);
     let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let name = stem(&file).to_owned();
     check_name(&name).map_err(|why| wrong(format!("{why}; rename the file")))?;
     let policies = policy.map(Policies::read).transpose().map_err(PluginsError::Policy)?.unwrap_or_default();
+    let trust = trust.map(Trust::read).transpose().map_err(PluginsError::Policy)?;
     let bytes = read(path).map_err(wrong)?;
+    let signature = signature::status(path, &bytes, trust.as_ref());
     let digest = capture::digest(&bytes);
     let size = bytes.len() as u64;
     let loaded = EngineLoader(engine.clone()).load(bytes.into(), &digest).await.map_err(|e| match e {
@@ -53,7 +64,7 @@ pub async fn inspect(path: &Path, engine: &Arc<Engine>, policy: Option<&Path>, l
         grants: granted.grants.into(),
         concurrency: granted.concurrency,
     };
-    Ok(Inspection { plugin, warnings: loaded.warnings, imports, size, has_policy: policies.plugins.contains_key(&name) })
+    Ok(Inspection { plugin, warnings: loaded.warnings, imports, size, signature, has_policy: policies.plugins.contains_key(&name) })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

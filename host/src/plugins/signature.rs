@@ -60,6 +60,22 @@ impl Trust {
     }
 }
 
+/// What can be said of a file's signature: a phrase, or why `trust` refuses the file. Without `trust` nothing is refused.
+pub(super) fn status(plugin: &Path, bytes: &[u8], trust: Option<&Trust>) -> Result<String, String> {
+    if let Some(trust) = trust {
+        let key = trust.check(bytes, &read_signature(plugin)?)?;
+        return Ok(format!("good, by key {key}, which is trusted"));
+    }
+    if !signature_path(plugin).exists() {
+        return Ok("not signed".into());
+    }
+    let signature = read_signature(plugin).ok().and_then(|text| SignatureBox::from_string(&text).ok());
+    Ok(signature.map_or_else(
+        || "its signature file is no minisign signature".into(),
+        |signature| format!("by key {}, not checked: set `trust` to check it", key_id(signature.keynum())),
+    ))
+}
+
 /// As minisign shows it: the number in upper-case hex.
 fn key_id(number: &[u8]) -> String {
     number.iter().rev().fold(String::new(), |text, byte| text + &format!("{byte:02X}"))

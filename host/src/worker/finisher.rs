@@ -172,8 +172,8 @@ impl Batch {
         let again = Duration::from_secs(1 << item.note.refusals.min(6)).min(ASIDE);
         item.note.refusals += 1;
         tracing::error!(
-            task = %item.finish.member.id,
-            name = %item.note.name,
+            id = %item.finish.member.id,
+            task = %item.note.name,
             %error,
             "can't record its end; it is kept and tried again in {} s: see the broker",
             again.as_secs()
@@ -226,7 +226,7 @@ impl Item {
 
 fn settle(shared: &Arc<Shared>, hold: &Arc<Hold>, item: &Item, reply: Finished) {
     if reply == Finished::Stale {
-        tracing::debug!(task = %item.finish.member.id, name = %item.note.name, "its end was recorded before, or its lease is lost");
+        tracing::debug!(id = %item.finish.member.id, task = %item.note.name, "its end was recorded before, or its lease is lost");
         return;
     }
     match &item.finish.verdict {
@@ -248,7 +248,7 @@ fn settle(shared: &Arc<Shared>, hold: &Arc<Hold>, item: &Item, reply: Finished) 
 /// The broker will never take this one as it is (a child that can't be written, say): the task ends dead and says why.
 fn refused(mut item: Item, error: &BrokerError) -> Item {
     item.note.refusals = 1;
-    tracing::warn!(task = %item.finish.member.id, name = %item.note.name, %error, "its end was refused");
+    tracing::warn!(id = %item.finish.member.id, task = %item.note.name, %error, "its end was refused");
     let text = format!("what became of the attempt could not be recorded: {error}");
     item.finish.log = String::new();
     item.finish.verdict = Verdict::Dead { error: TaskError::new(ErrorKind::BadResult, text) };

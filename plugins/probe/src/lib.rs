@@ -21,6 +21,12 @@ fn panic_task(message: Option<String>) -> TaskResult<()> {
     panic!("{}", message.unwrap_or_else(|| "panic_task was asked to panic".into()))
 }
 
+/// Panics with a message of so many megabytes.
+#[task]
+fn panic_loudly(megabytes: u32) -> TaskResult<()> {
+    panic!("{}", "x".repeat(megabytes as usize * 1_000_000))
+}
+
 /// Fails its first `times` attempts, then returns the number of the attempt that worked.
 #[task]
 fn fail(times: u32) -> TaskResult<u32> {
@@ -187,6 +193,23 @@ fn env(name: String) -> TaskResult<Option<String>> {
     Ok(context::env(&name))
 }
 
+/// Tells a variable of the environment to everybody who listens: stdout, stderr, log, progress, and its own failure.
+#[task]
+fn shout_env(name: String) -> TaskResult<()> {
+    let value = context::env(&name).unwrap_or_default();
+    chatter(value.clone())?;
+    context::progress(1, None, &value);
+    Err(TaskError::permanent(value.clone()).with_detail(value))
+}
+
+/// Listens for TCP connections, and sends a datagram.
+#[task]
+fn listen(address: String) -> TaskResult<Vec<String>> {
+    let listening = std::net::TcpListener::bind(&address).map(drop);
+    let sending = std::net::UdpSocket::bind(&address).and_then(|socket| socket.send_to(b"hello", &address)).map(drop);
+    Ok([listening, sending].into_iter().map(|tried| tried.map_or_else(|error| error.to_string(), |()| "it worked".into())).collect())
+}
+
 /// Sends a GET; the body of the answer. With `secret`, that variable goes along as a bearer token; with `host`, under a false name.
 #[task]
 async fn fetch(url: String, secret: Option<String>, host: Option<String>) -> TaskResult<String> {
@@ -272,6 +295,7 @@ fn about() -> TaskResult<About> {
 export_plugin!(
     echo,
     panic_task,
+    panic_loudly,
     fail,
     fail_permanently,
     long_running_task,
@@ -292,6 +316,8 @@ export_plugin!(
     kv_remove,
     kv_keys,
     env,
+    shout_env,
+    listen,
     fetch,
     read_file,
     write_file,

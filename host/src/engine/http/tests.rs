@@ -10,6 +10,7 @@ use super::*;
 use crate::engine::{
     Limits,
     cpu::{Cpu, Meter},
+    network::System,
 };
 
 fn grant(url: &str) -> HttpGrant {
@@ -33,7 +34,7 @@ impl Caller {
         let shared = Shared::new(Meter::new(&cpu, None), &Limits::default(), 1, None);
         let grants = Grants { http: urls.iter().map(|url| grant(url)).collect(), ..Grants::default() };
         let secrets = Secrets::of(&grants);
-        Self(Hooks::new("org-transfer".into(), Arc::new(grants), secrets, Arc::new(shared), Tls::default()))
+        Self(Hooks::new("org-transfer".into(), Arc::new(grants), secrets, Arc::new(shared), Outside::new(Arc::new(System))))
     }
 
     async fn get(&mut self, url: &str, options: RequestOptions) -> Result<(u16, Bytes), Error> {

@@ -1,0 +1,99 @@
+//! What a component would unfold to, counted before anything unfolds it.
+//!
+//! A component may hold components and instantiate each as often as it likes: forty levels of two are a kilobyte of file and 2^40
+//! instances for the compiler, which flattens them all. So the instances are counted from above, in one pass over the sections.
+//!
+//! Invariant: the count is never too small. A component can only name those that were defined before it was, nested ones included;
+//! those that it would be handed as an import are refused.
+
+use wasmparser::{ComponentInstance, ComponentTypeRef, Instance, Parser, Payload};
+
+/// Instances of one component in all. Those of Python have some fifteen, composed ones a multiple of that.
+const INSTANCES: u64 = 1000;
+/// Components within components.
+const DEPTH: usize = 32;
+
+/// Refuses what no honest tool builds; what is wrong in other ways is the compiler's to say.
+pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
+    // What is being read at each depth: how many instances it makes itself, and how often it instantiates a component.
+    let mut open: Vec<(u64, u64)> = Vec::new();
+    // Whether each open scope is a component; a core module is one too, without any count.
+    let mut most = 0_u64;
+    let mut is_component = Vec::new();
+    for payload in Parser::new(0).parse_all(bytes) {
+        let Ok(payload) = payload else { return Ok(()) };
+        match payload {
+            Payload::Version { encoding, .. } => {
+                is_component.push(encoding == wasmparser::Encoding::Component);
+                open.push((0, 0));
+                if open.len() > DEPTH {
+                    return Err(format!("holds components within components, more than {DEPTH} deep: build it as one program"));
+                }
+            }
+            Payload::InstanceSection(section) => {
+                let made = section.into_iter().flatten().filter(|instance| matches!(instance, Instance::Instantiate { .. })).count();
+                if let Some((own, _)) = open.last_mut() {
+                    *own = own.saturating_add(made as u64);
+                }
+            }
+            Payload::ComponentInstanceSection(section) => {
+                let made = section.into_iter().flatten().filter(|one| matches!(one, ComponentInstance::Instantiate { .. })).count();
+                if let Some((_, nested)) = open.last_mut() {
+                    *nested = nested.saturating_add(made as u64);
+                }
+            }
+            Payload::ComponentImportSection(section) => {
+                if section.into_iter().flatten().any(|import| matches!(import.ty, ComponentTypeRef::Component(_))) {
+                    return Err("imports a component, which nobody would hand to it: build it as one program".into());
+                }
+            }
+            Payload::End(_) => {
+                let (Some((own, nested)), Some(true)) = (open.pop(), is_component.pop()) else { continue };
+                let instances = 1_u64.saturating_add(own).saturating_add(nested.saturating_mul(most));
+                most = most.max(instances);
+                if most > INSTANCES {
+                    return Err(format!("would unfold to more than {INSTANCES} instances: build it as one program"));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(text: &str) -> Result<(), String> {
+        check(&wat::parse_str(text).unwrap())
+    }
+
+    /// `levels` of components, each of which holds the one below `times` times.
+    fn unfolding(levels: usize, times: usize) -> String {
+        let leaf = "(core module $m) (core instance (instantiate $m))".to_owned();
+        let inner = (0..levels).fold(leaf, |inner, _| format!("(component $c {inner}) {}", "(instance (instantiate $c))".repeat(times)));
+        format!("(component {inner})")
+    }
+
+    #[test]
+    fn what_unfolds_is_counted_before_it_does() {
+        assert_eq!(checked(&unfolding(3, 3)), Ok(()));
+        assert_eq!(checked(&unfolding(20, 1)), Ok(()));
+        assert!(checked(&unfolding(20, 2)).unwrap_err().contains("more than 1000 instances"));
+        assert!(checked(&unfolding(40, 1)).unwrap_err().contains("more than 32 deep"));
+        // Side by side, each naming the one before it in the same parent.
+        let chain = (1..30).fold("(component $c0 (core module $m) (core instance (instantiate $m)))".to_owned(), |chain, n| {
+            let below = n - 1;
+            format!("{chain} (component $c{n} (alias outer 1 $c{below} (component $b)) (instance (instantiate $b)) (instance (instantiate $b)))")
+        });
+        assert!(checked(&format!("(component {chain} (instance (instantiate $c29)))")).unwrap_err().contains("instances"));
+        assert!(checked("(component (component (import \"c\" (component $c)) (instance (instantiate $c))))").is_err());
+    }
+
+    #[test]
+    fn what_is_broken_is_left_to_the_compiler() {
+        assert_eq!(check(b""), Ok(()));
+        assert_eq!(check(b"\0asm\x0d\0\x01\0\xff\xff"), Ok(()));
+    }
+}
