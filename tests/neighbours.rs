@@ -61,24 +61,45 @@ fn written() -> Vec<(&'static str, Vec<u8>, &'static str)> {
             (loop $l
                 (local.set $list (struct.new $node (local.get $list) (i64.const 1) (i64.const 2) (i64.const 3) (i64.const 4)))
                 (br $l)))";
-    let shouting = "(loop $l (call $log (i32.const 2) (i32.const 9000) (i32.const 8000) (i32.const 0) (i32.const 0)) (br $l)) (unreachable)";
+    let shouting =
+        "(loop $l (call $log (i32.const 2) (i32.const 9000) (i32.const 8000) (i32.const 0) (i32.const 0)) (br $l)) (unreachable)";
     let guest = Guest::default;
     vec![
         ("loop", Guest { name: "loop", run: "(loop $l (br $l)) (unreachable)", ..guest() }.build(), "timed out after 1 s"),
         ("bomb", Guest { name: "bomb", run: bomb, ..guest() }.build(), "memory limit of 64 MiB reached"),
-        ("deep", Guest { name: "deep", more: deep, run: "(drop (call $deep (i64.const 0))) (unreachable)", ..guest() }.build(), "stack overflow"),
+        (
+            "deep",
+            Guest { name: "deep", more: deep, run: "(drop (call $deep (i64.const 0))) (unreachable)", ..guest() }.build(),
+            "stack overflow",
+        ),
         ("tables", Guest { name: "tables", more: tables, run: "(call $grow) (unreachable)", ..guest() }.build(), "timed out after 1 s"),
         (
             "fields",
-            Guest { name: "fields", imports: &[FIELDS], run: "(loop $l (drop (call $.constructor.fields)) (br $l)) (unreachable)", ..guest() }.build(),
+            Guest {
+                name: "fields",
+                imports: &[FIELDS],
+                run: "(loop $l (drop (call $.constructor.fields)) (br $l)) (unreachable)",
+                ..guest()
+            }
+            .build(),
             "more than 10000 resources",
         ),
         (
             "own",
-            Guest { name: "own", imports: &[OWN_RESOURCE], run: "(loop $l (drop (call $own (i32.const 1))) (br $l)) (unreachable)", ..guest() }.build(),
+            Guest {
+                name: "own",
+                imports: &[OWN_RESOURCE],
+                run: "(loop $l (drop (call $own (i32.const 1))) (br $l)) (unreachable)",
+                ..guest()
+            }
+            .build(),
             "more than 10000 resources",
         ),
-        ("heap", Guest { name: "heap", more: objects, run: "(call $grow) (unreachable)", ..guest() }.build(), "memory limit of 64 MiB reached"),
+        (
+            "heap",
+            Guest { name: "heap", more: objects, run: "(call $grow) (unreachable)", ..guest() }.build(),
+            "memory limit of 64 MiB reached",
+        ),
         ("shout", Guest { name: "shout", imports: &[LOG], run: shouting, memory: 2, ..guest() }.build(), "timed out after 1 s"),
         ("alloc", Guest { name: "alloc", realloc: "(unreachable)", ..guest() }.build(), "trapped: wasm `unreachable`"),
         (
@@ -229,7 +250,9 @@ async fn a_worker_is_hurt_by_nobody() {
     for (file, bytes, _) in written() {
         scene.host.place(file, &bytes);
     }
-    until("all of them serve", || written().iter().all(|(file, ..)| scene.host.lists(&format!("{file}.wasm"))) && !scene.host.lists("loading"));
+    until("all of them serve", || {
+        written().iter().all(|(file, ..)| scene.host.lists(&format!("{file}.wasm"))) && !scene.host.lists("loading")
+    });
     assert!(!scene.host.lists("failed"), "{}", scene.host.ok(&["plugin", "list"]));
 
     scene.warm().await;
@@ -246,7 +269,13 @@ async fn a_worker_is_hurt_by_nobody() {
             let (took, ended) = scene.beside(name, args, 4).await;
             let others = ended.iter().map(message).filter(|message| !message.contains(expected));
             wrong.extend(others.map(|message| format!("{name}{args}: expected `{expected}`: {message}")));
-            let _ = writeln!(table, "  {name}{args}: p50 {:.1}, p99 {:.1} ms, RSS {} MiB", took.quantile(0.5), took.p99(), scene.resident() >> 20);
+            let _ = writeln!(
+                table,
+                "  {name}{args}: p50 {:.1}, p99 {:.1} ms, RSS {} MiB",
+                took.quantile(0.5),
+                took.p99(),
+                scene.resident() >> 20
+            );
             tries += 1;
             let most = took.most(&idle);
             if took.p99() < most {
@@ -364,7 +393,9 @@ async fn compiling_twenty_megabytes_starves_nobody() {
     assert_eq!(nice, Some(15), "{stat}");
     assert!(read("status").contains("Threads:\t1\n"), "{}", read("status"));
     let limits = read("limits");
-    let bound = |name: &str| limits.lines().find(|line| line.starts_with(name)).and_then(|line| line.split_whitespace().rev().nth(1)?.parse::<u64>().ok());
+    let bound = |name: &str| {
+        limits.lines().find(|line| line.starts_with(name)).and_then(|line| line.split_whitespace().rev().nth(1)?.parse::<u64>().ok())
+    };
     assert_eq!(bound("Max cpu time"), Some(240), "{limits}");
     assert_eq!(bound("Max file size"), Some(1 << 30), "{limits}");
     assert!(bound("Max address space").is_some(), "{limits}");

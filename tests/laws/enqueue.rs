@@ -103,7 +103,7 @@ pub(crate) async fn a_unique_key_is_of_one_queue(b: &dyn Broker) {
 }
 
 pub(crate) async fn a_unique_key_is_released_when_its_time_is_over_and_then_only_by_its_new_holder(b: &dyn Broker) {
-    enqueue(b, keyed("first", Duration::from_millis(100))).await;
+    enqueue(b, keyed("first", Duration::from_secs(2))).await;
     let second = [keyed("second", LONG)];
     assert_eq!(b.enqueue(&second).await.expect("enqueue"), duplicate("first"));
     wait_until(SOON, "the key's time is over", || async { b.enqueue(&second).await.expect("enqueue") == [Enqueued::Added] }).await;
