@@ -19,8 +19,15 @@ const ROWS: [&[&str]; 9] = [
 ];
 
 /// A library, as it is imported, and the one room that names it.
-const OWNERS: [(&str, &str); 7] =
-    [("clap", "cli"), ("cron", "cron"), ("notify", "plugins"), ("wasmtime", "engine"), ("wasmparser", "engine"), ("redis", "broker"), ("rusqlite", "broker")];
+const OWNERS: [(&str, &str); 7] = [
+    ("clap", "cli"),
+    ("cron", "cron"),
+    ("notify", "plugins"),
+    ("wasmtime", "engine"),
+    ("wasmparser", "engine"),
+    ("redis", "broker"),
+    ("rusqlite", "broker"),
+];
 
 /// Beyond this a file has a second thing in it.
 const LONGEST: usize = 500;

@@ -47,8 +47,8 @@ use guest::Guest;
 
 pub use compile::Code;
 pub use compiler::{SUBCOMMAND as COMPILE_SUBCOMMAND, compile_plugin};
-pub use network::{Network, System};
 pub use limits::{EnqueueGrant, FileGrant, FileMode, Grants, HttpGrant, KvGrant, Limits, Rate, SecretGrant, SecretSource};
+pub use network::{Network, System};
 
 /// How the engine of this process is set up.
 #[derive(Debug, Clone)]

@@ -81,7 +81,9 @@ async fn a_table_bomb_ends_at_its_limit() {
 #[tokio::test]
 async fn a_huge_error_text_is_cut_or_refused() {
     let failing = |length: u32| {
-        let run = format!("(memory.fill (i32.const 10000) (i32.const 120) (i32.const {length})) (call $failed (i32.const 10000) (i32.const {length}))");
+        let run = format!(
+            "(memory.fill (i32.const 10000) (i32.const 120) (i32.const {length})) (call $failed (i32.const 10000) (i32.const {length}))"
+        );
         async move { going(Guest { run: &run, memory: 200, ..Guest::default() }).await }
     };
     let (kind, message) = told(run(failing(3 << 20).await).await);
@@ -207,7 +209,10 @@ async fn a_zip_bomb_of_components_is_refused() {
     // Each level holds the one below twice: a few hundred bytes that would become 2^40 instances.
     let mut text = "(component (core module $m) (core instance (instantiate $m)))".to_owned();
     for _ in 0..40 {
-        text = format!("(component (component $c {}) (instance (instantiate $c)) (instance (instantiate $c)))", &text["(component".len()..text.len() - 1]);
+        text = format!(
+            "(component (component $c {}) (instance (instantiate $c)) (instance (instantiate $c)))",
+            &text["(component".len()..text.len() - 1]
+        );
     }
     let bytes = wat::parse_str(&text).unwrap();
     assert!(bytes.len() < 8 << 10, "{} bytes", bytes.len());

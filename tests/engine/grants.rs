@@ -15,7 +15,10 @@ use super::{
     support::{Fake, call, compile, granted, load, plugin, result, run, settings, told},
 };
 use taskhost::{
-    engine::{Call, Code, Engine, EngineSettings, EnqueueGrant, FileGrant, FileMode, Grants, HttpGrant, Limits, Network, Rate, SecretGrant, SecretSource},
+    engine::{
+        Call, Code, Engine, EngineSettings, EnqueueGrant, FileGrant, FileMode, Grants, HttpGrant, Limits, Network, Rate, SecretGrant,
+        SecretSource,
+    },
     task::ErrorKind,
 };
 use tokio::{
@@ -80,7 +83,10 @@ async fn files_environment_and_sockets_are_closed() {
         let (_, message) = told(run(probing("connect", &format!(r#"["{asked}"]"#), granted()).await).await);
         assert!(message.contains(refused), "{asked}: {message}");
     }
-    assert_eq!(result(run(probing("listen", r#"["127.0.0.1:0"]"#, granted()).await).await), r#"["Permission denied (os error 2)","Permission denied (os error 2)"]"#);
+    assert_eq!(
+        result(run(probing("listen", r#"["127.0.0.1:0"]"#, granted()).await).await),
+        r#"["Permission denied (os error 2)","Permission denied (os error 2)"]"#
+    );
 }
 
 #[tokio::test]
@@ -249,7 +255,8 @@ async fn a_name_that_changes_its_mind_is_dialled_where_it_was_checked() {
     assert_eq!(network.answers.lock().unwrap().len(), 5, "resolved once");
     for closed in ["127.0.0.1", "10.0.0.7", "::ffff:169.254.169.254", "100.64.1.1", "fe80::1"] {
         let (_, message) = told(fetch().await);
-        let expected = format!("denied: hr.example.com resolves to {closed}, which is not a public address; to allow it: `[plugins.probe] http");
+        let expected =
+            format!("denied: hr.example.com resolves to {closed}, which is not a public address; to allow it: `[plugins.probe] http");
         assert!(message.contains(&expected), "{message}");
     }
     assert_eq!(*network.dialled.lock().unwrap(), public, "nothing else was dialled");

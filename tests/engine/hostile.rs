@@ -151,9 +151,7 @@ pub(crate) fn offering(names: &[&str]) -> Vec<u8> {
         bodies += &[at, u32::try_from(name.len()).unwrap(), 0, 0, 0, 0, 2056, 2, 0, 0].map(word).concat();
     }
     let description = [2048, 1, 0, 0, 6100, count].map(word).concat();
-    let more = format!(
-        r#"(data (i32.const 6000) "{description}") (data (i32.const 6100) "{bodies}") (data (i32.const 7000) "{texts}")"#
-    );
+    let more = format!(r#"(data (i32.const 6000) "{description}") (data (i32.const 6100) "{bodies}") (data (i32.const 7000) "{texts}")"#);
     Guest { describe: "(i32.const 6000)", more: &more, ..Guest::default() }.build()
 }
 

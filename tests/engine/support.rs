@@ -22,7 +22,15 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const LONG: Duration = Duration::from_secs(120);
 
 pub(crate) fn settings() -> EngineSettings {
-    EngineSettings { slots: 56, guest_memory: 8 << 30, threads: 2, cache: None, cache_bytes: 1 << 30, compiler: None, network: Arc::new(System) }
+    EngineSettings {
+        slots: 56,
+        guest_memory: 8 << 30,
+        threads: 2,
+        cache: None,
+        cache_bytes: 1 << 30,
+        compiler: None,
+        network: Arc::new(System),
+    }
 }
 
 /// One engine for the tests that need nothing special of it.

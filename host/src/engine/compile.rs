@@ -122,7 +122,10 @@ fn unfit(problem: String) -> EngineError {
     }
     let (_, why) = problem.split_once(UNFIT).unwrap_or_default();
     let why = why.trim_start_matches(" requirements").trim_start_matches([':', ' ']);
-    EngineError::BadComponent(words::line(&format!("needs more than a sandbox has: {why}: make it smaller, or build it as one program"), 1024))
+    EngineError::BadComponent(words::line(
+        &format!("needs more than a sandbox has: {why}: make it smaller, or build it as one program"),
+        1024,
+    ))
 }
 
 /// wasmtime keeps the type of this error to itself.

@@ -85,7 +85,9 @@ mod tests {
         // Side by side, each naming the one before it in the same parent.
         let chain = (1..30).fold("(component $c0 (core module $m) (core instance (instantiate $m)))".to_owned(), |chain, n| {
             let below = n - 1;
-            format!("{chain} (component $c{n} (alias outer 1 $c{below} (component $b)) (instance (instantiate $b)) (instance (instantiate $b)))")
+            format!(
+                "{chain} (component $c{n} (alias outer 1 $c{below} (component $b)) (instance (instantiate $b)) (instance (instantiate $b)))"
+            )
         });
         assert!(checked(&format!("(component {chain} (instance (instantiate $c29)))")).unwrap_err().contains("instances"));
         assert!(checked("(component (component (import \"c\" (component $c)) (instance (instantiate $c))))").is_err());
