@@ -29,6 +29,7 @@ mod run;
 mod schedule;
 mod task;
 mod wait;
+mod words;
 mod worker;
 mod workers;
 

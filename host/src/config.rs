@@ -34,7 +34,7 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ("cache", "", "where compiled code is kept; by default $XDG_CACHE_HOME/taskhost"),
     ("cache_size", "2GiB", "the compiled code is trimmed to this size"),
     ("queues", "default", "what a worker claims from, with weights: `mail=3,default`"),
-    ("concurrency", "", "attempts at once in a worker; by default 64 for each core"),
+    ("concurrency", "", "attempts at once in a worker; by default 128 for each core"),
     ("threads", "", "threads that run guests; by default one for each core"),
     ("lease", "30s", "how long a silent worker keeps what it claimed"),
     ("drain", "25s", "how long attempts may go on after the first SIGTERM"),

@@ -1,6 +1,6 @@
 //! Logs: people's lines or JSON, always to stderr, so that stdout stays what was asked for.
 //!
-//! What tasks and attempts are called in a log (`task`, `id`, `attempt`, `plugin`, `queue`, `worker`) is set by those who log.
+//! What tasks and attempts are called in a log is set by those who log: `id` and `task` (its name), `attempt`, `plugin`, `queue`, `worker`.
 
 use std::io::{self, IsTerminal};
 

@@ -2,10 +2,7 @@
 //!
 //! words → the catalogue's parameters → [`NewTask`] → broker → the id, or with `--wait` the result, on stdout.
 
-use std::{
-    io::{self, Read},
-    time::Duration,
-};
+use std::time::Duration;
 
 use clap::Args;
 
@@ -13,12 +10,13 @@ use super::{
     Failure, ask, bulk,
     new_task::{Defaults, duplicate, refusal},
     output, wait,
+    words::{Arguments, Wishes, pair},
 };
 use crate::{
     broker::Enqueued,
     catalogue::{Catalogue, Given},
     config::{Settings, units},
-    task::{Clock, NewTask, Priority, QueueName, Start, SystemClock, TaskId, TaskName, Unique},
+    task::{Clock, NewTask, Start, SystemClock, TaskId, TaskName, Unique},
 };
 
 #[derive(Debug, Args)]
@@ -30,15 +28,8 @@ pub(super) struct EnqueueArgs {
     /// The task's name, as `taskhost plugin list` shows it
     #[arg(required_unless_present = "bulk")]
     task: Option<TaskName>,
-    /// Its arguments: JSON where the parameter wants JSON, else plain text
-    #[arg(allow_negative_numbers = true)]
-    args: Vec<String>,
-    /// An argument by name (may be repeated)
-    #[arg(long = "arg", value_name = "NAME=VALUE", value_parser = pair)]
-    named: Vec<(String, String)>,
-    /// All arguments as one JSON array, or object by name; - reads stdin
-    #[arg(long, value_name = "JSON", conflicts_with_all = ["args", "named"])]
-    args_json: Option<String>,
+    #[command(flatten)]
+    arguments: Arguments,
     /// Start no sooner than in this time, such as 5m
     #[arg(long = "in", value_name = "TIME", value_parser = units::duration, conflicts_with = "at")]
     delay: Option<Duration>,
@@ -48,18 +39,8 @@ pub(super) struct EnqueueArgs {
     /// Cancel it if it has not started by then: a time, or 10m from now on
     #[arg(long, value_name = "TIME", value_parser = units::start)]
     expires: Option<Start>,
-    /// Where it waits [default: the body's hint, else default]
-    #[arg(long)]
-    queue: Option<QueueName>,
-    /// 0 to 9; 9 is claimed first [default: 5]
-    #[arg(long)]
-    priority: Option<Priority>,
-    /// Attempts after the first [default: the body's hint, else the worker's]
-    #[arg(long, value_name = "NUMBER")]
-    retries: Option<u32>,
-    /// How long an attempt may take, such as 2m
-    #[arg(long, value_name = "TIME", value_parser = units::positive_duration)]
-    timeout: Option<Duration>,
+    #[command(flatten)]
+    wishes: Wishes,
     /// Enqueue nothing while the same task with the same arguments has not ended, for this time at most
     #[arg(long, value_name = "TIME", value_parser = units::positive_duration)]
     unique: Option<Duration>,
@@ -97,13 +78,6 @@ pub(super) fn optional_time(text: &str) -> Result<Limit, String> {
     if text.is_empty() { Ok(Limit(None)) } else { units::duration(text).map(|limit| Limit(Some(limit))) }
 }
 
-pub(super) fn pair(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(format!("write it as NAME=VALUE: `{text}`")),
-    }
-}
-
 pub(super) async fn call(args: EnqueueArgs, settings: &Settings) -> Result<(), Failure> {
     let broker = ask::broker(settings).await?;
     let defaults = args.defaults();
@@ -114,7 +88,7 @@ pub(super) async fn call(args: EnqueueArgs, settings: &Settings) -> Result<(), F
         return Err(Failure::Usage("name the task to enqueue, such as `taskhost enqueue add 1 1`".to_owned()));
     };
     let catalogue = if args.unchecked { Catalogue::default() } else { broker.catalogue().await? };
-    let given = args.given(settings.bounds.payload_limit)?;
+    let given = args.arguments.given(settings.bounds.payload_limit)?;
     let task = args.task(&defaults, name, &given, &catalogue)?;
     let wanted = task.id.clone();
     let queue = task.queue.clone();
@@ -135,8 +109,8 @@ pub(super) async fn call(args: EnqueueArgs, settings: &Settings) -> Result<(), F
 impl EnqueueArgs {
     fn defaults(&self) -> Defaults {
         Defaults {
-            queue: self.queue.clone(),
-            priority: self.priority.unwrap_or_default(),
+            queue: self.wishes.queue.clone(),
+            priority: self.wishes.priority.unwrap_or_default(),
             start: match (self.delay, self.at) {
                 (Some(delay), _) => Start::In(delay),
                 (None, Some(at)) => Start::At(at),
@@ -147,31 +121,11 @@ impl EnqueueArgs {
                 Start::In(time) => Some(SystemClock.now().after(time)),
                 Start::At(at) => Some(at),
             }),
-            timeout: self.timeout,
-            max_attempts: self.retries.map(|retries| retries.saturating_add(1)),
+            timeout: self.wishes.timeout,
+            max_attempts: self.wishes.max_attempts(),
             result_ttl: if self.no_result { Some(Duration::ZERO) } else { self.result_ttl },
             headers: self.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect(),
         }
-    }
-
-    fn given(&self, payload_limit: usize) -> Result<Given, Failure> {
-        Ok(match self.args_json.as_deref() {
-            Some("-") => {
-                let mut text = String::new();
-                let most = u64::try_from(payload_limit).unwrap_or(u64::MAX).saturating_add(1);
-                io::stdin()
-                    .lock()
-                    .take(most)
-                    .read_to_string(&mut text)
-                    .map_err(|error| Failure::Usage(format!("failed to read the arguments from stdin: {error}; give JSON in UTF-8")))?;
-                if text.len() > payload_limit {
-                    return Err(Failure::Usage(too_large(payload_limit)));
-                }
-                Given::Json(text)
-            }
-            Some(text) => Given::Json(text.to_owned()),
-            None => Given::Words { words: self.args.clone(), named: self.named.clone() },
-        })
     }
 
     fn task(&self, defaults: &Defaults, name: &TaskName, given: &Given, catalogue: &Catalogue) -> Result<NewTask, Failure> {
@@ -193,11 +147,4 @@ impl EnqueueArgs {
         }
         Ok(task)
     }
-}
-
-fn too_large(limit: usize) -> String {
-    let limit = units::show_size(u64::try_from(limit).unwrap_or(u64::MAX));
-    format!(
-        "the arguments are larger than the payload limit of {limit}; put the data elsewhere and pass its address, or raise `payload_limit`"
-    )
 }

@@ -15,9 +15,14 @@ use async_trait::async_trait;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, enqueue::pair, output, task::log_line, worker};
+use super::{
+    Failure, output,
+    task::log_line,
+    words::{Arguments, pair},
+    worker,
+};
 use crate::{
-    catalogue::{ArgumentsError, Catalogue, Given, Offer},
+    catalogue::{ArgumentsError, Catalogue, Offer},
     config::{Settings, units},
     engine::{About, Call, Grants, Limits, LogLine, ServiceError, Services},
     plugins::{self, Plugin},
@@ -33,15 +38,8 @@ pub(super) struct RunArgs {
     file: PathBuf,
     /// The body to run
     body: TaskName,
-    /// Its arguments, as in `enqueue`
-    #[arg(allow_negative_numbers = true)]
-    args: Vec<String>,
-    /// An argument by name (may be repeated)
-    #[arg(long = "arg", value_name = "NAME=VALUE", value_parser = pair)]
-    named: Vec<(String, String)>,
-    /// All arguments as one JSON array, or object by name
-    #[arg(long, value_name = "JSON", conflicts_with_all = ["args", "named"])]
-    args_json: Option<String>,
+    #[command(flatten)]
+    arguments: Arguments,
     /// Take the plugin's policy from this file's [plugins.NAME] table [default: taskhost.toml]
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
@@ -77,7 +75,7 @@ pub(super) async fn call(args: RunArgs, settings: &Settings) -> Result<(), Failu
         output::note(&format!("taskhost: {warning}"));
     }
     let plugin = inspection.plugin;
-    let checked = args.checked(&plugin)?;
+    let checked = args.checked(&plugin, settings.bounds.payload_limit)?;
     let hint = plugin.description.bodies.iter().find(|body| body.name == args.body).and_then(|body| body.hints.timeout_ms);
     let limits = Limits { memory: args.memory.unwrap_or(plugin.limits.memory), ..(*plugin.limits).clone() };
     let timeout = args.timeout.or(limits.timeout_ceiling).or(hint.map(Duration::from_millis)).unwrap_or(limits.timeout);
@@ -138,11 +136,8 @@ fn enqueued(child: &NewTask) -> String {
 }
 
 impl RunArgs {
-    fn checked(&self, plugin: &Plugin) -> Result<String, Failure> {
-        let given = match &self.args_json {
-            Some(text) => Given::Json(text.clone()),
-            None => Given::Words { words: self.args.clone(), named: self.named.clone() },
-        };
+    fn checked(&self, plugin: &Plugin, payload_limit: usize) -> Result<String, Failure> {
+        let given = self.arguments.given(payload_limit)?;
         let offers = plugin.description.bodies.iter();
         let offers = offers.map(|body| (body.name.clone(), Offer { body: body.clone(), code: plugin.id.clone() })).collect();
         Catalogue { offers }.check(&self.body, &given).map_err(|error| {

@@ -8,13 +8,13 @@ use serde::Serialize;
 use super::{
     Failure, ask, new_task,
     output::{self, Rows, cell},
+    words::{Arguments, Wishes},
 };
 use crate::{
     broker::{Broker, CatchUp, Overlap, Schedule, Source},
-    catalogue::Given,
-    config::{Settings, units},
+    config::Settings,
     cron::Rule,
-    task::{Millis, NewTask, Priority, QueueName, TaskName},
+    task::{Millis, NewTask, TaskName},
 };
 
 /// How many firings `add` shows.
@@ -61,27 +61,13 @@ pub(super) struct AddArgs {
     rule: String,
     /// The task to enqueue
     task: TaskName,
-    /// The task's arguments, as in `enqueue`
-    #[arg(allow_negative_numbers = true)]
-    args: Vec<String>,
-    /// All arguments as one JSON array, or object by name
-    #[arg(long, value_name = "JSON", conflicts_with = "args")]
-    args_json: Option<String>,
+    #[command(flatten)]
+    arguments: Arguments,
     /// The zone its rule is read in, an IANA name
     #[arg(long, value_name = "ZONE", default_value = "UTC")]
     tz: String,
-    /// Where its tasks wait [default: the body's hint, else default]
-    #[arg(long)]
-    queue: Option<QueueName>,
-    /// 0 to 9; 9 is claimed first [default: 5]
-    #[arg(long)]
-    priority: Option<Priority>,
-    /// Attempts after the first
-    #[arg(long, value_name = "NUMBER")]
-    retries: Option<u32>,
-    /// How long an attempt may take
-    #[arg(long, value_name = "TIME", value_parser = units::positive_duration)]
-    timeout: Option<Duration>,
+    #[command(flatten)]
+    wishes: Wishes,
     /// What to do about firings that nobody was there for: skip, once or all
     #[arg(long, default_value = "once", value_parser = word::<CatchUp>)]
     catch_up: CatchUp,
@@ -101,7 +87,7 @@ fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
 pub(super) async fn call(command: ScheduleCommand, settings: &Settings) -> Result<(), Failure> {
     let broker = ask::broker(settings).await?;
     match command {
-        ScheduleCommand::Add(args) => add(&*broker, args).await,
+        ScheduleCommand::Add(args) => add(&*broker, args, settings.bounds.payload_limit).await,
         ScheduleCommand::List { json } => list(&*broker, json).await,
         ScheduleCommand::Pause(Named { name }) => {
             found(broker.pause_schedule(&name, true).await?, &name)?;
@@ -119,12 +105,9 @@ pub(super) async fn call(command: ScheduleCommand, settings: &Settings) -> Resul
     }
 }
 
-async fn add(broker: &dyn Broker, args: AddArgs) -> Result<(), Failure> {
+async fn add(broker: &dyn Broker, args: AddArgs, payload_limit: usize) -> Result<(), Failure> {
     let catalogue = if args.unchecked { crate::catalogue::Catalogue::default() } else { broker.catalogue().await? };
-    let given = match args.args_json {
-        Some(text) => Given::Json(text),
-        None => Given::Words { words: args.args, named: Vec::new() },
-    };
+    let given = args.arguments.given(payload_limit)?;
     let checked = if catalogue.offers.is_empty() {
         if !args.unchecked {
             output::note(&format!("taskhost: no worker has announced anything yet, so `{}` is scheduled unchecked", args.task));
@@ -141,10 +124,10 @@ async fn add(broker: &dyn Broker, args: AddArgs) -> Result<(), Failure> {
         timezone: args.tz,
         args: checked.map_err(|error| Failure::Usage(new_task::refusal(&error)))?,
         task: args.task,
-        queue: args.queue.or(hint).unwrap_or_default(),
-        priority: args.priority.unwrap_or_default(),
-        timeout_ms: args.timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
-        max_attempts: args.retries.map(|retries| retries.saturating_add(1)),
+        queue: args.wishes.queue.clone().or(hint).unwrap_or_default(),
+        priority: args.wishes.priority.unwrap_or_default(),
+        timeout_ms: args.wishes.timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        max_attempts: args.wishes.max_attempts(),
         catch_up: args.catch_up,
         overlap: args.overlap,
         source: Source::Cli,

@@ -63,7 +63,8 @@ async fn what_for(broker: &dyn Broker, view: &TaskView) -> Result<String, Failur
     Ok(match view.state {
         State::Running => String::new(),
         _ if serves == 0 && workers.is_empty() => {
-            "waiting: there is no live worker; start one with `taskhost worker --plugins ./plugins`".to_owned()
+            "waiting: there is no live worker; start one with `taskhost worker --plugins ./plugins` (a first start compiles the plugins for some seconds)"
+                .to_owned()
         }
         _ if serves == 0 => {
             format!("waiting: no live worker claims from queue `{0}`; start one with `taskhost worker --queue {0}`", view.queue)

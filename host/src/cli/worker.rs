@@ -36,7 +36,7 @@ pub(super) struct WorkerArgs {
     /// Claim from this queue, with this weight (may be repeated) [default: default]
     #[arg(long = "queue", value_name = "NAME[=WEIGHT]")]
     queues: Vec<String>,
-    /// Attempts at once [default: 64 for each core]
+    /// Attempts at once [default: 128 for each core]
     #[arg(long, value_name = "NUMBER")]
     concurrency: Option<String>,
     /// How long attempts may go on after SIGTERM [default: 25s]

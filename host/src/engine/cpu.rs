@@ -1,8 +1,9 @@
 //! Who may compute: the epoch ticker, the CPU permits, and the meter of one attempt.
 //!
-//! Every tick (1 ms) a computing guest yields. One that has computed 20 ms without parking in a host call needs a permit,
-//! of which there are as many as threads; it keeps it until it parks or ends. So long bodies run a few at a time, short ones
-//! pass between them, and waiting for a permit counts against nobody's timeout.
+//! Every tick (1 ms) a computing guest yields. One that has computed a little without parking in a host call needs a permit of the
+//! first line, and one that has computed 20 ms a permit of the second; each line has as many as there are threads. A permit is kept
+//! until the guest parks, ends or changes lines. So long bodies run a few at a time, shorter ones pass between them, hundreds that
+//! come at once soon stand in line instead of in the way, and waiting for a permit counts against nobody's timeout.
 //!
 //! Invariant: an attempt is counted as runnable exactly while it is neither parked in a host call nor in the line for a permit, and
 //! holds at most one permit.
@@ -26,14 +27,15 @@ use super::EngineError;
 
 /// Between two ticks of the epoch.
 const TICK: Duration = Duration::from_millis(1);
-/// Computing so long without parking needs a permit.
-const FREE: Duration = Duration::from_millis(20);
+/// Computing so long without parking needs a permit of the line at this place. The first holds for what is over soon: its permits
+/// come back at the latest when the second takes over, so nobody in it waits for a body that computes for minutes.
+const LINES: [Duration; 2] = [Duration::from_micros(2500), Duration::from_millis(20)];
 /// The ticker sleeps after so many ticks with nobody runnable.
 const IDLE_TICKS: u32 = 20;
 
 /// The CPU of this process as guests share it.
 pub(super) struct Cpu {
-    permits: Arc<Semaphore>,
+    lines: [Arc<Semaphore>; LINES.len()],
     runnable: AtomicUsize,
     stopping: AtomicBool,
     ticker: OnceLock<Thread>,
@@ -43,7 +45,7 @@ impl Cpu {
     /// Starts the ticker. It ends after [`Cpu::stop`], when the last attempt has gone: a computing guest only leaves at a tick.
     pub(super) fn start(wasm: &wasmtime::Engine, permits: usize) -> Result<Arc<Self>, EngineError> {
         let cpu = Arc::new(Self {
-            permits: Arc::new(Semaphore::new(permits)),
+            lines: LINES.map(|_| Arc::new(Semaphore::new(permits))),
             runnable: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             ticker: OnceLock::new(),
@@ -146,7 +148,8 @@ pub(super) struct Meter {
     waited: AtomicU64,
     /// Since when it waits for one; nanoseconds after `born`, 0 when it does not.
     waiting: AtomicU64,
-    holds: AtomicBool,
+    /// The lines it has been through in this streak, counted; it holds a permit of the last of them.
+    lines: AtomicUsize,
     permit: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
@@ -168,7 +171,7 @@ impl Meter {
             ceiling: ceiling.map_or(u64::MAX, nanos),
             waited: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
-            holds: AtomicBool::new(false),
+            lines: AtomicUsize::new(0),
             permit: Mutex::new(None),
         }
     }
@@ -199,26 +202,30 @@ impl Meter {
             return Err(CpuSpent.into());
         }
         meter.yielded.store(true, Relaxed);
-        if meter.holds.load(Relaxed) || meter.streak.load(Relaxed) < nanos(FREE) || meter.take_permit() {
+        let streak = meter.streak.load(Relaxed);
+        let line = LINES.iter().filter(|free| streak >= nanos(**free)).count();
+        if line == meter.lines.load(Relaxed) || meter.take_permit(line) {
             return Ok(UpdateDeadline::Yield(1));
         }
         meter.queued.store(true, Relaxed);
         let this = Arc::clone(this);
-        Ok(UpdateDeadline::YieldCustom(1, Box::pin(async move { (*this).as_ref().wait_for_permit().await })))
+        Ok(UpdateDeadline::YieldCustom(1, Box::pin(async move { (*this).as_ref().wait_for_permit(line).await })))
     }
 
-    fn take_permit(&self) -> bool {
+    /// Of the line at this place, counted from 1. What it held of another goes back first.
+    fn take_permit(&self, line: usize) -> bool {
+        self.put_back();
         // Never jumps the line: a permit given back while others wait goes straight to the first of them.
-        let permit = Arc::clone(&self.cpu.permits).try_acquire_owned().ok();
+        let permit = Arc::clone(&self.cpu.lines[line - 1]).try_acquire_owned().ok();
         let took = permit.is_some();
-        self.keep(permit);
+        self.keep(line, permit);
         took
     }
 
-    async fn wait_for_permit(&self) {
+    async fn wait_for_permit(&self, line: usize) {
         // Closed is impossible, and would only mean that there are no limits any more.
-        let permit = Arc::clone(&self.cpu.permits).acquire_owned().await.ok();
-        self.keep(permit);
+        let permit = Arc::clone(&self.cpu.lines[line - 1]).acquire_owned().await.ok();
+        self.keep(line, permit);
         self.queued.store(false, Relaxed);
         self.end_wait();
     }
@@ -236,19 +243,23 @@ impl Meter {
         }
     }
 
-    fn keep(&self, permit: Option<OwnedSemaphorePermit>) {
-        if let Some(permit) = permit {
-            *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
-            self.holds.store(true, Relaxed);
+    fn keep(&self, line: usize, permit: Option<OwnedSemaphorePermit>) {
+        if permit.is_some() {
+            *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = permit;
+            self.lines.store(line, Relaxed);
+        }
+    }
+
+    fn put_back(&self) {
+        if self.lines.swap(0, Relaxed) > 0 {
+            self.permit.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
     }
 
     /// It has parked or ended: the next streak begins without a permit.
     pub(super) fn release(&self) {
         self.streak.store(0, Relaxed);
-        if self.holds.swap(false, Relaxed) {
-            self.permit.lock().unwrap_or_else(PoisonError::into_inner).take();
-        }
+        self.put_back();
     }
 }
 

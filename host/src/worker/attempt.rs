@@ -116,8 +116,8 @@ async fn run(job: Job) {
     // At the default level nothing is logged of an attempt that the host could run: it shall not cost a span either.
     let span = tracing::debug_span!(
         "attempt",
-        task = %task.id,
-        name = %task.name,
+        id = %task.id,
+        task = %task.name,
         attempt = task.tries.saturating_add(1),
         plugin = %job.offer.code.plugin,
         queue = %task.queue,
@@ -132,11 +132,11 @@ async fn run(job: Job) {
         Outcome::Done { .. } => tracing::debug!(ran = ?attempted.ran, "succeeded"),
         Outcome::Failed { error, .. } => tracing::debug!(ran = ?attempted.ran, %error, "failed"),
         Outcome::HostFault { reason, delay } => {
-            tracing::warn!(task = %id, name = %job.leased.task.name, %reason, ?delay, "handed back: the host could not run it");
+            tracing::warn!(id = %id, task = %job.leased.task.name, %reason, ?delay, "handed back: the host could not run it");
         }
     }
     if job.hold.is_lost() {
-        tracing::info!(task = %id, "the lease was lost meanwhile: nothing is recorded");
+        tracing::info!(id = %id, "the lease was lost meanwhile: nothing is recorded");
         return;
     }
     let Attempted { outcome, log, ran, cpu, memory } = attempted;

@@ -117,10 +117,11 @@ impl Crew {
         budget > 0 && (budget >= batch || wanting < 2 * cores)
     }
 
-    /// How many attempts may want CPU at once: four a core, so that bodies which compute are not hoarded into their timeouts;
-    /// more when a usual attempt is so short that four a core would be gone before the next claim is answered.
+    /// How many attempts may want CPU at once: 16 a core, so that bodies which compute are not hoarded from other workers, and a
+    /// short one has its turn within some 16 ms; more when a usual attempt is so short that these would be gone before the next
+    /// claim is answered.
     pub(super) fn ceiling(&self, cores: usize) -> usize {
-        let floor = 4 * cores;
+        let floor = 16 * cores;
         let Some(usual) = lock(&self.inner).usual else { return floor };
         let ahead = AHEAD.as_nanos() * cores as u128 / usual.as_nanos().max(1000);
         usize::try_from(ahead).unwrap_or(usize::MAX).clamp(floor, 4096)
@@ -162,16 +163,16 @@ mod tests {
         assert!(crew.is_worth(1, 3, 2), "they are about to run dry");
         assert!(!crew.is_worth(0, 0, 2));
         crew.used(Duration::from_secs(2));
-        assert!(crew.is_worth(2, 6, 2), "four a core leave no room for batches");
+        assert!(crew.is_worth(8, 24, 2) && !crew.is_worth(7, 25, 2), "batches are smaller then");
     }
 
     #[test]
     fn short_attempts_are_claimed_ahead_and_long_ones_are_not() {
         let crew = Crew::new(8);
-        assert_eq!(crew.ceiling(2), 8);
+        assert_eq!(crew.ceiling(2), 32);
         crew.used(Duration::from_micros(10));
         assert_eq!(crew.ceiling(2), 1000);
         crew.used(Duration::from_secs(2));
-        assert_eq!(crew.ceiling(2), 8, "one long body is enough to be careful");
+        assert_eq!(crew.ceiling(2), 32, "one long body is enough to be careful");
     }
 }

@@ -208,7 +208,7 @@ pub(super) fn parked(shared: &Shared, queue: &QueueName, name: &TaskName) {
     if let Some(lane) = shared.lanes.iter().find(|lane| &lane.queue == queue) {
         let first = lock(&lane.state).parked.insert(name.clone());
         if first && !shared.roster.borrow().offers.contains_key(name) {
-            tracing::info!(%name, %queue, "tasks wait for a plugin that offers `{name}`");
+            tracing::info!(task = %name, %queue, "tasks wait for a plugin that offers `{name}`");
         }
         heat_startable(shared, lane);
         shared.wake.notify_one();
@@ -249,7 +249,7 @@ fn taken(shared: &Arc<Shared>, lane: &Lane, hold: &Arc<Hold>, limit: usize, trie
         let Some(stop) = hold.add(&leased.member, &leased.task.name) else { continue };
         let Some(offer) = roster.offers.get(&leased.task.name) else {
             if hold.begin_finish(&leased.member) {
-                tracing::debug!(task = %leased.task.id, name = %leased.task.name, queue = %lane.queue, "parked: nothing here offers it");
+                tracing::debug!(id = %leased.task.id, task = %leased.task.name, queue = %lane.queue, "parked: nothing here offers it");
                 let finish = heartbeat::finish(shared, leased.member, crate::task::Verdict::Park);
                 shared.inbox.push(hold, leased.task.name, finish);
             }

@@ -179,7 +179,7 @@ impl Item {
 
 fn settle(shared: &Arc<Shared>, hold: &Arc<Hold>, item: &Item, reply: Finished) {
     if reply == Finished::Stale {
-        tracing::debug!(task = %item.finish.member.id, name = %item.note.name, "its end was recorded before, or its lease is lost");
+        tracing::debug!(id = %item.finish.member.id, task = %item.note.name, "its end was recorded before, or its lease is lost");
         return;
     }
     match &item.finish.verdict {
@@ -205,7 +205,7 @@ fn refused(mut item: Item, error: &BrokerError) -> Option<Item> {
     match (item.note.refusals, &item.finish.verdict) {
         (1, Verdict::Succeed { children, .. }) => {
             let kind = if children.is_empty() { ErrorKind::ResultTooLarge } else { ErrorKind::BadResult };
-            tracing::warn!(task = %member.id, name = %item.note.name, %error, "its result was refused");
+            tracing::warn!(id = %member.id, task = %item.note.name, %error, "its result was refused");
             item.finish.verdict = Verdict::Dead { error: TaskError::new(kind, error.to_string()) };
             Some(item)
         }
@@ -218,7 +218,7 @@ fn refused(mut item: Item, error: &BrokerError) -> Option<Item> {
         }
         _ => {
             // It stays in the hold: the lease keeps the task from being lost until somebody mends what is stored.
-            tracing::error!(task = %member.id, name = %item.note.name, %error, "can't record its end: see the broker");
+            tracing::error!(id = %member.id, task = %item.note.name, %error, "can't record its end: see the broker");
             None
         }
     }

@@ -87,7 +87,7 @@ async fn kept(shared: &Arc<Shared>, lane: &Lane, hold: &Arc<Hold>, extended: Ext
     adopt(shared, hold, extended.adopted);
     for id in &extended.cancelled {
         if hold.cancel(id) {
-            tracing::info!(task = %id, queue = %lane.queue, "cancelled: its body is asked to return");
+            tracing::info!(id = %id, queue = %lane.queue, "cancelled: its body is asked to return");
         }
     }
     if extended.outbox {
@@ -204,7 +204,7 @@ pub(super) async fn cancellations(shared: Arc<Shared>) {
                         failures = 0;
                         let hold = shared.lanes.iter().find(|lane| lane.queue == queue).and_then(Lane::hold);
                         if hold.is_some_and(|hold| hold.cancel(&id)) {
-                            tracing::info!(task = %id, %queue, "cancelled: its body is asked to return");
+                            tracing::info!(id = %id, %queue, "cancelled: its body is asked to return");
                         }
                     }
                     None => break None,

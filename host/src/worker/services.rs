@@ -67,7 +67,7 @@ impl AttemptServices {
         let write = async move { shared.broker.progress(&queue, &task, &progress).await };
         let written = self.shared.tracker.spawn_on(tokio::time::timeout(LAST_WORD, write), &self.shared.control).await;
         if !matches!(written, Ok(Ok(Ok(())))) {
-            tracing::debug!(task = %self.task, "its last progress was not written: the broker is away");
+            tracing::debug!(id = %self.task, "its last progress was not written: the broker is away");
         }
     }
 }
@@ -106,8 +106,8 @@ impl Services for AttemptServices {
     fn log(&self, line: &LogLine) {
         tracing::debug!(
             target: "taskhost::body",
-            task = %self.task, attempt = line.attempt, plugin = %self.plugin, queue = %self.queue,
-            level = line.level, fields = ?line.fields, "{}", line.message
+            id = %self.task, attempt = line.attempt, plugin = %self.plugin, queue = %self.queue,
+            body_level = line.level, fields = ?line.fields, "{}", line.message
         );
     }
 }

@@ -1,0 +1,86 @@
+//! What several commands take alike: a task's arguments, and where and how it is attempted.
+
+use std::{
+    io::{self, Read},
+    time::Duration,
+};
+
+use clap::Args;
+
+use super::Failure;
+use crate::{
+    catalogue::Given,
+    config::units,
+    task::{Priority, QueueName},
+};
+
+/// The arguments of a task, in one of three ways.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Its arguments: JSON where the parameter wants JSON, else plain text
+    #[arg(allow_negative_numbers = true)]
+    args: Vec<String>,
+    /// An argument by name (may be repeated)
+    #[arg(long = "arg", value_name = "NAME=VALUE", value_parser = pair)]
+    named: Vec<(String, String)>,
+    /// All arguments as one JSON array, or object by name; - reads stdin
+    #[arg(long, value_name = "JSON", conflicts_with_all = ["args", "named"])]
+    args_json: Option<String>,
+}
+
+impl Arguments {
+    pub(super) fn given(&self, payload_limit: usize) -> Result<Given, Failure> {
+        Ok(match self.args_json.as_deref() {
+            Some("-") => Given::Json(from_stdin(payload_limit)?),
+            Some(text) => Given::Json(text.to_owned()),
+            None => Given::Words { words: self.args.clone(), named: self.named.clone() },
+        })
+    }
+}
+
+fn from_stdin(payload_limit: usize) -> Result<String, Failure> {
+    let mut text = String::new();
+    let most = u64::try_from(payload_limit).unwrap_or(u64::MAX).saturating_add(1);
+    io::stdin()
+        .lock()
+        .take(most)
+        .read_to_string(&mut text)
+        .map_err(|error| Failure::Usage(format!("failed to read the arguments from stdin: {error}; give JSON in UTF-8")))?;
+    if text.len() > payload_limit {
+        let limit = units::show_size(u64::try_from(payload_limit).unwrap_or(u64::MAX));
+        return Err(Failure::Usage(format!(
+            "the arguments are larger than the payload limit of {limit}; put the data elsewhere and pass its address, or raise `payload_limit`"
+        )));
+    }
+    Ok(text)
+}
+
+/// Where a task waits and how it is attempted, where its body's hints shall not decide.
+#[derive(Debug, Args)]
+pub(super) struct Wishes {
+    /// Where it waits [default: the body's hint, else default]
+    #[arg(long)]
+    pub(super) queue: Option<QueueName>,
+    /// 0 to 9; 9 is claimed first [default: 5]
+    #[arg(long)]
+    pub(super) priority: Option<Priority>,
+    /// Attempts after the first [default: the body's hint, else the worker's]
+    #[arg(long, value_name = "NUMBER")]
+    retries: Option<u32>,
+    /// How long an attempt may take, such as 2m
+    #[arg(long, value_name = "TIME", value_parser = units::positive_duration)]
+    pub(super) timeout: Option<Duration>,
+}
+
+impl Wishes {
+    pub(super) fn max_attempts(&self) -> Option<u32> {
+        self.retries.map(|retries| retries.saturating_add(1))
+    }
+}
+
+pub(super) fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("write it as NAME=VALUE: `{text}`")),
+    }
+}
