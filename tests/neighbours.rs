@@ -42,10 +42,10 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 const POLICY: &str = r#"
 retries = 0
-timeout = "1s"
+timeout = "2s"
 
 [plugins.probe]
-timeout = "1s"
+timeout = "2s"
 concurrency = 8
 kv = { bytes = "1MiB", keys = 1000 }
 enqueue = { tasks = ["echo"], rate = "2000/m" }
@@ -65,14 +65,14 @@ fn written() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         "(loop $l (call $log (i32.const 2) (i32.const 9000) (i32.const 8000) (i32.const 0) (i32.const 0)) (br $l)) (unreachable)";
     let guest = Guest::default;
     vec![
-        ("loop", Guest { name: "loop", run: "(loop $l (br $l)) (unreachable)", ..guest() }.build(), "timed out after 1 s"),
+        ("loop", Guest { name: "loop", run: "(loop $l (br $l)) (unreachable)", ..guest() }.build(), "timed out after 2 s"),
         ("bomb", Guest { name: "bomb", run: bomb, ..guest() }.build(), "memory limit of 64 MiB reached"),
         (
             "deep",
             Guest { name: "deep", more: deep, run: "(drop (call $deep (i64.const 0))) (unreachable)", ..guest() }.build(),
             "stack overflow",
         ),
-        ("tables", Guest { name: "tables", more: tables, run: "(call $grow) (unreachable)", ..guest() }.build(), "timed out after 1 s"),
+        ("tables", Guest { name: "tables", more: tables, run: "(call $grow) (unreachable)", ..guest() }.build(), "timed out after 2 s"),
         (
             "fields",
             Guest {
@@ -100,7 +100,7 @@ fn written() -> Vec<(&'static str, Vec<u8>, &'static str)> {
             Guest { name: "heap", more: objects, run: "(call $grow) (unreachable)", ..guest() }.build(),
             "memory limit of 64 MiB reached",
         ),
-        ("shout", Guest { name: "shout", imports: &[LOG], run: shouting, memory: 2, ..guest() }.build(), "timed out after 1 s"),
+        ("shout", Guest { name: "shout", imports: &[LOG], run: shouting, memory: 2, ..guest() }.build(), "timed out after 2 s"),
         ("alloc", Guest { name: "alloc", realloc: "(unreachable)", ..guest() }.build(), "trapped: wasm `unreachable`"),
         (
             "error",
@@ -112,19 +112,19 @@ fn written() -> Vec<(&'static str, Vec<u8>, &'static str)> {
 
 /// Bodies of `probe` that misbehave, and what becomes of them.
 const PROBES: &[(&str, &str, &str)] = &[
-    ("spin_forever", "[]", "timed out after 1 s"),
-    ("sleep", "[3600]", "timed out after 1 s"),
+    ("spin_forever", "[]", "timed out after 2 s"),
+    ("sleep", "[3600]", "timed out after 2 s"),
     ("allocate", "[1000]", "memory limit of 64 MiB reached"),
     ("recurse", "[]", "stack overflow"),
     ("large_result", "[10000000]", "over the limit of 1 MiB"),
-    ("flood", r#"["log",1000000000000]"#, "timed out after 1 s"),
-    ("flood", r#"["stdout",1000000000000]"#, "timed out after 1 s"),
-    ("flood", r#"["progress",1000000000000]"#, "timed out after 1 s"),
+    ("flood", r#"["log",1000000000000]"#, "timed out after 2 s"),
+    ("flood", r#"["stdout",1000000000000]"#, "timed out after 2 s"),
+    ("flood", r#"["progress",1000000000000]"#, "timed out after 2 s"),
     ("flood_kv", "[1000000,2000]", "1048576 are the most"),
     ("spawn_children", "[100000]", "may enqueue"),
     ("exit", "[0]", "left with exit(0) without a result"),
     ("exit", "[3]", "left with exit("),
-    ("panic_loudly", "[10]", "panicked at"),
+    ("panic_loudly", "[3]", "panicked at"),
 ];
 
 /// Milliseconds of every `add`, and how many threads of the whole machine wanted each core meanwhile.
@@ -262,13 +262,10 @@ async fn a_worker_is_hurt_by_nobody() {
 
     let probes = PROBES.iter().map(|(name, args, expected)| (*name, *args, *expected));
     let guests: Vec<_> = probes.chain(written().iter().map(|(name, _, expected)| (*name, "[]", *expected))).collect();
-    let mut wrong = Vec::new();
     for (name, args, expected) in guests {
         let mut tries = 0;
         loop {
             let (took, ended) = scene.beside(name, args, 4).await;
-            let others = ended.iter().map(message).filter(|message| !message.contains(expected));
-            wrong.extend(others.map(|message| format!("{name}{args}: expected `{expected}`: {message}")));
             let _ = writeln!(
                 table,
                 "  {name}{args}: p50 {:.1}, p99 {:.1} ms, RSS {} MiB",
@@ -276,16 +273,20 @@ async fn a_worker_is_hurt_by_nobody() {
                 took.p99(),
                 scene.resident() >> 20
             );
-            tries += 1;
+            // What got so little of a busy machine that it came to its deadline instead is tried again too.
+            let other = ended.iter().map(message).find(|message| !message.contains(expected));
             let most = took.most(&idle);
-            if took.p99() < most {
+            if other.is_none() && took.p99() < most {
                 break;
             }
-            assert!(tries < TRIES, "`add` takes {:.1} ms beside {name} at its p99, more than {most:.1}:\n{table}", took.p99());
+            tries += 1;
+            assert!(
+                tries < TRIES,
+                "{name}{args}: expected `{expected}`, it ended with {other:?}; `add` may take {most:.1} ms beside it at its p99:\n{table}"
+            );
         }
         settled(&scene, before, name, &table);
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     println!("{table}");
     eight_at_once(&scene, idle, before).await;
     assert!(scene.worker.stop().success());
@@ -407,7 +408,11 @@ async fn compiling_twenty_megabytes_starves_nobody() {
     let huge = fs::File::create(scene.host.dir().join("huge.wasm")).expect("a file");
     huge.set_len(100_000_000).expect("a sparse file");
     fs::rename(scene.host.dir().join("huge.wasm"), scene.host.plugin("huge")).expect("into its place");
+    std::os::unix::fs::symlink("/etc/shadow", scene.host.plugin("shadow")).expect("a link");
     until("it is refused", || scene.host.lists("huge.wasm has 95 MiB, more than the 64 MiB a plugin may have"));
+    // Whether this user may read it or not: nothing of it is shown.
+    until("the link is refused", || ["not WebAssembly", "cannot read shadow.wasm"].iter().any(|why| scene.host.lists(why)));
+    assert!(!scene.host.lists("root:"), "{}", scene.host.ok(&["plugin", "list"]));
     let refused = scene.host.run(&["plugin", "check", "plugins/huge.wasm"]);
     assert!(refused.code != 0 && refused.stderr.contains("more than the 64 MiB a plugin may have"), "{refused:?}");
     assert!(scene.worker.stop().success());

@@ -77,7 +77,10 @@ fn pool(slots: usize) -> PoolingAllocationConfig {
         .max_tables_per_module(TABLES)
         .table_elements(TABLE_ELEMENTS)
         .table_keep_resident(64 << 10)
-        .async_stack_keep_resident(64 << 10);
+        .async_stack_keep_resident(64 << 10)
+        // A memory that nobody uses keeps its first pages for the next attempt of its plugin; of so many at most, else many plugins,
+        // or one that is never the same, would make a worker keep three memories a slot.
+        .max_unused_warm_slots(n.min(100));
     // Pages that stay resident are cleared instead of handed back to the kernel. That pays when the kernel can tell which of
     // them were written (Linux 6.7); else clearing them all would cost more than it saves.
     if PoolingAllocationConfig::is_pagemap_scan_available() {
