@@ -115,7 +115,7 @@ pub(crate) async fn a_unique_key_is_released_when_its_time_is_over_and_then_only
 
 pub(crate) async fn a_delayed_task_is_not_claimed_before_it_is_due_and_on_time_then(b: &dyn Broker) {
     let worker = Worker::new(b).await;
-    let delay = Duration::from_millis(400);
+    let delay = Duration::from_millis(1_500);
     let begun = Instant::now();
     let id = enqueue(b, NewTask { start: Start::In(delay), ..add() }).await;
     let waiting = view(b, &id).await;
