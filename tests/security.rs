@@ -96,20 +96,21 @@ fn what_inspect_prints_can_be_pasted_and_then_the_transfer_works() {
 #[test]
 fn a_policy_takes_hold_without_a_restart_and_a_bad_edit_changes_nothing() {
     let host = Taskhost::new();
-    host.write("taskhost.toml", "retries = 0\n");
+    // A file that the commands do not read: they would refuse a bad one at once.
+    host.write("policy.toml", "retries = 0\n");
     host.drop_in("probe");
-    let worker = host.worker(&[]);
+    let worker = host.worker(&["--config", "policy.toml"]);
     let asked = || host.run(&["enqueue", "kv_increment", "n", "--wait=60s"]);
     let denied = asked();
     assert!(denied.stderr.contains("denied: kv is not granted; to allow it: `[plugins.probe] kv = true`"), "{denied:?}");
 
-    host.write("taskhost.toml", "retries = 0\n[plugins.probe]\nkv = true\n");
+    host.write("policy.toml", "retries = 0\n[plugins.probe]\nkv = true\n");
     until("the grant takes hold", || asked().code == 0);
-    host.write("taskhost.toml", "retries = 0\n[plugins.probe]\nkv = false\nmemroy = 3\n");
-    until("line and key are named", || host.lists("taskhost.toml: line 4, `plugins.probe.memroy`: no such key; did you mean `memory`?"));
+    host.write("policy.toml", "retries = 0\n[plugins.probe]\nkv = false\nmemroy = 3\n");
+    until("line and key are named", || host.lists("policy.toml: line 4, `plugins.probe.memroy`: no such key; did you mean `memory`?"));
     assert!(worker.log().contains("stay in force"), "the log says so too: {}", worker.log());
     assert_eq!(asked().code, 0, "the last good policy is still in force");
-    host.write("taskhost.toml", "retries = 0\n");
+    host.write("policy.toml", "retries = 0\n");
     until("the grant is taken back", || asked().stderr.contains("denied: kv"));
     assert!(worker.stop().success());
 }
