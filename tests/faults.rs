@@ -3,12 +3,15 @@
 //! A fault → the same account each time: every acknowledged task has ended, in a state that says so, within its attempts.
 //! What each fault costs is printed; docs/delivery.md says what is promised.
 
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod below;
 mod fleet;
 mod ground;
 mod model;
 mod processes;
 mod proxy;
 mod redis;
+mod replicas;
 mod scripts;
 mod soak;
 mod topologies;

@@ -109,7 +109,11 @@ async fn another_kind_of_server_at_the_port_is_no_redis() {
 async fn another_schema_is_refused_and_bad_settings_are_warned_of() {
     let server = RedisServer::start_with(&["--maxmemory-policy", "allkeys-lru"]);
     let health = connect(&server).await.check().await.expect("check");
-    assert!(health.about.starts_with("Redis ") && health.about.contains("standalone"), "{}", health.about);
+    assert!(
+        ["Redis ", "Valkey "].iter().any(|name| health.about.starts_with(name)) && health.about.contains("standalone"),
+        "{}",
+        health.about
+    );
     assert!(health.warnings.iter().any(|warning| warning.contains("set maxmemory-policy noeviction")), "{:?}", health.warnings);
     assert!(health.warnings.iter().any(|warning| warning.contains("set appendonly yes")), "{:?}", health.warnings);
     raw(&server, &["SET", "th:{_}:schema", "2"]).await;

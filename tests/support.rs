@@ -98,7 +98,7 @@ impl RedisServer {
             let port = free_port();
             let file = dir.path().join("sentinel.conf");
             std::fs::write(&file, format!("dir {}\n{}", dir.path().display(), text(port))).expect("a file is written");
-            let mut command = Command::new("redis-server");
+            let mut command = Command::new(server_program());
             command.arg(file).arg("--sentinel").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             let mut child = command.spawn().expect("`redis-server` is on PATH: `cargo xtask test` installs it");
             let begun = Instant::now();
@@ -150,8 +150,13 @@ impl RedisServer {
     }
 }
 
+/// `redis-server`, or what `TEST_REDIS_SERVER` names: `cargo xtask test` runs some of the tests on Valkey too.
+fn server_program() -> std::ffi::OsString {
+    std::env::var_os("TEST_REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
+}
+
 fn spawn_redis(port: u16, dir: &std::path::Path, options: &[&str]) -> Child {
-    Command::new("redis-server")
+    Command::new(server_program())
         .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string(), "--dir"])
         .arg(dir)
         .args(options)

@@ -1,6 +1,7 @@
 //! The worker from outside: scripted bodies, a real broker, faults between them.
 
 mod flaky;
+mod points;
 mod script;
 
 use std::{
@@ -342,7 +343,7 @@ async fn a_drain_ends_also_when_the_broker_is_gone() {
 async fn a_claim_whose_reply_was_lost_loses_nothing_and_counts_nothing() {
     let (_place, broker) = place().await;
     let flaky = Flaky::new(broker.clone());
-    flaky.lose_claim.store(true, Ordering::SeqCst);
+    flaky.points.lock().expect("not poisoned").push_back(("claim", flaky::Moment::After));
     let ids = enqueue_many(&*broker, (0..5).map(|_| add()).collect()).await;
     let worker = start(flaky.clone(), settings(), &["add"]);
     for id in &ids {
@@ -350,7 +351,7 @@ async fn a_claim_whose_reply_was_lost_loses_nothing_and_counts_nothing() {
         assert_eq!((view.state, view.tries), (State::Succeeded, 1));
     }
     assert_eq!(worker.script.begun("add"), 5);
-    assert!(!flaky.lose_claim.load(Ordering::SeqCst), "a reply was lost");
+    assert!(flaky.points.lock().expect("not poisoned").is_empty(), "a reply was lost");
     worker.drain().await;
 }
 

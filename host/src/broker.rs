@@ -74,6 +74,19 @@ pub struct BrokerSettings {
     pub dead_age: Duration,
     /// A task parked for want of a plugin is dead after this time.
     pub unknown_task_ttl: Duration,
+    /// Who must have what is acknowledged; SQLite has no replicas.
+    pub durability: Durability,
+}
+
+/// Who must have the effect of `enqueue`, `finish` and `relay` before it is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// The server that was asked; its replicas get it a moment later, or never if it dies first.
+    #[default]
+    Master,
+    /// One replica too (Redis's WAIT): nothing acknowledged is lost when that one is promoted. Without a replica that answers, the step is
+    /// not acknowledged (`Unavailable`) although it may have happened.
+    Replica,
 }
 
 impl Default for BrokerSettings {
@@ -85,8 +98,22 @@ impl Default for BrokerSettings {
             dead_count: 10_000,
             dead_age: Duration::from_secs(30 * 24 * 3600),
             unknown_task_ttl: Duration::from_secs(24 * 3600),
+            durability: Durability::Master,
         }
     }
+}
+
+/// Refuses a task that is over the payload limit, before anything is written.
+fn check_payload(task: &NewTask, limit: usize) -> Result<()> {
+    let size = task.args.len() + task.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    if size <= limit {
+        return Ok(());
+    }
+    Err(BrokerError::Invalid(format!(
+        "arguments and headers of `{}` are {size} bytes, over the payload limit of {limit}; send a reference (a path, a URL) instead, \
+         or raise `payload_limit`",
+        task.name
+    )))
 }
 
 /// What became of one enqueued task.

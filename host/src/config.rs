@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    broker::{BrokerSettings, Schedule},
+    broker::{BrokerSettings, Durability, Schedule},
     catalogue,
     engine::Limits,
     retry::RetrySettings,
@@ -44,6 +44,7 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ("dead_count", "10000", "the dead set of a queue keeps so many tasks"),
     ("dead_age", "30d", "and none older than this"),
     ("unknown_task_ttl", "24h", "a task that no plugin offers is dead after this time"),
+    ("durability", "master", "what is acknowledged is on the Redis `master`, or on a `replica` too"),
     ("memory", "64MiB", "what one attempt may use, where the plugin's policy does not say"),
     ("guest_memory", "", "what all attempts of a worker may use together; by default half of the machine's memory"),
     ("timeout", "60s", "how long an attempt may take, where nobody else says"),
@@ -190,9 +191,14 @@ impl Gathered {
             }
             (false, None) => None,
         };
+        let broker = self.get("broker", BrokerAddress::parse)?;
+        let durability = self.get("durability", durability)?;
+        if durability == Durability::Replica && matches!(broker, BrokerAddress::Sqlite(_)) {
+            return Err(self.refused("durability", "SQLite has no replicas: use a Redis that has one, or leave this out"));
+        }
         let payload = usize::try_from(self.get("payload_limit", units::size)?).unwrap_or(usize::MAX);
         Ok(Settings {
-            broker: self.get("broker", BrokerAddress::parse)?,
+            broker,
             bounds: BrokerSettings {
                 prefix: self.get("prefix", prefix)?,
                 result_ttl: self.get("result_ttl", units::duration)?,
@@ -200,6 +206,7 @@ impl Gathered {
                 dead_count: self.get("dead_count", number)?,
                 dead_age: self.get("dead_age", units::positive_duration)?,
                 unknown_task_ttl: self.get("unknown_task_ttl", units::positive_duration)?,
+                durability,
             },
             plugins: self.get("plugins", |text| Ok(PathBuf::from(text)))?,
             state,
@@ -305,6 +312,14 @@ fn positive(text: &str) -> Result<usize, String> {
 fn prefix(text: &str) -> Result<String, String> {
     let fits = (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b));
     if fits { Ok(text.to_owned()) } else { Err(format!("a prefix has 1 to 32 characters of A-Z a-z 0-9 . _ : -: `{text}`")) }
+}
+
+fn durability(text: &str) -> Result<Durability, String> {
+    match text {
+        "master" => Ok(Durability::Master),
+        "replica" => Ok(Durability::Replica),
+        _ => Err(format!("durability is `master` or `replica`: `{text}`")),
+    }
 }
 
 fn log_format(text: &str) -> Result<bool, String> {

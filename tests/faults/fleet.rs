@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -37,6 +37,8 @@ pub(crate) struct Fleet {
     pub(crate) lease: Duration,
     /// Whether the workers see each other's lock files, as those of one machine do.
     pub(crate) shares_state: bool,
+    /// What else stands in the environment of those started from now on, such as a fault from below.
+    pub(crate) environment: Vec<(&'static str, String)>,
     started: usize,
 }
 
@@ -49,7 +51,7 @@ impl Fleet {
         }
         let policies = "[plugins.ledger]\nkv = true\nenqueue = { tasks = ['*'], queues = ['default', 'other', 'mail', 'image', 'report'] }\n[plugins.probe]\nkv = true\nenqueue = ['*']\n";
         fs::write(dir.path().join("taskhost.toml"), policies).expect("policies");
-        Self { dir, lease, shares_state: false, started: 0 }
+        Self { dir, lease, shares_state: false, environment: Vec::new(), started: 0 }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -81,8 +83,18 @@ impl Fleet {
         for (key, value) in settings {
             command.env(format!("TASKHOST_{}", key.to_ascii_uppercase()), value);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (*name, value)));
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn().expect("a worker starts");
         Process { child, log }
+    }
+
+    /// Calls the program in the fleet's directory, with the same broker and environment, to its end.
+    pub(crate) fn call(&self, broker: &str, words: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_taskhost"));
+        command.current_dir(self.path()).args(words).stdin(Stdio::null());
+        command.env("TASKHOST_BROKER", broker).env("TASKHOST_STATE", self.path().join("state"));
+        command.envs(self.environment.iter().map(|(name, value)| (*name, value)));
+        command.output().expect("the program starts")
     }
 
     /// A worker that claims.
@@ -122,6 +134,11 @@ impl Process {
         until(&format!("a worker says `{text}`"), async || self.log().contains(text)).await;
     }
 
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("our own child").is_some()
+    }
+
     /// Waits for its end; the exit code.
     pub(crate) async fn ended(&mut self, limit: Duration) -> Option<i32> {
         let begun = Instant::now();
@@ -159,6 +176,11 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut so: impl FnM
 /// `count` tasks `note` of so many milliseconds; their ids.
 pub(crate) async fn notes(broker: &dyn Broker, count: usize, ms: u64) -> Vec<TaskId> {
     enqueue_all(broker, (0..count).map(|_| named("note", &format!("[{ms}]"))).collect()).await
+}
+
+/// Bodies that ask nothing of the broker: what they cost is the host's doing alone.
+pub(crate) async fn sleeps(broker: &dyn Broker, count: usize, seconds: f64) -> Vec<TaskId> {
+    enqueue_all(broker, (0..count).map(|_| named("sleep", &format!("[{seconds}]"))).collect()).await
 }
 
 pub(crate) async fn enqueue_all(broker: &dyn Broker, tasks: Vec<NewTask>) -> Vec<TaskId> {

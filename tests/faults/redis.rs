@@ -13,24 +13,21 @@ use std::{
 use redis::Value;
 use rustix::process::{Pid, Signal, kill_process};
 use taskhost::{
-    broker::{Broker, BrokerError, BrokerSettings},
-    task::{QueueName, State, TaskId},
+    broker::{
+        Broker, BrokerError, BrokerSettings, CancelReply, CatchUp, DeleteReply, Enqueued, Fired, Overlap, RetryReply, Schedule, Source,
+    },
+    task::{Millis, NewTask, Priority, QueueName, State, TaskId},
 };
 
 use super::{
-    fleet::{Fleet, Process, account, enqueue_all, notes, open, succeeded, turn, until},
+    fleet::{Fleet, Process, account, enqueue_all, notes, open, sleeps, succeeded, turn, until},
     ground::DURABLE,
     proxy::{Act, Moment, Proxy},
 };
-use crate::support::{RedisServer, named};
+use crate::support::{RedisServer, named, task_name};
 
 async fn connect(url: &str) -> Arc<dyn Broker> {
     super::ground::connect(url, BrokerSettings::default()).await
-}
-
-/// Bodies that ask nothing of the broker: what they cost is the host's doing alone.
-async fn sleeps(broker: &dyn Broker, count: usize, seconds: f64) -> Vec<TaskId> {
-    enqueue_all(broker, (0..count).map(|_| named("sleep", &format!("[{seconds}]"))).collect()).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -60,6 +57,99 @@ async fn every_verbs_answer_is_lost_once_and_nothing_else() {
     worker.signal(Signal::TERM);
     assert_eq!(worker.ended(Duration::from_secs(30)).await, Some(0), "{}", worker.log());
     eprintln!("lost once: {:?}", lost.lock().expect("not poisoned"));
+}
+
+/// The first answer to `verb` is lost, and whoever asked asks again if he was told so.
+async fn lost_once<T: std::fmt::Debug>(proxy: &Proxy, verb: &'static str, mut ask: impl AsyncFnMut() -> Result<T, BrokerError>) -> T {
+    let cut = Arc::new(AtomicBool::new(false));
+    let done = Arc::clone(&cut);
+    proxy.hook(move |seen, moment| {
+        let hit = seen == verb && moment == Moment::Answered && !done.swap(true, Ordering::SeqCst);
+        if hit { Act::Cut } else { Act::Pass }
+    });
+    let answer = match ask().await {
+        Err(error) => {
+            assert!(error.is_transient() && error.is_fate_unknown(), "{verb}: {error:?}");
+            ask().await
+        }
+        answer => answer,
+    };
+    assert!(cut.load(Ordering::SeqCst), "{verb} was never asked");
+    answer.unwrap_or_else(|error| panic!("{verb}, asked again: {error:?}"))
+}
+
+#[tokio::test]
+async fn every_answer_to_a_producer_is_lost_once_and_asking_again_is_safe() {
+    let server = RedisServer::start();
+    let (proxy, direct) = (Proxy::before(server.port()).await, connect(&server.url()).await);
+    let broker = connect(&proxy.url()).await;
+    let place = QueueName::default();
+    let now = async |id: &TaskId| direct.find(Some(&place), id).await.expect("find").map(|view| view.state);
+
+    let tasks: Vec<_> = (0..3).map(|_| named("echo", "[1]")).collect();
+    let replies = lost_once(&proxy, "enqueue", async || broker.enqueue(&tasks).await).await;
+    assert_eq!(replies, [Enqueued::Added, Enqueued::Added, Enqueued::Added], "finding one's own ids is a success");
+    let (one, two) = (&tasks[0].id, &tasks[1].id);
+
+    let told = lost_once(&proxy, "cancel", async || broker.cancel(&place, one).await).await;
+    assert_eq!((told, now(one).await), (CancelReply::AlreadyEnded(State::Cancelled), Some(State::Cancelled)));
+    let told = lost_once(&proxy, "retry", async || broker.retry(&place, one).await).await;
+    assert_eq!((told, now(one).await), (RetryReply::NotEnded(State::Ready), Some(State::Ready)));
+    let told = lost_once(&proxy, "delete", async || broker.delete(&place, one).await).await;
+    assert_eq!((told, now(one).await), (DeleteReply::NotFound, None));
+    lost_once(&proxy, "HSET", async || broker.pause(&place).await).await;
+    assert!(direct.queues().await.expect("queues")[0].paused);
+    lost_once(&proxy, "resume", async || broker.resume(&place).await).await;
+    assert!(!direct.queues().await.expect("queues")[0].paused);
+    let view = lost_once(&proxy, "view", async || broker.find(Some(&place), two).await).await;
+    assert_eq!(view.map(|view| view.state), Some(State::Ready));
+    let queues = lost_once(&proxy, "counts", async || broker.queues().await).await;
+    assert_eq!(queues[0].counts.get(&State::Ready), Some(&2));
+
+    // One that waits for the end hears of it although his question was lost.
+    let task = named("echo", "[1]");
+    direct.enqueue(std::slice::from_ref(&task)).await.expect("enqueue");
+    let waits = lost_once(&proxy, "await", async || broker.await_end(Some(&place), &task.id, Duration::from_secs(60)).await);
+    let ends = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        direct.cancel(&place, &task.id).await.expect("cancel")
+    };
+    let (view, _) = tokio::join!(waits, ends);
+    assert_eq!(view.map(|view| view.state), Some(State::Cancelled));
+
+    let schedule = schedule("hourly");
+    lost_once(&proxy, "put_schedule", async || broker.put_schedule(&schedule).await).await;
+    assert!(lost_once(&proxy, "pause_schedule", async || broker.pause_schedule("hourly", true).await).await);
+    assert!(lost_once(&proxy, "pause_schedule", async || broker.pause_schedule("hourly", false).await).await);
+    let stored = direct.schedules().await.expect("schedules").remove(0);
+    let due = Millis(stored.last.0 + 1);
+    until("it is due", async || direct.now().await.expect("now") >= due).await;
+    let firing = NewTask { id: TaskId::new("cron:hourly:1").expect("an id"), ..named("echo", "[1]") };
+    let fired = lost_once(&proxy, "fire", async || broker.fire(&schedule, due, &firing).await).await;
+    assert_eq!((fired, now(&firing.id).await), (Fired::NotNow, Some(State::Ready)), "it was fired, once");
+    let purged = lost_once(&proxy, "purge", async || broker.purge(&place).await).await;
+    assert_eq!((purged, direct.queues().await.expect("queues").iter().filter_map(|view| view.counts.get(&State::Ready)).sum()), (0, 0));
+}
+
+fn schedule(name: &str) -> Schedule {
+    Schedule {
+        name: name.into(),
+        rule: "@hourly".into(),
+        timezone: "UTC".into(),
+        task: task_name("echo"),
+        args: "[1]".into(),
+        queue: QueueName::default(),
+        priority: Priority::default(),
+        timeout_ms: None,
+        max_attempts: None,
+        catch_up: CatchUp::Once,
+        overlap: Overlap::Allow,
+        source: Source::Cli,
+        created_at: Millis(1),
+        paused: false,
+        last: Millis(0),
+        last_task: None,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -197,25 +287,35 @@ async fn an_adopter_that_dies_while_adopting_is_adopted_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_redis_that_is_away_for_twice_the_lease_costs_no_attempt() {
+async fn a_redis_that_is_away_for_20_s_and_twice_the_lease_costs_no_attempt() {
+    const LEASE: Duration = Duration::from_secs(10);
     let _turn = turn().await;
-    let server = RedisServer::start();
-    let broker = connect(&server.url()).await;
-    let mut fleet = Fleet::new(Duration::from_secs(3));
+    let mut server = RedisServer::start_with(&DURABLE);
+    let mut fleet = Fleet::new(LEASE);
     let proxy = Proxy::before(server.port()).await;
     let mut crew = Vec::new();
     for _ in 0..3 {
         crew.push(fleet.worker(&proxy.url(), &[]).await);
     }
     let mut ids = Vec::new();
-    for away in [Duration::from_millis(1_500), Duration::from_secs(6)] {
+    // Cut off for a moment, then ended for 20 s, which is twice the lease: a server that is gone refuses connections, one behind a
+    // dead link does not.
+    for away in [Duration::from_millis(1_500), 2 * LEASE] {
+        let broker = connect(&server.url()).await;
         ids.extend(sleeps(&*broker, 60, 1.0).await);
         ids.extend(sleeps(&*broker, 300, 0.02).await);
         until("all work", async || broker.queues().await.expect("queues")[0].counts.get(&State::Running) >= Some(&40)).await;
         proxy.set_up(false);
+        if away > LEASE {
+            server.kill();
+        }
         tokio::time::sleep(away).await;
+        if away > LEASE {
+            server.restart(&DURABLE);
+        }
         proxy.set_up(true);
-        let account = account(&format!("away for {away:?}, lease 3 s"), &broker, &ids).await;
+        let broker = connect(&server.url()).await;
+        let account = account(&format!("away for {away:?}, lease {LEASE:?}"), &broker, &ids).await;
         account.all_succeeded();
         assert_eq!(account.counted, 0, "every worker lived");
     }

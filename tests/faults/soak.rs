@@ -23,6 +23,8 @@ use super::{
 use crate::support::named;
 
 const WORKERS: usize = 3;
+/// Of each broker, where `cargo xtask soak` says nothing else: two minutes in all.
+const CI_SECONDS: u64 = 60;
 /// So many tasks open at most, so that the end does not wait for a backlog.
 const OPEN: u64 = 2_000;
 
@@ -39,7 +41,7 @@ async fn sqlite() {
 }
 
 async fn soak(mut ground: Ground) {
-    let seconds = std::env::var("SOAK_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(25);
+    let seconds = std::env::var("SOAK_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(CI_SECONDS);
     let settings = BrokerSettings { result_ttl: Duration::from_secs(24 * 3600), dead_count: 1_000_000, ..BrokerSettings::default() };
     let broker = ground.open_with(settings.clone()).await;
     let proxy = match &ground {

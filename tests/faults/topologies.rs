@@ -18,13 +18,13 @@ use taskhost::{
 use super::fleet::{END, Fleet, account, notes, turn, until};
 use crate::support::{RedisServer, free_port, named, queue};
 
-async fn ask(server: &RedisServer, words: &[&str]) -> Value {
+pub(super) async fn ask(server: &RedisServer, words: &[&str]) -> Value {
     let client = redis::Client::open(server.url()).expect("a URL");
     let mut connection = client.get_multiplexed_async_connection().await.expect("connect");
     redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
 }
 
-async fn text(server: &RedisServer, words: &[&str]) -> String {
+pub(super) async fn text(server: &RedisServer, words: &[&str]) -> String {
     match ask(server, words).await {
         Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Value::VerbatimString { text, .. } => text,
@@ -79,14 +79,14 @@ async fn tls_with_an_own_authority_and_a_client_certificate() {
 }
 
 /// A master, its replica, and three sentinels that agree by two.
-struct Watched {
-    master: RedisServer,
-    _replica: RedisServer,
+pub(super) struct Watched {
+    pub(super) master: RedisServer,
+    pub(super) replica: RedisServer,
     sentinels: Vec<RedisServer>,
 }
 
 impl Watched {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let master = RedisServer::start();
         let port = master.port().to_string();
         let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port, "--repl-diskless-sync-delay", "0"]);
@@ -102,10 +102,10 @@ impl Watched {
             })
             .await;
         }
-        Self { master, _replica: replica, sentinels }
+        Self { master, replica, sentinels }
     }
 
-    fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         let places: Vec<_> = self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port())).collect();
         format!("redis+sentinel://{}/mymaster", places.join(","))
     }
@@ -133,19 +133,19 @@ async fn a_sentinel_failover_under_load_goes_on_with_the_new_master() {
     until("tasks end", async || super::fleet::succeeded(&*broker).await > 20).await;
     watched.master.kill();
     let after = patient_notes(&*broker, &queue("default"), 300).await;
-    report("Sentinel failover", &broker, &QueueName::default(), &before).await;
+    let _counted = report("Sentinel failover", &broker, &QueueName::default(), &before).await;
     account("enqueued after the failover", &broker, &after).await.all_succeeded();
 }
 
 /// Enqueues when the broker takes it.
-async fn patient_notes(broker: &dyn Broker, queue: &QueueName, count: usize) -> Vec<TaskId> {
+pub(super) async fn patient_notes(broker: &dyn Broker, queue: &QueueName, count: usize) -> Vec<TaskId> {
     let tasks: Vec<_> = (0..count).map(|_| NewTask { queue: queue.clone(), ..named("note", "[1]") }).collect();
     until("the broker takes tasks again", async || broker.enqueue(&tasks).await.is_ok()).await;
     tasks.into_iter().map(|task| task.id).collect()
 }
 
-/// What became of those that were acknowledged before: what survived must end.
-async fn report(what: &str, broker: &Arc<dyn Broker>, queue: &QueueName, ids: &[TaskId]) {
+/// What became of those that were acknowledged before: what survived must end. How many are lost.
+pub(super) async fn report(what: &str, broker: &Arc<dyn Broker>, queue: &QueueName, ids: &[TaskId]) -> usize {
     let begun = Instant::now();
     until("what survived has ended", async || super::fleet::try_open(&**broker).await == Some(0)).await;
     let (mut lost, mut succeeded) = (0, 0);
@@ -159,6 +159,7 @@ async fn report(what: &str, broker: &Arc<dyn Broker>, queue: &QueueName, ids: &[
         }
     }
     eprintln!("{what}: {succeeded} succeeded, {lost} acknowledged but not replicated; settled in {:.1?}", begun.elapsed());
+    lost
 }
 
 /// Three masters with a replica each.
@@ -260,10 +261,115 @@ async fn a_cluster_moves_children_between_slots_and_outlives_a_master() {
     }
     eprintln!("the cluster takes tasks again after {:.1?}", begun.elapsed());
     let ids: Vec<_> = before.into_iter().map(|task| task.id).collect();
-    report("a cluster's master killed", &broker, &QueueName::default(), &ids).await;
+    let _counted = report("a cluster's master killed", &broker, &QueueName::default(), &ids).await;
     for id in after {
         let view = broker.find(None, &id).await.expect("find").unwrap_or_else(|| panic!("`{id}` is lost"));
         assert_eq!(view.state, State::Succeeded, "{view:#?}");
     }
     assert!(begun.elapsed() < END);
+}
+
+impl Cluster {
+    /// The node that serves a slot.
+    async fn master_of(&self, slot: &str) -> usize {
+        for (index, node) in self.nodes.iter().enumerate() {
+            // A node says of itself which slots it serves, and which it has begun to take or give as `[…]`.
+            let told = text(node, &["CLUSTER", "NODES"]).await;
+            let mine = told.lines().find(|line| line.contains("myself")).unwrap_or_default();
+            let slot: u32 = slot.parse().expect("a slot");
+            let serves = mine.split_whitespace().skip(8).filter(|part| !part.starts_with('[')).any(|part| {
+                let (from, to) = part.split_once('-').unwrap_or((part, part));
+                matches!((from.parse::<u32>(), to.parse::<u32>()), (Ok(from), Ok(to)) if (from..=to).contains(&slot))
+            });
+            if serves && mine.contains("master") {
+                return index;
+            }
+        }
+        panic!("nobody serves slot {slot}");
+    }
+
+    /// As `redis-cli --cluster reshard` does it; how many keys were moved.
+    async fn move_slot(&self, slot: &str, to: usize) -> usize {
+        let (from, to) = (&self.nodes[self.master_of(slot).await], &self.nodes[to]);
+        let (giver, taker) = (text(from, &["CLUSTER", "MYID"]).await, text(to, &["CLUSTER", "MYID"]).await);
+        ask(to, &["CLUSTER", "SETSLOT", slot, "IMPORTING", &giver]).await;
+        ask(from, &["CLUSTER", "SETSLOT", slot, "MIGRATING", &taker]).await;
+        // Long enough for both workers and the producer to come across it, with all keys, some and none on either side.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let mut moved = 0;
+        loop {
+            let Value::Array(keys) = ask(from, &["CLUSTER", "GETKEYSINSLOT", slot, "50"]).await else { panic!("keys") };
+            if keys.is_empty() {
+                break;
+            }
+            moved += keys.len();
+            let keys: Vec<String> = keys.into_iter().map(|key| redis::from_redis_value(key).expect("text")).collect();
+            let port = to.port().to_string();
+            // Without REPLACE: a key that somebody made at the other end meanwhile would be an error here.
+            let mut words = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
+            words.extend(keys.iter().map(String::as_str));
+            ask(from, &words).await;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        ask(to, &["CLUSTER", "SETSLOT", slot, "NODE", &taker]).await;
+        ask(from, &["CLUSTER", "SETSLOT", slot, "NODE", &taker]).await;
+        moved
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_slot_that_is_moved_under_load_loses_nothing() {
+    let _turn = turn().await;
+    let cluster = Cluster::start().await;
+    let url = cluster.url();
+    let broker = super::ground::connect(&url, BrokerSettings::default()).await;
+    let mut fleet = Fleet::new(Duration::from_secs(6));
+    let settings = [("queues", "default,mail")];
+    let _crew = [fleet.worker(&url, &settings).await, fleet.worker(&url, &settings).await];
+    let stop = tokio_util::sync::CancellationToken::new();
+    let producer = {
+        let (broker, stop) = (Arc::clone(&broker), stop.clone());
+        tokio::spawn(async move {
+            let mut acknowledged = Vec::new();
+            while !stop.is_cancelled() {
+                // Into the slot that moves, and with children from another slot into it.
+                let mut tasks: Vec<_> = (0..6).map(|_| named("note", "[10]")).collect();
+                tasks.push(NewTask { queue: queue("mail"), ..named("note_with_child", r#"[1,"default"]"#) });
+                if broker.enqueue(&tasks[..6]).await.is_ok() {
+                    acknowledged.extend(tasks[..6].iter().map(|task| task.id.clone()));
+                }
+                if broker.enqueue(&tasks[6..]).await.is_ok() {
+                    acknowledged.push(TaskId::new(format!("{}.child", tasks[6].id)).expect("an id"));
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            acknowledged
+        })
+    };
+    let Value::Int(slot) = ask(&cluster.nodes[0], &["CLUSTER", "KEYSLOT", "th:{default}:"]).await else { panic!("a slot") };
+    let slot = slot.to_string();
+    let home = cluster.master_of(&slot).await;
+    let mut moved = Vec::new();
+    for to in [(home + 1) % 3, home] {
+        let before = super::fleet::succeeded(&*broker).await;
+        until("it is under load", async || {
+            super::fleet::try_open(&*broker).await.is_some() && super::fleet::succeeded(&*broker).await > before + 100
+        })
+        .await;
+        moved.push(cluster.move_slot(&slot, to).await);
+    }
+    let before = super::fleet::succeeded(&*broker).await;
+    until("it goes on", async || super::fleet::succeeded(&*broker).await > before + 50).await;
+    stop.cancel();
+    let ids = producer.await.expect("no panic");
+    until("children have come", async || {
+        let found = broker.find(Some(&QueueName::default()), ids.last().expect("some")).await;
+        found.is_ok_and(|view| view.is_some())
+    })
+    .await;
+    until("all has ended", async || super::fleet::try_open(&*broker).await == Some(0)).await;
+    let told = account(&format!("a slot moved there and back under load, {moved:?} keys"), &broker, &ids).await;
+    told.all_succeeded();
+    assert_eq!((told.counted, told.worker_lost), (0, 0), "every worker lived");
+    assert!(moved.iter().all(|keys| *keys > 100), "{moved:?}");
 }

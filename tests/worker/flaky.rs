@@ -1,6 +1,7 @@
-//! A broker with faults: it can be away, lose the reply of a claim, and remembers who registered.
+//! A broker with faults: it can be away, fail before or after any step of a worker, and remembers who registered.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -24,12 +25,20 @@ pub(super) struct Flaky {
     inner: Arc<dyn Broker>,
     /// Nothing gets through.
     pub(super) away: AtomicBool,
-    /// The next claim that brings tasks happens, and its reply is lost.
-    pub(super) lose_claim: AtomicBool,
+    /// Steps that fail, each once, one after the other: its verb, and when. A claim that brings nothing is no step.
+    pub(super) points: Mutex<VecDeque<(&'static str, Moment)>>,
     /// Heartbeats that came through.
     pub(super) beats: AtomicUsize,
     pub(super) claims: AtomicUsize,
     pub(super) registered: Mutex<Vec<Incarnation>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// It does not happen.
+    Before,
+    /// It happens, and its reply is lost.
+    After,
 }
 
 impl Flaky {
@@ -37,7 +46,7 @@ impl Flaky {
         Arc::new(Self {
             inner,
             away: AtomicBool::new(false),
-            lose_claim: AtomicBool::new(false),
+            points: Mutex::default(),
             beats: AtomicUsize::new(0),
             claims: AtomicUsize::new(0),
             registered: Mutex::default(),
@@ -46,6 +55,20 @@ impl Flaky {
 
     fn reach(&self) -> Result<&Arc<dyn Broker>> {
         if self.away.load(Ordering::SeqCst) { Err(BrokerError::Unavailable("away".into())) } else { Ok(&self.inner) }
+    }
+
+    fn fails(&self, verb: &str, moment: Moment) -> bool {
+        let mut points = self.points.lock().expect("not poisoned");
+        points.pop_front_if(|next| *next == (verb, moment)).is_some()
+    }
+
+    /// One step that may fail before it happens or after.
+    async fn step<T>(&self, verb: &str, happens: impl Future<Output = Result<T>>) -> Result<T> {
+        if self.fails(verb, Moment::Before) {
+            return Err(BrokerError::Unavailable(format!("{verb} was lost")));
+        }
+        let done = happens.await?;
+        if self.fails(verb, Moment::After) { Err(BrokerError::Unavailable(format!("the reply of {verb} was lost"))) } else { Ok(done) }
     }
 
     fn reach_kv(&self) -> Result<&Arc<dyn Broker>, KvError> {
@@ -95,38 +118,41 @@ impl Broker for Flaky {
         self.reach()?.purge(queue).await
     }
     async fn register(&self, queue: &QueueName, lease: Duration) -> Result<Incarnation> {
-        let incarnation = self.reach()?.register(queue, lease).await?;
+        let incarnation = self.step("register", self.reach()?.register(queue, lease)).await?;
         self.registered.lock().expect("not poisoned").push(incarnation.clone());
         Ok(incarnation)
     }
     async fn claim(&self, who: &Incarnation, lease: Duration, limit: usize, startable: &[TaskName]) -> Result<Lease<Claimed>> {
+        if self.fails("claim", Moment::Before) {
+            return Err(BrokerError::Unavailable("the claim was lost".into()));
+        }
         let claimed = self.reach()?.claim(who, lease, limit, startable).await?;
         self.claims.fetch_add(1, Ordering::SeqCst);
         let brings = matches!(&claimed, Lease::Held(claimed) if !claimed.tasks.is_empty());
-        if brings && self.lose_claim.swap(false, Ordering::SeqCst) {
+        if brings && self.fails("claim", Moment::After) {
             return Err(BrokerError::Unavailable("the reply was lost".into()));
         }
         Ok(claimed)
     }
     async fn extend(&self, who: &Incarnation, lease: Duration) -> Result<Lease<Extended>> {
-        let extended = self.reach()?.extend(who, lease).await?;
+        let extended = self.step("extend", self.reach()?.extend(who, lease)).await?;
         self.beats.fetch_add(1, Ordering::SeqCst);
         Ok(extended)
     }
     async fn held(&self, who: &Incarnation) -> Result<Vec<Leased>> {
-        self.reach()?.held(who).await
+        self.step("held", self.reach()?.held(who)).await
     }
     async fn finish(&self, who: &Incarnation, finishes: &[Finish]) -> Result<FinishReply> {
-        self.reach()?.finish(who, finishes).await
+        self.step("finish", self.reach()?.finish(who, finishes)).await
     }
     async fn leave(&self, who: &Incarnation) -> Result<()> {
-        self.reach()?.leave(who).await
+        self.step("leave", self.reach()?.leave(who)).await
     }
     async fn expire(&self, who: &Incarnation) -> Result<()> {
         self.reach()?.expire(who).await
     }
     async fn wait(&self, queue: &QueueName, limit: Duration) -> Result<()> {
-        self.reach()?.wait(queue, limit).await
+        self.step("wait", self.reach()?.wait(queue, limit)).await
     }
     async fn cancellations(&self, sender: mpsc::Sender<(QueueName, TaskId)>) -> Result<()> {
         self.reach()?.cancellations(sender).await
@@ -135,10 +161,10 @@ impl Broker for Flaky {
         self.reach()?.progress(queue, id, progress).await
     }
     async fn relay(&self, queue: &QueueName) -> Result<usize> {
-        self.reach()?.relay(queue).await
+        self.step("relay", self.reach()?.relay(queue)).await
     }
     async fn sweep(&self, queue: &QueueName, offered: &[TaskName]) -> Result<()> {
-        self.reach()?.sweep(queue, offered).await
+        self.step("sweep", self.reach()?.sweep(queue, offered)).await
     }
     async fn announce(&self, worker: &WorkerInfo, ttl: Duration) -> Result<()> {
         self.reach()?.announce(worker, ttl).await

@@ -14,7 +14,7 @@ use taskhost::{
     broker::Broker,
     catalogue::Hints,
     engine::Attempted,
-    task::{CodeId, ErrorKind, Outcome, TaskError, TaskName},
+    task::{CodeId, ErrorKind, NewTask, Outcome, TaskError, TaskName},
     worker::{self, Invoke, Offer, Roster, Stop, Summary, Work, WorkerSettings},
 };
 use tokio::{
@@ -22,10 +22,11 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::support::{task_name, wait_until};
+use crate::support::{add, queue, task_id, task_name, wait_until};
 
 /// Runs bodies by name: `add`, `fail`, `gate` (until the test opens it or it is cancelled), `deaf` (until opened, never
-/// cancelled), `long` (a result of 4 KiB), `panic` (in the host), `kv` (counts and says its progress, then as `gate`).
+/// cancelled), `long` (a result of 4 KiB), `panic` (in the host), `kv` (counts and says its progress, then as `gate`), `parent` (its child
+/// `add` goes to the queue `other`).
 #[derive(Debug, Default)]
 pub(super) struct Script {
     /// Name and attempt of everything that began, in order.
@@ -83,6 +84,11 @@ impl Script {
             }
             "fail" => failed(ErrorKind::Retry, "try again"),
             "long" => done(&format!("\"{}\"", "x".repeat(4096))),
+            "parent" => {
+                let id = task_id(&format!("{}.child", work.about.task_id));
+                let child = NewTask { id, queue: queue("other"), ..add() };
+                Outcome::Done { result: "null".into(), children: vec![child] }
+            }
             "panic" => panic!("the host's own fault"),
             "deaf" => {
                 self.gate.pass().await;

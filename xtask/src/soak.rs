@@ -43,7 +43,7 @@ pub(crate) fn main(words: &[&str]) -> Result<()> {
         let scenario = format!("faults::soak::{broker}");
         let mut call = test::cargo_command();
         call.current_dir(plugins::root()).env("SOAK_SECONDS", (minutes * 60).to_string());
-        call.args(["test", "--package", "taskhost", "--test", "main", "--", "--exact", &scenario, "--nocapture"]);
+        call.args(["test", "--workspace", "--test", "main", "--", "--exact", &scenario, "--nocapture"]);
         let status = call.status().with_context(|| format!("failed to start {call:?}"))?;
         if !status.success() {
             bail!("the soak on {broker} failed: {status}; what is lost or stuck is named above");

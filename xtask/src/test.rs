@@ -38,6 +38,7 @@ pub(crate) fn run() -> Result<()> {
     })?;
     step("clippy", &mut || cargo(root, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     step("tests", &mut || cargo(root, &tests))?;
+    step("laws on Valkey", &mut || on_valkey(root))?;
     step("documentation", &mut || {
         let mut call = Command::new(cargo_program());
         call.current_dir(root).args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings");
@@ -48,6 +49,24 @@ pub(crate) fn run() -> Result<()> {
         say!("  {:>7}  {name}", shown(took));
     }
     Ok(())
+}
+
+/// The laws, the scripts and the model on Valkey; where its program can't be had, that is said.
+fn on_valkey(root: &Path) -> Result<()> {
+    let server = match redis::valkey(root) {
+        Ok(server) => server,
+        Err(error) => {
+            say!("NOT RUN on Valkey, which can't be had here: {error:#}; put `valkey-server` on PATH");
+            return Ok(());
+        }
+    };
+    say!("{}", server.display());
+    let mut call = cargo_command();
+    call.current_dir(root).env("TEST_REDIS_SERVER", server).args(["test", "--workspace", "--test", "main", "--"]);
+    finish(
+        call.args(["laws::redis", "redis::a_", "faults::scripts", "faults::model::redis", "faults::replicas::without", "worker::points"])
+            .args(["--skip", "faults::redis"]),
+    )
 }
 
 /// Whether it could be built: its tools come from the registry of another language, and where they are missing that is said.

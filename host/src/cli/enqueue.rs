@@ -16,7 +16,7 @@ use crate::{
     broker::Enqueued,
     catalogue::{Catalogue, Given},
     config::{Settings, units},
-    task::{Clock, NewTask, Start, SystemClock, TaskId, TaskName, Unique},
+    task::{Millis, NewTask, Start, TaskId, TaskName, Unique},
 };
 
 #[derive(Debug, Args)]
@@ -80,7 +80,9 @@ pub(super) fn optional_time(text: &str) -> Result<Limit, String> {
 
 pub(super) async fn call(args: EnqueueArgs, settings: &Settings) -> Result<(), Failure> {
     let broker = ask::broker(settings).await?;
-    let defaults = args.defaults();
+    // By the broker's clock: ours may be wrong, and it is the broker's that decides.
+    let now = if matches!(args.expires, Some(Start::In(_))) { broker.now().await? } else { Millis(0) };
+    let defaults = args.defaults(now);
     if let Some(file) = &args.bulk {
         return bulk::call(&*broker, file, &defaults, args.unchecked).await;
     }
@@ -107,7 +109,7 @@ pub(super) async fn call(args: EnqueueArgs, settings: &Settings) -> Result<(), F
 }
 
 impl EnqueueArgs {
-    fn defaults(&self) -> Defaults {
+    fn defaults(&self, now: Millis) -> Defaults {
         Defaults {
             queue: self.wishes.queue.clone(),
             priority: self.wishes.priority.unwrap_or_default(),
@@ -118,7 +120,7 @@ impl EnqueueArgs {
             },
             expires: self.expires.and_then(|start| match start {
                 Start::Now => None,
-                Start::In(time) => Some(SystemClock.now().after(time)),
+                Start::In(time) => Some(now.after(time)),
                 Start::At(at) => Some(at),
             }),
             timeout: self.wishes.timeout,

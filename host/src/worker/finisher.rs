@@ -2,16 +2,17 @@
 //!
 //! attempts → [`Inbox`] → one batch an incarnation → `Broker::finish` → gone from the hold.
 //!
-//! Invariant: a finish is dropped only when it is recorded, stale, or its lease is lost. While the broker is away it is kept
-//! and repeated; repeating is safe, because a member names one attempt.
+//! Invariant: a finish is dropped only when it is recorded, stale, or its lease is lost. While the broker is away, or can't write
+//! what stands there, it is kept and repeated; repeating is safe, because a member names one attempt.
 
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
 };
 
 use futures_util::future::join_all;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Shared, dispatcher,
@@ -26,6 +27,8 @@ use crate::{
 /// A batch is at most so many, and about so many bytes.
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 4 << 20;
+/// What the broker can't record for what stands in it is tried again so seldom at last.
+const ASIDE: Duration = Duration::from_secs(60);
 
 /// What waits to be recorded.
 #[derive(Debug, Default)]
@@ -48,8 +51,8 @@ struct Item {
 #[derive(Debug)]
 struct Note {
     name: TaskName,
-    /// How often the broker refused it for what it is.
-    refusals: u8,
+    /// How often the broker refused it.
+    refusals: u32,
 }
 
 impl Inbox {
@@ -70,21 +73,31 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut batches: Vec<Batch> = Vec::new();
     let mut failures = 0;
     loop {
-        if batches.is_empty() {
+        if batches.iter().all(|batch| batch.items.is_empty()) {
+            let due = batches.iter().filter_map(Batch::due).min();
+            let due = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = shared.inbox.ready.notified() => {}
+                () = due => {}
                 () = shared.end.cancelled() => return,
             }
         }
         for (hold, item) in std::mem::take(&mut *lock(&shared.inbox.items)) {
             match batches.iter_mut().find(|batch| Arc::ptr_eq(&batch.hold, &hold)) {
                 Some(batch) => batch.items.push_back(item),
-                None => batches.push(Batch { hold, items: VecDeque::from([item]), singly: 0 }),
+                None => batches.push(Batch { hold, items: VecDeque::from([item]), singly: 0, aside: Vec::new() }),
             }
         }
         batches.retain(|batch| !batch.hold.is_lost());
-        let failed = join_all(batches.iter_mut().map(|batch| batch.record(&shared))).await.contains(&false);
-        batches.retain(|batch| !batch.items.is_empty());
+        batches.iter_mut().for_each(Batch::take_due);
+        let filled = batches.iter_mut().filter(|batch| !batch.items.is_empty());
+        let failed = join_all(filled.map(|batch| batch.record(&shared))).await.contains(&false);
+        batches.retain(|batch| !batch.items.is_empty() || !batch.aside.is_empty());
         shared.inbox.settled.notify_one();
         if !failed {
             failures = 0;
@@ -108,6 +121,8 @@ struct Batch {
     items: VecDeque<Item>,
     /// So many are to be sent one by one, to find the one that the broker refuses.
     singly: usize,
+    /// What it can't record for what stands in it, each with the time of its next try.
+    aside: Vec<(Instant, Item)>,
 }
 
 impl Batch {
@@ -131,9 +146,13 @@ impl Batch {
                     self.singly = sent.len();
                     self.put_back(sent);
                 } else if let Some(item) = sent.pop() {
-                    match refused(item, &error) {
-                        Some(item) => self.items.push_front(item),
-                        None => self.singly = self.singly.saturating_sub(1),
+                    self.singly = self.singly.saturating_sub(1);
+                    match error {
+                        BrokerError::Invalid(_) if item.note.refusals == 0 => {
+                            self.singly += 1;
+                            self.items.push_front(refused(item, &error));
+                        }
+                        _ => self.set_aside(item, &error),
                     }
                 }
                 true
@@ -144,6 +163,34 @@ impl Batch {
                 self.put_back(sent);
                 false
             }
+        }
+    }
+
+    /// A key of another type, a damaged page: no fault of the attempt. Its end is kept until somebody has mended what stands there; the
+    /// lease keeps the task meanwhile.
+    fn set_aside(&mut self, mut item: Item, error: &BrokerError) {
+        let again = Duration::from_secs(1 << item.note.refusals.min(6)).min(ASIDE);
+        item.note.refusals += 1;
+        tracing::error!(
+            id = %item.finish.member.id,
+            task = %item.note.name,
+            %error,
+            "can't record its end; it is kept and tried again in {} s: see the broker",
+            again.as_secs()
+        );
+        self.aside.push((Instant::now() + again, item));
+    }
+
+    /// When the next of those set aside is tried again.
+    fn due(&self) -> Option<Instant> {
+        self.aside.iter().map(|(due, _)| *due).min()
+    }
+
+    fn take_due(&mut self) {
+        let now = Instant::now();
+        for (_, item) in self.aside.extract_if(.., |(due, _)| *due <= now) {
+            self.items.push_front(item);
+            self.singly += 1;
         }
     }
 
@@ -198,30 +245,14 @@ fn settle(shared: &Arc<Shared>, hold: &Arc<Hold>, item: &Item, reply: Finished) 
     }
 }
 
-/// The broker will never take this one as it is: what takes its place, ever smaller; `None`: given up.
-fn refused(mut item: Item, error: &BrokerError) -> Option<Item> {
-    item.note.refusals += 1;
-    let member = &item.finish.member;
-    match (item.note.refusals, &item.finish.verdict) {
-        (1, Verdict::Succeed { children, .. }) => {
-            let kind = if children.is_empty() { ErrorKind::ResultTooLarge } else { ErrorKind::BadResult };
-            tracing::warn!(id = %member.id, task = %item.note.name, %error, "its result was refused");
-            item.finish.verdict = Verdict::Dead { error: TaskError::new(kind, error.to_string()) };
-            Some(item)
-        }
-        (1 | 2, Verdict::Succeed { .. } | Verdict::Retry { .. } | Verdict::Dead { .. } | Verdict::Cancel { .. }) => {
-            let text = format!("what became of the attempt could not be recorded: {error}");
-            item.finish.log = String::new();
-            item.finish.verdict = Verdict::Dead { error: TaskError::new(ErrorKind::BadResult, text) };
-            item.note.refusals = 2;
-            Some(item)
-        }
-        _ => {
-            // It stays in the hold: the lease keeps the task from being lost until somebody mends what is stored.
-            tracing::error!(id = %member.id, task = %item.note.name, %error, "can't record its end: see the broker");
-            None
-        }
-    }
+/// The broker will never take this one as it is (a child that can't be written, say): the task ends dead and says why.
+fn refused(mut item: Item, error: &BrokerError) -> Item {
+    item.note.refusals = 1;
+    tracing::warn!(id = %item.finish.member.id, task = %item.note.name, %error, "its end was refused");
+    let text = format!("what became of the attempt could not be recorded: {error}");
+    item.finish.log = String::new();
+    item.finish.verdict = Verdict::Dead { error: TaskError::new(ErrorKind::BadResult, text) };
+    item
 }
 
 /// Moves what children went to other queues, right after the finish that made them.

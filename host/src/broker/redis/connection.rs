@@ -7,28 +7,66 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value,
     aio::{ConnectionLike, MultiplexedConnection},
     cluster::{ClusterClient, ClusterClientBuilder},
     cluster_async::ClusterConnection,
-    cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
+    cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr},
     sentinel::SentinelClient,
 };
 use tokio::sync::Mutex;
 
-use super::{address::Address, fault::fault, scripts::Call};
+use super::{
+    address::Address,
+    fault::fault,
+    scripts::{Call, MARK},
+};
 use crate::broker::{BrokerError, Result};
 
 /// How long a connection may take to come to be.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long an answer may take: a server that swaps or a slow disk under AOF is late, one that is gone is never back.
 pub(super) const ANSWER: Duration = Duration::from_secs(10);
+/// How long a replica may take to acknowledge a batch; less than [`ANSWER`].
+const REPLICATED: Duration = Duration::from_secs(3);
 
 /// What a URL leads to.
 pub(super) enum Target {
     Single(Client),
-    Sentinel(Box<Mutex<SentinelClient>>),
+    Sentinel(Box<Watched>),
     Cluster { nodes: Vec<Client>, commands: Box<ClusterClient>, blocking: Box<ClusterClient> },
+}
+
+/// A master by its name, and those who know where it is.
+pub(super) struct Watched {
+    client: Mutex<SentinelClient>,
+    sentinels: Vec<Client>,
+    master: String,
+}
+
+impl Watched {
+    /// The client library says that the name is not known also while the master is down: that is told apart here, because a wrong name
+    /// wants another setting, and a failover wants patience.
+    async fn master(&self) -> RedisResult<Client> {
+        match self.client.lock().await.async_get_client().await {
+            Err(error) if error.kind() == ErrorKind::MasterNameNotFoundBySentinel && self.is_known().await => {
+                let why = format!("`{}` is down, or a failover is under way", self.master);
+                Err((ErrorKind::Io, "the sentinels name no living master", why).into())
+            }
+            client => client,
+        }
+    }
+
+    async fn is_known(&self) -> bool {
+        let asked = self.sentinels.iter().map(|sentinel| async {
+            let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT / 5)).set_response_timeout(Some(CONNECT / 5));
+            let mut connection = sentinel.get_multiplexed_async_connection_with_config(&config).await.ok()?;
+            let address = redis::cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(&self.master).to_owned();
+            let told = connection.req_packed_command(&address).await.and_then(Value::extract_error).ok()?;
+            (told != Value::Nil).then_some(())
+        });
+        futures_util::future::join_all(asked).await.into_iter().any(|known| known.is_some())
+    }
 }
 
 impl Target {
@@ -37,8 +75,19 @@ impl Target {
             Address::Single(info, None) => Client::open(info.clone()).map(Self::Single),
             Address::Single(info, Some(certificates)) => Client::build_with_tls(info.clone(), certificates.clone()).map(Self::Single),
             Address::Sentinel { sentinels, master, node } => {
-                SentinelClient::build(sentinels.clone(), master, Some(node.clone()), redis::sentinel::SentinelServerType::Master)
-                    .map(|client| Self::Sentinel(Box::new(Mutex::new(client))))
+                let watched = || {
+                    Ok(Watched {
+                        client: Mutex::new(SentinelClient::build(
+                            sentinels.clone(),
+                            master,
+                            Some(node.clone()),
+                            redis::sentinel::SentinelServerType::Master,
+                        )?),
+                        sentinels: sentinels.iter().cloned().map(Client::open).collect::<RedisResult<_>>()?,
+                        master: master.clone(),
+                    })
+                };
+                watched().map(|watched| Self::Sentinel(Box::new(watched)))
             }
             // Here the client library does repeat: it is how it follows MOVED and ASK. Every verb may be repeated.
             Address::Cluster(nodes, certificates) => {
@@ -71,8 +120,8 @@ impl Target {
         let connect = async {
             match self {
                 Self::Single(client) => client.get_multiplexed_async_connection_with_config(&config).await.map(Wire::One),
-                Self::Sentinel(client) => {
-                    let client = client.lock().await.async_get_client().await?;
+                Self::Sentinel(watched) => {
+                    let client = watched.master().await?;
                     client.get_multiplexed_async_connection_with_config(&config).await.map(Wire::One)
                 }
                 Self::Cluster { commands, blocking, .. } => {
@@ -89,7 +138,7 @@ impl Target {
         let connect = async {
             match self {
                 Self::Single(client) => client.get_async_pubsub().await,
-                Self::Sentinel(client) => client.lock().await.async_get_client().await?.get_async_pubsub().await,
+                Self::Sentinel(watched) => watched.master().await?.get_async_pubsub().await,
                 Self::Cluster { nodes, .. } => {
                     let mut failed = timed_out();
                     for node in nodes {
@@ -136,6 +185,22 @@ impl Wire {
         match self {
             Self::One(connection) => connection.req_packed_command(command).await?.extract_error(),
             Self::Cluster(connection) => connection.req_packed_command(command).await?.extract_error(),
+        }
+    }
+
+    /// All of them one after the other on one connection, that of the node where `key` stands; each answer, errors among them.
+    async fn send_in_row(&mut self, commands: Vec<Cmd>, key: &str) -> RedisResult<Vec<Value>> {
+        let mut row = Pipeline::with_capacity(commands.len());
+        let count = commands.len();
+        for command in commands {
+            row.add_command(command);
+        }
+        match self {
+            Self::One(connection) => connection.req_packed_commands(&row, 0, count).await,
+            Self::Cluster(connection) => {
+                let node = SingleNodeRoutingInfo::SpecificNode(Route::with_key(key, SlotAddr::Master));
+                connection.route_pipeline(row, 0, count, node).await
+            }
         }
     }
 }
@@ -206,6 +271,44 @@ impl Link {
         }
     }
 
+    /// Calls a script, and answers when a replica has it too. The connection must be the caller's alone: it waits meanwhile.
+    ///
+    /// WAIT counts what its own connection wrote, and on some servers only if that was a write: so the script, a mark, and WAIT
+    /// go out in one row. An error in it gives the connection up: it may lead to a server that is no longer the master.
+    pub(super) async fn call_replicated(&self, call: &Call) -> Result<Value> {
+        let mark = MARK.call(call.key());
+        let row = |call: Cmd, mark: Cmd| vec![call, mark, redis::cmd("WAIT").arg(1).arg(REPLICATED.as_millis().to_string()).to_owned()];
+        let mut answers = self.try_row(row(call.by_digest().clone(), mark.by_digest().clone()), call.key()).await;
+        if answers.as_ref().is_ok_and(|answers| answers.iter().any(is_no_script)) {
+            answers = self.try_row(row(call.by_text(), mark.by_text()), call.key()).await;
+        }
+        let taken = async {
+            let mut answers = answers?.into_iter();
+            let mut next = || answers.next().unwrap_or(Value::Nil).extract_error();
+            let answer = next()?;
+            next()?;
+            Ok::<_, RedisError>((answer, next()?))
+        };
+        match taken.await {
+            Ok((answer, Value::Int(1..))) => Ok(answer),
+            Ok(_none) => Err(BrokerError::Unavailable(format!(
+                "Redis at {} has it, but no replica acknowledged it within {} s, and durability is `replica`: it may be there, and may be \
+                 lost in a failover; are its replicas up? it is safe to ask again",
+                self.at,
+                REPLICATED.as_secs()
+            ))),
+            Err(error) => {
+                self.wire.lock().await.1 = None;
+                Err(fault(&self.at, &error))
+            }
+        }
+    }
+
+    async fn try_row(&self, row: Vec<Cmd>, key: &str) -> RedisResult<Vec<Value>> {
+        let (_, mut wire) = self.wire().await?;
+        wire.send_in_row(row, key).await
+    }
+
     async fn try_send(&self, command: &Cmd) -> RedisResult<Value> {
         let (generation, mut wire) = self.wire().await?;
         let sent = wire.send(command).await;
@@ -229,6 +332,10 @@ impl Link {
         *kept = (kept.0 + 1, Some(wire.clone()));
         Ok((kept.0, wire))
     }
+}
+
+fn is_no_script(answer: &Value) -> bool {
+    matches!(answer, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript))
 }
 
 /// Whether a new connection may do better: it is lost, silent, or leads to a server that is no longer the master.

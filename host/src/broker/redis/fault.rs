@@ -53,6 +53,10 @@ fn by_code(at: &str, code: &str, said: &str, error: &RedisError) -> BrokerError 
         "MISCONF" | "NOREPLICAS" | "BUSY" => {
             BrokerError::Refused(format!("Redis at {at} takes no writes for now ({code} {said}); look at its log, it is tried again"))
         }
+        // A script that was sent with one key, by an older host, while its slot is on its way.
+        _ if said.contains("non local key") => {
+            BrokerError::Refused(format!("Redis at {at} is moving this queue to another node ({said}); it is tried again"))
+        }
         "WRONGTYPE" => wrong_type(at),
         _ if said.contains("WRONGTYPE") => wrong_type(at),
         _ if said.contains("-OOM") || said.starts_with("OOM ") => by_code(at, "OOM", said, error),

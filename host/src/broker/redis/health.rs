@@ -5,7 +5,7 @@ use super::{
     values::{count, list, word},
 };
 use crate::{
-    broker::{BrokerError, Health, Result},
+    broker::{BrokerError, Durability, Health, Result},
     task::Millis,
 };
 
@@ -40,8 +40,14 @@ impl RedisBroker {
             )),
         }
         if info.get("aof_enabled").is_some_and(|on| on == "0") {
-            warnings
-                .push(format!("Redis at {at} loses the tasks of the last minutes when it is killed (appendonly no): set appendonly yes"));
+            warnings.push(format!(
+                "Redis at {at} loses what came since its last snapshot when it ends, or everything where it takes none (appendonly no): set appendonly yes"
+            ));
+        }
+        if self.settings.durability == Durability::Replica && info.get("connected_slaves").is_some_and(|count| count == "0") {
+            warnings.push(format!(
+                "Redis at {at} has no replica, and durability is `replica`: nothing can be enqueued or finished until one follows it, or durability is `master`"
+            ));
         }
         Ok(Health { about, warnings })
     }

@@ -13,12 +13,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use redis::aio::PubSub;
+use redis::{Value, aio::PubSub};
 use tokio::sync::mpsc;
 
 use super::{
-    Broker, BrokerSettings, CancelReply, Claimed, DeleteReply, Enqueued, Extended, Finish, FinishReply, Fired, Health, Incarnation,
-    KvError, KvRoom, Lease, Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
+    Broker, BrokerSettings, CancelReply, Claimed, DeleteReply, Durability, Enqueued, Extended, Finish, FinishReply, Fired, Health,
+    Incarnation, KvError, KvRoom, Lease, Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
 };
 use crate::{
     catalogue::Catalogue,
@@ -44,6 +44,7 @@ use address::{Address, place};
 use connection::{Link, Target};
 use keys::Keys;
 pub use load::ServerLoad;
+use scripts::Call;
 
 /// A handle on one Redis; cheap to share, reconnects by itself.
 pub struct RedisBroker {
@@ -55,6 +56,7 @@ pub struct RedisBroker {
     commands: Link,
     heartbeats: Link,
     waiting: Waiting,
+    replicated: Replicated,
     listeners: Listeners,
     met: Met,
     /// When the catalogue was last written, and with what.
@@ -84,12 +86,27 @@ impl RedisBroker {
             commands,
             heartbeats,
             waiting: Waiting::default(),
+            replicated: Replicated::default(),
             listeners: Listeners::default(),
             met: Met::default(),
             offered: Mutex::default(),
         };
         broker.meet_server().await?;
         Ok(broker)
+    }
+
+    /// Calls a script whose effect is acknowledged to somebody: as safe as `durability` asks for.
+    async fn commit(&self, call: &Call) -> Result<Value> {
+        match self.settings.durability {
+            Durability::Master => self.commands.call(call).await,
+            Durability::Replica => {
+                // One that is given up midway is not put back: its WAIT may still hold it.
+                let link = self.replicated.take().unwrap_or_else(|| Link::new(Arc::clone(&self.target), Arc::clone(&self.at)));
+                let answer = link.call_replicated(call).await;
+                self.replicated.put(link);
+                answer
+            }
+        }
     }
 }
 
@@ -104,6 +121,25 @@ impl Waiting {
 
     fn put(&self, queue: &QueueName, link: Link) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.clone(), link);
+    }
+}
+
+/// Connections that wait for replicas, one a batch under way; those that nobody uses now.
+#[derive(Debug, Default)]
+struct Replicated(Mutex<Vec<Link>>);
+
+impl Replicated {
+    const KEPT: usize = 8;
+
+    fn take(&self) -> Option<Link> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    fn put(&self, link: Link) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < Self::KEPT {
+            kept.push(link);
+        }
     }
 }
 

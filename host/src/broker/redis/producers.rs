@@ -13,10 +13,10 @@ use super::{
     RedisBroker,
     fault::fault,
     scripts::{AWAIT, ENQUEUE, Script},
-    values::{check_payload, list, number, push_record, word},
+    values::{list, number, push_record, word},
 };
 use crate::{
-    broker::{BrokerError, Enqueued, Result},
+    broker::{BrokerError, Enqueued, Result, check_payload},
     task::{NewTask, QueueName, TaskId, TaskView},
 };
 
@@ -58,7 +58,7 @@ impl RedisBroker {
         let mut again = AGAIN.iter();
         let mut repeated = false;
         let answer = loop {
-            match self.commands.call(&call).await {
+            match self.commit(&call).await {
                 Err(BrokerError::Unavailable(why)) => match again.next() {
                     Some(delay) => {
                         repeated = true;

@@ -10,10 +10,10 @@ use redis::Value;
 use super::{
     RedisBroker,
     scripts::{FIRE, PAUSE_SCHEDULE, PUT_SCHEDULE},
-    values::{Row, check_payload, corrupt, count, is_yes, json, list, push_record, text, word, words},
+    values::{Row, corrupt, count, is_yes, json, list, push_record, text, word, words},
 };
 use crate::{
-    broker::{Fired, Overlap, Result, Schedule},
+    broker::{Fired, Overlap, Result, Schedule, check_payload},
     task::{Millis, NewTask, QueueName, TaskId},
 };
 

@@ -20,11 +20,14 @@ impl Script {
         Self { text, digest }
     }
 
-    /// A call with `key` as the only key; arguments follow.
+    /// A call on the keys that begin with `key`; arguments follow.
+    ///
+    /// Two keys are named, and neither ever stands there: while a cluster moves their slot, keys that are missing on both nodes make
+    /// it answer TRYAGAIN, so that no script ever runs on the half of a queue that has arrived.
     pub(super) fn call(&'static self, key: &str) -> Call {
         let mut by_digest = redis::cmd("EVALSHA");
-        by_digest.arg(&self.digest).arg(1).arg(key);
-        Call { script: self, by_digest }
+        by_digest.arg(&self.digest).arg(2).arg(key).arg(format!("{key}-"));
+        Call { script: self, key: key.to_owned(), by_digest }
     }
 }
 
@@ -32,6 +35,7 @@ impl Script {
 #[derive(Debug)]
 pub(super) struct Call {
     script: &'static Script,
+    key: String,
     by_digest: Cmd,
 }
 
@@ -44,6 +48,11 @@ impl Call {
     /// `value` is one argument: text as it is, numbers in decimal.
     pub(super) fn push(&mut self, value: impl ToRedisArgs) {
         self.by_digest.arg(value);
+    }
+
+    /// What its keys begin with.
+    pub(super) fn key(&self) -> &str {
+        &self.key
     }
 
     pub(super) fn by_digest(&self) -> &Cmd {
@@ -97,4 +106,5 @@ scripts! {
     PUT_SCHEDULE: DENY_OOM LIB, "put_schedule.lua";
     PAUSE_SCHEDULE: ALLOW_OOM LIB, "pause_schedule.lua";
     KV: DENY_OOM "", "kv.lua";
+    MARK: ALLOW_OOM "", "mark.lua";
 }

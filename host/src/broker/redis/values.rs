@@ -144,19 +144,6 @@ pub(super) fn push_record(call: &mut Call, task: &NewTask) -> Result<()> {
     Ok(())
 }
 
-/// Refuses what is over the limit, before anything is written.
-pub(super) fn check_payload(task: &NewTask, limit: usize) -> Result<()> {
-    let size = task.args.len() + task.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-    if size <= limit {
-        return Ok(());
-    }
-    Err(BrokerError::Invalid(format!(
-        "arguments and headers of `{}` are {size} bytes, over the payload limit of {limit}; send a reference (a path, a URL) instead, \
-         or raise `payload_limit`",
-        task.name
-    )))
-}
-
 /// A task from `FIELDS` of lib.lua.
 pub(super) fn leased(queue: &QueueName, member: Member, fields: Value) -> Result<Leased> {
     let id = member.id.clone();

@@ -10,10 +10,10 @@ use super::{
     RedisBroker,
     connection::{ANSWER, Link},
     scripts::{CLAIM, EXPIRE, EXTEND, FINISH, HELD, LEAVE, PROGRESS, REGISTER, RELAY, SWEEP},
-    values::{Row, check_payload, count, entry, is_yes, json, leased, leased_list, list, millis, names, number, record, word, words},
+    values::{Row, count, entry, is_yes, json, leased, leased_list, list, millis, names, number, record, word, words},
 };
 use crate::{
-    broker::{BrokerError, Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, Leased, Member, Result},
+    broker::{BrokerError, Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, Leased, Member, Result, check_payload},
     task::{ErrorKind, NewTask, Progress, QueueName, TaskError, TaskId, TaskName, Verdict},
 };
 
@@ -145,7 +145,7 @@ impl RedisBroker {
         for part in &children {
             call.push(part);
         }
-        let reply: Vec<_> = list(self.commands.call(&call).await?)?
+        let reply: Vec<_> = list(self.commit(&call).await?)?
             .iter()
             .map(|code| match number(code) {
                 1 => Finished::Recorded,
@@ -312,7 +312,7 @@ impl RedisBroker {
                 for part in records.into_iter().flatten() {
                     call.push(part);
                 }
-                self.commands.call(&call).await?;
+                self.commit(&call).await?;
             }
             self.commands.send(redis::cmd("XDEL").arg(&out).arg(&ids)).await?;
             moved += ids.len();

@@ -7,14 +7,14 @@ use super::{
     writer::{Failure, Step, sql},
 };
 use crate::{
-    broker::{BrokerError, Enqueued, Result},
+    broker::{Enqueued, Result, check_payload},
     task::{NewTask, QueueName, Start, State, TaskId, Unique},
 };
 
 /// All of them, in the order given; a payload beyond the limit refuses all.
 pub(super) fn enqueue(step: &mut Step<'_>, tasks: &[NewTask]) -> Result<Vec<Enqueued>, Failure> {
     for task in tasks {
-        check(task, step.settings.payload_limit)?;
+        check_payload(task, step.settings.payload_limit)?;
     }
     let mut known: Option<&QueueName> = None;
     let mut reply = Vec::with_capacity(tasks.len());
@@ -115,17 +115,4 @@ pub(super) fn take(step: &Step<'_>, queue: &QueueName, id: &TaskId, unique: &Uni
     let mut hold = step.connection.prepare_cached("INSERT OR REPLACE INTO unique_key (queue, key, holder, until) VALUES (?, ?, ?, ?)")?;
     hold.execute(params![queue.as_str(), unique.key, id.as_str(), step.now_ms().saturating_add(ms(unique.ttl))])?;
     Ok(None)
-}
-
-/// Refuses what is over the limit, before anything is written.
-fn check(task: &NewTask, limit: usize) -> Result<(), BrokerError> {
-    let size = task.args.len() + task.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-    if size <= limit {
-        return Ok(());
-    }
-    Err(BrokerError::Invalid(format!(
-        "arguments and headers of `{}` are {size} bytes, over the payload limit of {limit}; send a reference (a path, a URL) instead, \
-         or raise `payload_limit`",
-        task.name
-    )))
 }

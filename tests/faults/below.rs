@@ -1,0 +1,165 @@
+//! Faults from below the program: a wall clock that is wrong, a disk that is full, a death in the middle of any write to the database.
+//!
+//! preload.c, built here with `cc`, stands between the shipped program and the kernel. Linux only, as LD_PRELOAD is.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use taskhost::task::{NewTask, QueueName, Start, State, TaskId};
+
+use super::{
+    fleet::{END, Fleet, account, enqueue_all, notes, open, sleeps, succeeded, turn, until},
+    ground::Ground,
+};
+use crate::support::named;
+
+/// Built once a process, put in place by a rename.
+fn preload() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("preload.so");
+        let fresh = target.with_extension(std::process::id().to_string());
+        let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/faults/preload.c");
+        let mut call = Command::new(compiler);
+        call.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&fresh).arg(source);
+        let built = call.output().expect("a C compiler: the one that links Rust programs");
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        std::fs::rename(&fresh, &target).expect("in place");
+        target
+    })
+}
+
+/// What a program is started with so that `faults` come over it.
+fn under(faults: &[(&'static str, String)]) -> Vec<(&'static str, String)> {
+    let mut environment = vec![("LD_PRELOAD", preload().display().to_string())];
+    environment.extend_from_slice(faults);
+    environment
+}
+
+/// What is due, what is leased and what is kept is judged by the broker's clock, never by a worker's or a producer's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_worker_whose_clock_is_wrong_by_an_hour_costs_nothing() {
+    const HOUR: i32 = 3600;
+    let _turn = turn().await;
+    let ground = Ground::redis();
+    let broker = ground.open().await;
+    let mut fleet = Fleet::new(Duration::from_secs(4));
+    fleet.environment = under(&[("FAULT_CLOCK", HOUR.to_string())]);
+    let early = fleet.worker(&ground.address(), &[]).await;
+    let expiring = fleet.call(&ground.address(), &["enqueue", "note", "1", "--unchecked", "--expires", "10m", "--id", "expiring"]);
+    assert!(expiring.status.success(), "{expiring:?}");
+    fleet.environment = under(&[("FAULT_CLOCK", (-HOUR).to_string())]);
+    let late = fleet.worker(&ground.address(), &[]).await;
+    let delayed = fleet.call(&ground.address(), &["enqueue", "note", "1", "--unchecked", "--in", "2s", "--id", "delayed"]);
+    assert!(delayed.status.success(), "{delayed:?}");
+    fleet.environment = Vec::new();
+    let _right = fleet.worker(&ground.address(), &[]).await;
+    // For two leases, so that every deadline has been looked at by each of them.
+    let mut ids = vec![TaskId::new("expiring").expect("an id"), TaskId::new("delayed").expect("an id")];
+    ids.extend(notes(&*broker, 300, 100).await);
+    ids.extend(sleeps(&*broker, 30, 8.0).await);
+    let soon = (0..50).map(|_| NewTask { start: Start::In(Duration::from_secs(1)), ..named("note", "[1]") }).collect();
+    ids.extend(enqueue_all(&*broker, soon).await);
+    let whole = account("clocks an hour ahead and an hour behind", &broker, &ids).await;
+    whole.all_succeeded();
+    assert_eq!((whole.counted, whole.rerun, whole.worker_lost), (0, 0, 0), "no lease was lost to a wrong clock");
+    for id in &ids {
+        let view = broker.find(Some(&QueueName::default()), id).await.expect("find").expect("kept for an hour by the broker's clock");
+        let delay = if id.as_str() == "delayed" { 2_000 } else { 0 };
+        let (started, asked) = (view.started_at.expect("it ran").0, view.enqueued_at.0 + delay);
+        assert!(started >= asked, "started {started} before {asked}: {view:?}");
+    }
+    // What those leave whose clocks are wrong is adopted by the broker's clock too.
+    let ids = sleeps(&*broker, 40, 1.0).await;
+    until("they run", async || broker.queues().await.expect("queues")[0].counts.get(&State::Running) >= Some(&30)).await;
+    early.kill();
+    late.kill();
+    account("killed with wrong clocks", &broker, &ids).await.all_succeeded();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_full_disk_refuses_to_enqueue_and_loses_nothing() {
+    let _turn = turn().await;
+    let ground = Ground::sqlite();
+    let broker = ground.open().await;
+    let mut fleet = Fleet::new(Duration::from_secs(3));
+    let full = fleet.path().join("full");
+    fleet.environment = under(&[("FAULT_PATH", "taskhost.db".into()), ("FAULT_FULL", full.display().to_string())]);
+    let mut worker = fleet.worker(&ground.address(), &[]).await;
+    let ids = sleeps(&*broker, 200, 0.1).await;
+    until("it works", async || succeeded(&*broker).await > 20).await;
+    std::fs::write(&full, "").expect("the disk fills up");
+    let refused = fleet.call(&ground.address(), &["enqueue", "note", "1", "--unchecked", "--id", "refused"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("disk full") && said.contains("free space"), "{refused:?}");
+    worker.says("disk full").await;
+    // Longer than the lease: nobody else is there, and nobody may be able to write.
+    tokio::time::sleep(fleet.lease + Duration::from_secs(1)).await;
+    assert!(!worker.has_ended() && open(&*broker).await > 0, "{}", worker.log());
+    std::fs::remove_file(&full).expect("room is made");
+    let told = account("a full disk, then room", &broker, &ids).await;
+    told.all_succeeded();
+    assert_eq!(told.counted, 0, "a full disk counts as no attempt");
+    let gone = TaskId::new("refused").expect("an id");
+    assert!(broker.find(None, &gone).await.expect("find").is_none(), "what was refused did not happen");
+    let again = fleet.call(&ground.address(), &["enqueue", "note", "1", "--unchecked", "--id", "refused"]);
+    assert!(again.status.success(), "{again:?}");
+    account("enqueued again", &broker, &[gone]).await.all_succeeded();
+}
+
+/// Half of the n-th write is done, then SIGKILL: in a step, between two, in a checkpoint, while the schema is made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_process_killed_in_the_middle_of_any_write_of_its_database_loses_nothing() {
+    const WRITES: [u64; 14] = [1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 120, 160, 200, 250];
+    let _turn = turn().await;
+    let ground = Ground::sqlite();
+    let mut fleet = Fleet::new(Duration::from_secs(2));
+    fleet.shares_state = true;
+    let mut died = Vec::new();
+    for nth in WRITES {
+        // The first of all makes the file and dies over it.
+        let doom = under(&[("FAULT_PATH", "taskhost.db".into()), ("FAULT_DIE", nth.to_string())]);
+        fleet.environment.clone_from(&doom);
+        let id = format!("by-cli-{nth}");
+        let call = fleet.call(&ground.address(), &["enqueue", "note", "1", "--unchecked", "--id", &id]);
+        let broker = ground.open().await;
+        let id = TaskId::new(id).expect("an id");
+        let is_there = broker.find(None, &id).await.expect("find").is_some();
+        assert!(is_there || call.stdout.is_empty(), "write {nth}: acknowledged and lost: {call:?}");
+
+        let mut ids = enqueue_all(&*broker, (0..12).map(|_| named("note_with_child", r#"[20,"default"]"#)).collect()).await;
+        if is_there {
+            ids.push(id);
+        }
+        let mut victim = fleet.start(&ground.address(), &[]);
+        let begun = Instant::now();
+        let by_itself = loop {
+            if victim.has_ended() {
+                break true;
+            }
+            if open(&*broker).await == 0 {
+                break false;
+            }
+            assert!(begun.elapsed() < END, "write {nth}: neither dead nor done:\n{}", victim.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        if by_itself {
+            died.push(nth);
+        }
+        victim.kill();
+        fleet.environment = Vec::new();
+        let heir = fleet.worker(&ground.address(), &[]).await;
+        let children: Vec<_> = ids.iter().filter(|id| !id.as_str().starts_with("by-cli")).map(|id| format!("{id}.child")).collect();
+        account(&format!("killed in write {nth}"), &broker, &ids).await.all_succeeded();
+        let children: Vec<_> = children.into_iter().map(|id| TaskId::new(id).expect("an id")).collect();
+        account(&format!("children of write {nth}"), &broker, &children).await.all_succeeded();
+        heir.kill();
+    }
+    eprintln!("died in these writes: {died:?}");
+    assert!(died.len() >= WRITES.len() / 2, "most of them are reached: {died:?}");
+}

@@ -1,0 +1,155 @@
+//! `durability`: what a failover costs when a replica lagged, and that it costs nothing acknowledged where a replica is waited for.
+//!
+//! The replica is cut off from its master under load, then the master is killed before anybody mends that, and the sentinels promote
+//! the replica: everything since the cut is gone. By default that was acknowledged, and is counted; with `replica` it was not.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use taskhost::{
+    broker::{Broker, BrokerError, BrokerSettings, Durability, redis::RedisBroker},
+    task::{QueueName, TaskId},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    fleet::{END, Fleet, account, succeeded, turn, until},
+    ground::connect,
+    topologies::{Watched, ask, patient_notes, report, text},
+};
+use crate::support::{RedisServer, add, named, queue};
+
+fn replica() -> BrokerSettings {
+    BrokerSettings { durability: Durability::Replica, ..BrokerSettings::default() }
+}
+
+/// Enqueues as fast as it may until told to stop; what was acknowledged, and when.
+async fn produce(broker: Arc<dyn Broker>, acknowledged: Arc<Mutex<Vec<(Instant, TaskId)>>>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let tasks: Vec<_> = (0..5).map(|_| named("note", "[5]")).collect();
+        let taken = tokio::select! {
+            taken = broker.enqueue(&tasks) => taken.is_ok(),
+            () = stop.cancelled() => false,
+        };
+        if taken {
+            let now = Instant::now();
+            acknowledged.lock().expect("not poisoned").extend(tasks.into_iter().map(|task| (now, task.id)));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Load → the replica is cut off → load → the master is killed → the replica is the master. How many were acknowledged before the
+/// cut, after it, and how many of them all are lost.
+async fn failover(settings: BrokerSettings, durability: &str) -> (usize, usize, usize) {
+    let mut watched = Watched::start().await;
+    let url = watched.url();
+    let broker = connect(&url, settings).await;
+    let mut fleet = Fleet::new(Duration::from_secs(10));
+    let so = [("durability", durability)];
+    let crew = [fleet.worker(&url, &so).await, fleet.worker(&url, &so).await];
+    let (acknowledged, stop) = (Arc::new(Mutex::new(Vec::new())), CancellationToken::new());
+    let producers: Vec<_> = (0..3).map(|_| tokio::spawn(produce(Arc::clone(&broker), Arc::clone(&acknowledged), stop.clone()))).collect();
+    until("it is under load", async || succeeded(&*broker).await > 150).await;
+    ask(&watched.replica, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    let cut = Instant::now();
+    // The sentinels mend that after some 8 s.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    watched.master.kill();
+    stop.cancel();
+    for producer in producers {
+        producer.await.expect("no panic");
+    }
+    // Where a replica is asked for, the new master has none: producers and workers go on by what it holds.
+    let plain = connect(&url, BrokerSettings::default()).await;
+    let after = patient_notes(&*plain, &queue("default"), 50).await;
+    drop(crew);
+    let _fresh = fleet.worker(&url, &[]).await;
+    let acknowledged = std::mem::take(&mut *acknowledged.lock().expect("not poisoned"));
+    let (before, since): (Vec<_>, Vec<_>) = acknowledged.into_iter().partition(|(at, _)| *at < cut);
+    let ids: Vec<_> = before.iter().chain(&since).map(|(_, id)| id.clone()).collect();
+    let lost =
+        report(&format!("failover to a replica that was cut off, durability {durability}"), &plain, &QueueName::default(), &ids).await;
+    account("enqueued after the failover", &plain, &after).await.all_succeeded();
+    (before.len(), since.len(), lost)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn with_durability_replica_a_failover_loses_nothing_acknowledged() {
+    let _turn = turn().await;
+    let (before, since, lost) = failover(replica(), "replica").await;
+    eprintln!("durability replica: {before} acknowledged before the cut, {since} after it, {lost} lost");
+    assert!(before >= 150, "under load: {before}");
+    assert_eq!(lost, 0, "acknowledged and lost");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn by_default_a_failover_may_lose_what_had_not_been_replicated_and_nothing_else() {
+    let _turn = turn().await;
+    let (before, since, lost) = failover(BrokerSettings::default(), "master").await;
+    eprintln!("durability master: {before} acknowledged before the cut, {since} in the 2 s after it, {lost} lost");
+    assert!(lost > 0, "nothing was lost: then the test of the other durability shows nothing");
+    // A little of what was acknowledged just before the cut may still have been on its way.
+    assert!(lost <= since + before / 10, "{lost} lost of {since} acknowledged after the cut");
+}
+
+/// A master and one replica, without anybody who watches them.
+async fn pair() -> (RedisServer, RedisServer) {
+    let master = RedisServer::start();
+    let port = master.port().to_string();
+    let follower = RedisServer::start_with(&["--replicaof", "127.0.0.1", &port, "--repl-diskless-sync-delay", "0"]);
+    until("the replica follows", async || text(&follower, &["INFO", "replication"]).await.contains("master_link_status:up")).await;
+    (master, follower)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn without_a_replica_that_acknowledges_enqueue_says_so_each_time_it_is_asked() {
+    let (master, follower) = pair().await;
+    let broker = RedisBroker::connect(&master.url(), replica()).await.expect("connect");
+    let task = add();
+    assert!(broker.check().await.expect("check").warnings.iter().all(|warning| !warning.contains("replica")));
+    broker.enqueue(std::slice::from_ref(&task)).await.expect("acknowledged by the replica");
+    assert_eq!(broker.find(None, &task.id).await.expect("find").map(|view| view.id), Some(task.id));
+
+    ask(&follower, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    until("the master has noticed", async || text(&master, &["INFO", "replication"]).await.contains("connected_slaves:0")).await;
+    let warnings = broker.check().await.expect("check").warnings;
+    assert!(warnings.iter().any(|warning| warning.contains("has no replica, and durability is `replica`")), "{warnings:?}");
+    let task = add();
+    let broker = RedisBroker::connect(&master.url(), replica()).await.expect("connect");
+    let not_known = |error: BrokerError| {
+        assert!(error.is_transient() && error.is_fate_unknown(), "{error:?}");
+        let said = error.to_string();
+        assert!(said.contains("no replica acknowledged it within 3 s") && said.contains("it may be there"), "{said}");
+    };
+    not_known(broker.enqueue(std::slice::from_ref(&task)).await.expect_err("not acknowledged"));
+    // It is there: asking again writes nothing, and is not acknowledged for that reason either, on a connection that never wrote.
+    let other = RedisBroker::connect(&master.url(), replica()).await.expect("connect");
+    assert!(other.find(None, &task.id).await.expect("find").is_some());
+    not_known(other.enqueue(std::slice::from_ref(&task)).await.expect_err("not acknowledged"));
+
+    ask(&follower, &["REPLICAOF", "127.0.0.1", &master.port().to_string()]).await;
+    until("asked again it is acknowledged", async || broker.enqueue(std::slice::from_ref(&task)).await.is_ok()).await;
+}
+
+/// A worker's results are kept and recorded when a replica is back; nothing is run again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn workers_keep_results_until_a_replica_has_them() {
+    let _turn = turn().await;
+    let (master, follower) = pair().await;
+    let broker = connect(&master.url(), BrokerSettings::default()).await;
+    let mut fleet = Fleet::new(Duration::from_secs(5));
+    let worker = fleet.worker(&master.url(), &[("durability", "replica")]).await;
+    let ids = super::fleet::sleeps(&*broker, 100, 0.05).await;
+    until("it works", async || succeeded(&*broker).await > 10).await;
+    ask(&follower, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    worker.says("no replica acknowledged").await;
+    ask(&follower, &["REPLICAOF", "127.0.0.1", &master.port().to_string()]).await;
+    let begun = Instant::now();
+    let told = account("a replica gone for a while, durability replica", &broker, &ids).await;
+    told.all_succeeded();
+    assert_eq!(told.counted, 0, "no attempt is counted twice");
+    assert!(begun.elapsed() < END);
+}
