@@ -293,7 +293,7 @@ async fn a_worker_is_hurt_by_nobody() {
         }
         settled(&scene, before, name, &table);
     }
-    println!("{table}");
+    eprintln!("{table}");
     eight_at_once(&scene, before).await;
     assert!(scene.worker.stop().success());
 }
@@ -343,9 +343,9 @@ async fn eight_at_once(scene: &Scene, before: u64) {
     };
     settled(scene, before, "eight hostile plugins", "");
     let after = scene.adds(|| true).await;
-    println!("eight hostile plugins at once\n          add p50 ms  p99 ms  RSS MiB");
+    eprintln!("eight hostile plugins at once\n          add p50 ms  p99 ms  RSS MiB");
     for (when, took, resident) in [("before", &idle, before), ("during", &during, peak), ("after", &after, scene.resident())] {
-        println!("{when:<8}  {:>10.1}  {:>6.1}  {:>7}", took.quantile(0.5), took.p99(), resident >> 20);
+        eprintln!("{when:<8}  {:>10.1}  {:>6.1}  {:>7}", took.quantile(0.5), took.p99(), resident >> 20);
     }
 }
 
@@ -383,7 +383,7 @@ async fn compiling_twenty_megabytes_starves_nobody() {
         }
     }
     assert_eq!(compiler_of(scene.worker.pid()), Some(child), "all of these ran beside the compiler");
-    println!(
+    eprintln!(
         "add alone: p50 {:.1}, p99 {:.1} ms; while 20 MiB are compiled: p50 {:.1}, p99 {:.1} ms",
         idle.quantile(0.5),
         idle.p99(),
