@@ -105,8 +105,7 @@ async fn two_hundred_swaps_under_load_fail_no_task_and_leak_nothing() {
     until("old code is let go", || worker.mapped_code() <= 2);
     let rss = worker.rss();
     let figures = |tasks: &[TaskView]| {
-        let mut latencies: Vec<u64> =
-            tasks.iter().map(|task| task.ended_at.expect("ended").since(task.enqueued_at).as_millis() as u64).collect();
+        let mut latencies: Vec<u128> = tasks.iter().map(|task| task.ended_at.expect("ended").since(task.enqueued_at).as_millis()).collect();
         latencies.sort_unstable();
         let at = |share: usize| latencies[(latencies.len() - 1) * share / 1000];
         format!("{} tasks, p50 {} ms, p99 {} ms, p99.9 {} ms", latencies.len(), at(500), at(990), at(999))
@@ -187,9 +186,12 @@ async fn wait_for(broker: &dyn Broker, digest: &str, is_bad: bool) {
     loop {
         let workers = broker.workers().await.expect("workers");
         let infos = || workers.iter().flat_map(|worker| &worker.plugins);
-        let judged = infos().any(|info| match is_bad {
-            true => info.error.is_some(),
-            false => info.serving.as_ref().is_some_and(|code| code.digest == digest) && info.error.is_none(),
+        let judged = infos().any(|info| {
+            if is_bad {
+                info.error.is_some()
+            } else {
+                info.serving.as_ref().is_some_and(|code| code.digest == digest) && info.error.is_none()
+            }
         });
         if judged {
             return;
