@@ -238,6 +238,9 @@ async fn finished(shared: &Shared, loops: &mut JoinSet<()>) {
 
 /// How long the loops and the attempts that were told to stop may take to do so.
 const LAST: Duration = Duration::from_secs(10);
+/// What has ended waits so long to be recorded with others, and free slots to be filled with others, while the cores have work: then
+/// nothing is held back, however long those run that have the other slots.
+const BATCHING: Duration = Duration::from_millis(2);
 /// How many questions of guests the broker is asked at once.
 const KV_TURNS: usize = 256;
 
@@ -256,6 +259,8 @@ struct Shared {
     started_at: Millis,
     /// Something changed that the dispatcher may want to act on.
     wake: Notify,
+    /// A claim is under way.
+    claiming: AtomicBool,
     /// Say at once who we are.
     announce: Notify,
     /// Questions of guests under way at once.
@@ -285,6 +290,7 @@ impl Shared {
             tally: Tally::default(),
             started_at: SystemClock.now(),
             wake: Notify::new(),
+            claiming: AtomicBool::new(false),
             announce: Notify::new(),
             kv_turns: Semaphore::new(KV_TURNS),
             tracker: TaskTracker::new(),
@@ -299,6 +305,28 @@ impl Shared {
             invoke,
             roster,
         })
+    }
+
+    /// Attempts that want CPU now.
+    fn wanting(&self) -> usize {
+        self.invoke.runnable() + self.crew.starting()
+    }
+
+    /// Whether what has ended is to be recorded now: as for claims, a round trip shall bring a batch while the cores have work, or are
+    /// about to get some.
+    fn is_worth_recording(&self) -> bool {
+        let wanting = if self.claiming.load(Ordering::Relaxed) { usize::MAX } else { self.wanting() };
+        self.draining.is_cancelled() || self.crew.is_worth(self.inbox.len(), wanting, self.settings.cores)
+    }
+
+    /// An attempt ended. Those who claim and record are woken when a round trip is worth it, not by each of ten thousands a second;
+    /// else the finisher, which the first of a batch wakes, wakes both when [`BATCHING`] is over.
+    fn pace(&self) {
+        // Nothing waits: the finisher took it already, and woke the dispatcher before this slot was free.
+        if self.inbox.len() == 0 || self.is_worth_recording() {
+            self.inbox.record_now();
+            self.wake.notify_one();
+        }
     }
 
     /// Ends the worker: the broker will not have us whatever we do.

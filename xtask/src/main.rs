@@ -7,6 +7,7 @@ macro_rules! say {
     };
 }
 
+mod count;
 mod demo;
 mod deny;
 mod fuzz;
@@ -21,6 +22,7 @@ const HELP: &str = "cargo xtask demo               play the story of taskhost wi
 cargo xtask test               set up this machine and run every check and test
 \
 cargo xtask fuzz               feed the loader and the policy parser with broken files (--help says more)
+cargo xtask count              count what a task costs Redis in instructions, the same on any load
 cargo xtask soak               run workers under random faults and account for every task (--help says more)
 cargo xtask plugins [NAME…]    build plugins into plugins/NAME.wasm (--help says more)
 ";
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["demo"] => demo::run(),
+        ["count"] => count::run(),
         ["test"] => test::run(),
         ["fuzz", rest @ ..] => fuzz::main(rest),
         ["soak", rest @ ..] => soak::main(rest),

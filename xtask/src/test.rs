@@ -1,6 +1,6 @@
 //! `cargo xtask test`: sets the machine up and runs everything, as CI does.
 //!
-//! set-up (wasm target, Redis, plugins) → fmt → clippy → tests → docs. Each step is printed with the time it took; the first
+//! set-up (wasm target, Redis, plugins) → fmt → clippy → tests → instruction counts → docs. Each step is printed with the time it took; the first
 //! that fails ends it. One profile and one feature set throughout, so that wasmtime is built once.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{deny, plugins, redis};
+use crate::{count, deny, plugins, redis};
 
 pub(crate) fn run() -> Result<()> {
     let root = &plugins::root();
@@ -38,6 +38,7 @@ pub(crate) fn run() -> Result<()> {
     })?;
     step("clippy", &mut || cargo(root, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     step("tests", &mut || cargo(root, &tests))?;
+    step("instructions of a task", &mut count::run)?;
     step("laws on Valkey", &mut || on_valkey(root))?;
     step("documentation", &mut || {
         let mut call = Command::new(cargo_program());

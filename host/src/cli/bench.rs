@@ -20,8 +20,10 @@ use crate::{
 mod ceilings;
 mod drain;
 mod enqueue;
+mod growth;
 mod latency;
 mod place;
+mod plot;
 mod report;
 mod start;
 mod usage;
@@ -41,6 +43,7 @@ const FEWER: [(usize, usize); 2] = [(1, 20), (10, 4)];
   taskhost bench --broker redis://127.0.0.1:6379
   taskhost bench --broker sqlite:taskhost.db --quick --json
   taskhost bench --only drain --repeat 5
+  taskhost bench --only growth --repeat 1 --plot growth.svg
 
 It enqueues under a prefix of its own (in Redis) or into a file of its own (SQLite) and clears up after itself. Other
 users of the same Redis feel the load, and their commands are counted in what is said of Redis.")]
@@ -60,6 +63,9 @@ pub(super) struct BenchArgs {
     /// Only figures of this part (may be repeated)
     #[arg(long, value_enum, value_name = "PART")]
     only: Vec<Part>,
+    /// Measure growth as well, and draw it
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -82,10 +88,13 @@ enum Part {
     Delayed,
     /// From the start of a worker process to its first task's end
     Start,
+    /// How rates change with what there is; only when it is asked for
+    Growth,
 }
 
 impl Part {
-    const ALL: [Self; 7] = [Self::Ceilings, Self::Enqueue, Self::Drain, Self::EndToEnd, Self::Idle, Self::Delayed, Self::Start];
+    /// What is measured when nothing is named.
+    const USUAL: [Self; 7] = [Self::Ceilings, Self::Enqueue, Self::Drain, Self::EndToEnd, Self::Idle, Self::Delayed, Self::Start];
 }
 
 pub(super) async fn call(args: BenchArgs, settings: Settings) -> Result<(), Failure> {
@@ -103,6 +112,11 @@ pub(super) async fn call(args: BenchArgs, settings: Settings) -> Result<(), Fail
     let cleared = place.close().await;
     let report = done?;
     cleared?;
+    if let Some(file) = &args.plot {
+        let failed =
+            |error| Failure::Usage(format!("failed to write the plot: {error}; name a file that can be written: `{}`", file.display()));
+        std::fs::write(file, report.plot()).map_err(failed)?;
+    }
     if args.json { output::json(&report) } else { report.print() }
 }
 
@@ -129,7 +143,9 @@ async fn measure(args: &BenchArgs, settings: Settings, place: &Place) -> Result<
         body,
         queue,
     };
-    let parts: Vec<Part> = Part::ALL.into_iter().filter(|part| args.only.is_empty() || args.only.contains(part)).collect();
+    let usual = Part::USUAL.into_iter().filter(|part| args.only.is_empty() || args.only.contains(part));
+    let growth = (args.plot.is_some() || args.only.contains(&Part::Growth)).then_some(Part::Growth);
+    let parts: Vec<Part> = usual.chain(growth).collect();
     // Nothing but a terminal gets to see it.
     let bar = indicatif::ProgressBar::new(u64::from(bench.repeat) * parts.len() as u64);
     bar.set_style(indicatif::ProgressStyle::default_bar());
@@ -186,6 +202,7 @@ impl Bench<'_> {
             Part::Idle => latency::idle(self).await,
             Part::Delayed => latency::delayed(self).await,
             Part::Start => start::cold_and_warm(self).await,
+            Part::Growth => growth::all(self).await,
         }
     }
 

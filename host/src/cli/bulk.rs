@@ -1,15 +1,18 @@
 //! `enqueue --bulk`: newline-delimited JSON, streamed to the broker in batches; ids to stdout in the order of the lines.
 //!
-//! read → check → flush when a batch is full or the reader has nothing more at hand → print ids
+//! read → check → send when a batch is full or the reader has nothing more at hand → print ids; the next lines are read while the
+//! broker takes the last batches.
 //!
-//! Invariant: a line that is refused is named and keeps no other line back; memory holds one batch, however long the file.
+//! Invariant: a line that is refused is named and keeps no other line back; memory holds a few batches, however long the file.
 
 use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, BufRead, BufReader, Read},
+    task::Poll,
 };
 
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesOrdered};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -27,6 +30,10 @@ use crate::{
 
 const BATCH_TASKS: usize = 1_000;
 const BATCH_BYTES: usize = 4 << 20;
+/// Batches that the broker has and did not answer yet.
+const UNDER_WAY: usize = 2;
+/// So many turns of the runtime bring a batch onto the wire.
+const TURNS: usize = 3;
 /// Beyond any payload limit that makes sense; guards against a file without line ends.
 const LINE_BYTES: u64 = 256 << 20;
 /// After so many, further refusals are counted and not printed.
@@ -42,7 +49,7 @@ pub(super) async fn call(broker: &dyn Broker, file: &str, defaults: &Defaults, u
                 Failure::Usage(format!("failed to open `{file}`: {error}; name a file of JSON lines, or `-` for stdin"))
             })?)
         };
-    let mut bulk = Bulk { broker, batch: Vec::new(), bytes: 0, enqueued: 0, refused: 0 };
+    let mut bulk = Bulk { broker, batch: Vec::new(), bytes: 0, under_way: FuturesOrdered::new(), enqueued: 0, refused: 0 };
     let mut checker = Checker::new(&catalogue);
     let check = !catalogue.offers.is_empty();
     if !check && !unchecked {
@@ -53,8 +60,11 @@ pub(super) async fn call(broker: &dyn Broker, file: &str, defaults: &Defaults, u
     let mut number = 0_u64;
     loop {
         // The next read may block for long (a pipe): what is at hand goes out first.
-        if reader.buffer().is_empty() || bulk.batch.len() >= BATCH_TASKS || bulk.bytes >= BATCH_BYTES {
-            bulk.flush(number).await?;
+        if reader.buffer().is_empty() {
+            bulk.send().await?;
+            bulk.settle(0).await?;
+        } else if bulk.batch.len() >= BATCH_TASKS || bulk.bytes >= BATCH_BYTES {
+            bulk.send().await?;
         }
         line.clear();
         let read = (&mut reader).take(LINE_BYTES).read_until(b'\n', &mut line);
@@ -70,19 +80,24 @@ pub(super) async fn call(broker: &dyn Broker, file: &str, defaults: &Defaults, u
             Err(why) => bulk.refuse(number, &why),
         }
     }
-    bulk.flush(number).await?;
+    bulk.send().await?;
+    bulk.settle(0).await?;
     bulk.finish()
 }
+
+/// What was asked and answered: the numbers of the lines, their tasks.
+type Sent = (Vec<u64>, Vec<NewTask>, Result<Vec<Enqueued>, BrokerError>);
 
 struct Bulk<'a> {
     broker: &'a dyn Broker,
     batch: Vec<(u64, NewTask)>,
     bytes: usize,
+    under_way: FuturesOrdered<BoxFuture<'a, Sent>>,
     enqueued: u64,
     refused: usize,
 }
 
-impl Bulk<'_> {
+impl<'a> Bulk<'a> {
     fn add(&mut self, line: u64, task: NewTask) {
         self.bytes += task.args.len();
         self.batch.push((line, task));
@@ -95,13 +110,41 @@ impl Bulk<'_> {
         }
     }
 
-    async fn flush(&mut self, read: u64) -> Result<(), Failure> {
+    /// Puts the batch on its way and goes on: the broker takes it while the next lines are read.
+    async fn send(&mut self) -> Result<(), Failure> {
         if self.batch.is_empty() {
             return Ok(());
         }
+        self.settle(UNDER_WAY - 1).await?;
         let (lines, tasks): (Vec<u64>, Vec<NewTask>) = std::mem::take(&mut self.batch).into_iter().unzip();
         self.bytes = 0;
-        let answers = match self.broker.enqueue(&tasks).await {
+        let broker: &'a dyn Broker = self.broker;
+        self.under_way.push_back(Box::pin(async move {
+            let answers = broker.enqueue(&tasks).await;
+            (lines, tasks, answers)
+        }));
+        for _ in 0..TURNS {
+            let polled = std::future::poll_fn(|context| Poll::Ready(self.under_way.poll_next_unpin(context))).await;
+            if let Poll::Ready(Some(sent)) = polled {
+                self.sent(sent).await?;
+            }
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Waits until at most `left` batches are under way.
+    async fn settle(&mut self, left: usize) -> Result<(), Failure> {
+        while self.under_way.len() > left {
+            if let Some(sent) = self.under_way.next().await {
+                self.sent(sent).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn sent(&mut self, (lines, tasks, answers): Sent) -> Result<(), Failure> {
+        let answers = match answers {
             // One task over the limit refuses the whole call: find out which, one by one.
             Err(BrokerError::Invalid(_)) => {
                 for (line, task) in lines.iter().zip(&tasks) {
@@ -113,7 +156,7 @@ impl Bulk<'_> {
                 }
                 return Ok(());
             }
-            answers => answers.map_err(|error| self.broken(lines.first().map_or(read, |line| line.saturating_sub(1)), &error))?,
+            answers => answers.map_err(|error| self.broken(lines.first().map_or(0, |line| line.saturating_sub(1)), &error))?,
         };
         self.answered(&tasks, &answers)
     }
@@ -139,6 +182,7 @@ impl Bulk<'_> {
     }
 
     fn broken(&self, last: u64, error: &BrokerError) -> Failure {
+        // What was sent after the batch that failed may be done as well: ids of one's own make that harmless.
         Failure::Broker(format!("{error}\n  lines up to {last} are done ({} enqueued); go on from line {}", self.enqueued, last + 1))
     }
 

@@ -19,6 +19,7 @@ use super::{
     judge::Digest,
     writable::{self, Writable},
 };
+use crate::task::{Clock, SystemClock};
 
 /// Bytes of a plugin, at most.
 pub(super) const FILE_MAX: u64 = 64 << 20;
@@ -26,6 +27,9 @@ pub(super) const FILE_MAX: u64 = 64 << 20;
 /// A file that has not changed for so long has settled. Also longer than a tick of any file system's clock, so that a write
 /// after the last stat can't hide behind equal times.
 pub(super) const SETTLE: Duration = Duration::from_millis(100);
+
+/// A file that was changed longer ago than this has settled before anybody looked.
+const OLD: Duration = Duration::from_secs(2);
 
 /// Tells two contents of a path apart without reading them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +66,15 @@ pub(super) struct Seen {
     pub(super) identity: Result<Identity, String>,
     /// That others may write to it.
     pub(super) warning: Option<String>,
+}
+
+impl Seen {
+    /// Whether it was last written or moved long ago. By its change time, which nobody can set, with room for coarse clocks.
+    pub(super) fn is_old(&self) -> bool {
+        let Ok(identity) = &self.identity else { return true };
+        let changed = u64::try_from(identity.changed.0).unwrap_or(u64::MAX);
+        SystemClock.now().0 / 1000 > changed.saturating_add(OLD.as_secs())
+    }
 }
 
 /// What became of looking into the directory.

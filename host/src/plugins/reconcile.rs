@@ -147,7 +147,11 @@ impl<L: Loader> Reconciler<L> {
                     }
                     () = trials.notified() => {}
                     is_burst = watch.next(soon) => if is_burst {
-                        tokio::time::sleep(COALESCE).await;
+                        tokio::select! {
+                            () = tokio::time::sleep(COALESCE) => {}
+                            // At the start nobody is served yet: what is compiled is not kept waiting.
+                            (digest, result) = self.jobs.next(), if !self.published => self.loaded(digest, result),
+                        }
                     }
                 }
             }
@@ -174,7 +178,10 @@ impl<L: Loader> Reconciler<L> {
         self.look_at_history().await;
         let fresh = self.note(listing, watch);
         if !fresh.is_empty() || policy_seen.is_some() {
-            tokio::time::sleep(SETTLE).await;
+            // What nobody has touched for long before the start need not be watched.
+            if self.published || policy_seen.is_some() || !fresh.iter().all(Seen::is_old) {
+                tokio::time::sleep(SETTLE).await;
+            }
             if let Some(seen) = policy_seen {
                 let mut policy = self.policy.clone();
                 if let Ok((settled, policy)) = tokio::task::spawn_blocking(move || (policy.reread(seen), policy)).await {

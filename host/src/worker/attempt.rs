@@ -91,7 +91,7 @@ impl Drop for Job {
             if self.offer.concurrency.is_some() {
                 self.shared.crew.ask_for_parked();
             }
-            self.shared.wake.notify_one();
+            self.shared.pace();
         }
     }
 }

@@ -113,8 +113,12 @@ impl Crew {
     /// Whether so many tasks are worth a claim now. While the cores have enough at hand, a round trip shall bring a batch and not
     /// the one slot that has just become free; when they are about to run dry, and so on an idle system, anything is.
     pub(super) fn is_worth(&self, budget: usize, wanting: usize, cores: usize) -> bool {
-        let batch = self.slots.min(self.ceiling(cores)) / 4;
-        budget > 0 && (budget >= batch || wanting < 2 * cores)
+        budget > 0 && (budget >= self.batch(cores) || wanting < 2 * cores)
+    }
+
+    /// How many tasks make a round trip worth it while the cores have work.
+    fn batch(&self, cores: usize) -> usize {
+        self.slots.min(self.ceiling(cores)) / 3
     }
 
     /// How many attempts may want CPU at once: 16 a core, so that bodies which compute are not hoarded from other workers, and a
@@ -159,11 +163,11 @@ mod tests {
     fn a_claim_brings_a_batch_while_the_cores_have_work() {
         let crew = Crew::new(128);
         crew.used(Duration::from_micros(10));
-        assert!(!crew.is_worth(31, 97, 2) && crew.is_worth(32, 96, 2));
+        assert!(!crew.is_worth(41, 87, 2) && crew.is_worth(42, 86, 2));
         assert!(crew.is_worth(1, 3, 2), "they are about to run dry");
         assert!(!crew.is_worth(0, 0, 2));
         crew.used(Duration::from_secs(2));
-        assert!(crew.is_worth(8, 24, 2) && !crew.is_worth(7, 25, 2), "batches are smaller then");
+        assert!(crew.is_worth(10, 22, 2) && !crew.is_worth(9, 23, 2), "batches are smaller then");
     }
 
     #[test]

@@ -5,14 +5,17 @@
 //! Invariant: nothing is claimed that there is no slot for, and a name that can't be started now is not claimed from where it
 //! is parked: no spin. Claims go on with limit 0 while all slots are full, because they also promote and adopt.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Shared,
+    BATCHING, Shared,
     attempt::{self, Job},
     heartbeat,
     hold::{Hold, Lane, LaneState, backoff},
@@ -31,9 +34,6 @@ const LOOK: Duration = Duration::from_secs(5);
 const LOOK_FULL: Duration = Duration::from_millis(100);
 /// How soon to look whether the cores have caught up: an attempt that parks in a host call says nothing.
 const CATCH_UP: Duration = Duration::from_millis(5);
-/// After a claim the next one may wait so long for more slots to be free: then nothing is held back, however long those run that
-/// have the others.
-const BATCHING: Duration = Duration::from_millis(2);
 /// The broker's clock and ours differ a little: a due time is not polled more often than this.
 const DUE: Duration = Duration::from_millis(2);
 
@@ -50,15 +50,19 @@ pub(super) async fn run(shared: &Arc<Shared>, drain: &CancellationToken) {
             }
         }
         let free = alone.most(shared.crew.running(), shared.crew.free());
-        let wanting = shared.invoke.runnable() + shared.crew.starting();
+        let wanting = shared.wanting();
         let budget = free.min(shared.crew.ceiling(shared.settings.cores).saturating_sub(wanting));
         let early = claimed_at.elapsed() < BATCHING && !shared.crew.is_worth(budget, wanting, shared.settings.cores);
         let plan = if early { Vec::new() } else { plan(shared, budget) };
         if !plan.is_empty() {
             claimed_at = Instant::now();
             let claims = plan.into_iter().map(|wanted| claim(shared, wanted));
+            shared.claiming.store(true, Ordering::Relaxed);
             let claimed = join_all(claims).await.into_iter().flatten().collect();
+            shared.claiming.store(false, Ordering::Relaxed);
             attempt::start(shared, alone.sort(claimed, shared.crew.running()));
+            // What ended meanwhile may have waited for this claim.
+            shared.pace();
             continue;
         }
         let wait = async {

@@ -1,4 +1,4 @@
-//! The finisher: what attempts leave is recorded, in batches of what is at hand.
+//! The finisher: what attempts leave is recorded, in batches of what is at hand, and at once when the cores run dry.
 //!
 //! attempts → [`Inbox`] → one batch an incarnation → `Broker::finish` → gone from the hold.
 //!
@@ -15,7 +15,7 @@ use futures_util::future::join_all;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    Shared, dispatcher,
+    BATCHING, Shared, dispatcher,
     hold::{Hold, backoff},
     lock,
 };
@@ -56,8 +56,24 @@ struct Note {
 }
 
 impl Inbox {
+    /// The first of a batch wakes the finisher, who then waits a moment for others if that is worth it: see [`Shared::pace`].
     pub(super) fn push(&self, hold: &Arc<Hold>, name: TaskName, finish: Finish) {
-        lock(&self.items).push((hold.clone(), Item { finish, note: Note { name, refusals: 0 } }));
+        let mut items = lock(&self.items);
+        items.push((hold.clone(), Item { finish, note: Note { name, refusals: 0 } }));
+        let is_first = items.len() == 1;
+        drop(items);
+        if is_first {
+            self.ready.notify_one();
+        }
+    }
+
+    /// How many wait for the next batch.
+    pub(super) fn len(&self) -> usize {
+        lock(&self.items).len()
+    }
+
+    /// Enough is at hand, or nothing more will come soon.
+    pub(super) fn record_now(&self) {
         self.ready.notify_one();
     }
 
@@ -82,10 +98,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 }
             };
             tokio::select! {
-                () = shared.inbox.ready.notified() => {}
+                () = gathered(&shared) => {}
                 () = due => {}
                 () = shared.end.cancelled() => return,
             }
+            // A claim that is sent now shares the round trip.
+            shared.wake.notify_one();
         }
         for (hold, item) in std::mem::take(&mut *lock(&shared.inbox.items)) {
             match batches.iter_mut().find(|batch| Arc::ptr_eq(&batch.hold, &hold)) {
@@ -111,6 +129,20 @@ pub(super) async fn run(shared: Arc<Shared>) {
         tokio::select! {
             () = again => {}
             () = shared.end.cancelled() => return,
+        }
+    }
+}
+
+/// Returns when something is to be recorded and waiting for more is not worth it.
+async fn gathered(shared: &Shared) {
+    while shared.inbox.len() == 0 {
+        shared.inbox.ready.notified().await;
+    }
+    let latest = Instant::now() + BATCHING;
+    while !shared.is_worth_recording() {
+        tokio::select! {
+            () = shared.inbox.ready.notified() => {}
+            () = tokio::time::sleep_until(latest) => return,
         }
     }
 }

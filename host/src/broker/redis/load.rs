@@ -43,6 +43,11 @@ impl RedisBroker {
         Ok(load)
     }
 
+    /// The least that storing something can cost: one bare `SET`.
+    pub async fn set(&self, value: &str) -> Result<()> {
+        self.commands.send(redis::cmd("SET").arg(self.keys.shared("bench")).arg(value)).await.map(drop)
+    }
+
     /// Deletes every key of this broker's prefix: tasks, results, schedules, all. In bounded steps.
     pub async fn erase(&self) -> Result<()> {
         let pattern = format!("{}:*", self.settings.prefix);

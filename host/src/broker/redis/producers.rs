@@ -69,8 +69,13 @@ impl RedisBroker {
                 answer => break answer?,
             }
         };
+        let answer = list(answer)?;
+        // Nothing is said of tasks that were all added.
+        if answer.is_empty() {
+            return Ok(vec![Enqueued::Added; tasks.len()]);
+        }
         let mut first = HashSet::new();
-        list(answer)?
+        answer
             .into_iter()
             .zip(tasks)
             .map(|(holder, task)| match word(holder) {
@@ -107,8 +112,8 @@ impl RedisBroker {
         let channel = self.keys.done(&queue, id);
         let mut newest = None;
         loop {
-            let mut connection = match self.listener(&channel).await {
-                Ok(connection) => connection,
+            let (mut connection, mut left) = match self.listener(&channel).await {
+                Ok(listener) => listener,
                 Err(error) if Instant::now() + LOOK < deadline && fault(&self.at, &error).is_transient() => {
                     tokio::time::sleep(Duration::from_millis(250)).await;
                     continue;
@@ -122,6 +127,12 @@ impl RedisBroker {
                     Err(error) if error.is_transient() && Instant::now() < deadline => break,
                     Err(error) => return Err(error),
                 };
+                // Only now, when nobody waits for it: what was still told of the task before is looked at and found to be nothing.
+                if let Some(left) = left.take()
+                    && connection.unsubscribe(left).await.is_err()
+                {
+                    break;
+                }
                 if goes_on {
                     let look = deadline.min(Instant::now() + LOOK);
                     if let Ok(None) = tokio::time::timeout_at(look, connection.on_message().next()).await {
@@ -142,16 +153,17 @@ impl RedisBroker {
         }
     }
 
-    /// A connection that is told what is published on `channel`: one that nobody listens on any more, or a new one.
-    async fn listener(&self, channel: &str) -> RedisResult<PubSub> {
+    /// A connection that is told what is published on `channel`, and the channel that it is still told of as well: one that nobody
+    /// listens on any more, or a new one.
+    async fn listener(&self, channel: &str) -> RedisResult<(PubSub, Option<String>)> {
         while let Some((mut connection, left)) = self.listeners.take() {
-            // It may have been lost while it was kept. What was still told of the task before is looked at and found to be nothing.
-            if connection.subscribe(channel).await.is_ok() && connection.unsubscribe(left).await.is_ok() {
-                return Ok(connection);
+            // It may have been lost while it was kept.
+            if connection.subscribe(channel).await.is_ok() {
+                return Ok((connection, Some(left)));
             }
         }
         let mut connection = self.target.listen().await?;
         connection.subscribe(channel).await?;
-        Ok(connection)
+        Ok((connection, None))
     }
 }

@@ -1,8 +1,8 @@
-//! The Lua scripts, one a verb, each with what they share put before it.
+//! The Lua scripts, one a verb, each with what it needs of what they share put before it.
 //!
 //! Called by their digest; a server that does not know one yet (a restart, `SCRIPT FLUSH`, another node) gets its text.
 
-use std::sync::LazyLock;
+use std::{collections::HashSet, sync::LazyLock};
 
 use redis::{Arg, Cmd, ToRedisArgs};
 
@@ -15,7 +15,7 @@ pub(super) struct Script {
 
 impl Script {
     fn new(head: &str, lib: &str, body: &str) -> Self {
-        let text = format!("{head}\n{lib}\n{body}");
+        let text = format!("{head}\n{}\n{body}", needed(lib, body));
         let digest = redis::Script::new(&text).get_hash().to_owned();
         Self { text, digest }
     }
@@ -71,6 +71,32 @@ impl Call {
     }
 }
 
+/// The first block of the library, and of the others those that `body` names, and what these name: Redis makes every function of a
+/// script anew at each call. Blocks stand between empty lines and name only what stands before them.
+fn needed(lib: &str, body: &str) -> String {
+    let mut blocks = lib.split("\n\n");
+    let first = blocks.next().unwrap_or_default();
+    let mut named: HashSet<&str> = words(body).collect();
+    let mut taken = Vec::new();
+    for block in blocks.collect::<Vec<_>>().into_iter().rev() {
+        let defined = block.lines().filter_map(|line| line.strip_prefix("local ")).flat_map(|line| {
+            let line = line.strip_prefix("function ").unwrap_or(line);
+            words(&line[..line.find(['(', '=']).unwrap_or(line.len())])
+        });
+        if defined.into_iter().any(|name| named.contains(name)) {
+            named.extend(words(block));
+            taken.push(block);
+        }
+    }
+    taken.push(first);
+    taken.reverse();
+    taken.join("\n\n")
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty())
+}
+
 const LIB: &str = include_str!("lua/lib.lua");
 /// A broker without memory must still let tasks end: only what adds to it is refused.
 const ALLOW_OOM: &str = "#!lua flags=allow-oom";
@@ -107,4 +133,26 @@ scripts! {
     PAUSE_SCHEDULE: ALLOW_OOM LIB, "pause_schedule.lua";
     KV: DENY_OOM "", "kv.lua";
     MARK: ALLOW_OOM "", "mark.lua";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_gets_what_it_names_and_what_that_names() {
+        let lib = "-- all\nlocal K = 1\n\n-- one\nlocal function one(a) return K end\n\nlocal two, too = 2\nlocal function use_two() end\n\n\
+                   local function three() return one() end";
+        assert_eq!(needed(lib, "return K"), "-- all\nlocal K = 1");
+        assert_eq!(needed(lib, "return use_two()"), [lib.split("\n\n").next().unwrap(), lib.split("\n\n").nth(2).unwrap()].join("\n\n"));
+        assert!(needed(lib, "return three()").contains("function one"));
+    }
+
+    #[test]
+    fn no_block_of_the_library_is_torn() {
+        for block in LIB.split("\n\n").skip(1) {
+            assert!(block.starts_with("--") || block.starts_with("local "), "an empty line within a function: {block}");
+        }
+        assert!(!REGISTER.text.contains("function admit") && ENQUEUE.text.contains("function admit"));
+    }
 }

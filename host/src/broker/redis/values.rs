@@ -84,6 +84,18 @@ impl Row {
         self.0.as_slice().is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.0.as_slice().len()
+    }
+
+    /// Priority, timeout, attempts and headers.
+    fn rest_of(&mut self, task: &mut Task) {
+        task.priority = self.parsed().and_then(Priority::new).unwrap_or_default();
+        task.timeout = self.parsed().map(Duration::from_millis);
+        task.max_attempts = self.parsed();
+        task.headers = text(self.next()).and_then(|headers| serde_json::from_str(&headers).ok()).unwrap_or_default();
+    }
+
     fn parsed<T: FromStr>(&mut self) -> Option<T> {
         text(self.next()).and_then(|text| text.parse().ok())
     }
@@ -154,12 +166,53 @@ pub(super) fn leased(queue: &QueueName, member: Member, fields: Value) -> Result
     let enqueued_at = Millis(row.parsed().unwrap_or_default());
     let tries = row.parsed().unwrap_or_default();
     let losses = row.parsed().unwrap_or_default();
-    let priority = row.parsed().and_then(Priority::new).unwrap_or_default();
-    let timeout = row.parsed().map(Duration::from_millis);
-    let max_attempts = row.parsed();
-    let headers = text(row.next()).and_then(|headers| serde_json::from_str(&headers).ok()).unwrap_or_default();
-    let task = Task { id, name, args, queue: queue.clone(), priority, enqueued_at, tries, losses, timeout, max_attempts, headers };
+    let (priority, timeout, max_attempts, headers) = (Priority::default(), None, None, Vec::new());
+    let mut task = Task { id, name, args, queue: queue.clone(), priority, enqueued_at, tries, losses, timeout, max_attempts, headers };
+    row.rest_of(&mut task);
     Ok(Leased { member, task })
+}
+
+/// What a claim took: `{id, task, args, at…}`, and of some `{place from 1, {tries, losses, priority, timeout, max, headers}…}`.
+pub(super) fn claimed(queue: &QueueName, claimed_us: u64, tasks: Value, extras: Value) -> Result<Vec<Leased>> {
+    let mut row = Row::new(tasks)?;
+    let mut found: Vec<Leased> = Vec::with_capacity(row.len() / 4);
+    while !row.is_empty() {
+        let id = TaskId::new(word(row.next())).map_err(|error| corrupt("an id in a queue", error))?;
+        let broken = |why: &str| corrupt(&format!("task {id} of queue {queue}"), why);
+        let name = word(row.next());
+        // Tasks of one queue mostly have few names.
+        let name = match found.last() {
+            Some(last) if last.task.name.as_str() == name => last.task.name.clone(),
+            _ => name.parse().map_err(|_| broken("its name"))?,
+        };
+        let args = text(row.next()).ok_or_else(|| broken("its arguments"))?;
+        let enqueued_at = Millis(row.parsed().unwrap_or_default());
+        let task = Task {
+            id: id.clone(),
+            name,
+            args,
+            queue: queue.clone(),
+            priority: Priority::default(),
+            enqueued_at,
+            tries: 0,
+            losses: 0,
+            timeout: None,
+            max_attempts: None,
+            headers: Vec::new(),
+        };
+        found.push(Leased { member: Member { id, claimed_us }, task });
+    }
+    let mut extras = list(extras)?.into_iter();
+    while let (Some(place), Some(fields)) = (extras.next(), extras.next()) {
+        let place = usize::try_from(number(&place)).ok().and_then(|place| place.checked_sub(1));
+        if let Some(leased) = place.and_then(|place| found.get_mut(place)) {
+            let task = &mut leased.task;
+            let mut row = Row::new(fields)?;
+            (task.tries, task.losses) = (row.parsed().unwrap_or_default(), row.parsed().unwrap_or_default());
+            row.rest_of(task);
+        }
+    }
+    Ok(found)
 }
 
 /// `{member, fields}…`; a member that is none is left out: nobody could finish it.

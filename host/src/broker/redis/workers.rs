@@ -1,6 +1,12 @@
 //! What workers ask: register, claim, extend, finish, leave, wait, and what the outbox and the bounds want now and then.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt::Write, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+    fmt::Write,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{StreamExt, future::try_join_all};
 use sha2::{Digest, Sha256};
@@ -10,7 +16,7 @@ use super::{
     RedisBroker,
     connection::{ANSWER, Link},
     scripts::{CLAIM, EXPIRE, EXTEND, FINISH, HELD, LEAVE, PROGRESS, REGISTER, RELAY, SWEEP},
-    values::{Row, count, entry, is_yes, json, leased, leased_list, list, millis, names, number, record, word, words},
+    values::{Row, claimed, count, entry, is_yes, json, leased_list, list, millis, names, number, record, word, words},
 };
 use crate::{
     broker::{BrokerError, Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, Leased, Member, Result, check_payload},
@@ -57,12 +63,7 @@ impl RedisBroker {
         let (paused, more, due) = (is_yes(&row.next()), is_yes(&row.next()), number(&row.next()));
         let parked = names(row.next())?;
         let adopted = leased_list(&who.queue, row.next())?;
-        let mut tasks = Vec::new();
-        for pair in list(row.next())? {
-            let mut pair = Row::new(pair)?;
-            let id = TaskId::new(word(pair.next())).map_err(|error| super::values::corrupt("an id in a queue", error))?;
-            tasks.push(leased(&who.queue, Member { id, claimed_us }, pair.next())?);
-        }
+        let tasks = claimed(&who.queue, claimed_us, row.next(), row.next())?;
         let next_due = u64::try_from(due).ok().map(Duration::from_millis);
         Ok(Lease::Held(Claimed { tasks, adopted, parked, more, next_due, paused }))
     }
@@ -107,18 +108,31 @@ impl RedisBroker {
     async fn finish_together(&self, who: &Incarnation, finishes: &[Finish]) -> Result<FinishReply> {
         let ttl = millis(self.settings.result_ttl);
         let mut authors = Authors::default();
-        let mut heads = Vec::with_capacity(finishes.len());
+        let mut plain = Vec::with_capacity(finishes.len());
+        let mut others = Vec::new();
         let mut children = Vec::new();
-        for finish in finishes {
-            let told = self.told(finish)?;
-            let before = children.len();
-            if let Verdict::Succeed { children: tasks, .. } = &finish.verdict
-                && told.kind == "S"
-                && !tasks.is_empty()
-            {
-                self.children(&who.queue, tasks, &mut children).await?;
+        let mut said = HashSet::with_capacity(finishes.len());
+        for (index, finish) in finishes.iter().enumerate() {
+            // Said twice in one call: the second finds nothing, like any repeated finish.
+            if !said.insert(&finish.member) {
+                continue;
             }
-            heads.push((told, authors.index(finish), children.len() - before));
+            let told = self.told(finish)?;
+            let author = authors.index(finish);
+            match &finish.verdict {
+                Verdict::Succeed { children: tasks, .. } if told.kind == "S" => {
+                    if tasks.is_empty() && finish.log.is_empty() && author == 0 {
+                        plain.push((index, told.data));
+                        continue;
+                    }
+                    let before = children.len();
+                    if !tasks.is_empty() {
+                        self.children(&who.queue, tasks, &mut children).await?;
+                    }
+                    others.push((index, told, author, children.len() - before));
+                }
+                _ => others.push((index, told, author, 0)),
+            }
         }
         let keep = millis(self.settings.dead_age).max(ttl).saturating_add(86_400_000);
         let mut call = FINISH.call(&self.keys.queue(&who.queue)).arg(ttl).arg(&*who.id).arg(keep).arg(authors.0.len());
@@ -126,16 +140,26 @@ impl RedisBroker {
             call.push(&author.name);
             call.push(&author.by);
         }
-        call.push(finishes.len());
+        call.push(plain.len());
         let mut member = String::new();
-        for (finish, (told, author, children)) in finishes.iter().zip(heads) {
+        for (index, _) in &plain {
+            member.clear();
+            let _infallible = write!(member, "{}", finishes[*index].member);
+            call.push(&member);
+        }
+        for (_, result) in &plain {
+            call.push(&**result);
+        }
+        call.push(others.len());
+        for (index, told, author, children) in &others {
+            let finish = &finishes[*index];
             member.clear();
             let _infallible = write!(member, "{}", finish.member);
             for part in [&member, told.kind, &told.data, &told.entry] {
                 call.push(part);
             }
             call.push(told.delay);
-            call.push(&authors.0[author].name);
+            call.push(&authors.0[*author].name);
             match &finish.log {
                 log if log.is_empty() || log.ends_with('\n') => call.push(log),
                 log => call.push(format!("{log}\n")),
@@ -145,15 +169,20 @@ impl RedisBroker {
         for part in &children {
             call.push(part);
         }
-        let reply: Vec<_> = list(self.commit(&call).await?)?
-            .iter()
-            .map(|code| match number(code) {
-                1 => Finished::Recorded,
-                2 => Finished::CancelledInstead,
+        let order = plain.iter().map(|(index, _)| *index).chain(others.iter().map(|(index, ..)| *index));
+        let digits = word(self.commit(&call).await?);
+        if digits.len() != plain.len() + others.len() {
+            return Err(super::values::corrupt("an answer", "not one a finish"));
+        }
+        let mut reply = vec![Finished::Stale; finishes.len()];
+        for (index, digit) in order.zip(digits.bytes()) {
+            reply[index] = match digit {
+                b'1' => Finished::Recorded,
+                b'2' => Finished::CancelledInstead,
                 _ => Finished::Stale,
-            })
-            .collect();
-        if reply.len() == finishes.len() { Ok(reply) } else { Err(super::values::corrupt("an answer", "not one a finish")) }
+            };
+        }
+        Ok(reply)
     }
 
     fn told<'a>(&self, finish: &'a Finish) -> Result<Told<'a>> {

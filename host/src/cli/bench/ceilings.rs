@@ -1,4 +1,4 @@
-//! What the machine could do at most, in the same run: bare round trips, claims and finishes that run nothing, and isolated
+//! What the machine could do at most, in the same run: bare SETs, claims and finishes that run nothing, and isolated
 //! calls that nobody claimed. What taskhost does is given as a share of these, because machines vary and so do days.
 
 use std::{sync::Arc, time::Instant};
@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Bench, Failure, Figure, each, enqueue, rate, usage::Usage};
+use super::{Bench, Failure, Figure, each, enqueue, place::Place, rate, usage::Usage};
 use crate::{
-    broker::{Finish, Lease},
+    broker::{Finish, Lease, Leased},
     engine::{About, Call, LogLine, ServiceError, Services},
     task::{Clock, Outcome, Progress, SystemClock, TaskId, Verdict},
 };
@@ -23,16 +23,13 @@ const SHARE: usize = 20;
 /// Calls under way at once for each thread.
 const DEEP: usize = 16;
 
-/// The smallest thing one can ask the broker's server, if there is one.
+/// A bare `SET` of what a task's arguments are, on a kept connection; if there is a server.
 pub(super) async fn round_trips(bench: &mut Bench<'_>) -> Result<(), Failure> {
-    if bench.place.load().await?.is_none() {
-        return Ok(());
-    }
-    let broker = bench.place.broker();
+    let Place::Redis { broker, .. } = bench.place else { return Ok(()) };
     let count = (bench.tasks / SHARE).max(100);
     let began = Instant::now();
-    for _ in 0..count {
-        broker.now().await?;
+    for number in 0..count {
+        broker.set(&format!("[{number},1]")).await?;
     }
     bench.report.add(Figure::RoundTrips, rate(count, began.elapsed()));
     Ok(())
@@ -61,8 +58,6 @@ async fn claim_and_finish(bench: &Bench<'_>) -> Result<usize, Failure> {
     let broker = bench.place.again().await?;
     let lease = bench.settings.lease;
     let who = broker.register(&bench.queue, lease).await?;
-    let worker: Arc<str> = "bench".into();
-    let code = Arc::new(bench.plugin.id.clone());
     let mut done = 0;
     loop {
         let Lease::Held(claimed) = broker.claim(&who, lease, BATCH, &[]).await? else {
@@ -71,19 +66,26 @@ async fn claim_and_finish(bench: &Bench<'_>) -> Result<usize, Failure> {
         if claimed.tasks.is_empty() {
             break;
         }
-        let finish = |leased: crate::broker::Leased| Finish {
-            member: leased.member,
-            verdict: Verdict::Succeed { result: "2".to_owned(), children: Vec::new() },
-            code: Some(code.clone()),
-            worker: worker.clone(),
-            ran_ms: 0,
-            log: String::new(),
-        };
-        let finishes: Vec<Finish> = claimed.tasks.into_iter().map(finish).collect();
+        let finishes = finished(bench, claimed.tasks);
         done += broker.finish(&who, &finishes).await?.len();
     }
     broker.leave(&who).await?;
     Ok(done)
+}
+
+/// Successes of what was claimed, as a worker would say them.
+pub(super) fn finished(bench: &Bench<'_>, claimed: Vec<Leased>) -> Vec<Finish> {
+    let worker: Arc<str> = "bench".into();
+    let code = Arc::new(bench.plugin.id.clone());
+    let finish = |leased: Leased| Finish {
+        member: leased.member,
+        verdict: Verdict::Succeed { result: "2".to_owned(), children: Vec::new() },
+        code: Some(code.clone()),
+        worker: worker.clone(),
+        ran_ms: 0,
+        log: String::new(),
+    };
+    claimed.into_iter().map(finish).collect()
 }
 
 /// Fresh instances of the body, one after the other on every thread.

@@ -50,7 +50,7 @@ pub(super) async fn full_queue(bench: &Bench<'_>, slots: usize, count: usize) ->
     .await?;
     let (took, host) = (began.elapsed(), before.host_since());
     let after = usage::Usage::now(bench.place).await?;
-    attempts.check(count, summary)?;
+    attempts.check(count, summary.succeeded)?;
     Ok(Drained { count, took, host, server: before.server_until(&after) })
 }
 
@@ -100,7 +100,7 @@ pub(super) async fn end_to_end(bench: &mut Bench<'_>) -> Result<(), Failure> {
     };
     let ((), summary) = beside(bench, bench.settings.concurrency, &attempts, work).await?;
     let took = began.elapsed();
-    attempts.check(count, summary)?;
+    attempts.check(count, summary.succeeded)?;
     bench.report.add(Figure::EndToEnd, rate(count, took));
     Ok(())
 }
@@ -137,7 +137,7 @@ pub(super) async fn beside<T>(
     Ok((done?, summary))
 }
 
-fn ended_badly(error: WorkerError) -> Failure {
+pub(super) fn ended_badly(error: WorkerError) -> Failure {
     match error {
         WorkerError::Settings(text) => Failure::Usage(text),
         WorkerError::Broker(error) => error.into(),
@@ -159,17 +159,17 @@ impl Attempts {
         Arc::new(Self { engine: engine.clone(), expected, ended: AtomicUsize::new(0), all: Notify::new(), failed: Mutex::new(None) })
     }
 
-    async fn all_ended(&self) {
+    pub(super) async fn all_ended(&self) {
         self.all.notified().await;
     }
 
     /// A figure of something that failed is none.
-    fn check(&self, count: usize, summary: Summary) -> Result<(), Failure> {
+    pub(super) fn check(&self, count: usize, succeeded: u64) -> Result<(), Failure> {
         if let Some(why) = self.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Err(Failure::Failed(format!("a task of the benchmark failed: {why}; is this the plugin of the examples?")));
         }
-        if summary.succeeded != count as u64 {
-            return Err(Failure::Failed(format!("{count} tasks were enqueued, but {} recorded: see the log", summary.succeeded)));
+        if succeeded != count as u64 {
+            return Err(Failure::Failed(format!("{count} tasks were enqueued, but {succeeded} recorded: see the log")));
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Failure, output};
+use super::{Failure, growth::Grown, output, plot};
 use crate::config::{Settings, units};
 
 /// What was measured, in the order it is shown.
@@ -37,13 +37,14 @@ pub(super) enum Figure {
     Late99,
     ColdStart,
     WarmStart,
+    Growth(Grown, usize),
 }
 
 impl Figure {
     #[expect(clippy::match_same_arms, reason = "the same words stand under several headings, in the order of the report")]
     fn name(self) -> String {
         match self {
-            Self::RoundTrips => "ceiling: bare round trips",
+            Self::RoundTrips => "ceiling: one SET after the other",
             Self::BrokerCeiling => "ceiling: claim and finish, nothing run",
             Self::BrokerCeilingCpu => "  CPU of the server, a task",
             Self::EngineCeiling => "ceiling: isolated calls, no broker",
@@ -70,6 +71,7 @@ impl Figure {
             Self::Late99 => "delayed: started late by, p99",
             Self::ColdStart => "start to first result, nothing compiled",
             Self::WarmStart => "start to first result, compiled before",
+            Self::Growth(grown, size) => return format!("{}: {size}", grown.title()),
         }
         .to_owned()
     }
@@ -89,6 +91,7 @@ impl Figure {
             }
             Self::WaitingMemory | Self::FinishedMemory => "B",
             Self::Resident | Self::IdleResident => "MiB",
+            Self::Growth(grown, _) => grown.unit(),
             Self::IdleCpu => "% of a core",
             Self::Idle50 | Self::Idle95 | Self::Idle99 | Self::Late50 | Self::Late99 | Self::ColdStart | Self::WarmStart => "ms",
         }
@@ -167,6 +170,25 @@ impl Report {
         self.figures = self.taken.iter().map(row).collect();
     }
 
+    /// The growth figures, drawn.
+    pub(super) fn plot(&self) -> String {
+        let panels: Vec<plot::Panel> = Grown::ALL
+            .into_iter()
+            .map(|of| {
+                let bars = self.taken.keys().zip(&self.figures).filter_map(|(figure, row)| match figure {
+                    Figure::Growth(grown, size) if *grown == of => Some((*size, row.median)),
+                    _ => None,
+                });
+                (of, bars.collect())
+            })
+            .collect();
+        plot::svg(&panels, &self.about())
+    }
+
+    fn about(&self) -> String {
+        format!("taskhost {}, {}, {} threads for guests, {} slots by default", self.version, self.broker, self.cores, self.slots)
+    }
+
     pub(super) fn print(&self) -> Result<(), Failure> {
         let mut rows = output::Rows::new(&["FIGURE", "MIN", "MEDIAN", "MAX", "UNIT", "OF ITS CEILING"]);
         for (figure, row) in self.taken.keys().zip(&self.figures) {
@@ -175,10 +197,7 @@ impl Report {
             rows.add(cells.into_iter().map(output::cell).collect());
         }
         rows.print("nothing was measured")?;
-        output::note(&format!(
-            "taskhost {}, {}, {} threads for guests, {} slots by default",
-            self.version, self.broker, self.cores, self.slots
-        ));
+        output::note(&self.about());
         if let Some(bytes) = super::usage::resident() {
             tracing::debug!(resident = units::show_size(bytes), "measured");
         }
@@ -187,7 +206,7 @@ impl Report {
 }
 
 /// Three digits are what a measurement is worth.
-fn shown(value: f64) -> String {
+pub(super) fn shown(value: f64) -> String {
     match value.abs() {
         large if large >= 100.0 => format!("{value:.0}"),
         middle if middle >= 10.0 => format!("{value:.1}"),

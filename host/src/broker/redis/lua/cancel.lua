@@ -3,16 +3,16 @@
 -- ARGV    1 result_ttl ms   2 id   3 control channel   4 queue
 -- RETURNS 'unknown', 'cancelled', 'asked', or 'ended' and the state
 local id = ARGV[2]
-local f = redis.call('HMGET', K .. 't:' .. id, 'task', 'state')
+local f = call('HMGET', T .. id, 'task', 'state')
 if not f[1] then return 'unknown' end
 if f[2] then return 'ended ' .. f[2] end
 local state, key = place(id, f[1])
 if state then
   end_waiting(id, 'cancelled', tonumber(ARGV[1]), 'cancelled', 'cancelled before it started')
   leave_place(state, key, id, f[1])
-  redis.call('ZREM', K .. 'expires', id)
+  call('ZREM', K .. 'expires', id)
   return 'cancelled'
 end
-redis.call('SADD', K .. 'cancelled', id)
-redis.call('PUBLISH', ARGV[3], ARGV[4] .. ' ' .. id)
+call('SADD', K .. 'cancelled', id)
+call('PUBLISH', ARGV[3], ARGV[4] .. ' ' .. id)
 return 'asked'

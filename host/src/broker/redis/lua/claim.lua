@@ -2,17 +2,32 @@
 -- KEYS    1 th:{Q}:
 -- ARGV    1 result_ttl ms   2 limit   3 lease ms   4 incarnation   5… names this worker can start
 -- RETURNS {0} when the lease is lost, else
---         {1, claim µs, paused, more, ms until the next due time or -1, parked names, {member, fields}… adopted, {id, fields}… best first}
+--         {1, claim µs, paused, more, ms until the next due time or -1, parked names, {member, fields}… adopted,
+--          {id, task, args, at…} best first, {place among those from 1, {tries, losses, priority, timeout, max, headers}…}}
 local ttl, limit, me = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[4]
 if not prolong(me, tonumber(ARGV[3])) then return { 0 } end
-local adopted = adopt(me)
-local more = expire(ttl) == 200
-more = promote() == 500 or more
-local paused = redis.call('HGET', K .. 'control', 'paused') and 1 or 0
+
+-- The next due time, and the next deadline of another incarnation.
+local function look()
+  local due = call('ZRANGE', K .. 'scheduled', '0', '0', 'WITHSCORES')[2]
+  local workers = call('ZRANGE', K .. 'workers', '0', '1', 'WITHSCORES')
+  return due and tonumber(due), tonumber(workers[workers[1] == me and 4 or 2] or nil)
+end
+local due, deadline = look()
+local is_due, is_late = due and due <= now, deadline and deadline <= now
+local adopted = is_late and adopt(me) or {}
+local more = is_due and promote() == 500
+-- One look decides whether anything out of the ordinary must be looked for.
+local names, sources = {}, {}
+if call('EXISTS', K .. 'expires', K .. 'parked') > 0 then
+  more = expire(ttl) == 200 or more
+  names = call('SRANDMEMBER', K .. 'parked', '1000')
+end
+if is_due or is_late then due, deadline = look() end
+local paused = call('HGET', K .. 'control', 'paused') and 1 or 0
 local stamp = int(now_us)
 
 -- Parked tasks whose names we may start are sources beside `ready`.
-local names, sources = redis.call('SRANDMEMBER', K .. 'parked', 1000), {}
 if #names > 0 and paused == 0 then
   local startable = {}
   for i = 5, #ARGV do startable[ARGV[i]] = true end
@@ -21,64 +36,70 @@ if #names > 0 and paused == 0 then
   end
 end
 
--- The first `want` of all sources, best first, as {id, score, name or nil}.
+-- The first `want` of all sources, best first, and the names under which those that are parked stand.
 local function candidates(want)
+  if #sources == 0 then return call('ZRANGE', K .. 'ready', '0', int(want - 1)), {} end
   local list = {}
-  if #sources == 0 then
-    for i, id in ipairs(redis.call('ZRANGE', K .. 'ready', 0, want - 1)) do list[i] = { id } end
-    return list
-  end
-  local ready = redis.call('ZRANGE', K .. 'ready', 0, want - 1, 'WITHSCORES')
+  local ready = call('ZRANGE', K .. 'ready', '0', int(want - 1), 'WITHSCORES')
   for i = 1, #ready, 2 do list[#list + 1] = { ready[i], tonumber(ready[i + 1]) } end
   for _, name in ipairs(sources) do
-    local parked = redis.call('ZRANGE', K .. 'parked:' .. name, 0, want - 1, 'WITHSCORES')
+    local parked = call('ZRANGE', K .. 'parked:' .. name, '0', int(want - 1), 'WITHSCORES')
     for i = 1, #parked, 2 do list[#list + 1] = { parked[i], tonumber(parked[i + 1]), name } end
   end
   table.sort(list, function(a, b) return a[2] < b[2] or (a[2] == b[2] and a[1] < b[1]) end)
-  for i = #list, want + 1, -1 do list[i] = nil end
-  return list
+  local ids, from = {}, {}
+  for i = 1, math.min(want, #list) do ids[i], from[i] = list[i][1], list[i][3] end
+  return ids, from
 end
 
-local tasks, bytes, full = {}, 0, false
-while paused == 0 and #tasks < limit and not full do
-  local list = candidates(math.min(limit - #tasks, 1000))
-  if #list == 0 then break end
+local tasks, extras, taken, bytes, is_full = {}, {}, 0, 0, paused == 1
+while taken < limit and not is_full do
+  local want = math.min(limit - taken, 1000)
+  local ids, from = candidates(want)
+  if #ids == 0 then break end
   local held, late, ready, parked = {}, {}, 0, {}
-  for _, candidate in ipairs(list) do
-    local id, name = candidate[1], candidate[3]
-    local f = read(id)
-    if f[1] and not f[11] then
-      if f[10] and not f[4] and tonumber(f[10]) <= now then
+  for i = 1, #ids do
+    local id = ids[i]
+    -- Fields that hardly any task has are read only where there are some.
+    local f, extra = call('HMGET', T .. id, 'task', 'args', 'at', 'state', 'extra'), nil
+    if f[5] then extra = call('HMGET', T .. id, 'tries', 'losses', 'priority', 'timeout', 'max', 'headers', 'expires') end
+    if f[1] and not f[4] then
+      if extra and extra[7] and not extra[1] and tonumber(extra[7]) <= now then
         late[#late + 1] = id
       else
-        if #tasks > 0 and bytes + #f[2] > 4194304 then
-          full = true
+        local args = f[2]
+        if taken > 0 and bytes + #args > 4194304 then
+          is_full = true
           break
         end
-        bytes = bytes + #f[2]
-        tasks[#tasks + 1] = { id, f }
+        bytes = bytes + #args
+        local n = 4 * taken
+        tasks[n + 1], tasks[n + 2], tasks[n + 3], tasks[n + 4] = id, f[1], args, f[3]
+        taken = taken + 1
         held[#held + 1] = id .. '@' .. stamp
+        if extra then
+          extras[#extras + 1] = taken
+          extras[#extras + 1] = extra
+        end
       end
     end
-    if name then parked[#parked + 1] = candidate else ready = ready + 1 end
+    if from[i] then parked[#parked + 1] = i else ready = ready + 1 end
   end
-  slices(held, function(...) redis.call('SADD', K .. 'held:' .. me, ...) end)
+  slices(held, function(...) call('SADD', K .. 'held:' .. me, ...) end)
   for _, id in ipairs(late) do end_waiting(id, 'cancelled', ttl, 'expired', 'not started by the time it expires') end
   -- What came from `ready` is its head, whatever was merged in between.
-  if ready > 0 then redis.call('ZREMRANGEBYRANK', K .. 'ready', 0, ready - 1) end
-  for _, candidate in ipairs(parked) do leave_place('parked', K .. 'parked:' .. candidate[3], candidate[1], candidate[3]) end
+  if ready > 0 then call('ZREMRANGEBYRANK', K .. 'ready', '0', int(ready - 1)) end
+  for _, i in ipairs(parked) do leave_place('parked', K .. 'parked:' .. from[i], ids[i], from[i]) end
+  if #ids < want then break end
 end
 
 if paused == 0 then
-  more = more or redis.call('EXISTS', K .. 'ready') == 1
-  for _, name in ipairs(sources) do more = more or redis.call('EXISTS', K .. 'parked:' .. name) == 1 end
+  more = more or call('EXISTS', K .. 'ready') == 1
+  for _, name in ipairs(sources) do more = more or call('EXISTS', K .. 'parked:' .. name) == 1 end
   if more then wake() end
 end
-if #sources > 0 then names = redis.call('SRANDMEMBER', K .. 'parked', 1000) end
-
-local due = tonumber(redis.call('ZRANGE', K .. 'scheduled', 0, 0, 'WITHSCORES')[2])
-local workers = redis.call('ZRANGE', K .. 'workers', 0, 1, 'WITHSCORES')
-local deadline = tonumber(workers[2])
-if workers[1] == me then deadline = tonumber(workers[4]) end
+if #sources > 0 then names = call('SRANDMEMBER', K .. 'parked', '1000') end
 if deadline and (not due or deadline < due) then due = deadline end
-return { 1, stamp, paused, more and 1 or 0, due and math.max(0, math.ceil(due - now)) or -1, names, adopted, tasks }
+return {
+  1, stamp, paused, more and 1 or 0, due and math.max(0, math.ceil(due - now)) or -1, names, adopted, tasks, extras,
+}

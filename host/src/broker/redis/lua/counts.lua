@@ -3,11 +3,11 @@
 -- ARGV    1 result_ttl ms
 -- RETURNS {scheduled, ready, parked, running, succeeded, dead, cancelled, ms the oldest ready task waits or -1, paused}
 local parked, running = 0, 0
-for _, name in ipairs(redis.call('SMEMBERS', K .. 'parked')) do parked = parked + redis.call('ZCARD', K .. 'parked:' .. name) end
-for _, inc in ipairs(redis.call('ZRANGE', K .. 'workers', 0, -1)) do running = running + redis.call('SCARD', K .. 'held:' .. inc) end
+for _, name in ipairs(call('SMEMBERS', K .. 'parked')) do parked = parked + call('ZCARD', K .. 'parked:' .. name) end
+for _, inc in ipairs(call('ZRANGE', K .. 'workers', 0, -1)) do running = running + call('SCARD', K .. 'held:' .. inc) end
 
 local ended, seen, looks = { succeeded = 0, cancelled = 0 }, {}, 0
-for _, entry in ipairs(redis.call('XREVRANGE', K .. 'events', '+', '-')) do
+for _, entry in ipairs(call('XREVRANGE', K .. 'events', '+', '-')) do
   local is_kept = tonumber(string.match(entry[1], '^%d+')) + ARGV[1] > now
   for i = 1, #entry[2], 2 do
     local state = entry[2][i]
@@ -17,7 +17,7 @@ for _, entry in ipairs(redis.call('XREVRANGE', K .. 'events', '+', '-')) do
           seen[id] = true
           looks = looks + 1
           local is = state
-          if looks <= 1000 then is = redis.call('HGET', K .. 't:' .. id, 'state') elseif not is_kept then is = nil end
+          if looks <= 1000 then is = call('HGET', T .. id, 'state') elseif not is_kept then is = nil end
           if is == state then ended[state] = ended[state] + 1 end
         end
       end
@@ -28,11 +28,11 @@ end
 -- The oldest of each priority is the first of its band.
 local oldest = -1
 for band = 0, 9 do
-  local first = redis.call('ZRANGEBYSCORE', K .. 'ready', int(band * 1e14), '(' .. int((band + 1) * 1e14), 'LIMIT', 0, 1)[1]
-  local at = first and tonumber(redis.call('HGET', K .. 't:' .. first, 'at') or nil)
+  local first = call('ZRANGEBYSCORE', K .. 'ready', int(band * 1e14), '(' .. int((band + 1) * 1e14), 'LIMIT', 0, 1)[1]
+  local at = first and tonumber(call('HGET', T .. first, 'at') or nil)
   if at then oldest = math.max(oldest, now - at) end
 end
 return {
-  redis.call('ZCARD', K .. 'scheduled'), redis.call('ZCARD', K .. 'ready'), parked, running, ended.succeeded,
-  redis.call('ZCARD', K .. 'dead'), ended.cancelled, oldest, redis.call('HGET', K .. 'control', 'paused') and 1 or 0,
+  call('ZCARD', K .. 'scheduled'), call('ZCARD', K .. 'ready'), parked, running, ended.succeeded,
+  call('ZCARD', K .. 'dead'), ended.cancelled, oldest, call('HGET', K .. 'control', 'paused') and 1 or 0,
 }

@@ -3,8 +3,8 @@
 -- ARGV    1 id
 -- RETURNS 'unknown', 'running' or 'deleted'
 local id = ARGV[1]
-local t = K .. 't:' .. id
-local f = redis.call('HMGET', t, 'task', 'state', 'unique')
+local t = T .. id
+local f = call('HMGET', t, 'task', 'state', 'unique')
 if not f[1] then return 'unknown' end
 local state, key
 if not f[2] then
@@ -12,10 +12,10 @@ if not f[2] then
   if not state then return 'running' end
 end
 release(id, f[3])
-redis.call('UNLINK', t, K .. 'log:' .. id)
-redis.call('SREM', K .. 'special', id)
-redis.call('ZREM', K .. 'expires', id)
-redis.call('ZREM', K .. 'dead', id)
+call('UNLINK', t, K .. 'log:' .. id)
+call('SREM', K .. 'special', id)
+call('ZREM', K .. 'expires', id)
+call('ZREM', K .. 'dead', id)
 publish({ id }, 'deleted')
 if state then leave_place(state, key, id, f[1]) end
 return 'deleted'

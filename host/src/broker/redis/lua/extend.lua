@@ -6,5 +6,5 @@ local me = ARGV[2]
 if not prolong(me, tonumber(ARGV[1])) then return { 0 } end
 local adopted = adopt(me)
 return {
-  1, redis.call('SCARD', K .. 'held:' .. me), redis.call('SRANDMEMBER', K .. 'cancelled', 1000), redis.call('XLEN', K .. 'out'), adopted,
+  1, call('SCARD', K .. 'held:' .. me), call('SRANDMEMBER', K .. 'cancelled', 1000), call('XLEN', K .. 'out'), adopted,
 }

@@ -4,17 +4,17 @@
 -- RETURNS {'fired'}, {'not now'}, {'early', ms}, {'skipped', id}
 local key = K .. 'schedule:' .. ARGV[1]
 local due = tonumber(ARGV[2])
-local s = redis.call('HMGET', key, 'rule', 'timezone', 'what', 'paused', 'last', 'last_task', 'overlap')
+local s = call('HMGET', key, 'rule', 'timezone', 'what', 'paused', 'last', 'last_task', 'overlap')
 if s[1] ~= ARGV[3] or s[2] ~= ARGV[4] or s[3] ~= ARGV[5] or s[4] == '1' or due <= tonumber(s[5]) then return { 'not now' } end
 if due > now then return { 'early', int(due - now) } end
 if s[7] == 'skip' and s[6] then
-  local f = redis.call('HMGET', K .. 't:' .. s[6], 'task', 'state')
+  local f = call('HMGET', T .. s[6], 'task', 'state')
   if f[1] and not f[2] then
-    redis.call('HSET', key, 'last', int(due))
+    call('HSET', key, 'last', int(due))
     return { 'skipped', s[6] }
   end
 end
 -- An id that is known is this very firing: a step that was repeated, or enqueued by hand.
 admit(6, 1)
-redis.call('HSET', key, 'last', int(due), 'last_task', ARGV[6])
+call('HSET', key, 'last', int(due), 'last_task', ARGV[6])
 return { 'fired' }

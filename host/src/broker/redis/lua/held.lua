@@ -3,9 +3,9 @@
 -- ARGV    1 incarnation   2 cursor
 -- RETURNS {next cursor, {member, fields}…}
 local held = K .. 'held:' .. ARGV[1]
-local page, found = redis.call('SSCAN', held, ARGV[2], 'COUNT', 200), {}
+local page, found = call('SSCAN', held, ARGV[2], 'COUNT', 200), {}
 for _, member in ipairs(page[2]) do
   local f = read(id_of(member))
-  if f[1] and not f[11] then found[#found + 1] = { member, f } else redis.call('SREM', held, member) end
+  if f[1] and not f[11] then found[#found + 1] = { member, f } else call('SREM', held, member) end
 end
 return { page[1], found }

@@ -3,13 +3,13 @@
 -- ARGV    1 result_ttl ms   2 incarnation
 -- RETURNS whether all is done
 local held = K .. 'held:' .. ARGV[2]
-if not redis.call('ZSCORE', K .. 'workers', ARGV[2]) then return 1 end
-local members, ready = redis.call('SRANDMEMBER', held, 500), {}
+if not call('ZSCORE', K .. 'workers', ARGV[2]) then return 1 end
+local members, ready = call('SRANDMEMBER', held, 500), {}
 for _, member in ipairs(members) do
   local id = id_of(member)
-  local f = redis.call('HMGET', K .. 't:' .. id, 'task', 'state', 'priority', 'seq')
+  local f = call('HMGET', T .. id, 'task', 'state', 'priority', 'seq')
   if f[1] and not f[2] then
-    if redis.call('SISMEMBER', K .. 'cancelled', id) == 1 then
+    if call('SISMEMBER', K .. 'cancelled', id) == 1 then
       end_waiting(id, 'cancelled', tonumber(ARGV[1]), 'cancelled', 'cancelled while it ran')
     else
       ready[#ready + 1] = rank(f[3], tonumber(f[4]) or 0)
@@ -18,10 +18,10 @@ for _, member in ipairs(members) do
   end
 end
 if #ready > 0 then
-  redis.call('ZADD', K .. 'ready', unpack(ready))
+  call('ZADD', K .. 'ready', unpack(ready))
   wake()
 end
-if #members > 0 then redis.call('SREM', held, unpack(members)) end
-if redis.call('EXISTS', held) == 1 then return 0 end
-redis.call('ZREM', K .. 'workers', ARGV[2])
+if #members > 0 then call('SREM', held, unpack(members)) end
+if call('EXISTS', held) == 1 then return 0 end
+call('ZREM', K .. 'workers', ARGV[2])
 return 1

@@ -3,9 +3,9 @@
 -- ARGV    1 name   2 '1' to pause, '0' to resume
 -- RETURNS whether there is such a schedule
 local key = K .. 'schedule:' .. ARGV[1]
-local s = redis.call('HMGET', key, 'paused', 'last')
+local s = call('HMGET', key, 'paused', 'last')
 if not s[1] then return 0 end
 -- Resuming what was not paused leaves its due times alone.
-if s[1] == '1' and ARGV[2] == '0' then redis.call('HSET', key, 'last', int(math.max(now, tonumber(s[2])))) end
-redis.call('HSET', key, 'paused', ARGV[2])
+if s[1] == '1' and ARGV[2] == '0' then call('HSET', key, 'last', int(math.max(now, tonumber(s[2])))) end
+call('HSET', key, 'paused', ARGV[2])
 return 1

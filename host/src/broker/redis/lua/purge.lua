@@ -3,14 +3,14 @@
 -- RETURNS {how many, whether any waits still, whether the queue holds anything at all}
 local gone = 0
 local function drop(state, key, name)
-  local ids = redis.call('ZRANGE', key, 0, 499 - gone)
+  local ids = call('ZRANGE', key, 0, 499 - gone)
   for _, id in ipairs(ids) do
-    local f = redis.call('HMGET', K .. 't:' .. id, 'state', 'unique')
+    local f = call('HMGET', T .. id, 'state', 'unique')
     if not f[1] then
       release(id, f[2])
-      redis.call('UNLINK', K .. 't:' .. id, K .. 'log:' .. id)
-      redis.call('SREM', K .. 'special', id)
-      redis.call('ZREM', K .. 'expires', id)
+      call('UNLINK', T .. id, K .. 'log:' .. id)
+      call('SREM', K .. 'special', id)
+      call('ZREM', K .. 'expires', id)
       publish({ id }, 'deleted')
     end
     leave_place(state, key, id, name)
@@ -19,10 +19,10 @@ local function drop(state, key, name)
 end
 drop('ready', K .. 'ready')
 if gone < 500 then drop('scheduled', K .. 'scheduled') end
-for _, name in ipairs(redis.call('SRANDMEMBER', K .. 'parked', 1000)) do
+for _, name in ipairs(call('SRANDMEMBER', K .. 'parked', 1000)) do
   if gone < 500 then drop('parked', K .. 'parked:' .. name, name) end
 end
-local waits = redis.call('EXISTS', K .. 'ready', K .. 'scheduled', K .. 'parked')
-local other = redis.call('EXISTS', K .. 'dead', K .. 'workers', K .. 'out', K .. 'schedules')
-if redis.call('HGET', K .. 'control', 'paused') then other = other + 1 end
+local waits = call('EXISTS', K .. 'ready', K .. 'scheduled', K .. 'parked')
+local other = call('EXISTS', K .. 'dead', K .. 'workers', K .. 'out', K .. 'schedules')
+if call('HGET', K .. 'control', 'paused') then other = other + 1 end
 return { gone, waits, waits + other }

@@ -2,11 +2,11 @@
 -- KEYS    1 th:{Q}:
 -- ARGV    1 name   2 rule   3 time zone   4 what it enqueues   5 overlap   6 definition as JSON   7 '1' when it is to be paused   8 created at
 local key = K .. 'schedule:' .. ARGV[1]
-local s = redis.call('HMGET', key, 'rule', 'timezone')
+local s = call('HMGET', key, 'rule', 'timezone')
 if s[1] ~= ARGV[2] or s[2] ~= ARGV[3] then
-  redis.call('HDEL', key, 'last_task')
-  redis.call('HSET', key, 'last', int(now), 'created', ARGV[8], 'paused', ARGV[7])
+  call('HDEL', key, 'last_task')
+  call('HSET', key, 'last', int(now), 'created', ARGV[8], 'paused', ARGV[7])
 end
-redis.call('SADD', K .. 'schedules', ARGV[1])
-redis.call('HSET', key, 'rule', ARGV[2], 'timezone', ARGV[3], 'what', ARGV[4], 'overlap', ARGV[5], 'definition', ARGV[6])
+call('SADD', K .. 'schedules', ARGV[1])
+call('HSET', key, 'rule', ARGV[2], 'timezone', ARGV[3], 'what', ARGV[4], 'overlap', ARGV[5], 'definition', ARGV[6])
 return 1

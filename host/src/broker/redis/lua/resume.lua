@@ -1,5 +1,5 @@
 -- resume: the queue is claimed from again.
 -- KEYS    1 th:{Q}:
-redis.call('HDEL', K .. 'control', 'paused')
+call('HDEL', K .. 'control', 'paused')
 wake()
 return 1

@@ -3,8 +3,8 @@
 -- ARGV    1 id
 -- RETURNS 'unknown', 'ready', 'duplicate' and the holder, or 'state' and the state it is in
 local id = ARGV[1]
-local t = K .. 't:' .. id
-local f = redis.call('HMGET', t, 'task', 'state', 'tries', 'priority', 'unique', 'unique_ttl', 'ttl')
+local t = T .. id
+local f = call('HMGET', t, 'task', 'state', 'tries', 'priority', 'unique', 'unique_ttl', 'ttl')
 if not f[1] then return { 'unknown' } end
 if f[2] == 'succeeded' then return { 'state', f[2] } end
 local state, key
@@ -12,22 +12,22 @@ if not f[2] then
   state, key = place(id, f[1])
   if state ~= 'scheduled' or not f[3] then return { 'state', state or 'running' } end
 elseif f[5] then
-  local holder = redis.call('GET', K .. 'unique:' .. f[5])
+  local holder = call('GET', K .. 'unique:' .. f[5])
   if holder and holder ~= id then
-    local h = redis.call('HMGET', K .. 't:' .. holder, 'task', 'state')
+    local h = call('HMGET', T .. holder, 'task', 'state')
     if h[1] and not h[2] then return { 'duplicate', holder } end
   end
-  redis.call('SET', K .. 'unique:' .. f[5], id, 'PX', f[6])
+  call('SET', K .. 'unique:' .. f[5], id, 'PX', f[6])
 end
-local seq = redis.call('HINCRBY', K .. 'control', 'seq', 1)
-redis.call('PERSIST', t)
-redis.call('PERSIST', K .. 'log:' .. id)
-if f[2] and (f[5] or f[7] or redis.call('EXISTS', K .. 'log:' .. id) == 1) then redis.call('SADD', K .. 'special', id) end
-redis.call('ZADD', K .. 'ready', rank(f[4], seq), id)
-redis.call('HSET', t, 'seq', int(seq))
+local seq = call('HINCRBY', K .. 'control', 'seq', 1)
+call('PERSIST', t)
+call('PERSIST', K .. 'log:' .. id)
+if f[2] and (f[5] or f[7] or call('EXISTS', K .. 'log:' .. id) == 1) then call('SADD', K .. 'special', id) end
+call('ZADD', K .. 'ready', rank(f[4], seq), id)
+call('HSET', t, 'seq', int(seq))
 if f[2] then
-  redis.call('HDEL', t, 'state', 'end', 'error', 'tries', 'losses', 'expires', 'progress')
-  redis.call('ZREM', K .. 'dead', id)
+  call('HDEL', t, 'state', 'end', 'error', 'tries', 'losses', 'expires', 'progress')
+  call('ZREM', K .. 'dead', id)
 else
   leave_place(state, key, id, f[1])
 end

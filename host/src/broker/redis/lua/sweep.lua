@@ -5,25 +5,25 @@
 local ttl, more = tonumber(ARGV[1]), 0
 local function forget(ids)
   for _, id in ipairs(ids) do
-    if redis.call('HGET', K .. 't:' .. id, 'state') == 'dead' then
-      redis.call('UNLINK', K .. 't:' .. id, K .. 'log:' .. id)
+    if call('HGET', T .. id, 'state') == 'dead' then
+      call('UNLINK', T .. id, K .. 'log:' .. id)
     end
-    redis.call('ZREM', K .. 'dead', id)
+    call('ZREM', K .. 'dead', id)
   end
   if #ids == 200 then more = 1 end
 end
-local over = redis.call('ZCARD', K .. 'dead') - tonumber(ARGV[2])
-if over > 0 then forget(redis.call('ZRANGE', K .. 'dead', 0, math.min(over, 200) - 1)) end
-forget(redis.call('ZRANGEBYSCORE', K .. 'dead', '-inf', int(now - ARGV[3]), 'LIMIT', 0, 200))
+local over = call('ZCARD', K .. 'dead') - tonumber(ARGV[2])
+if over > 0 then forget(call('ZRANGE', K .. 'dead', 0, math.min(over, 200) - 1)) end
+forget(call('ZRANGEBYSCORE', K .. 'dead', '-inf', int(now - ARGV[3]), 'LIMIT', 0, 200))
 if expire(ttl) == 200 then more = 1 end
 
 local offered = {}
 for i = 6, #ARGV do offered[ARGV[i]] = true end
-for _, name in ipairs(redis.call('SRANDMEMBER', K .. 'parked', 1000)) do
+for _, name in ipairs(call('SRANDMEMBER', K .. 'parked', 1000)) do
   if not offered[name] then
-    local late = redis.call('ZRANGEBYSCORE', K .. 'parked_at:' .. name, '-inf', int(now - ARGV[4]), 'LIMIT', 0, 200)
+    local late = call('ZRANGEBYSCORE', K .. 'parked_at:' .. name, '-inf', int(now - ARGV[4]), 'LIMIT', 0, 200)
     for _, id in ipairs(late) do
-      local f = redis.call('HMGET', K .. 't:' .. id, 'task', 'state')
+      local f = call('HMGET', T .. id, 'task', 'state')
       if f[1] and not f[2] then
         local message = 'no plugin offered `' .. name .. '` for ' .. ARGV[5] .. '; drop one in, then retry the task'
         end_waiting(id, 'dead', ttl, 'unknown-task', message)

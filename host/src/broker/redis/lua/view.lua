@@ -4,10 +4,10 @@
 -- RETURNS {{id, fields and values, state, due ms or '', claim µs or '', cancel asked, by}…}, {} for one that is unknown
 local views = {}
 local function claimed(id)
-  for _, inc in ipairs(redis.call('ZRANGE', K .. 'workers', 0, -1)) do
+  for _, inc in ipairs(call('ZRANGE', K .. 'workers', 0, -1)) do
     local cursor = '0'
     repeat
-      local page = redis.call('SSCAN', K .. 'held:' .. inc, cursor, 'MATCH', id .. '@*', 'COUNT', 1000)
+      local page = call('SSCAN', K .. 'held:' .. inc, cursor, 'MATCH', id .. '@*', 'COUNT', 1000)
       if page[2][1] then return string.sub(page[2][1], #id + 2) end
       cursor = page[1]
     until cursor == '0'
@@ -18,7 +18,7 @@ for i, id in ipairs(ARGV) do
   local member = ''
   local cut = string.find(id, '@', 1, true)
   if cut then id, member = string.sub(id, 1, cut - 1), string.sub(id, cut + 1) end
-  local fields = redis.call('HGETALL', K .. 't:' .. id)
+  local fields = call('HGETALL', T .. id)
   local f = {}
   for n = 1, #fields, 2 do f[fields[n]] = fields[n + 1] end
   if not f.task then
@@ -33,9 +33,9 @@ for i, id in ipairs(ARGV) do
         if member == '' then member = claimed(id) end
       end
     end
-    if f.by then by = redis.call('GET', K .. 'by:' .. f.by) or '' end
+    if f.by then by = call('GET', K .. 'by:' .. f.by) or '' end
     if state ~= 'running' then member = '' end
-    views[i] = { id, fields, state, due or '', member, redis.call('SISMEMBER', K .. 'cancelled', id), by }
+    views[i] = { id, fields, state, due or '', member, call('SISMEMBER', K .. 'cancelled', id), by }
   end
 end
 return views
