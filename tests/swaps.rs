@@ -110,9 +110,9 @@ async fn two_hundred_swaps_under_load_fail_no_task_and_leak_nothing() {
         let at = |share: usize| latencies[(latencies.len() - 1) * share / 1000];
         format!("{} tasks, p50 {} ms, p99 {} ms, p99.9 {} ms", latencies.len(), at(500), at(990), at(999))
     };
-    println!("{SWAPS} swaps, {judged} of them waited for, {} valid ones, {} versions ran tasks", valid.len(), seen.len());
-    println!("before: {}; during: {}", figures(&before), figures(&tasks));
-    println!("RSS after a quarter of the swaps {warm} KiB, at the end {rss} KiB; mapped pieces of code {}", worker.mapped_code());
+    eprintln!("{SWAPS} swaps, {judged} of them waited for, {} valid ones, {} versions ran tasks", valid.len(), seen.len());
+    eprintln!("before: {}; during: {}", figures(&before), figures(&tasks));
+    eprintln!("RSS after a quarter of the swaps {warm} KiB, at the end {rss} KiB; mapped pieces of code {}", worker.mapped_code());
     assert!(seen.len() > 10, "only {} versions ran anything", seen.len());
     assert!(rss < warm + ROOM_KIB, "RSS grew from {warm} to {rss} KiB");
     assert!(worker.stop().success());
@@ -328,5 +328,5 @@ fn a_thousand_plugins_are_served_from_a_cold_and_from_a_warm_cache() {
         ));
         assert!(worker.stop().success());
     }
-    println!("{}", told.join("\n"));
+    eprintln!("{}", told.join("\n"));
 }
