@@ -38,7 +38,7 @@ fn refused(output: &Output, code: i32, words: &[&str]) {
 
 #[test]
 fn every_command_has_a_help_text_with_an_example() {
-    let commands: [&[&str]; 31] = [
+    let commands: [&[&str]; 33] = [
         &[],
         &["worker"],
         &["enqueue"],
@@ -66,6 +66,8 @@ fn every_command_has_a_help_text_with_an_example() {
         &["plugin", "list"],
         &["plugin", "inspect"],
         &["plugin", "check"],
+        &["plugin", "history"],
+        &["plugin", "rollback"],
         &["plugin", "new"],
         &["workers"],
         &["bench"],

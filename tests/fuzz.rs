@@ -69,7 +69,7 @@ impl Campaign {
     fn tell(&self, target: &str) -> (u64, u64) {
         let (tried, accepted) = (self.tried.load(Relaxed), self.accepted.load(Relaxed));
         let seconds = self.begun.elapsed().as_secs_f64();
-        println!("fuzz {target}: {tried} cases from seed {} in {seconds:.1} s, {accepted} of them valid, no crash", self.first);
+        eprintln!("fuzz {target}: {tried} cases from seed {} in {seconds:.1} s, {accepted} of them valid, no crash", self.first);
         (tried, accepted)
     }
 }

@@ -2,6 +2,7 @@
 
 mod center;
 mod cli;
+mod directories;
 mod engine;
 mod faults;
 mod fuzz;
@@ -13,6 +14,7 @@ mod schedules;
 mod security;
 mod story;
 mod support;
+mod swaps;
 mod tidy;
 mod transfer;
 mod worker;

@@ -10,7 +10,7 @@ use std::{
 use taskhost::{
     catalogue::{PluginInfo, PluginStatus},
     engine::{About, Call, Engine, EngineSettings, Limits, LogLine, ServiceError, Services, System},
-    plugins::{Plugin, Plugins, PluginsError, PluginsSettings, Registry, inspect},
+    plugins::{Plugin, Plugins, PluginsError, PluginsSettings, Registry, Writable, inspect},
     task::{Millis, Outcome, Progress, QueueName, TaskId, TaskName},
 };
 use tokio::sync::watch;
@@ -20,31 +20,31 @@ use tokio_util::sync::CancellationToken;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// The bytes of a plugin that `cargo xtask plugins` has built.
-fn built(name: &str) -> Vec<u8> {
+pub(crate) fn built(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins").join(format!("{name}.wasm"));
     fs::read(&path).unwrap_or_else(|e| panic!("{e}: run `cargo xtask plugins` to build {}", path.display()))
 }
 
 /// The same plugin with other bytes: a custom section may stand at the end of every component.
-fn variant(bytes: &[u8], n: u8) -> Vec<u8> {
+pub(crate) fn variant(bytes: &[u8], n: u8) -> Vec<u8> {
     [bytes, &[0, 3, 1, b'n', n]].concat()
 }
 
 /// A worker's directories, and the engine that serves them.
-struct Place {
-    root: tempfile::TempDir,
+pub(crate) struct Place {
+    pub(crate) root: tempfile::TempDir,
     engine: Arc<Engine>,
 }
 
-struct Room {
-    engine: Arc<Engine>,
-    registry: watch::Receiver<Arc<Registry>>,
+pub(crate) struct Room {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) registry: watch::Receiver<Arc<Registry>>,
     shutdown: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("plugins")).unwrap();
         let settings = EngineSettings {
@@ -59,22 +59,23 @@ impl Place {
         Self { engine: Engine::start(settings).unwrap(), root }
     }
 
-    fn at(&self, file: &str) -> PathBuf {
+    pub(crate) fn at(&self, file: &str) -> PathBuf {
         self.root.path().join("plugins").join(file)
     }
 
-    fn put(&self, file: &str, bytes: &[u8]) {
+    pub(crate) fn put(&self, file: &str, bytes: &[u8]) {
         let new = self.at(&format!(".{file}.new"));
         fs::write(&new, bytes).unwrap();
         fs::rename(new, self.at(file)).unwrap();
     }
 
-    fn start(&self) -> Room {
+    pub(crate) fn start(&self) -> Room {
         let settings = PluginsSettings {
             dir: self.root.path().join("plugins"),
             state: self.root.path().join("state"),
             policy: None,
             trust: None,
+            writable: Writable::default(),
             limits: Limits::default(),
         };
         let plugins = Plugins::open(settings, self.engine.clone()).unwrap();
@@ -85,7 +86,7 @@ impl Place {
 }
 
 impl Room {
-    async fn until(&mut self, what: &str, wanted: impl Fn(&Registry) -> bool) -> Arc<Registry> {
+    pub(crate) async fn until(&mut self, what: &str, wanted: impl Fn(&Registry) -> bool) -> Arc<Registry> {
         let found = tokio::time::timeout(LIMIT, self.registry.wait_for(|registry| wanted(registry))).await;
         if let Ok(Ok(registry)) = found {
             return registry.clone();
@@ -105,13 +106,13 @@ impl Room {
         run(&self.engine, &plugin.unwrap_or_else(|| panic!("nobody offers {body}")), body, args).await
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         tokio::time::timeout(LIMIT, self.task).await.unwrap().unwrap();
     }
 }
 
-async fn run(engine: &Arc<Engine>, plugin: &Plugin, body: &str, args: &str) -> Outcome {
+pub(crate) async fn run(engine: &Arc<Engine>, plugin: &Plugin, body: &str, args: &str) -> Outcome {
     let about = About {
         task_id: TaskId::fresh(),
         queue: QueueName::default(),
@@ -160,7 +161,7 @@ impl Services for NoServices {
     fn log(&self, _: &LogLine) {}
 }
 
-fn done(result: &str) -> Outcome {
+pub(crate) fn done(result: &str) -> Outcome {
     Outcome::Done { result: result.into(), children: Vec::new() }
 }
 
@@ -172,7 +173,7 @@ fn info<'a>(registry: &'a Registry, file: &str) -> Option<&'a PluginInfo> {
     registry.files.iter().find(|info| info.file == file)
 }
 
-fn digest_of<'a>(registry: &'a Registry, body: &str) -> &'a str {
+pub(crate) fn digest_of<'a>(registry: &'a Registry, body: &str) -> &'a str {
     registry.resolve(&TaskName::new(body).unwrap()).map_or("", |plugin| &plugin.id.digest)
 }
 

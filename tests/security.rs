@@ -6,7 +6,10 @@ use std::{
     process::{Command, Output},
 };
 
-use super::center::{Center, PAGES, RECORDS_A_PAGE};
+use super::{
+    center::{Center, PAGES, RECORDS_A_PAGE},
+    support::program::{Taskhost, until},
+};
 
 /// A directory of the operator's, with caches of its own.
 struct Desk(tempfile::TempDir);
@@ -88,6 +91,28 @@ fn what_inspect_prints_can_be_pasted_and_then_the_transfer_works() {
     let json: serde_json::Value = serde_json::from_str(&desk.said(&["plugin", "inspect", file, "--json"])).unwrap();
     assert!(json["granted"].as_array().is_some_and(|granted| granted.len() >= 4) && json["imports"].is_array(), "{json}");
     assert_eq!(json["serving"]["digest"].as_str().map(str::len), Some(64));
+}
+
+#[test]
+fn a_policy_takes_hold_without_a_restart_and_a_bad_edit_changes_nothing() {
+    let host = Taskhost::new();
+    // A file that the commands do not read: they would refuse a bad one at once.
+    host.write("policy.toml", "retries = 0\n");
+    host.drop_in("probe");
+    let worker = host.worker(&["--config", "policy.toml"]);
+    let asked = || host.run(&["enqueue", "kv_increment", "n", "--wait=60s"]);
+    let denied = asked();
+    assert!(denied.stderr.contains("denied: kv is not granted; to allow it: `[plugins.probe] kv = true`"), "{denied:?}");
+
+    host.write("policy.toml", "retries = 0\n[plugins.probe]\nkv = true\n");
+    until("the grant takes hold", || asked().code == 0);
+    host.write("policy.toml", "retries = 0\n[plugins.probe]\nkv = false\nmemroy = 3\n");
+    until("line and key are named", || host.lists("policy.toml: line 4, `plugins.probe.memroy`: no such key; did you mean `memory`?"));
+    assert!(worker.log().contains("stay in force"), "the log says so too: {}", worker.log());
+    assert_eq!(asked().code, 0, "the last good policy is still in force");
+    host.write("policy.toml", "retries = 0\n");
+    until("the grant is taken back", || asked().stderr.contains("denied: kv"));
+    assert!(worker.stop().success());
 }
 
 /// Puts another text in the place of each `old` in a component's data: as long as that, by slashes at its end.

@@ -3,6 +3,7 @@
 //! Invariant: what a test starts, its drop stops: servers by their own process, directories with all they hold.
 
 pub(crate) mod program;
+pub(crate) mod tiny;
 
 use std::{
     fmt,

@@ -114,6 +114,8 @@ pub enum PluginStatus {
     Loading,
     /// Refused; its last good version serves, if any.
     Failed,
+    /// Its guard, or somebody, went back to the version that serves.
+    RolledBack,
 }
 
 /// A value for an error message: at most 80 characters of it, control characters escaped.

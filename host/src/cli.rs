@@ -21,6 +21,7 @@ mod failure;
 mod new_task;
 mod output;
 mod plugin;
+mod plugin_history;
 mod plugin_new;
 mod plugin_sign;
 mod queue;
@@ -132,6 +133,9 @@ fn start(cli: Cli) -> Result<(), Failure> {
     let mut flags = cli.global.flags();
     if let Command::Worker(args) = &cli.command {
         flags.extend(args.flags());
+    }
+    if let Command::Plugin(command) = &cli.command {
+        flags.extend(command.flags());
     }
     let settings = Settings::load(cli.global.config.as_deref(), &flags)?;
     // A worker's log is what it has to say; of a command only what goes wrong is worth a line.

@@ -15,6 +15,7 @@ use crate::{
     broker::{BrokerSettings, Durability, Schedule},
     catalogue,
     engine::Limits,
+    plugins::Writable,
     retry::RetrySettings,
     task::QueueName,
 };
@@ -53,6 +54,7 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ("backoff_cap", "1h", "the longest delay before a retry"),
     ("require_signed", "false", "only plugins signed with a key of `trust` serve"),
     ("trust", "", "a file of minisign public keys, for `require_signed`"),
+    ("plugin_dir_writable", "warn", "when others may write to the plugin directory or a plugin: warn, refuse or allow"),
     ("log", "info", "a level, or a filter such as `info,taskhost::worker=debug`"),
     ("log_format", "pretty", "pretty or json"),
 ];
@@ -79,6 +81,8 @@ pub struct Settings {
     pub file: Option<PathBuf>,
     /// The trusted keys, when only signed plugins may serve.
     pub trust: Option<PathBuf>,
+    /// When others may write to the plugin directory.
+    pub writable: Writable,
     /// Each with its weight, at least 1.
     pub queues: Vec<(QueueName, u32)>,
     pub concurrency: usize,
@@ -214,6 +218,7 @@ impl Gathered {
             cache_bytes: self.get("cache_size", units::size)?,
             file,
             trust,
+            writable: self.get("plugin_dir_writable", writable)?,
             queues: self.get("queues", queues)?,
             concurrency: self.get_or("concurrency", positive, 128 * cores)?,
             threads: self.get_or("threads", positive, cores)?,
@@ -287,6 +292,15 @@ fn half_of_the_memory() -> u64 {
 #[cfg(not(target_os = "linux"))]
 fn half_of_the_memory() -> u64 {
     4 << 30
+}
+
+fn writable(text: &str) -> Result<Writable, String> {
+    match text {
+        "warn" => Ok(Writable::Warn),
+        "refuse" => Ok(Writable::Refuse),
+        "allow" => Ok(Writable::Allow),
+        _ => Err(format!("`warn`, `refuse` or `allow` is wanted here: `{text}`")),
+    }
 }
 
 fn truth(text: &str) -> Result<bool, String> {

@@ -18,29 +18,37 @@ use crate::{
 
 mod capture;
 mod compile;
+mod guard;
+mod history;
 mod inspect;
 mod judge;
 mod policy;
 mod policy_file;
 mod reconcile;
+mod rollback;
 mod signature;
 mod signed;
 mod state;
 mod wants;
 mod watch;
+mod writable;
 
 use capture::Listing;
 use compile::{EngineLoader, Jobs, Loader};
 use policy_file::PolicyFile;
-use reconcile::Reconciler;
+use reconcile::{Past, Reconciler};
 use signature::TrustFile;
 use signed::Signatures;
 use state::{Index, OpenError, State};
 
+pub use guard::{Guard, Tally};
+pub use history::{Generation, GenerationState};
 pub use inspect::{Inspection, inspect};
 pub use policy::{Policies, Policy, http_grant};
+pub use rollback::{RolledBack, history, roll_back};
 pub use signature::{Trust, keygen, read_signature, sign, signature_path};
 pub use wants::Wants;
+pub use writable::Writable;
 
 /// Where plugins come from.
 #[derive(Debug, Clone)]
@@ -52,6 +60,8 @@ pub struct PluginsSettings {
     pub policy: Option<PathBuf>,
     /// The trusted keys, when only signed plugins may serve; read again when it changes.
     pub trust: Option<PathBuf>,
+    /// Whether others may write where the plugins come from.
+    pub writable: Writable,
     /// What a policy does not set.
     pub limits: Limits,
 }
@@ -83,6 +93,8 @@ pub struct Plugin<C = Code> {
     pub grants: Arc<Grants>,
     /// At most so many attempts at once on this worker.
     pub concurrency: Option<usize>,
+    /// Where its attempts are counted, if it has a guard.
+    pub tally: Option<Arc<Tally>>,
 }
 
 /// What this process can run now. One value a pass; never changed.
@@ -139,8 +151,8 @@ impl Plugins {
 }
 
 fn open<L: Loader>(settings: PluginsSettings, loader: L) -> Result<Reconciler<L>, PluginsError> {
-    let PluginsSettings { dir, state, policy, trust, limits } = settings;
-    match capture::list(&dir) {
+    let PluginsSettings { dir, state, policy, trust, writable, limits } = settings;
+    match capture::list(&dir, writable) {
         Listing::Files { .. } => {}
         Listing::Gone(_) => {
             let text = format!("there is no plugin directory, make it or name another with --plugins: `{}`", dir.display());
@@ -161,9 +173,11 @@ fn open<L: Loader>(settings: PluginsSettings, loader: L) -> Result<Reconciler<L>
             (None, Index::default(), Some(text))
         }
     };
-    let jobs = Jobs::new(Arc::new(loader), state.0.clone());
+    let (state, index, trouble) = state;
+    let (past, past_trouble) = Past::open(state.as_deref());
+    let jobs = Jobs::new(Arc::new(loader), state.clone());
     let (registry, _) = channel::channel(Arc::default());
-    Ok(Reconciler::new(dir, limits, policy, trust, state, jobs, registry))
+    Ok(Reconciler::new((dir, writable), limits, policy, trust, (state, index, past, trouble.or(past_trouble)), jobs, registry))
 }
 
 /// A plugin's name is its file's stem: policy and kv go by it.

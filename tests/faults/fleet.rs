@@ -49,7 +49,7 @@ impl Fleet {
         for name in ["ledger", "math", "probe"] {
             fs::write(dir.path().join("plugins").join(name).with_extension("wasm"), built(name)).expect("a plugin");
         }
-        let policies = "[plugins.ledger]\nkv = true\nenqueue = { tasks = ['*'], queues = ['default', 'other', 'mail', 'image', 'report'] }\n[plugins.probe]\nkv = true\nenqueue = ['*']\n";
+        let policies = "[plugins.ledger]\nkv = { bytes = '4GiB', keys = 99999999 }\nenqueue = { tasks = ['*'], queues = ['default', 'other', 'mail', 'image', 'report'] }\n[plugins.probe]\nkv = true\nenqueue = ['*']\n";
         fs::write(dir.path().join("taskhost.toml"), policies).expect("policies");
         Self { dir, lease, shares_state: false, environment: Vec::new(), started: 0 }
     }

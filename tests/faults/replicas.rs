@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use taskhost::{
     broker::{Broker, BrokerError, BrokerSettings, Durability, redis::RedisBroker},
     task::{QueueName, TaskId},
@@ -113,12 +114,10 @@ async fn without_a_replica_that_acknowledges_enqueue_says_so_each_time_it_is_ask
     broker.enqueue(std::slice::from_ref(&task)).await.expect("acknowledged by the replica");
     assert_eq!(broker.find(None, &task.id).await.expect("find").map(|view| view.id), Some(task.id));
 
-    ask(&follower, &["REPLICAOF", "127.0.0.1", "1"]).await;
-    until("the master has noticed", async || text(&master, &["INFO", "replication"]).await.contains("connected_slaves:0")).await;
-    let warnings = broker.check().await.expect("check").warnings;
-    assert!(warnings.iter().any(|warning| warning.contains("has no replica, and durability is `replica`")), "{warnings:?}");
+    // A replica that is there and silent: WAIT must not be taken in by what it has acknowledged before.
+    let stopped = Pid::from_raw(follower.pid().try_into().expect("a pid")).expect("a pid");
+    kill_process(stopped, Signal::STOP).expect("our own child");
     let task = add();
-    let broker = RedisBroker::connect(&master.url(), replica()).await.expect("connect");
     let not_known = |error: BrokerError| {
         assert!(error.is_transient() && error.is_fate_unknown(), "{error:?}");
         let said = error.to_string();
@@ -129,9 +128,14 @@ async fn without_a_replica_that_acknowledges_enqueue_says_so_each_time_it_is_ask
     let other = RedisBroker::connect(&master.url(), replica()).await.expect("connect");
     assert!(other.find(None, &task.id).await.expect("find").is_some());
     not_known(other.enqueue(std::slice::from_ref(&task)).await.expect_err("not acknowledged"));
-
-    ask(&follower, &["REPLICAOF", "127.0.0.1", &master.port().to_string()]).await;
+    kill_process(stopped, Signal::CONT).expect("our own child");
     until("asked again it is acknowledged", async || broker.enqueue(std::slice::from_ref(&task)).await.is_ok()).await;
+
+    ask(&follower, &["REPLICAOF", "NO", "ONE"]).await;
+    until("the master has noticed", async || text(&master, &["INFO", "replication"]).await.contains("connected_slaves:0")).await;
+    let warnings = broker.check().await.expect("check").warnings;
+    assert!(warnings.iter().any(|warning| warning.contains("has no replica, and durability is `replica`")), "{warnings:?}");
+    not_known(broker.enqueue(&[add()]).await.expect_err("not acknowledged"));
 }
 
 /// A worker's results are kept and recorded when a replica is back; nothing is run again.

@@ -323,7 +323,7 @@ async fn a_slot_that_is_moved_under_load_loses_nothing() {
     let cluster = Cluster::start().await;
     let url = cluster.url();
     let broker = super::ground::connect(&url, BrokerSettings::default()).await;
-    let mut fleet = Fleet::new(Duration::from_secs(6));
+    let mut fleet = Fleet::new(Duration::from_secs(15));
     let settings = [("queues", "default,mail")];
     let _crew = [fleet.worker(&url, &settings).await, fleet.worker(&url, &settings).await];
     let stop = tokio_util::sync::CancellationToken::new();

@@ -103,7 +103,7 @@ pub(crate) async fn a_unique_key_is_of_one_queue(b: &dyn Broker) {
 }
 
 pub(crate) async fn a_unique_key_is_released_when_its_time_is_over_and_then_only_by_its_new_holder(b: &dyn Broker) {
-    enqueue(b, keyed("first", Duration::from_millis(100))).await;
+    enqueue(b, keyed("first", Duration::from_secs(2))).await;
     let second = [keyed("second", LONG)];
     assert_eq!(b.enqueue(&second).await.expect("enqueue"), duplicate("first"));
     wait_until(SOON, "the key's time is over", || async { b.enqueue(&second).await.expect("enqueue") == [Enqueued::Added] }).await;
@@ -115,7 +115,7 @@ pub(crate) async fn a_unique_key_is_released_when_its_time_is_over_and_then_only
 
 pub(crate) async fn a_delayed_task_is_not_claimed_before_it_is_due_and_on_time_then(b: &dyn Broker) {
     let worker = Worker::new(b).await;
-    let delay = Duration::from_millis(400);
+    let delay = Duration::from_millis(1_500);
     let begun = Instant::now();
     let id = enqueue(b, NewTask { start: Start::In(delay), ..add() }).await;
     let waiting = view(b, &id).await;

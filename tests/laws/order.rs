@@ -77,7 +77,7 @@ pub(crate) async fn a_claim_says_whether_there_is_more(b: &dyn Broker) {
 pub(crate) async fn a_retried_task_comes_back_after_its_delay_and_is_counted(b: &dyn Broker) {
     let worker = Worker::new(b).await;
     let id = enqueue(b, add()).await;
-    worker.run_one(retry_after(Duration::from_millis(150))).await;
+    worker.run_one(retry_after(Duration::from_millis(1_500))).await;
     let waiting = view(b, &id).await;
     assert_eq!((waiting.state, waiting.tries, waiting.errors.len()), (State::Scheduled, 1, 1));
     assert!(worker.claim(1).await.is_empty());

@@ -31,6 +31,8 @@ pub(crate) struct Output {
 pub(crate) struct Taskhost {
     dir: TempDir,
     redis: Option<RedisServer>,
+    /// Of compiled code; by default one that all tests share.
+    cache: Option<PathBuf>,
 }
 
 impl Taskhost {
@@ -38,7 +40,13 @@ impl Taskhost {
     pub(crate) fn new() -> Self {
         let dir = TempDir::new().expect("a temporary directory");
         fs::create_dir(dir.path().join("plugins")).expect("a plugin directory");
-        Self { dir, redis: None }
+        Self { dir, redis: None, cache: None }
+    }
+
+    /// The same with a cache of its own, cold.
+    pub(crate) fn with_own_cache() -> Self {
+        let host = Self::new();
+        Self { cache: Some(host.dir().join("cache")), ..host }
     }
 
     /// The same on a Redis of its own.
@@ -170,7 +178,7 @@ impl Taskhost {
         // Compiled code is shared by the tests: it goes by content.
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
         command.current_dir(self.dir()).args(words).env_remove("NO_COLOR").env_remove("RUST_BACKTRACE");
-        command.env("TASKHOST_STATE", self.dir().join("state")).env("TASKHOST_CACHE", cache);
+        command.env("TASKHOST_STATE", self.dir().join("state")).env("TASKHOST_CACHE", self.cache.as_ref().unwrap_or(&cache));
         if let Some(redis) = &self.redis {
             command.env("TASKHOST_BROKER", redis.url());
         }
@@ -188,6 +196,28 @@ pub(crate) struct Worker {
 impl Worker {
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Resident memory, in KiB.
+    pub(crate) fn rss(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("every process has memory");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// CPU time used so far, in clock ticks.
+    pub(crate) fn ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it runs");
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum()
+    }
+
+    /// How many pieces of compiled code are mapped.
+    pub(crate) fn mapped_code(&self) -> usize {
+        let maps = fs::read_to_string(format!("/proc/{}/maps", self.child.id())).expect("it runs");
+        let files: std::collections::BTreeSet<&str> =
+            maps.lines().filter_map(|line| line.split_whitespace().nth(5)).filter(|path| path.ends_with(".cwasm")).collect();
+        files.len()
     }
 
     pub(crate) fn log(&self) -> String {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{
     Failure, ask,
     output::{self, Rows, cell},
-    plugin_new, plugin_sign, worker,
+    plugin_history, plugin_new, plugin_sign, worker,
 };
 use crate::{
     broker::Broker,
@@ -37,6 +37,10 @@ pub(super) enum PluginCommand {
     Inspect(FileArgs),
     /// Load a file as a worker would, and say whether it would serve
     Check(FileArgs),
+    /// List the versions of a plugin that this machine's workers know
+    History(plugin_history::HistoryArgs),
+    /// Go back to the version before, until the file in the plugin directory changes
+    Rollback(plugin_history::RollbackArgs),
     /// Begin a plugin in Rust: a project that builds anywhere
     New(plugin_new::NewArgs),
     /// Make a key pair to sign plugins with
@@ -62,12 +66,25 @@ pub(super) struct FileArgs {
     json: bool,
 }
 
+impl PluginCommand {
+    /// As settings, where a command takes some.
+    pub(super) fn flags(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::History(args) => args.flags(),
+            Self::Rollback(args) => args.flags(),
+            _ => Vec::new(),
+        }
+    }
+}
+
 pub(super) async fn call(command: PluginCommand, settings: &Settings) -> Result<(), Failure> {
     match command {
         PluginCommand::List { json } => list(&*ask::broker(settings).await?, json).await,
         PluginCommand::Inspect(args) if args.is_file() => inspect_file(&args, settings, false).await,
         PluginCommand::Inspect(args) => inspect_live(&*ask::broker(settings).await?, &args).await,
         PluginCommand::Check(args) => inspect_file(&args, settings, true).await,
+        PluginCommand::History(args) => plugin_history::list(&args, settings),
+        PluginCommand::Rollback(args) => plugin_history::roll_back(&args, settings).await,
         PluginCommand::New(args) => plugin_new::call(&args),
         PluginCommand::Keygen(args) => plugin_sign::keygen(&args),
         PluginCommand::Sign(args) => plugin_sign::sign(&args),
@@ -135,6 +152,7 @@ fn status(status: PluginStatus) -> comfy_table::Cell {
         PluginStatus::Serving => cell("serving").fg(comfy_table::Color::Green),
         PluginStatus::Loading => cell("loading").fg(comfy_table::Color::Yellow),
         PluginStatus::Failed => cell("failed").fg(comfy_table::Color::Red),
+        PluginStatus::RolledBack => cell("rolled back").fg(comfy_table::Color::Red),
     }
 }
 

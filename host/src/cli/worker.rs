@@ -66,6 +66,9 @@ pub(super) struct WorkerArgs {
     /// Minisign public keys, one after the other, for --require-signed
     #[arg(long, value_name = "FILE")]
     trust: Option<PathBuf>,
+    /// When others may write to the plugin directory: warn, refuse or allow [default: warn]
+    #[arg(long, value_name = "WHAT")]
+    plugin_dir_writable: Option<String>,
     /// Where last good plugins and compiled code are kept
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
@@ -89,6 +92,7 @@ impl WorkerArgs {
             ("threads", self.threads.clone()),
             ("require_signed", self.require_signed.then(|| "true".to_owned())),
             ("trust", path(&self.trust)),
+            ("plugin_dir_writable", self.plugin_dir_writable.clone()),
             ("state", path(&self.state)),
         ];
         given.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
@@ -117,6 +121,7 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
         state: settings.state.clone(),
         policy: settings.file.clone(),
         trust: settings.trust.clone(),
+        writable: settings.writable,
         limits: settings.limits.clone(),
     };
     let plugins = Plugins::open(room, engine.clone()).map_err(|error| Failure::Usage(error.to_string()))?;

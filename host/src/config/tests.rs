@@ -39,6 +39,16 @@ fn every_default_is_valid_and_documented() {
 }
 
 #[test]
+fn durability_by_a_replica_needs_a_redis() {
+    let settings = load("broker = 'redis://h'\ndurability = 'replica'", &[], &[]).unwrap();
+    assert_eq!(settings.bounds.durability, Durability::Replica);
+    assert_eq!(load("", &[], &[]).unwrap().bounds.durability, Durability::Master);
+    let text = refusal("durability = 'replica'");
+    assert!(text.contains("taskhost.toml:1: `durability`: SQLite has no replicas: use a Redis"), "{text}");
+    assert!(refusal("durability = 'both'").contains("durability is `master` or `replica`: `both`"));
+}
+
+#[test]
 fn a_state_directory_holds_the_cache_too() {
     let settings = load("", &[("state", "/srv/th")], &[("XDG_CACHE_HOME", "/elsewhere")]).unwrap();
     assert_eq!((settings.state.as_path(), settings.cache.as_path()), (Path::new("/srv/th"), Path::new("/srv/th/cache")));

@@ -223,7 +223,8 @@ fn seen(kind: ErrorKind, message: String, guest: &Guest) -> Outcome {
 }
 
 fn with_denied(mut error: TaskError, denied: Option<String>) -> TaskError {
-    if let Some(denied) = denied {
+    // A guest that passed it on said it already.
+    if let Some(denied) = denied.filter(|denied| !error.message.contains(denied.as_str())) {
         error.message = format!("{}; {denied}", error.message);
     }
     error

@@ -6,50 +6,53 @@
 //! Invariant: the count is never too small. A component can only name those that were defined before it was, nested ones included;
 //! those that it would be handed as an import are refused.
 
-use wasmparser::{ComponentInstance, ComponentTypeRef, Instance, Parser, Payload};
+use wasmparser::{ComponentImport, ComponentInstance, ComponentTypeRef, Encoding, Instance, Parser, Payload};
 
 /// Instances of one component in all. Those of Python have some fifteen, composed ones a multiple of that.
 const INSTANCES: u64 = 1000;
 /// Components within components.
 const DEPTH: usize = 32;
 
+/// What is being read: a component, or a core module within one, which counts for nothing.
+struct Scope {
+    is_component: bool,
+    /// Core modules and components that it instantiates.
+    modules: u64,
+    components: u64,
+}
+
 /// Refuses what no honest tool builds; what is wrong in other ways is the compiler's to say.
 pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
-    // What is being read at each depth: how many instances it makes itself, and how often it instantiates a component.
-    let mut open: Vec<(u64, u64)> = Vec::new();
-    // Whether each open scope is a component; a core module is one too, without any count.
+    let mut open: Vec<Scope> = Vec::new();
+    // Instances of the largest component so far.
     let mut most = 0_u64;
-    let mut is_component = Vec::new();
     for payload in Parser::new(0).parse_all(bytes) {
         let Ok(payload) = payload else { return Ok(()) };
         match payload {
             Payload::Version { encoding, .. } => {
-                is_component.push(encoding == wasmparser::Encoding::Component);
-                open.push((0, 0));
+                open.push(Scope { is_component: encoding == Encoding::Component, modules: 0, components: 0 });
                 if open.len() > DEPTH {
                     return Err(format!("holds components within components, more than {DEPTH} deep: build it as one program"));
                 }
             }
             Payload::InstanceSection(section) => {
-                let made = section.into_iter().flatten().filter(|instance| matches!(instance, Instance::Instantiate { .. })).count();
-                if let Some((own, _)) = open.last_mut() {
-                    *own = own.saturating_add(made as u64);
+                let made = section.into_iter().flatten().filter(|one| matches!(one, Instance::Instantiate { .. })).count();
+                if let Some(scope) = open.last_mut() {
+                    scope.modules = scope.modules.saturating_add(made as u64);
                 }
             }
             Payload::ComponentInstanceSection(section) => {
                 let made = section.into_iter().flatten().filter(|one| matches!(one, ComponentInstance::Instantiate { .. })).count();
-                if let Some((_, nested)) = open.last_mut() {
-                    *nested = nested.saturating_add(made as u64);
+                if let Some(scope) = open.last_mut() {
+                    scope.components = scope.components.saturating_add(made as u64);
                 }
             }
-            Payload::ComponentImportSection(section) => {
-                if section.into_iter().flatten().any(|import| matches!(import.ty, ComponentTypeRef::Component(_))) {
-                    return Err("imports a component, which nobody would hand to it: build it as one program".into());
-                }
+            Payload::ComponentImportSection(section) if section.clone().into_iter().flatten().any(|import| is_component(&import)) => {
+                return Err("imports a component, which nobody would hand to it: build it as one program".into());
             }
             Payload::End(_) => {
-                let (Some((own, nested)), Some(true)) = (open.pop(), is_component.pop()) else { continue };
-                let instances = 1_u64.saturating_add(own).saturating_add(nested.saturating_mul(most));
+                let Some(scope) = open.pop().filter(|scope| scope.is_component) else { continue };
+                let instances = 1_u64.saturating_add(scope.modules).saturating_add(scope.components.saturating_mul(most));
                 most = most.max(instances);
                 if most > INSTANCES {
                     return Err(format!("would unfold to more than {INSTANCES} instances: build it as one program"));
@@ -59,6 +62,10 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn is_component(import: &ComponentImport<'_>) -> bool {
+    matches!(import.ty, ComponentTypeRef::Component(_))
 }
 
 #[cfg(test)]

@@ -15,7 +15,10 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use super::judge::Digest;
+use super::{
+    judge::Digest,
+    writable::{self, Writable},
+};
 use crate::task::{Clock, SystemClock};
 
 /// Bytes of a plugin, at most.
@@ -61,6 +64,8 @@ pub(super) struct Seen {
     pub(super) path: PathBuf,
     /// Of what a symbolic link leads to; or a sentence about why it can't be a plugin.
     pub(super) identity: Result<Identity, String>,
+    /// That others may write to it.
+    pub(super) warning: Option<String>,
 }
 
 impl Seen {
@@ -79,14 +84,16 @@ pub(super) enum Listing {
     Files {
         files: Vec<Seen>,
         place: (u64, u64),
+        /// That others may write to it.
+        warning: Option<String>,
     },
     /// The directory itself is not there.
     Gone(String),
     Unreadable(String),
 }
 
-/// Blocks on the file system.
-pub(super) fn list(dir: &Path) -> Listing {
+/// Blocks on the file system. What others may write to is refused, if it is so set, as what can't be read.
+pub(super) fn list(dir: &Path, writable: Writable) -> Listing {
     let failed = |e: &io::Error| {
         if e.kind() == io::ErrorKind::NotFound {
             Listing::Gone(format!("the plugin directory is gone, make it again or stop the worker: `{}`", dir.display()))
@@ -101,6 +108,10 @@ pub(super) fn list(dir: &Path) -> Listing {
         Ok(meta) => (meta.dev(), meta.ino()),
         Err(e) => return failed(&e),
     };
+    let warning = if writable == Writable::Allow { None } else { writable::directory(dir) };
+    if let Some(text) = warning.as_ref().filter(|_| writable == Writable::Refuse) {
+        return Listing::Unreadable(text.clone());
+    }
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) => return failed(&e),
@@ -117,8 +128,16 @@ pub(super) fn list(dir: &Path) -> Listing {
             continue;
         }
         let path = entry.path();
+        let mut warning = None;
         let identity = match std::fs::metadata(&path) {
-            Ok(meta) => usable(&file, &meta).map(|()| Identity::of(&meta)),
+            Ok(meta) => usable(&file, &meta).and_then(|()| {
+                let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+                warning = if writable == Writable::Allow { None } else { writable::file(&file, &path, &meta, is_link) };
+                match warning.take_if(|_| writable == Writable::Refuse) {
+                    Some(text) => Err(text),
+                    None => Ok(Identity::of(&meta)),
+                }
+            }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 if std::fs::symlink_metadata(&path).is_err() {
                     continue; // removed since it was listed
@@ -127,10 +146,10 @@ pub(super) fn list(dir: &Path) -> Listing {
             }
             Err(e) => Err(unreadable(&file, &e)),
         };
-        files.push(Seen { file, path, identity });
+        files.push(Seen { file, path, identity, warning });
     }
     files.sort_by(|a, b| a.file.cmp(&b.file));
-    Listing::Files { files, place }
+    Listing::Files { files, place, warning }
 }
 
 /// `*.wasm`, except what editors, copiers and Kubernetes (`..data`) keep beside it.
@@ -215,7 +234,7 @@ mod tests {
     use super::*;
 
     fn seen(dir: &Path) -> Vec<Seen> {
-        match list(dir) {
+        match list(dir, Writable::Warn) {
             Listing::Files { files, .. } => files,
             other => panic!("{other:?}"),
         }
@@ -243,8 +262,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         std::fs::write(&file, b"").unwrap();
-        assert!(matches!(list(&dir.path().join("none")), Listing::Gone(_)));
-        assert!(matches!(list(&file), Listing::Unreadable(_)));
+        assert!(matches!(list(&dir.path().join("none"), Writable::Warn), Listing::Gone(_)));
+        assert!(matches!(list(&file, Writable::Warn), Listing::Unreadable(_)));
     }
 
     #[test]

@@ -141,6 +141,10 @@ impl<L: Loader> Jobs<L> {
         self.running.values().map(|job| job.bytes).sum()
     }
 
+    pub(super) fn is_busy(&self) -> bool {
+        !self.running.is_empty()
+    }
+
     pub(super) fn note(&self, digest: &Digest) -> Option<String> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
     }

@@ -63,6 +63,7 @@ pub async fn inspect(
         limits: granted.limits(limits).into(),
         grants: granted.grants.into(),
         concurrency: granted.concurrency,
+        tally: None,
     };
     Ok(Inspection { plugin, warnings: loaded.warnings, imports, size, signature, has_policy: policies.plugins.contains_key(&name) })
 }

@@ -42,6 +42,8 @@ pub(super) enum Content {
     Loading(Option<String>),
     /// It can't be read, or is no plugin: the sentence says why.
     Bad(String),
+    /// A plugin, but another version was gone back to: the sentence says why.
+    Barred(String),
     Loaded(Version),
 }
 
@@ -147,7 +149,7 @@ impl<'a> Contest<'a> {
                 };
                 match &candidate.content {
                     Content::Loaded(version) => offer(version, true),
-                    Content::Bad(_) | Content::Absent | Content::Loading(_) => {}
+                    Content::Bad(_) | Content::Barred(_) | Content::Absent | Content::Loading(_) => {}
                 }
                 match (&candidate.content, &candidate.good) {
                     (Content::Loaded(version), Some(good)) if version.digest == good.digest => {}
@@ -227,6 +229,7 @@ impl<'a> Contest<'a> {
             Content::Loaded(_) if is_new => (PluginStatus::Serving, None),
             Content::Loaded(_) => (PluginStatus::Failed, self.refused[i].clone()),
             Content::Bad(why) => (PluginStatus::Failed, Some(why.clone())),
+            Content::Barred(why) => (PluginStatus::RolledBack, Some(why.clone())),
             Content::Loading(note) => (PluginStatus::Loading, note.clone()),
             Content::Absent => {
                 warnings.push(format!("{} is gone from the plugin directory and about to be unloaded", candidate.file));

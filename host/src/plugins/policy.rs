@@ -11,6 +11,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+use super::Guard;
 use crate::engine::{Grants, Limits};
 
 mod keys;
@@ -41,6 +42,8 @@ pub struct Policy {
     pub progress: Option<u32>,
     /// Bytes of one HTTP response.
     pub http_response: Option<u64>,
+    /// When a new version gives way to the one before it; `None`: never by itself.
+    pub guard: Option<Guard>,
     pub grants: Grants,
 }
 
@@ -110,7 +113,7 @@ impl Policies {
 }
 
 /// Grants first, then bounds.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "http",
     "env",
     "secrets",
@@ -125,6 +128,7 @@ const KEYS: [&str; 14] = [
     "log",
     "progress",
     "http_response",
+    "guard",
 ];
 
 /// What is wrong with a key of one policy.
@@ -153,6 +157,7 @@ fn policy(table: &DeTable<'_>, base: &Path) -> Result<Policy, Wrong> {
             "log" => policy.log = Some(keys::kept(value).map_err(wrong)?),
             "progress" => policy.progress = Some(keys::whole(value).map_err(wrong)?),
             "http_response" => policy.http_response = Some(keys::size_of(value).map_err(wrong)?),
+            "guard" => policy.guard = keys::guard(value).map_err(wrong)?,
             unknown => {
                 let text = unknown_key(unknown, &KEYS);
                 return Err(Wrong { offset: key.span().start, key: Some(unknown.to_owned()), text });
@@ -226,7 +231,7 @@ mod tests {
             (
                 "[plugins.math]\nnetwork = true",
                 "line 2, `plugins.math.network`: no such key; known are http, env, secrets, files, kv, enqueue, memory, timeout, cpu, concurrency, \
-                 output, log, progress, http_response",
+                 output, log, progress, http_response, guard",
             ),
             ("[plugins.math]\nmemory = \"12 apples\"", "line 2, `plugins.math.memory`: is a size such as \"128MiB\": `12 apples`"),
             (
@@ -257,6 +262,15 @@ mod tests {
                 "[plugins.math]\nfiles = [{ host = \"/a\", guest = \"/../a\" }]",
                 "line 2, `plugins.math.files`: `guest` is an absolute path without `..`, as the plugin sees it: `/../a`",
             ),
+            (
+                "[plugins.math]\nguard = 3",
+                "line 2, `plugins.math.guard`: is true, or when a new version gives way: write guard = { window = \"1m\", max_failure_rate = 0.5, min_attempts = 20 }",
+            ),
+            (
+                "[plugins.math]\nguard = { max_failure_rate = 1.5 }",
+                "line 2, `plugins.math.guard`: `max_failure_rate` is a number from 0 up to, not including, 1, such as 0.5: `1.5`",
+            ),
+            ("[plugins.math]\nguard = { windw = \"1m\" }", "line 2, `plugins.math.guard`: `windw`: no such key; did you mean `window`?"),
             ("plugins.math = 3", "line 1, `plugins.math`: is a table: write [plugins.math]"),
             (
                 "[plugins.\"Math!\"]",

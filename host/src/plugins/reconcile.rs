@@ -26,6 +26,7 @@ use super::{
     state::{Index, State},
     stem,
     watch::{RESCAN, Watch},
+    writable::Writable,
 };
 use crate::{catalogue::PluginInfo, engine::Limits};
 
@@ -42,6 +43,7 @@ const BACKLOG_MAX: usize = 256 << 20;
 
 pub(super) struct Reconciler<L: Loader> {
     pub(super) dir: PathBuf,
+    pub(super) writable: Writable,
     pub(super) limits: Limits,
     pub(super) policy: PolicyFile,
     /// `None`: unsigned plugins serve as well.
@@ -59,6 +61,9 @@ pub(super) struct Reconciler<L: Loader> {
     directory_trouble: Option<String>,
     gone_since: Option<Instant>,
     state_trouble: Option<String>,
+    /// That others may write to the directory.
+    writable_warning: Option<String>,
+    past: Past,
     /// Captured in this pass.
     waiting: Vec<(Digest, Arc<[u8]>)>,
     /// A file changed under the pass, or waits for memory: come again soon.
@@ -72,6 +77,8 @@ struct Tracked {
     /// Of the bytes that stand in the file.
     captured: Option<(Identity, Digest)>,
     trouble: Option<String>,
+    /// That others may write to it.
+    warning: Option<String>,
     /// Since when, and in how many passes.
     absent: Option<(Instant, u32)>,
     /// What it last served, in this process or in an earlier one.
@@ -87,16 +94,17 @@ enum Compiled<C> {
 
 impl<L: Loader> Reconciler<L> {
     pub(super) fn new(
-        dir: PathBuf,
+        (dir, writable): (PathBuf, Writable),
         limits: Limits,
         policy: PolicyFile,
         signatures: Option<Signatures>,
-        (state, recorded, state_trouble): (Option<Arc<State>>, Index, Option<String>),
+        (state, recorded, past, state_trouble): (Option<Arc<State>>, Index, Past, Option<String>),
         jobs: Jobs<L>,
         registry: watch::Sender<Arc<Registry<L::Code>>>,
     ) -> Self {
         Self {
             dir,
+            writable,
             limits,
             policy,
             signatures,
@@ -111,6 +119,8 @@ impl<L: Loader> Reconciler<L> {
             directory_trouble: None,
             gone_since: None,
             state_trouble,
+            writable_warning: None,
+            past,
             waiting: Vec::new(),
             unsettled: false,
             published: false,
@@ -121,11 +131,21 @@ impl<L: Loader> Reconciler<L> {
         let work = async {
             let mut watch = Watch::new(&self.dir);
             let started = Instant::now();
+            let trials = self.past.look();
             loop {
+                let began = Instant::now();
                 self.pass(&mut watch, started).await;
+                let took = began.elapsed();
                 let soon = Instant::now() + if self.unsettled { COALESCE } else { RESCAN };
                 tokio::select! {
-                    (digest, result) = self.jobs.next() => self.loaded(digest, result),
+                    (digest, result) = self.jobs.next() => {
+                        self.loaded(digest, result);
+                        // A pass looks at everything: while a thousand files are compiled, not once for each of them.
+                        if self.jobs.is_busy() {
+                            tokio::time::sleep((3 * took).min(RESCAN)).await;
+                        }
+                    }
+                    () = trials.notified() => {}
                     is_burst = watch.next(soon) => if is_burst {
                         tokio::select! {
                             () = tokio::time::sleep(COALESCE) => {}
@@ -143,18 +163,19 @@ impl<L: Loader> Reconciler<L> {
     /// One look at everything.
     async fn pass(&mut self, watch: &mut Watch, started: Instant) {
         self.unsettled = false;
-        let dir = self.dir.clone();
+        let (dir, writable) = (self.dir.clone(), self.writable);
         let mut policy = self.policy.clone();
         let Ok((listing, policy, policy_seen)) = tokio::task::spawn_blocking(move || {
             let seen = policy.changed();
             policy.look_for_directories();
-            (capture::list(&dir), policy, seen)
+            (capture::list(&dir, writable), policy, seen)
         })
         .await
         else {
             return;
         };
         self.policy = policy;
+        self.look_at_history().await;
         let fresh = self.note(listing, watch);
         if !fresh.is_empty() || policy_seen.is_some() {
             // What nobody has touched for long before the start need not be watched.
@@ -170,8 +191,10 @@ impl<L: Loader> Reconciler<L> {
             }
             self.capture(fresh).await;
         }
+        self.look_at_trials();
         self.look_at_signatures().await;
         self.compile_captured();
+        self.follow_bars();
         self.compile_kept();
         self.take_finished();
         self.drop_unwanted();
@@ -187,9 +210,10 @@ impl<L: Loader> Reconciler<L> {
     /// Takes in what the directory holds; what of it must be read.
     fn note(&mut self, listing: Listing, watch: &mut Watch) -> Vec<Seen> {
         let (seen, trouble) = match listing {
-            Listing::Files { files, place } => {
+            Listing::Files { files, place, warning } => {
                 watch.follow(place);
                 self.gone_since = None;
+                self.writable_warning = warning;
                 (files, None)
             }
             // Whoever can't look does not know that anything is gone.
@@ -217,10 +241,12 @@ impl<L: Loader> Reconciler<L> {
         self.files.retain(|_, t| t.absent.is_none_or(|(since, passes)| t.good.is_some() && (passes < 2 || since.elapsed() < ABSENT_GRACE)));
         let mut fresh = Vec::new();
         for seen in seen {
-            // What an earlier process served of a file counts for the files of its start only.
-            let before = if self.published { None } else { self.recorded.files.get(&seen.file).map(|d| Digest::from(d.as_str())) };
+            // What an earlier process served of a file, or was to go back to, counts for the files of its start only.
+            let before = self.past.bar(&seen.file).map(|bar| &bar.to).or_else(|| self.recorded.files.get(&seen.file));
+            let before = before.filter(|_| !self.published).map(|d| Digest::from(d.as_str()));
             let tracked = self.files.entry(seen.file.clone()).or_insert_with(|| Tracked { good: before, ..Tracked::default() });
             tracked.absent = None;
+            tracked.warning.clone_from(&seen.warning);
             match check_name(stem(&seen.file)).map_err(|why| format!("{why}; rename the file")).and(seen.identity.clone()) {
                 Err(why) => {
                     tracked.captured = None;
@@ -237,7 +263,7 @@ impl<L: Loader> Reconciler<L> {
 
     /// Reads files that were seen a settling time ago and starts to compile what is new.
     async fn capture(&mut self, fresh: Vec<Seen>) {
-        for Seen { file, path, identity } in fresh {
+        for Seen { file, path, identity, .. } in fresh {
             let Ok(identity) = identity else { continue };
             let Some(tracked) = self.files.get_mut(&file) else { continue };
             tracked.captured = None;
@@ -262,7 +288,7 @@ impl<L: Loader> Reconciler<L> {
     async fn look_at_signatures(&mut self) {
         let Some(mut signatures) = self.signatures.clone() else { return };
         let captured = |(file, t): (&String, &Tracked)| Some(Wanted::File(t.captured.as_ref()?.1.clone(), self.dir.join(file)));
-        let kept = self.files.values().filter_map(|t| t.good.clone().map(Wanted::Kept));
+        let kept = self.files.values().filter_map(|t| t.good.clone()).chain(self.gone_back_to()).map(Wanted::Kept);
         let wanted: Vec<Wanted> = self.files.iter().filter_map(captured).chain(kept).collect();
         let state = self.state.clone();
         let looked = tokio::task::spawn_blocking(move || {
@@ -286,10 +312,10 @@ impl<L: Loader> Reconciler<L> {
         self.signatures.as_ref()?.distrust(digest).map(str::to_owned)
     }
 
-    /// Starts what was captured in this pass; bytes that are not trusted are not even compiled.
+    /// Starts what was captured in this pass; bytes that are not trusted, or were rolled back, are not even compiled.
     fn compile_captured(&mut self) {
         for (digest, bytes) in std::mem::take(&mut self.waiting) {
-            if self.distrust(&digest).is_none() {
+            if self.distrust(&digest).is_none() && !self.is_barred(&digest) {
                 self.compile(&digest, Source::Captured(bytes));
             }
         }
@@ -336,8 +362,9 @@ impl<L: Loader> Reconciler<L> {
                 tracked.good = None;
             }
         }
-        let captured = |t: &Tracked| t.captured.as_ref().map(|(_, digest)| digest.clone());
-        let wanted: HashSet<Digest> = self.files.values().flat_map(|t| [captured(t), t.good.clone()]).flatten().collect();
+        let captured = |file: &str, t: &Tracked| t.captured.clone().filter(|_| self.barred(file, t).is_none()).map(|(_, digest)| digest);
+        let wanted = self.files.iter().flat_map(|(file, t)| [captured(file, t), t.good.clone()]).flatten();
+        let wanted: HashSet<Digest> = wanted.chain(self.gone_back_to()).collect();
         self.jobs.retain(&wanted);
         self.compiled.retain(|digest, _| wanted.contains(digest));
     }
@@ -354,10 +381,13 @@ impl<L: Loader> Reconciler<L> {
                 };
                 // What becomes of the file is open as long as its last good version is.
                 let good_pending = good.is_none() && trusted.is_some();
+                let barred = self.barred(file, tracked);
                 let distrusted = tracked.captured.as_ref().and_then(|(_, digest)| self.distrust(digest));
                 let content = match (&tracked.absent, &tracked.trouble, &tracked.captured) {
                     (Some(_), _, _) => Content::Absent,
                     (None, Some(why), _) if !good_pending => Content::Bad(why.clone()),
+                    (None, None, Some(_)) if barred.is_some() && !good_pending => Content::Barred(barred.unwrap_or_default()),
+                    (None, None, Some(_)) if barred.is_some() => Content::Loading(None),
                     (None, None, Some(_)) if !good_pending && distrusted.is_some() => Content::Bad(distrusted.unwrap_or_default()),
                     (None, None, Some((_, digest))) => match state(digest) {
                         Some(Compiled::Loaded(version, _)) => Content::Loaded(version.clone()),
@@ -380,6 +410,7 @@ impl<L: Loader> Reconciler<L> {
         let files: Vec<PluginInfo> = files.into_iter().filter(|info| self.files.contains_key(&info.file)).collect();
         let mut plugins = BTreeMap::new();
         for (file, version) in &serving {
+            self.put_on_trial(file, version, policies);
             let Some(plugin) = self.plugin(file, version, policies) else { continue };
             plugins.insert(file.clone(), plugin);
             if let Some(tracked) = self.files.get_mut(file) {
@@ -405,7 +436,7 @@ impl<L: Loader> Reconciler<L> {
         let limits = policy.limits(&self.limits);
         if let Some(plugin) = self.plugins.get(file) {
             let same_policy = *plugin.limits == limits && *plugin.grants == policy.grants && plugin.concurrency == policy.concurrency;
-            if same_policy && plugin.id.digest == *version.digest {
+            if same_policy && plugin.id.digest == *version.digest && self.counts_right(file, plugin) {
                 return Some(plugin.clone());
             }
         }
@@ -418,6 +449,7 @@ impl<L: Loader> Reconciler<L> {
             limits: limits.into(),
             grants: policy.grants.into(),
             concurrency: policy.concurrency,
+            tally: self.past.tally(file),
         }))
     }
 
@@ -425,6 +457,7 @@ impl<L: Loader> Reconciler<L> {
     fn with_trouble(&self, mut files: Vec<PluginInfo>) -> Vec<PluginInfo> {
         for info in &mut files {
             info.warnings.extend(self.policy.missing().get(stem(&info.file)).cloned().unwrap_or_default());
+            info.warnings.extend(self.files.get(&info.file).and_then(|tracked| tracked.warning.clone()));
             info.warnings.extend(self.directory_trouble.clone());
             info.warnings.extend(self.policy.trouble().map(str::to_owned));
             info.warnings.extend(self.signatures.as_ref().and_then(Signatures::trouble).map(str::to_owned));
@@ -435,35 +468,11 @@ impl<L: Loader> Reconciler<L> {
     fn warnings(&self, policies: &Policies) -> Vec<String> {
         let stems: Vec<&str> = self.files.keys().map(|file| stem(file)).collect();
         let mut warnings = policies.unused(&stems);
-        warnings.extend(self.directory_trouble.clone());
+        warnings.extend(self.directory_trouble.clone().or_else(|| self.writable_warning.clone()));
         warnings.extend(self.policy.trouble().map(str::to_owned));
         warnings.extend(self.signatures.as_ref().and_then(Signatures::trouble).map(str::to_owned));
         warnings.extend(self.state_trouble.clone());
         warnings
-    }
-
-    /// Remembers what serves for the next start. A state directory that fails keeps nothing from serving.
-    async fn record(&mut self) {
-        let Some(state) = self.state.clone() else { return };
-        let files: BTreeMap<String, String> =
-            self.files.iter().filter_map(|(file, t)| Some((file.clone(), t.good.as_ref()?.to_string()))).collect();
-        if files == self.recorded.files && self.owners == self.recorded.owners {
-            return;
-        }
-        let (new_files, owners) = (files.clone(), self.owners.clone());
-        let result = tokio::task::spawn_blocking(move || state.record(new_files, owners)).await;
-        let trouble = match result {
-            Ok(Ok(())) => {
-                self.recorded = Index { directory: String::new(), files, owners: self.owners.clone() };
-                None
-            }
-            Ok(Err(text)) => Some(text),
-            Err(e) => Some(e.to_string()),
-        };
-        if let Some(text) = trouble.as_ref().filter(|_| trouble != self.state_trouble) {
-            tracing::warn!("{text}");
-        }
-        self.state_trouble = trouble;
     }
 }
 
@@ -479,7 +488,10 @@ fn same<C>(a: &Registry<C>, b: &Registry<C>) -> bool {
         && a.bodies.iter().all(|(name, plugin)| b.bodies.get(name).is_some_and(|other| Arc::ptr_eq(plugin, other)))
 }
 
+mod past;
 mod tell;
+
+pub(super) use past::Past;
 
 #[cfg(test)]
 mod tests;

@@ -1,13 +1,14 @@
-//! Last good plugins, kept across a restart: their bytes by digest, which file each belongs to, and who owns each name.
+//! Last good plugins, kept across a restart: their bytes by digest, which file each belongs to, who owns each name, and the
+//! history of each file.
 //!
-//! `<state>/<hash of the canonical plugin directory>/{index.json, DIGEST.wasm}`
+//! `<state>/<hash of the canonical plugin directory>/{index.json, history.json, DIGEST.wasm}`
 //!
 //! Invariant: what is written is never changed in place (temp file, fsync, rename), and bytes are given back only if they still
-//! have their digest. Two workers on one directory write the same things, so they need no lock.
+//! have their digest. Two workers on one directory write the same index, so it needs no lock; a history is added to under one.
 
 use std::{
     collections::BTreeMap,
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, TryLockError},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
@@ -16,10 +17,22 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{PluginsError, capture::digest, judge::Owners};
+use super::{
+    PluginsError,
+    capture::{Identity, digest},
+    history::History,
+    judge::Owners,
+};
 
 /// Bytes that no file is known by are kept so long: another worker may be about to record them.
 const ORPHANS_KEPT: Duration = Duration::from_secs(600);
+/// A lock is held for moments; whoever holds it longer is stopped, and must not stop others.
+const LOCK_TRIES: (u32, Duration) = (100, Duration::from_millis(10));
+const INDEX: &str = "index.json";
+const HISTORY: &str = "history.json";
+const LOCK: &str = "history.lock";
+/// Locked, shared, by every worker of the directory.
+const ATTENDED: &str = "attended.lock";
 
 /// What is remembered of one plugin directory.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -56,7 +69,7 @@ impl State {
 
     /// Nothing, when nothing was recorded yet.
     pub(super) fn index(&self) -> Result<Index, String> {
-        let path = self.dir.join("index.json");
+        let path = self.dir.join(INDEX);
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Index::default()),
@@ -107,21 +120,85 @@ impl State {
     pub(super) fn record(&self, files: BTreeMap<String, String>, owners: Owners) -> Result<(), String> {
         let index = Index { directory: self.directory.clone(), files, owners };
         let text = serde_json::to_vec_pretty(&index).map_err(|e| self.unkept(&e.into()))?;
-        let path = self.dir.join("index.json");
+        let path = self.dir.join(INDEX);
         self.write(&path, &text).map_err(|e| self.unkept(&e))?;
         self.drop_orphans(&index).map_err(|e| self.unkept(&e))
     }
 
+    /// Which history stands there: another identity, another history. `None`: there is none.
+    pub(super) fn history_identity(&self) -> Option<Identity> {
+        fs::metadata(self.dir.join(HISTORY)).ok().map(|meta| Identity::of(&meta))
+    }
+
+    pub(super) fn history(&self) -> Result<History, String> {
+        let path = self.dir.join(HISTORY);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(History::default()),
+            Err(e) => return Err(format!("cannot read the history of the plugins ({e}): `{}`", path.display())),
+        };
+        serde_json::from_slice(&text)
+            .map_err(|e| format!("the history of the plugins is unreadable and starts anew ({e}): `{}`", path.display()))
+    }
+
+    /// Changes the history while nobody else does. Also the identity of what then stands there.
+    pub(super) fn change_history<T>(&self, change: impl FnOnce(&mut History) -> T) -> Result<(T, Option<Identity>), String> {
+        let _lock = self.lock().map_err(|e| self.unkept(&e))?;
+        let before = self.history();
+        let mut after = before.clone().unwrap_or_else(|text| {
+            tracing::warn!("{text}");
+            History::default()
+        });
+        let changed = change(&mut after);
+        if before.as_ref() != Ok(&after) {
+            let text = serde_json::to_vec_pretty(&after).map_err(|e| self.unkept(&e.into()))?;
+            self.write(&self.dir.join(HISTORY), &text).map_err(|e| self.unkept(&e))?;
+        }
+        Ok((changed, self.history_identity()))
+    }
+
+    fn lock(&self) -> io::Result<File> {
+        let file = self.open_lock(LOCK)?;
+        for _ in 0..LOCK_TRIES.0 {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_TRIES.1),
+                // A file system without locks: then only two who write in the same moment can lose what one of them wrote.
+                Err(TryLockError::Error(e)) => {
+                    tracing::debug!("no lock on the state directory: {e}");
+                    return Ok(file);
+                }
+            }
+        }
+        Err(io::Error::other(format!("somebody has held `{LOCK}` for a second")))
+    }
+
+    fn open_lock(&self, name: &str) -> io::Result<File> {
+        File::options().create(true).truncate(false).write(true).open(self.dir.join(name))
+    }
+
+    /// Shows, as long as the answer is held, that a worker attends to this directory.
+    pub(super) fn attend(&self) -> Option<File> {
+        let shown = self.open_lock(ATTENDED).and_then(|file| file.try_lock_shared().map(|()| file).map_err(io::Error::from));
+        shown.inspect_err(|e| tracing::debug!("`plugin rollback` will not see this worker: {e}")).ok()
+    }
+
+    pub(super) fn is_attended(&self) -> bool {
+        self.open_lock(ATTENDED).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+
     fn drop_orphans(&self, index: &Index) -> io::Result<()> {
         let now = self.now()?;
+        // What can't be told for sure is kept.
+        let Ok(history) = self.history() else { return Ok(()) };
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let known = name == "index.json"
+            let known = [INDEX, HISTORY, LOCK, ATTENDED].contains(&name.as_str())
                 || name
                     .strip_suffix(".wasm")
                     .or(name.strip_suffix(".minisig"))
-                    .is_some_and(|digest| index.files.values().any(|d| d == digest));
+                    .is_some_and(|digest| index.files.values().any(|d| d == digest) || history.keeps(digest));
             let age = entry.metadata().and_then(|meta| meta.modified()).map(|at| now.duration_since(at).unwrap_or_default());
             if !known && age.is_ok_and(|age| age >= ORPHANS_KEPT) {
                 fs::remove_file(entry.path())?;

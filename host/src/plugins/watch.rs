@@ -159,4 +159,34 @@ mod tests {
         assert!(may_change(&Event::new(EventKind::Access(event::AccessKind::Close(event::AccessMode::Write)))));
         assert!(may_change(&Event::new(EventKind::Other).set_flag(event::Flag::Rescan)), "lost events are a reason to look");
     }
+
+    /// The kernel queues so many events for a reader that is busy, and then says that it lost some.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_overflow_of_the_kernels_queue_is_a_reason_to_look() {
+        let most = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+        let most: usize = most.trim().parse().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (go_on, gate) = std::sync::mpsc::channel::<()>();
+        let (sender, reasons) = std::sync::mpsc::channel();
+        let mut gate = Some(gate);
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            // Busy with the first one until there are too many.
+            if let Some(gate) = gate.take() {
+                gate.recv().unwrap();
+            }
+            let overflow = event.as_ref().is_ok_and(Event::need_rescan);
+            if overflow && event.as_ref().is_ok_and(may_change) {
+                let _nobody_listens_any_more = sender.send(());
+            }
+        })
+        .unwrap();
+        watcher.watch(dir.path(), RecursiveMode::NonRecursive).unwrap();
+        // Each makes at least two events, and the reader has taken some hundred at once.
+        for _ in 0..most / 2 + 1_000 {
+            std::fs::write(dir.path().join("noise"), "x").unwrap();
+        }
+        go_on.send(()).unwrap();
+        assert!(reasons.recv_timeout(LIMIT).is_ok(), "{most} events and more, and none of them lost");
+    }
 }

@@ -140,6 +140,9 @@ async fn run(job: Job) {
         return;
     }
     let Attempted { outcome, log, ran, cpu, memory } = attempted;
+    if let Some(tally) = job.offer.plugin.as_ref().and_then(|plugin| plugin.tally.as_ref()) {
+        tally.count(&outcome);
+    }
     let verdict = retry::judge(&job.leased.task, Some(&job.offer.hints), &job.shared.settings.retry, outcome, fastrand::f64());
     // The outcome went into the verdict; what is left is for the record.
     let rest = Attempted { outcome: Outcome::HostFault { reason: String::new(), delay: Duration::ZERO }, log, ran, cpu, memory };

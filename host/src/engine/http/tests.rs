@@ -125,6 +125,26 @@ async fn what_is_not_granted_is_denied_with_the_line_that_would_allow_it() {
 }
 
 #[test]
+fn a_wildcard_stands_for_one_label() {
+    let wild = grant("https://*.example.com:8443");
+    let fits = |url: &str| Origin::of(&url.parse().unwrap()).unwrap().fits(&wild);
+    assert!(fits("https://hr.example.com:8443/") && fits("https://HR.Example.com.:8443/x"));
+    for url in [
+        "https://example.com:8443/",
+        "https://a.b.example.com:8443/",
+        "https://hr.example.com.evil.test:8443/",
+        "https://hrexample.com:8443/",
+        "https://.example.com:8443/",
+        "https://hr.example.com/",
+        "http://hr.example.com:8443/",
+    ] {
+        assert!(url.parse::<Uri>().is_err() || !fits(url), "{url}");
+    }
+    let numbers = HttpGrant { host: "*.0.0.1".into(), ..grant("http://x") };
+    assert!(!Origin::of(&"http://127.0.0.1/".parse().unwrap()).unwrap().fits(&numbers), "an address has no labels");
+}
+
+#[test]
 fn a_name_must_not_lead_into_the_operators_network() {
     let origin = Origin::of(&"https://hr.example.com/".parse().unwrap()).unwrap();
     let at = |address: &str| SocketAddr::new(address.parse().unwrap(), 443);

@@ -8,7 +8,7 @@ use std::{
 
 use toml::{Spanned, de::DeValue};
 
-use super::{origin::http_grant, unknown_key};
+use super::{Guard, origin::http_grant, unknown_key};
 use crate::{
     engine::{EnqueueGrant, FileGrant, FileMode, HttpGrant, KvGrant, Rate, SecretGrant, SecretSource},
     task::{QueueName, TaskName},
@@ -197,6 +197,38 @@ fn rate(text: &str) -> Option<Rate> {
         _ => return None,
     });
     count.trim().parse().ok().filter(|count| *count > 0).map(|count| Rate::new(count, span))
+}
+
+/// `true`, or the bounds that a new version must keep to.
+pub(super) fn guard(value: &Value<'_>) -> Result<Option<Guard>, String> {
+    const SHAPE: &str =
+        "is true, or when a new version gives way: write guard = { window = \"1m\", max_failure_rate = 0.5, min_attempts = 20 }";
+    let table = match value.get_ref() {
+        DeValue::Boolean(wanted) => return Ok(wanted.then(Guard::default)),
+        DeValue::Table(table) => table,
+        _ => return Err(SHAPE.to_owned()),
+    };
+    let mut guard = Guard::default();
+    for (key, value) in table {
+        match &**key.get_ref() {
+            "window" => guard.window = time(value).map_err(|why| format!("`window` {why}"))?,
+            "max_failure_rate" => guard.max_failure_rate = rate_of_failures(value)?,
+            "min_attempts" => guard.min_attempts = u64::from(whole(value).map_err(|why| format!("`min_attempts` {why}"))?).max(1),
+            unknown => return Err(format!("`{unknown}`: {}", unknown_key(unknown, &["window", "max_failure_rate", "min_attempts"]))),
+        }
+    }
+    Ok(Some(guard))
+}
+
+fn rate_of_failures(value: &Value<'_>) -> Result<f64, String> {
+    let text = match value.get_ref() {
+        DeValue::Float(number) => number.as_str().replace('_', ""),
+        DeValue::Integer(number) => number.as_str().to_owned(),
+        other => other.type_str().to_owned(),
+    };
+    // At 1 it could never be exceeded.
+    let rate = text.parse().ok().filter(|rate| (0.0..1.0).contains(rate));
+    rate.ok_or_else(|| format!("`max_failure_rate` is a number from 0 up to, not including, 1, such as 0.5: `{text}`"))
 }
 
 /// The address space of a wasm32 guest ends here.

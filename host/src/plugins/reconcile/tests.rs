@@ -17,6 +17,8 @@ use crate::{
     task::TaskName,
 };
 
+mod past;
+
 /// No test comes near it unless what it waits for never happens.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -106,15 +108,22 @@ impl Place {
     }
 
     fn start_trusting(&self, trust: Option<PathBuf>) -> Room {
-        let settings = PluginsSettings {
+        let loader = TextLoader { slow: self.slow.clone(), loads: self.loads.clone() };
+        Self::run(crate::plugins::open(PluginsSettings { trust, ..self.settings() }, loader).unwrap())
+    }
+
+    fn settings(&self) -> PluginsSettings {
+        PluginsSettings {
             dir: self.dir(),
             state: self.root.path().join("state"),
             policy: Some(self.policy()),
-            trust,
+            trust: None,
+            writable: Writable::default(),
             limits: Limits::default(),
-        };
-        let loader = TextLoader { slow: self.slow.clone(), loads: self.loads.clone() };
-        let reconciler = crate::plugins::open(settings, loader).unwrap();
+        }
+    }
+
+    fn run(reconciler: Reconciler<TextLoader>) -> Room {
         let registry = reconciler.registry.subscribe();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(reconciler.run(shutdown.clone()));
@@ -512,6 +521,7 @@ fn a_missing_directory_is_refused_with_what_to_do() {
         state: place.root.path().join("state"),
         policy: None,
         trust: None,
+        writable: Writable::default(),
         limits: Limits::default(),
     };
     let loader = || TextLoader { slow: place.slow.clone(), loads: place.loads.clone() };

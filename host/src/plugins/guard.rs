@@ -1,0 +1,284 @@
+//! Whether a new version does worse than the one before: pure, but for the counters that attempts feed.
+//!
+//! an attempt ends → [`Tally`] → [`Trial::look`] → go on, proven, or to be rolled back.
+//!
+//! Invariant: only what is a plugin's own doing counts against it. A version is on trial once, after it took another's place;
+//! what fails later is somebody else's fault, and an older version would not mend it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use super::judge::Digest;
+use crate::task::{ErrorKind, Outcome};
+
+/// When a new version is worse than the operator accepts: `[plugins.X] guard`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Guard {
+    /// A new version is on trial at least so long, and until `min_attempts` have ended.
+    pub window: Duration,
+    /// Between 0 and 1.
+    pub max_failure_rate: f64,
+    pub min_attempts: u64,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self { window: Duration::from_secs(60), max_failure_rate: 0.5, min_attempts: 20 }
+    }
+}
+
+impl Guard {
+    fn fails(&self, counts: Counts) -> bool {
+        #[expect(clippy::cast_precision_loss, reason = "a rate, not an account")]
+        let rate = counts.failed as f64 / counts.ended.max(1) as f64;
+        counts.ended >= self.min_attempts && rate > self.max_failure_rate
+    }
+}
+
+/// Attempts that ended by the plugin's own doing, and those of them without a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Counts {
+    pub(super) ended: u64,
+    pub(super) failed: u64,
+}
+
+/// How the attempts of one version end on this worker. Counted only for plugins that have a guard.
+#[derive(Debug)]
+pub struct Tally {
+    guard: Guard,
+    ended: AtomicU64,
+    failed: AtomicU64,
+    /// Told once; later the next look finds it.
+    told: AtomicBool,
+    look: Arc<Notify>,
+}
+
+impl Tally {
+    fn new(guard: Guard, look: Arc<Notify>) -> Self {
+        Self { guard, ended: AtomicU64::new(0), failed: AtomicU64::new(0), told: AtomicBool::new(false), look }
+    }
+
+    /// One attempt has ended so.
+    pub fn count(&self, outcome: &Outcome) {
+        let failed = match outcome {
+            Outcome::Done { .. } => false,
+            Outcome::Failed { error, .. } if is_its_doing(error.kind) => true,
+            Outcome::Failed { .. } | Outcome::HostFault { .. } => return,
+        };
+        if failed {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        self.ended.fetch_add(1, Ordering::Relaxed);
+        if failed && self.guard.fails(self.counts()) && !self.told.swap(true, Ordering::Relaxed) {
+            self.look.notify_one();
+        }
+    }
+
+    fn counts(&self) -> Counts {
+        // In this order a failure is never counted without its end.
+        let failed = self.failed.load(Ordering::Relaxed);
+        Counts { ended: self.ended.load(Ordering::Relaxed).max(failed), failed }
+    }
+}
+
+/// Arguments that do not fit count: a version that takes other ones than the one before breaks those who enqueue.
+fn is_its_doing(kind: ErrorKind) -> bool {
+    match kind {
+        ErrorKind::Retry
+        | ErrorKind::Panic
+        | ErrorKind::Trap
+        | ErrorKind::Exit
+        | ErrorKind::Timeout
+        | ErrorKind::MemoryLimit
+        | ErrorKind::StackOverflow
+        | ErrorKind::Permanent
+        | ErrorKind::InvalidArguments
+        | ErrorKind::NoSuchBody
+        | ErrorKind::BadResult
+        | ErrorKind::ResultTooLarge => true,
+        ErrorKind::WorkerLost | ErrorKind::UnknownTask | ErrorKind::Cancelled | ErrorKind::Expired => false,
+    }
+}
+
+/// What is known of the version that serves of one file.
+#[derive(Debug)]
+pub(super) struct Trial {
+    pub(super) digest: Digest,
+    pub(super) tally: Arc<Tally>,
+    guard: Guard,
+    began: Instant,
+    on_trial: bool,
+    /// How the version before it did in its last window or two.
+    before: Counts,
+    /// Where the present window began, and what the one before it counted.
+    mark: (Instant, Counts),
+    last: Counts,
+}
+
+/// What a look at a trial finds.
+#[derive(Debug, PartialEq)]
+pub(super) enum Found {
+    Nothing,
+    /// It does as well as it should, or no worse than the one before: the trial is over.
+    Proven,
+    /// As badly as the version before: going back would not help.
+    NoBetterBefore(Counts),
+    Worse {
+        now: Counts,
+        before: Counts,
+    },
+}
+
+impl Trial {
+    /// Counts for `digest`; `after`: what the version in whose place it came did.
+    pub(super) fn new(digest: Digest, guard: Guard, look: Arc<Notify>, after: Option<&Trial>, on_trial: bool) -> Self {
+        let began = Instant::now();
+        let tally = Arc::new(Tally::new(guard, look));
+        let before = after.map(Self::recent).unwrap_or_default();
+        Self { digest, tally, guard, began, on_trial, before, mark: (began, Counts::default()), last: Counts::default() }
+    }
+
+    /// Counts against other bounds from now on; what was counted stays.
+    pub(super) fn is_under(&self, guard: &Guard) -> bool {
+        self.guard == *guard
+    }
+
+    pub(super) fn is_on_trial(&self) -> bool {
+        self.on_trial
+    }
+
+    pub(super) fn look(&mut self) -> Found {
+        let now = self.tally.counts();
+        if self.mark.0.elapsed() >= self.guard.window {
+            self.last = less(now, self.mark.1);
+            self.mark = (Instant::now(), now);
+        }
+        if !self.on_trial {
+            return Found::Nothing;
+        }
+        let found = match (self.guard.fails(now), self.guard.fails(self.before)) {
+            (true, false) => Found::Worse { now, before: self.before },
+            (true, true) => Found::NoBetterBefore(now),
+            _ if now.ended >= self.guard.min_attempts && self.began.elapsed() >= self.guard.window => Found::Proven,
+            _ => Found::Nothing,
+        };
+        self.on_trial = found == Found::Nothing;
+        found
+    }
+
+    fn recent(&self) -> Counts {
+        let now = less(self.tally.counts(), self.mark.1);
+        Counts { ended: now.ended + self.last.ended, failed: now.failed + self.last.failed }
+    }
+}
+
+fn less(now: Counts, then: Counts) -> Counts {
+    Counts { ended: now.ended.saturating_sub(then.ended), failed: now.failed.saturating_sub(then.failed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::TaskError;
+
+    fn trial(after: Option<&Trial>) -> Trial {
+        Trial::new("d".into(), Guard::default(), Arc::default(), after, true)
+    }
+
+    fn done(trial: &Trial, times: u64) {
+        for _ in 0..times {
+            trial.tally.count(&Outcome::Done { result: "1".into(), children: Vec::new() });
+        }
+    }
+
+    fn failed(trial: &Trial, kind: ErrorKind, times: u64) {
+        for _ in 0..times {
+            trial.tally.count(&Outcome::Failed { error: TaskError::new(kind, "as asked"), after: None });
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_version_that_fails_where_the_one_before_did_not_is_found_at_once() {
+        let mut trial = trial(None);
+        failed(&trial, ErrorKind::Panic, 10);
+        done(&trial, 9);
+        assert_eq!(trial.look(), Found::Nothing, "19 are too few to tell");
+        failed(&trial, ErrorKind::Timeout, 1);
+        let now = Counts { ended: 20, failed: 11 };
+        assert_eq!(trial.look(), Found::Worse { now, before: Counts::default() });
+        assert_eq!(trial.look(), Found::Nothing, "it is said once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_at_the_bound_is_borne_and_a_trial_ends_with_its_window() {
+        let mut trial = trial(None);
+        failed(&trial, ErrorKind::Retry, 10);
+        done(&trial, 10);
+        assert_eq!(trial.look(), Found::Nothing);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(trial.look(), Found::Proven);
+        failed(&trial, ErrorKind::Retry, 1000);
+        assert_eq!(trial.look(), Found::Nothing, "what fails later is not the new version's fault");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trial_waits_for_enough_attempts() {
+        let mut trial = trial(None);
+        for _ in 0..100 {
+            tokio::time::advance(Duration::from_secs(60)).await;
+            assert_eq!(trial.look(), Found::Nothing);
+        }
+        failed(&trial, ErrorKind::Trap, 20);
+        assert!(matches!(trial.look(), Found::Worse { .. }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_fails_like_the_version_before_stays() {
+        let old = trial(None);
+        failed(&old, ErrorKind::Permanent, 30);
+        let mut new = trial(Some(&old));
+        failed(&new, ErrorKind::Permanent, 30);
+        assert_eq!(new.look(), Found::NoBetterBefore(Counts { ended: 30, failed: 30 }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_version_before_did_long_ago_does_not_count() {
+        let mut old = trial(None);
+        failed(&old, ErrorKind::Permanent, 30);
+        for _ in 0..3 {
+            tokio::time::advance(Duration::from_secs(60)).await;
+            old.look();
+        }
+        done(&old, 30);
+        let mut new = trial(Some(&old));
+        failed(&new, ErrorKind::Permanent, 30);
+        assert_eq!(new.look(), Found::Worse { now: Counts { ended: 30, failed: 30 }, before: Counts { ended: 30, failed: 0 } });
+    }
+
+    #[tokio::test]
+    async fn what_is_not_the_plugins_doing_is_not_counted() {
+        let trial = trial(None);
+        for kind in [ErrorKind::Cancelled, ErrorKind::WorkerLost, ErrorKind::Expired] {
+            failed(&trial, kind, 100);
+        }
+        trial.tally.count(&Outcome::HostFault { reason: "no memory".into(), delay: Duration::ZERO });
+        assert_eq!(trial.tally.counts(), Counts::default());
+    }
+
+    #[tokio::test]
+    async fn whoever_looks_is_woken_once() {
+        let look = Arc::new(Notify::new());
+        let trial = Trial::new("d".into(), Guard::default(), look.clone(), None, true);
+        failed(&trial, ErrorKind::Panic, 20);
+        look.notified().await;
+        failed(&trial, ErrorKind::Panic, 20);
+        assert!(futures_util::FutureExt::now_or_never(look.notified()).is_none());
+    }
+}

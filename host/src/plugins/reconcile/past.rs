@@ -1,0 +1,344 @@
+//! What the room knows of earlier versions, and how it goes back to one.
+//!
+//! a guard's trial, or a command's bar in the history → load the version to go back to → it serves, the barred bytes do not →
+//! all of it is recorded for the next start.
+//!
+//! Invariant: the version that serves goes on until the one to go back to is loaded; if none can be, it stays.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use super::{Compiled, Reconciler, Tracked};
+use crate::{
+    catalogue::PluginStatus,
+    plugins::{
+        Guard, Plugin, Tally,
+        capture::Identity,
+        compile::{Loader, Source},
+        guard::{Found, Trial},
+        history::{Bar, Event, History, What},
+        judge::{Digest, Version},
+        policy::Policies,
+        rollback::short,
+        state::{Index, State},
+        stem,
+    },
+    task::{Clock, SystemClock},
+};
+
+pub(in crate::plugins) struct Past {
+    history: History,
+    /// Of the history as it was read.
+    seen: Option<Identity>,
+    /// What is not written yet.
+    events: Vec<Event>,
+    /// By file, what was told last.
+    told: BTreeMap<String, Told>,
+    /// By file; only of plugins that have a guard.
+    trials: BTreeMap<String, Trial>,
+    look: Arc<Notify>,
+    /// Shows commands that a worker is here.
+    _attending: Option<File>,
+}
+
+/// What was last told of a file: the bytes that serve, and those that were refused.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Told {
+    serving: Option<Digest>,
+    refused: Option<(Digest, String)>,
+}
+
+impl Past {
+    /// Blocks on the file system. Also what is wrong with the history.
+    pub(in crate::plugins) fn open(state: Option<&State>) -> (Self, Option<String>) {
+        let seen = state.and_then(State::history_identity);
+        let read = state.map(State::history).unwrap_or_else(|| Ok(History::default()));
+        let trouble = read.as_ref().err().cloned();
+        let past = Self {
+            history: read.unwrap_or_default(),
+            seen,
+            events: Vec::new(),
+            told: BTreeMap::new(),
+            trials: BTreeMap::new(),
+            look: Arc::default(),
+            _attending: state.and_then(State::attend),
+        };
+        (past, trouble)
+    }
+
+    /// Told when a trial may be lost.
+    pub(super) fn look(&self) -> Arc<Notify> {
+        self.look.clone()
+    }
+
+    pub(super) fn bar(&self, file: &str) -> Option<&Bar> {
+        self.history.bar(file)
+    }
+
+    pub(super) fn tally(&self, file: &str) -> Option<Arc<Tally>> {
+        self.trials.get(file).map(|trial| trial.tally.clone())
+    }
+
+    fn happened(&mut self, file: &str, what: What) {
+        let event = Event { file: file.to_owned(), at: SystemClock.now(), what };
+        self.history.apply(&event);
+        self.events.push(event);
+    }
+
+    /// Whether this version replaced another so lately that a restart must not end its trial.
+    fn is_fresh(&self, file: &str, digest: &str, window: Duration) -> bool {
+        let line = self.history.files.get(file);
+        let current = line.and_then(|line| line.current().filter(|current| current.digest == digest));
+        current.is_some_and(|current| SystemClock.now().since(current.at) < window)
+            && line.is_some_and(|line| line.before(digest).is_some())
+    }
+}
+
+impl<L: Loader> Reconciler<L> {
+    /// Reads what others wrote into the history.
+    pub(super) async fn look_at_history(&mut self) {
+        let Some(state) = self.state.clone() else { return };
+        let seen = self.past.seen;
+        let read = tokio::task::spawn_blocking(move || {
+            let identity = state.history_identity();
+            (identity != seen).then(|| (identity, state.history()))
+        });
+        let Ok(Some((identity, history))) = read.await else { return };
+        self.past.seen = identity;
+        match history {
+            Ok(mut history) => {
+                self.past.events.iter().for_each(|event| history.apply(event));
+                self.past.history = history;
+            }
+            Err(text) => tracing::warn!("{text}"),
+        }
+    }
+
+    /// Ends rollbacks whose file has changed, and begins those that a guard asks for.
+    pub(super) fn look_at_trials(&mut self) {
+        for (file, tracked) in &self.files {
+            if let Some((_, digest)) = &tracked.captured
+                && self.past.bar(file).is_some_and(|bar| *bar.digest != **digest)
+            {
+                self.past.happened(file, What::Changed { digest: digest.to_string() });
+            }
+        }
+        let found: Vec<_> = self.past.trials.iter_mut().map(|(file, trial)| (file.clone(), trial.digest.clone(), trial.look())).collect();
+        for (file, digest, found) in found {
+            match found {
+                Found::Nothing => {}
+                Found::Proven => tracing::debug!("{file}: the new version keeps to its guard"),
+                Found::NoBetterBefore(now) => tracing::warn!(
+                    "{file}: {} of {} attempts failed, but of the version before as many did: its guard lets it be",
+                    now.failed,
+                    now.ended
+                ),
+                Found::Worse { now, before } => {
+                    let counts = format!(
+                        "{} of its {} attempts failed, of the version before {} of {}",
+                        now.failed, now.ended, before.failed, before.ended
+                    );
+                    self.begin_rollback(&file, &digest, &counts);
+                }
+            }
+        }
+    }
+
+    fn begin_rollback(&mut self, file: &str, from: &Digest, counts: &str) {
+        let standing = self.files.get(file).and_then(|tracked| tracked.captured.as_ref()).map(|(_, digest)| digest.clone());
+        let Some(standing) = standing.filter(|digest| !matches!(self.compiled.get(digest), Some(Compiled::Loading))) else {
+            tracing::warn!("{file}: {counts}; its file is being replaced anyway");
+            return;
+        };
+        let Some(to) = self.past.history.files.get(file).and_then(|line| line.before(from)) else {
+            tracing::warn!("{file}: {counts}, and there is no version to go back to: mend it, or take it away");
+            return;
+        };
+        let (version, to) = (to.version.clone(), to.digest.clone());
+        let why = format!(
+            "rolled back by its guard to version {version} ({}): {counts}; it holds until other bytes stand in the file",
+            short(&to)
+        );
+        let bar = Bar { digest: standing.to_string(), to, why };
+        self.past.happened(file, What::RolledBack { from: from.to_string(), bar });
+    }
+
+    /// Brings the versions in that were gone back to.
+    pub(super) fn follow_bars(&mut self) {
+        let barred: Vec<String> = self.files.keys().filter(|file| self.past.bar(file).is_some()).cloned().collect();
+        for file in barred {
+            while let Some(to) = self.bar_on(&file).map(|bar| Digest::from(bar.to.as_str())) {
+                let why = match (self.distrust(&to), self.compiled.get(&to)) {
+                    (Some(why), _) => why,
+                    (None, Some(Compiled::Bad(why))) => why.clone(),
+                    (None, Some(Compiled::Loaded(..))) => {
+                        if let Some(tracked) = self.files.get_mut(&file) {
+                            tracked.good = Some(to);
+                        }
+                        break;
+                    }
+                    (None, Some(Compiled::Loading)) => break,
+                    (None, None) => {
+                        self.compile(&to, Source::Kept);
+                        break;
+                    }
+                };
+                tracing::warn!("{file}: cannot go back to {}: {why}", short(&to));
+                self.past.happened(&file, What::Unfit { to: to.to_string(), why });
+                if self.past.bar(&file).is_none() {
+                    tracing::warn!("{file}: no earlier version can serve, so what stands in the file does");
+                    self.take_again(&file);
+                }
+            }
+        }
+    }
+
+    /// Bytes that were barred and are to serve after all: they may not have been compiled, or were dropped.
+    fn take_again(&mut self, file: &str) {
+        let Some(tracked) = self.files.get_mut(file) else { return };
+        if tracked.captured.as_ref().is_some_and(|(_, digest)| !self.compiled.contains_key(digest)) {
+            tracked.captured = None;
+            self.unsettled = true;
+        }
+    }
+
+    /// The bar on the bytes that stand in the file.
+    fn bar_on(&self, file: &str) -> Option<&Bar> {
+        let (_, digest) = self.files.get(file)?.captured.as_ref()?;
+        self.past.bar(file).filter(|bar| *bar.digest == **digest)
+    }
+
+    /// The sentence of a rollback that has taken place.
+    pub(super) fn barred(&self, file: &str, tracked: &Tracked) -> Option<String> {
+        let bar = self.bar_on(file)?;
+        tracked.good.as_ref().is_some_and(|good| **good == *bar.to).then(|| bar.why.clone())
+    }
+
+    /// Whether every file that has these bytes was rolled back from them.
+    pub(super) fn is_barred(&self, digest: &Digest) -> bool {
+        if self.past.history.files.values().all(|line| line.bar.is_none()) {
+            return false;
+        }
+        let mut holders =
+            self.files.iter().filter(|(_, tracked)| tracked.captured.as_ref().is_some_and(|(_, captured)| captured == digest)).peekable();
+        holders.peek().is_some() && holders.all(|(file, _)| self.bar_on(file).is_some())
+    }
+
+    /// What bars want to be kept in memory.
+    pub(super) fn gone_back_to(&self) -> impl Iterator<Item = Digest> {
+        self.files.keys().filter_map(|file| self.bar_on(file)).map(|bar| Digest::from(bar.to.as_str()))
+    }
+
+    /// Counts for what serves now. A version that took another's place is on trial, unless it was gone back to.
+    pub(super) fn put_on_trial(&mut self, file: &str, version: &Version, policies: &Policies) {
+        let guard: Option<Guard> = policies.plugins.get(stem(file)).and_then(|policy| policy.guard);
+        let Some(guard) = guard else {
+            self.past.trials.remove(file);
+            return;
+        };
+        let known = self.past.trials.remove(file);
+        let trial = match known {
+            Some(known) if known.digest == version.digest && known.is_under(&guard) => known,
+            Some(known) if known.digest == version.digest => {
+                Trial::new(version.digest.clone(), guard, self.past.look(), None, known.is_on_trial())
+            }
+            known => {
+                let good = self.files.get(file).and_then(|tracked| tracked.good.as_ref());
+                let replaced = good.is_some_and(|good| *good != version.digest);
+                let fresh = !self.published && self.past.is_fresh(file, &version.digest, guard.window);
+                let on_trial = (replaced || fresh) && self.bar_on(file).is_none();
+                Trial::new(version.digest.clone(), guard, self.past.look(), known.as_ref(), on_trial)
+            }
+        };
+        self.past.trials.insert(file.to_owned(), trial);
+    }
+
+    /// Whether a plugin counts where its attempts should be counted.
+    pub(super) fn counts_right(&self, file: &str, plugin: &Plugin<L::Code>) -> bool {
+        match (&plugin.tally, self.past.trials.get(file)) {
+            (None, None) => true,
+            (Some(tally), Some(trial)) => Arc::ptr_eq(tally, &trial.tally),
+            _ => false,
+        }
+    }
+
+    /// Remembers what serves for the next start, and what happened. A state directory that fails keeps nothing from serving.
+    pub(super) async fn record(&mut self) {
+        self.past.trials.retain(|file, _| self.plugins.contains_key(file));
+        self.tell_history();
+        let Some(state) = self.state.clone() else {
+            self.past.events.clear();
+            let files = &self.files;
+            self.past.history.trim(|file| files.contains_key(file));
+            return;
+        };
+        let mut tried = !self.past.events.is_empty();
+        let mut trouble = self.record_history(&state).await.err();
+        let files: BTreeMap<String, String> =
+            self.files.iter().filter_map(|(file, t)| Some((file.clone(), t.good.as_ref()?.to_string()))).collect();
+        if files != self.recorded.files || self.owners != self.recorded.owners {
+            tried = true;
+            let (new_files, owners) = (files.clone(), self.owners.clone());
+            match tokio::task::spawn_blocking(move || state.record(new_files, owners)).await {
+                Ok(Ok(())) => self.recorded = Index { directory: String::new(), files, owners: self.owners.clone() },
+                Ok(Err(text)) => trouble = Some(text),
+                Err(e) => trouble = Some(e.to_string()),
+            }
+        }
+        if !tried {
+            return;
+        }
+        if let Some(text) = trouble.as_ref().filter(|_| trouble != self.state_trouble) {
+            tracing::warn!("{text}");
+        }
+        self.state_trouble = trouble;
+    }
+
+    /// What serves and what is refused, where that is new.
+    fn tell_history(&mut self) {
+        let registry = self.registry.borrow().clone();
+        let mut told = BTreeMap::new();
+        for info in &registry.files {
+            let captured = self.files.get(&info.file).and_then(|tracked| tracked.captured.as_ref()).map(|(_, digest)| digest.clone());
+            let serving = self.plugins.get(&info.file);
+            let error = info.error.clone().filter(|_| info.status == PluginStatus::Failed);
+            let now = Told { serving: serving.map(|plugin| plugin.id.digest.as_str().into()), refused: captured.zip(error) };
+            let before = self.past.told.remove(&info.file).unwrap_or_default();
+            if let Some(plugin) = serving.filter(|_| before.serving != now.serving) {
+                let what = What::Serves { digest: plugin.id.digest.clone(), version: plugin.id.version.clone() };
+                self.past.happened(&info.file, what);
+            }
+            if let Some((digest, why)) = now.refused.as_ref().filter(|_| before.refused != now.refused) {
+                self.past.happened(&info.file, What::Refused { digest: digest.to_string(), why: why.clone() });
+            }
+            told.insert(info.file.clone(), now);
+        }
+        self.past.told = told;
+    }
+
+    async fn record_history(&mut self, state: &Arc<State>) -> Result<(), String> {
+        if self.past.events.is_empty() {
+            return Ok(());
+        }
+        let (state, events) = (state.clone(), self.past.events.clone());
+        let present: BTreeSet<String> = self.files.keys().cloned().collect();
+        let written = tokio::task::spawn_blocking(move || {
+            state.change_history(|history| {
+                events.iter().for_each(|event| history.apply(event));
+                history.trim(|file| present.contains(file));
+                history.clone()
+            })
+        });
+        let (history, identity) = written.await.map_err(|e| e.to_string())??;
+        self.past.events.clear();
+        self.past.history = history;
+        self.past.seen = identity;
+        Ok(())
+    }
+}

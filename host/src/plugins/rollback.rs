@@ -1,0 +1,109 @@
+//! What an operator asks of the state directory: the versions of a plugin, and to go back to an earlier one.
+//!
+//! name → its line of the history → a bar on the bytes that stand in the file. A worker of this machine follows it with its next
+//! look; without one it holds from the next start.
+
+use std::{io, path::Path};
+
+use super::{
+    Generation, PluginsError, capture, check_name,
+    history::{Bar, Event, Line, What},
+    state::{OpenError, State},
+    stem,
+};
+use crate::{
+    catalogue::near,
+    task::{Clock, SystemClock},
+};
+
+/// What was asked for; it is so once a worker has seen it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RolledBack {
+    /// File name, such as `math.wasm`.
+    pub file: String,
+    /// What served.
+    pub from: Option<Generation>,
+    /// What shall serve.
+    pub to: Generation,
+    /// Whether a worker of this machine serves from this directory now.
+    pub attended: bool,
+}
+
+/// The versions of the plugin that stands in `dir` under this name, newest first. Blocks on the file system.
+pub fn history(dir: &Path, state: &Path, name: &str) -> Result<Vec<Generation>, PluginsError> {
+    let (_, line) = line(&open(dir, state)?, dir, name)?;
+    Ok(line.generations.into_iter().rev().collect())
+}
+
+/// Goes back from the version that serves to the one before it, until other bytes stand in the file. Blocks on the file system.
+pub fn roll_back(dir: &Path, state: &Path, name: &str) -> Result<RolledBack, PluginsError> {
+    let refused = |text: String| Err(PluginsError::File(text));
+    let state = open(dir, state)?;
+    let (file, _) = line(&state, dir, name)?;
+    let attended = state.is_attended();
+    let path = dir.join(&file);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return refused(format!(
+                "{file} is not in the plugin directory, so nothing of it serves: put a version there: `{}`",
+                path.display()
+            ));
+        }
+        Err(e) => return refused(format!("cannot read what stands in the file now ({e}): `{}`", path.display())),
+    };
+    let standing = capture::digest(&bytes);
+    let asked = state.change_history(|history| {
+        let line = history.files.get(&file).cloned().unwrap_or_default();
+        // Bytes that no worker has judged yet: with none there to do so, what served last is what is wanted back.
+        let is_new = line.find(&standing).is_none();
+        if is_new && attended {
+            return Err(format!("{file} has just changed, and no worker has looked at it yet: see `taskhost plugin list`, then try again"));
+        }
+        let from = line.current().filter(|_| !is_new).cloned();
+        let to = match &from {
+            Some(from) => line.before(&from.digest),
+            None => line.current().or_else(|| line.before(&standing)),
+        };
+        let Some(to) = to.cloned() else {
+            return Err(format!("there is no version of {file} to go back to: see `taskhost plugin history {}`", stem(&file)));
+        };
+        let now = SystemClock.now();
+        let why =
+            format!("rolled back by hand to version {} ({}); it holds until other bytes stand in the file", to.version, short(&to.digest));
+        let bar = Bar { digest: standing.to_string(), to: to.digest.clone(), why };
+        let from_digest = from.as_ref().map_or_else(|| standing.to_string(), |from| from.digest.clone());
+        history.apply(&Event { file: file.clone(), at: now, what: What::RolledBack { from: from_digest, bar } });
+        Ok(RolledBack { file: file.clone(), from, to, attended })
+    });
+    asked.map_err(PluginsError::State)?.0.map_err(PluginsError::File)
+}
+
+/// The first digits of a digest, as they are shown everywhere.
+pub(super) fn short(digest: &str) -> &str {
+    digest.get(..12).unwrap_or(digest)
+}
+
+fn open(dir: &Path, state: &Path) -> Result<State, PluginsError> {
+    if !dir.is_dir() {
+        return Err(PluginsError::Directory(format!("there is no plugin directory, name another with --plugins: `{}`", dir.display())));
+    }
+    State::open(state, dir).map_err(|e| match e {
+        OpenError::Refused(e) => e,
+        OpenError::Failed(text) => PluginsError::State(text),
+    })
+}
+
+/// `math` or `math.wasm`.
+fn line(state: &State, dir: &Path, name: &str) -> Result<(String, Line), PluginsError> {
+    let stem = stem(name);
+    check_name(stem).map_err(PluginsError::File)?;
+    let mut history = state.history().map_err(PluginsError::State)?;
+    let file = format!("{stem}.wasm");
+    if let Some(line) = history.files.remove(&file) {
+        return Ok((file, line));
+    }
+    let known = history.files.keys().map(|file| super::stem(file));
+    let hint = near(stem, known).first().map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+    Err(PluginsError::File(format!("no worker has seen a plugin `{stem}` in `{}`{hint}", dir.display())))
+}

@@ -1,0 +1,125 @@
+//! Who else may write where the plugins come from: whoever may, decides what runs here.
+//!
+//! Checked are the directory, each file, what links lead to, and the directories above: who may write to one of those can put
+//! another in its place. A directory above may be sticky, as /tmp is. Nobody writes to a file system that is read-only.
+
+use std::{
+    fs::{self, Metadata},
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
+
+use rustix::fs::{StatVfsMountFlags, statvfs};
+
+/// What to do when others may write there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Writable {
+    Allow,
+    #[default]
+    Warn,
+    /// Nothing is taken from there.
+    Refuse,
+}
+
+const OTHERS: u32 = 0o022;
+const STICKY: u32 = 0o1000;
+
+/// A sentence, when others may write to the plugin directory.
+pub(super) fn directory(dir: &Path) -> Option<String> {
+    let shown = |path: &Path| path.display().to_string();
+    let meta = fs::metadata(dir).ok()?;
+    let why = stranger(&meta).or_else(|| (meta.mode() & OTHERS != 0).then(|| "others may write to it".to_owned()));
+    let found = match why {
+        Some(why) => format!("the plugin directory: {why}; {}", remedy(&meta, &shown(dir))),
+        None => above(dir)?,
+    };
+    (!is_read_only(dir)).then(|| format!("others may decide what runs here by {found}, or set plugin_dir_writable = \"allow\""))
+}
+
+/// A sentence, when others may write to one plugin. `meta`: of what a link leads to.
+pub(super) fn file(name: &str, path: &Path, meta: &Metadata, is_link: bool) -> Option<String> {
+    let why = stranger(meta).or_else(|| (meta.mode() & OTHERS != 0).then(|| "others may write to it".to_owned()));
+    let found = match why {
+        Some(why) => format!("{name}: {why}; {}", remedy(meta, &path.display().to_string())),
+        None if is_link => above(&path.canonicalize().ok()?)?,
+        None => return None,
+    };
+    (!is_read_only(path)).then(|| format!("others may decide what runs here by {found}, or set plugin_dir_writable = \"allow\""))
+}
+
+/// The nearest directory above that others may write to.
+fn above(path: &Path) -> Option<String> {
+    let real = path.canonicalize().ok()?;
+    real.ancestors().skip(1).find_map(|ancestor| {
+        let meta = fs::metadata(ancestor).ok()?;
+        let open = meta.mode() & OTHERS != 0 && meta.mode() & STICKY == 0;
+        let why = stranger(&meta).or_else(|| open.then(|| "others may write to it".to_owned()))?;
+        Some(format!("`{}`, which is above it: {why}; {}", ancestor.display(), remedy(&meta, &ancestor.display().to_string())))
+    })
+}
+
+/// Owned by neither this user nor root.
+fn stranger(meta: &Metadata) -> Option<String> {
+    let me = rustix::process::geteuid().as_raw();
+    (![0, me].contains(&meta.uid())).then(|| format!("it belongs to user {}", meta.uid()))
+}
+
+fn remedy(meta: &Metadata, shown: &str) -> String {
+    let me = rustix::process::geteuid().as_raw();
+    match (stranger(meta).is_some(), meta.mode() & OTHERS != 0) {
+        (true, true) => format!("run `chown {me} '{shown}'` and `chmod go-w '{shown}'`"),
+        (true, false) => format!("run `chown {me} '{shown}'`"),
+        _ => format!("run `chmod go-w '{shown}'`"),
+    }
+}
+
+fn is_read_only(path: &Path) -> bool {
+    statvfs(path).is_ok_and(|about| about.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn chmod(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_to_is_told_with_what_to_do() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("plugins");
+        fs::create_dir(&dir).unwrap();
+        chmod(&dir, 0o755);
+        assert_eq!(directory(&dir), None);
+        for mode in [0o775, 0o757, 0o1777] {
+            chmod(&dir, mode);
+            let text = directory(&dir).unwrap();
+            assert!(text.contains("others may write to it") && text.contains("chmod go-w"), "{text}");
+        }
+        chmod(&dir, 0o755);
+        chmod(root.path(), 0o777);
+        let text = directory(&dir).unwrap();
+        assert!(text.contains("which is above it") && text.contains("chmod go-w"), "{text}");
+        chmod(root.path(), 0o1777);
+        assert_eq!(directory(&dir), None, "in a sticky directory nobody can rename what is not theirs");
+    }
+
+    #[test]
+    fn a_file_that_others_may_write_to_is_told_also_through_a_link() {
+        let root = tempfile::tempdir().unwrap();
+        let (path, link) = (root.path().join("math.wasm"), root.path().join("link.wasm"));
+        fs::write(&path, "x").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        chmod(&path, 0o644);
+        let told = |path: &Path, is_link| file("math.wasm", path, &fs::metadata(path).unwrap(), is_link);
+        assert_eq!((told(&path, false), told(&link, true)), (None, None));
+        chmod(&path, 0o664);
+        assert!(told(&path, false).is_some_and(|text| text.contains("math.wasm: others may write to it; run `chmod go-w '")));
+        chmod(&path, 0o644);
+        chmod(root.path(), 0o777);
+        assert!(told(&link, true).is_some_and(|text| text.contains("which is above it")));
+    }
+}

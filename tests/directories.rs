@@ -1,0 +1,260 @@
+//! What people and programs do to a directory of plugins, with the real engine: every way in which a file comes to be replaced, also
+//! where the kernel tells nothing of it, and a flood of events in between.
+//!
+//! Under each of them `add` is called without a pause, and every call must succeed.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use taskhost::{plugins::Registry, task::TaskName};
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::plugins::{Place, Room, built, digest_of, done, run, variant};
+
+/// Replaces `math.wasm` in the directory by these bytes.
+type Way = fn(&Path, &[u8]);
+
+/// As vim does by default: the old file is moved to a backup, a new one written, the backup removed.
+fn backup_moved_aside(dir: &Path, bytes: &[u8]) {
+    fs::rename(dir.join("math.wasm"), dir.join("math.wasm~")).unwrap();
+    fs::write(dir.join("math.wasm"), bytes).unwrap();
+    fs::remove_file(dir.join("math.wasm~")).unwrap();
+}
+
+/// As vim does with `backupcopy=yes`, and where the file is a link: the backup is a copy, the file is written in place.
+fn backup_copied(dir: &Path, bytes: &[u8]) {
+    fs::copy(dir.join("math.wasm"), dir.join("math.wasm~")).unwrap();
+    fs::write(dir.join("4913"), "").unwrap();
+    fs::remove_file(dir.join("4913")).unwrap();
+    fs::write(dir.join("math.wasm"), bytes).unwrap();
+    fs::remove_file(dir.join("math.wasm~")).unwrap();
+}
+
+/// As other editors do: written beside, the old one linked to a backup, then renamed over.
+fn renamed_over(dir: &Path, bytes: &[u8]) {
+    fs::write(dir.join(".goutputstream-X1Y2Z3"), bytes).unwrap();
+    fs::hard_link(dir.join("math.wasm"), dir.join("math.wasm~")).unwrap();
+    fs::rename(dir.join(".goutputstream-X1Y2Z3"), dir.join("math.wasm")).unwrap();
+    fs::remove_file(dir.join("math.wasm~")).unwrap();
+}
+
+/// The real `cp`, over the file as it stands.
+fn cp(dir: &Path, bytes: &[u8]) {
+    let new = tempfile::NamedTempFile::new().unwrap();
+    fs::write(new.path(), bytes).unwrap();
+    assert!(Command::new("cp").arg(new.path()).arg(dir.join("math.wasm")).status().unwrap().success());
+}
+
+/// As `install`, `tar` and `unzip` do: unlinked, then written anew.
+fn unlinked_first(dir: &Path, bytes: &[u8]) {
+    fs::remove_file(dir.join("math.wasm")).unwrap();
+    fs::write(dir.join("math.wasm"), bytes).unwrap();
+}
+
+/// The real `rsync` where there is one, else what it does: a temporary file, its times set, renamed over.
+fn rsync(dir: &Path, bytes: &[u8]) {
+    let from = tempfile::tempdir().unwrap();
+    fs::write(from.path().join("math.wasm"), bytes).unwrap();
+    let mut program = Command::new("rsync");
+    match program.arg("-a").arg("--no-owner").arg("--no-group").arg(from.path().join("math.wasm")).arg(dir).status() {
+        Ok(status) => assert!(status.success()),
+        Err(_) => {
+            let new = dir.join(".math.wasm.Xa9Qz7");
+            let mut file = fs::File::create(&new).unwrap();
+            bytes.chunks(32 << 10).for_each(|piece| file.write_all(piece).unwrap());
+            file.set_modified(fs::metadata(from.path().join("math.wasm")).unwrap().modified().unwrap()).unwrap();
+            drop(file);
+            fs::rename(new, dir.join("math.wasm")).unwrap();
+        }
+    }
+}
+
+/// As `rsync --inplace` does: not truncated first, the same length, block by block.
+fn block_by_block(dir: &Path, bytes: &[u8]) {
+    let mut file = fs::File::options().write(true).open(dir.join("math.wasm")).unwrap();
+    bytes.chunks(32 << 10).for_each(|piece| file.write_all(piece).unwrap());
+    file.set_len(bytes.len() as u64).unwrap();
+}
+
+/// The whole directory is deleted and made anew, as by a deployment that begins from nothing.
+fn directory_made_anew(dir: &Path, bytes: &[u8]) {
+    fs::remove_dir_all(dir).unwrap();
+    fs::create_dir(dir).unwrap();
+    fs::write(dir.join("math.wasm"), bytes).unwrap();
+}
+
+/// The directory is swapped for another under its name.
+fn directory_renamed_over(dir: &Path, bytes: &[u8]) {
+    let (new, old) = (dir.with_extension("new"), dir.with_extension("old"));
+    fs::create_dir(&new).unwrap();
+    fs::write(new.join("math.wasm"), bytes).unwrap();
+    fs::rename(dir, &old).unwrap();
+    fs::rename(new, dir).unwrap();
+    fs::remove_dir_all(old).unwrap();
+}
+
+/// The file becomes a link into another directory, whose file is then written in place: the directory has no event of that.
+fn behind_a_link(dir: &Path, bytes: &[u8]) {
+    let away = dir.with_extension("away");
+    if !away.exists() {
+        fs::create_dir(&away).unwrap();
+        fs::copy(dir.join("math.wasm"), away.join("math.wasm")).unwrap();
+        symlink(away.join("math.wasm"), dir.join(".link")).unwrap();
+        fs::rename(dir.join(".link"), dir.join("math.wasm")).unwrap();
+    }
+    fs::write(away.join("math.wasm"), bytes).unwrap();
+}
+
+/// The file has a second name elsewhere and is written by that: again there is no event.
+fn by_another_name(dir: &Path, bytes: &[u8]) {
+    let other = dir.with_extension("other");
+    fs::remove_file(dir.join("math.wasm")).unwrap();
+    fs::write(&other, bytes).unwrap();
+    fs::hard_link(&other, dir.join("math.wasm")).unwrap();
+    let mut file = fs::File::options().append(true).open(&other).unwrap();
+    file.write_all(&[0, 2, 1, b'm']).unwrap();
+}
+
+/// Thousands of events of files that are none of the worker's business, before and after the one that counts.
+fn in_a_flood(dir: &Path, bytes: &[u8]) {
+    let flood = || {
+        for n in 0..6_000 {
+            let path = dir.join(format!("noise-{}.tmp", n % 50));
+            fs::write(&path, "x").unwrap();
+            fs::remove_file(path).unwrap();
+        }
+    };
+    flood();
+    fs::write(dir.join(".math.tmp"), bytes).unwrap();
+    fs::rename(dir.join(".math.tmp"), dir.join("math.wasm")).unwrap();
+    flood();
+}
+
+const WAYS: [(&str, Way); 12] = [
+    ("backup moved aside", backup_moved_aside),
+    ("backup copied", backup_copied),
+    ("renamed over", renamed_over),
+    ("cp", cp),
+    ("unlinked first", unlinked_first),
+    ("rsync", rsync),
+    ("block by block", block_by_block),
+    ("directory made anew", directory_made_anew),
+    ("directory renamed over", directory_renamed_over),
+    ("in a flood", in_a_flood),
+    ("by another name", by_another_name),
+    ("behind a link", behind_a_link),
+];
+
+/// Calls `add` until told to stop; every call must be answered, and there must be something to call all the while.
+fn caller(room: &Room, stop: &CancellationToken) -> JoinHandle<u64> {
+    let (engine, registry, stop) = (room.engine.clone(), room.registry.clone(), stop.clone());
+    tokio::spawn(async move {
+        let mut calls = 0;
+        while !stop.is_cancelled() {
+            let plugin = served(&registry).expect("`add` is served without a gap");
+            assert_eq!(run(&engine, &plugin, "add", "[40,2]").await, done("42"));
+            calls += 1;
+            // The machine is needed for more than this.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        calls
+    })
+}
+
+fn served(registry: &watch::Receiver<Arc<Registry>>) -> Option<Arc<taskhost::plugins::Plugin>> {
+    registry.borrow().resolve(&TaskName::new("add").unwrap()).cloned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_a_file_is_replaced_the_new_one_serves_and_no_call_fails() {
+    let place = Place::new();
+    let math = built("math");
+    place.put("math.wasm", &math);
+    let mut room = place.start();
+    room.until("`add`", |registry| !digest_of(registry, "add").is_empty()).await;
+    let stop = CancellationToken::new();
+    let calls = caller(&room, &stop);
+    let dir: PathBuf = place.root.path().join("plugins");
+    for (n, (name, way)) in (0_u8..).zip(WAYS) {
+        let bytes = variant(&math, n);
+        let (to, content) = (dir.clone(), bytes.clone());
+        tokio::task::spawn_blocking(move || way(&to, &content)).await.unwrap();
+        let standing = fs::read(dir.join("math.wasm")).unwrap();
+        assert!(standing.starts_with(&bytes), "{name} has put it there");
+        let wanted = sha256(&standing);
+        room.until(name, |registry| digest_of(registry, "add") == wanted).await;
+    }
+    stop.cancel();
+    assert!(calls.await.unwrap() > 0);
+    room.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kubernetes_volume_is_swapped_under_calls() {
+    let place = Place::new();
+    let (math, dir) = (built("math"), place.root.path().join("plugins"));
+    let volume = |n: u8| {
+        let data = dir.join(format!("..2026_11_23_{n}"));
+        fs::create_dir(&data).unwrap();
+        fs::write(data.join("math.wasm"), variant(&math, n)).unwrap();
+        symlink(data.file_name().unwrap(), dir.join("..data_tmp")).unwrap();
+        fs::rename(dir.join("..data_tmp"), dir.join("..data")).unwrap();
+        if n > 0 {
+            fs::remove_dir_all(dir.join(format!("..2026_11_23_{}", n - 1))).unwrap();
+        }
+    };
+    volume(0);
+    symlink("..data/math.wasm", dir.join("math.wasm")).unwrap();
+    let mut room = place.start();
+    room.until("`add`", |registry| digest_of(registry, "add") == sha256(&variant(&math, 0))).await;
+    let stop = CancellationToken::new();
+    let calls = caller(&room, &stop);
+    for n in 1..4 {
+        volume(n);
+        room.until("the new volume", |registry| digest_of(registry, "add") == sha256(&variant(&math, n))).await;
+    }
+    stop.cancel();
+    assert!(calls.await.unwrap() > 0);
+    room.stop().await;
+}
+
+/// As deployments with a `current` link do it: no event either, since another directory is watched.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_to_the_directory_is_turned_under_calls() {
+    let place = Place::new();
+    let (math, dir) = (built("math"), place.root.path().join("plugins"));
+    let release = |n: u8| {
+        let release = place.root.path().join(format!("release-{n}"));
+        fs::create_dir(&release).unwrap();
+        fs::write(release.join("math.wasm"), variant(&math, n)).unwrap();
+        let link = place.root.path().join("link");
+        symlink(&release, &link).unwrap();
+        fs::rename(&link, &dir).unwrap();
+    };
+    fs::remove_dir(&dir).unwrap();
+    release(0);
+    let mut room = place.start();
+    room.until("`add`", |registry| digest_of(registry, "add") == sha256(&variant(&math, 0))).await;
+    let stop = CancellationToken::new();
+    let calls = caller(&room, &stop);
+    for n in 1..3 {
+        release(n);
+        room.until("the new release", |registry| digest_of(registry, "add") == sha256(&variant(&math, n))).await;
+    }
+    stop.cancel();
+    assert!(calls.await.unwrap() > 0);
+    room.stop().await;
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest as _;
+    format!("{:x}", sha2::Sha256::digest(bytes))
+}
