@@ -1,13 +1,12 @@
 //! What the options of `enqueue` mean once a worker runs the task, and what the worker says of it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 use serde_json::Value;
+use taskhost::task::{Clock, SystemClock};
 
 use super::super::support::program::{Taskhost, until};
 
 fn now() -> u64 {
-    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis()).unwrap()
+    SystemClock.now().0
 }
 
 /// A host whose worker serves `math` and `probe`.
