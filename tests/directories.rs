@@ -64,16 +64,16 @@ fn rsync(dir: &Path, bytes: &[u8]) {
     let from = tempfile::tempdir().unwrap();
     fs::write(from.path().join("math.wasm"), bytes).unwrap();
     let mut program = Command::new("rsync");
-    match program.arg("-a").arg("--no-owner").arg("--no-group").arg(from.path().join("math.wasm")).arg(dir).status() {
-        Ok(status) => assert!(status.success()),
-        Err(_) => {
-            let new = dir.join(".math.wasm.Xa9Qz7");
-            let mut file = fs::File::create(&new).unwrap();
-            bytes.chunks(32 << 10).for_each(|piece| file.write_all(piece).unwrap());
-            file.set_modified(fs::metadata(from.path().join("math.wasm")).unwrap().modified().unwrap()).unwrap();
-            drop(file);
-            fs::rename(new, dir.join("math.wasm")).unwrap();
-        }
+    let ran = program.arg("-a").arg("--no-owner").arg("--no-group").arg(from.path().join("math.wasm")).arg(dir).status();
+    if let Ok(status) = ran {
+        assert!(status.success());
+    } else {
+        let new = dir.join(".math.wasm.Xa9Qz7");
+        let mut file = fs::File::create(&new).unwrap();
+        bytes.chunks(32 << 10).for_each(|piece| file.write_all(piece).unwrap());
+        file.set_modified(fs::metadata(from.path().join("math.wasm")).unwrap().modified().unwrap()).unwrap();
+        drop(file);
+        fs::rename(new, dir.join("math.wasm")).unwrap();
     }
 }
 

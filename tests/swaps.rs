@@ -105,15 +105,14 @@ async fn two_hundred_swaps_under_load_fail_no_task_and_leak_nothing() {
     until("old code is let go", || worker.mapped_code() <= 2);
     let rss = worker.rss();
     let figures = |tasks: &[TaskView]| {
-        let mut latencies: Vec<u64> =
-            tasks.iter().map(|task| task.ended_at.expect("ended").since(task.enqueued_at).as_millis() as u64).collect();
+        let mut latencies: Vec<u128> = tasks.iter().map(|task| task.ended_at.expect("ended").since(task.enqueued_at).as_millis()).collect();
         latencies.sort_unstable();
         let at = |share: usize| latencies[(latencies.len() - 1) * share / 1000];
         format!("{} tasks, p50 {} ms, p99 {} ms, p99.9 {} ms", latencies.len(), at(500), at(990), at(999))
     };
-    println!("{SWAPS} swaps, {judged} of them waited for, {} valid ones, {} versions ran tasks", valid.len(), seen.len());
-    println!("before: {}; during: {}", figures(&before), figures(&tasks));
-    println!("RSS after a quarter of the swaps {warm} KiB, at the end {rss} KiB; mapped pieces of code {}", worker.mapped_code());
+    eprintln!("{SWAPS} swaps, {judged} of them waited for, {} valid ones, {} versions ran tasks", valid.len(), seen.len());
+    eprintln!("before: {}; during: {}", figures(&before), figures(&tasks));
+    eprintln!("RSS after a quarter of the swaps {warm} KiB, at the end {rss} KiB; mapped pieces of code {}", worker.mapped_code());
     assert!(seen.len() > 10, "only {} versions ran anything", seen.len());
     assert!(rss < warm + ROOM_KIB, "RSS grew from {warm} to {rss} KiB");
     assert!(worker.stop().success());
@@ -187,9 +186,12 @@ async fn wait_for(broker: &dyn Broker, digest: &str, is_bad: bool) {
     loop {
         let workers = broker.workers().await.expect("workers");
         let infos = || workers.iter().flat_map(|worker| &worker.plugins);
-        let judged = infos().any(|info| match is_bad {
-            true => info.error.is_some(),
-            false => info.serving.as_ref().is_some_and(|code| code.digest == digest) && info.error.is_none(),
+        let judged = infos().any(|info| {
+            if is_bad {
+                info.error.is_some()
+            } else {
+                info.serving.as_ref().is_some_and(|code| code.digest == digest) && info.error.is_none()
+            }
         });
         if judged {
             return;
@@ -326,5 +328,5 @@ fn a_thousand_plugins_are_served_from_a_cold_and_from_a_warm_cache() {
         ));
         assert!(worker.stop().success());
     }
-    println!("{}", told.join("\n"));
+    eprintln!("{}", told.join("\n"));
 }

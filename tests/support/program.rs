@@ -215,8 +215,11 @@ impl Worker {
     /// How many pieces of compiled code are mapped.
     pub(crate) fn mapped_code(&self) -> usize {
         let maps = fs::read_to_string(format!("/proc/{}/maps", self.child.id())).expect("it runs");
-        let files: std::collections::BTreeSet<&str> =
-            maps.lines().filter_map(|line| line.split_whitespace().nth(5)).filter(|path| path.ends_with(".cwasm")).collect();
+        let files: std::collections::BTreeSet<&str> = maps
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(5))
+            .filter(|path| Path::new(path).extension().is_some_and(|end| end == "cwasm"))
+            .collect();
         files.len()
     }
 

@@ -136,7 +136,7 @@ fn state(state: GenerationState) -> comfy_table::Cell {
 
 fn failure(error: PluginsError) -> Failure {
     match error {
-        PluginsError::State(_) => Failure::Failed(error.to_string()),
-        _ => Failure::Usage(error.to_string()),
+        PluginsError::State(text) => Failure::Failed(text),
+        PluginsError::Directory(text) | PluginsError::Policy(text) | PluginsError::File(text) => Failure::Usage(text),
     }
 }

@@ -114,7 +114,7 @@ pub(super) struct Trial {
     pub(super) tally: Arc<Tally>,
     guard: Guard,
     began: Instant,
-    on_trial: bool,
+    is_open: bool,
     /// How the version before it did in its last window or two.
     before: Counts,
     /// Where the present window began, and what the one before it counted.
@@ -142,7 +142,7 @@ impl Trial {
         let began = Instant::now();
         let tally = Arc::new(Tally::new(guard, look));
         let before = after.map(Self::recent).unwrap_or_default();
-        Self { digest, tally, guard, began, on_trial, before, mark: (began, Counts::default()), last: Counts::default() }
+        Self { digest, tally, guard, began, is_open: on_trial, before, mark: (began, Counts::default()), last: Counts::default() }
     }
 
     /// Counts against other bounds from now on; what was counted stays.
@@ -151,7 +151,7 @@ impl Trial {
     }
 
     pub(super) fn is_on_trial(&self) -> bool {
-        self.on_trial
+        self.is_open
     }
 
     pub(super) fn look(&mut self) -> Found {
@@ -160,7 +160,7 @@ impl Trial {
             self.last = less(now, self.mark.1);
             self.mark = (Instant::now(), now);
         }
-        if !self.on_trial {
+        if !self.is_open {
             return Found::Nothing;
         }
         let found = match (self.guard.fails(now), self.guard.fails(self.before)) {
@@ -169,7 +169,7 @@ impl Trial {
             _ if now.ended >= self.guard.min_attempts && self.began.elapsed() >= self.guard.window => Found::Proven,
             _ => Found::Nothing,
         };
-        self.on_trial = found == Found::Nothing;
+        self.is_open = found == Found::Nothing;
         found
     }
 

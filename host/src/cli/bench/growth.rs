@@ -127,7 +127,8 @@ impl Fleet {
         let broken = |error: crate::task::InvalidName| Failure::Failed(error.to_string());
         let named = |number: usize| if number == 0 { super::QUEUE.to_owned() } else { format!("{}-{number}", super::QUEUE) };
         let queues = (0..self.queues).map(|number| QueueName::new(named(number))).collect::<Result<Vec<_>, _>>().map_err(broken)?;
-        let count = if self.payload == 0 { bench.tasks / 2 } else { (PAYLOADS / self.payload).min(bench.tasks / 2) };
+        let most = bench.tasks / 2;
+        let count = PAYLOADS.checked_div(self.payload).map_or(most, |fit| fit.min(most));
         let broker = bench.place.broker();
         let at_once = (AT_ONCE / (self.payload + 1)).clamp(1, 1_000);
         for from in (0..count).step_by(at_once) {

@@ -58,7 +58,7 @@ impl Past {
     /// Blocks on the file system. Also what is wrong with the history.
     pub(in crate::plugins) fn open(state: Option<&State>) -> (Self, Option<String>) {
         let seen = state.and_then(State::history_identity);
-        let read = state.map(State::history).unwrap_or_else(|| Ok(History::default()));
+        let read = state.map_or_else(|| Ok(History::default()), State::history);
         let trouble = read.as_ref().err().cloned();
         let past = Self {
             history: read.unwrap_or_default(),
@@ -113,7 +113,9 @@ impl<L: Loader> Reconciler<L> {
         self.past.seen = identity;
         match history {
             Ok(mut history) => {
-                self.past.events.iter().for_each(|event| history.apply(event));
+                for event in &self.past.events {
+                    history.apply(event);
+                }
                 self.past.history = history;
             }
             Err(text) => tracing::warn!("{text}"),
@@ -330,7 +332,9 @@ impl<L: Loader> Reconciler<L> {
         let present: BTreeSet<String> = self.files.keys().cloned().collect();
         let written = tokio::task::spawn_blocking(move || {
             state.change_history(|history| {
-                events.iter().for_each(|event| history.apply(event));
+                for event in &events {
+                    history.apply(event);
+                }
                 history.trim(|file| present.contains(file));
                 history.clone()
             })
