@@ -78,9 +78,9 @@ fn pool(slots: usize) -> PoolingAllocationConfig {
         .table_elements(TABLE_ELEMENTS)
         .table_keep_resident(64 << 10)
         .async_stack_keep_resident(64 << 10)
-        // A memory that nobody uses keeps its first pages for the next attempt of its plugin; of so many at most, else many plugins,
-        // or one that is never the same, would make a worker keep three memories a slot.
-        .max_unused_warm_slots(n.min(100));
+        // A memory that nobody uses keeps its first pages for the next attempt of its plugin; of so few, because only those that
+        // compute come and go fast, and many plugins would else make a worker keep three memories a slot.
+        .max_unused_warm_slots(n.min(warm()));
     // Pages that stay resident are cleared instead of handed back to the kernel. That pays when the kernel can tell which of
     // them were written (Linux 6.7); else clearing them all would cost more than it saves.
     if PoolingAllocationConfig::is_pagemap_scan_available() {
@@ -89,6 +89,12 @@ fn pool(slots: usize) -> PoolingAllocationConfig {
         pool.pagemap_scan(Enabled::No).linear_memory_keep_resident(64 << 10);
     }
     pool
+}
+
+/// Four memories a core.
+fn warm() -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    u32::try_from(4 * cores).unwrap_or(u32::MAX).clamp(8, 100)
 }
 
 /// Everything that a component may import. What policy does not grant is linked as well: it answers "denied".
