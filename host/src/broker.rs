@@ -103,6 +103,12 @@ impl Default for BrokerSettings {
     }
 }
 
+/// What whoever first looks at an expired lease grants its worker: when the broker was away, everybody is late. A sixth of the lease, but
+/// never so long that the tasks of a lost worker stand still for 5 s beyond it.
+pub fn grace(lease: Duration) -> Duration {
+    lease.min(Duration::from_secs(24)) / 6
+}
+
 /// Refuses a task that is over the payload limit, before anything is written.
 fn check_payload(task: &NewTask, limit: usize) -> Result<()> {
     let size = task.args.len() + task.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();

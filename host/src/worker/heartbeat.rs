@@ -16,7 +16,7 @@ use super::{
     proof,
 };
 use crate::{
-    broker::{BrokerError, Extended, Finish, Lease, Leased},
+    broker::{self, BrokerError, Extended, Finish, Lease, Leased},
     retry,
     task::{ErrorKind, Outcome, TaskError, Verdict},
 };
@@ -43,8 +43,8 @@ pub(super) async fn run(shared: Arc<Shared>, index: usize) {
                 }
                 shared.link.failed(&error);
                 failures += 1;
-                // When the broker is back, whoever comes first grants the others a sixth of the lease: we must come within it.
-                Instant::now() + backoff(failures).min(shared.settings.lease / 24)
+                // When the broker is back, whoever comes first grants the others some grace: we must come within it.
+                Instant::now() + backoff(failures).min(broker::grace(shared.settings.lease) / 4)
             }
         };
         tokio::select! {
@@ -152,7 +152,8 @@ pub(super) fn adopt(shared: &Arc<Shared>, hold: &Arc<Hold>, adopted: Vec<Leased>
         }
         let error = TaskError::new(ErrorKind::WorkerLost, "the worker that ran it is gone");
         let hints = roster.offers.get(&task.name).map(|offer| &offer.hints);
-        let outcome = Outcome::Failed { error, after: None };
+        // The first loss says nothing of the task: it need not wait. One that is lost again may be what kills its workers.
+        let outcome = Outcome::Failed { error, after: (task.losses == 0).then_some(Duration::ZERO) };
         let verdict = retry::judge(&task, hints, &shared.settings.retry, outcome, fastrand::f64());
         shared.inbox.push(hold, task.name, finish(shared, member, verdict));
     }

@@ -19,7 +19,9 @@ use super::{
     values::{Row, claimed, count, entry, is_yes, json, leased_list, list, millis, names, number, record, word, words},
 };
 use crate::{
-    broker::{BrokerError, Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, Leased, Member, Result, check_payload},
+    broker::{
+        BrokerError, Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, Leased, Member, Result, check_payload, grace,
+    },
     task::{ErrorKind, NewTask, Progress, QueueName, TaskError, TaskId, TaskName, Verdict},
 };
 
@@ -68,11 +70,11 @@ impl RedisBroker {
         Ok(Lease::Held(Claimed { tasks, adopted, parked, more, next_due, paused }))
     }
 
-    /// On a connection of its own: nothing that waits for a slow answer may keep a heartbeat. It waits a twelfth of the lease only:
-    /// a connection that fell silent must leave time for a new one, within the sixth that whoever looks at a lease grants.
+    /// On a connection of its own: nothing that waits for a slow answer may keep a heartbeat. It waits for half of the grace only:
+    /// a connection that fell silent must leave time for a new one.
     pub(super) async fn heartbeat(&self, who: &Incarnation, lease: Duration) -> Result<Lease<Extended>> {
         let call = EXTEND.call(&self.keys.queue(&who.queue)).arg(millis(lease).max(1)).arg(&*who.id);
-        let mut row = Row::new(self.heartbeats.call_within(&call, (lease / 12).clamp(SOONEST, ANSWER)).await?)?;
+        let mut row = Row::new(self.heartbeats.call_within(&call, (grace(lease) / 2).clamp(SOONEST, ANSWER)).await?)?;
         if !is_yes(&row.next()) {
             return Ok(Lease::Lost);
         }

@@ -14,7 +14,7 @@ use super::{
     writer::{Failure, Step, sql},
 };
 use crate::{
-    broker::{Claimed, Extended, Incarnation, Lease, Leased, Result},
+    broker::{Claimed, Extended, Incarnation, Lease, Leased, Result, grace},
     task::{ErrorKind, QueueName, State, TaskError, TaskId, TaskName},
 };
 
@@ -170,7 +170,7 @@ pub(super) fn expire_waiting(step: &mut Step<'_>, queue: &QueueName) -> Result<u
     Ok(late.len())
 }
 
-/// Takes over what expired incarnations hold. The first look only marks, and grants the last sixth of the lease anew.
+/// Takes over what expired incarnations hold. The first look only marks, and grants some grace.
 fn adopt(step: &mut Step<'_>, queue: &QueueName, n: i64) -> Result<Vec<Leased>, Failure> {
     let expired = {
         let mut find =
@@ -182,7 +182,8 @@ fn adopt(step: &mut Step<'_>, queue: &QueueName, n: i64) -> Result<Vec<Leased>, 
     for (other, lease_ms, marked) in expired {
         if !marked {
             let mut mark = step.connection.prepare_cached("UPDATE incarnation SET marked = 1, deadline = ? WHERE n = ?")?;
-            mark.execute([step.now_ms().saturating_add(lease_ms / 6), other])?;
+            let grace = grace(Duration::from_millis(lease_ms.try_into().unwrap_or(0)));
+            mark.execute([step.now_ms().saturating_add(ms(grace)), other])?;
             continue;
         }
         adopted.extend(held_by(step, queue, other)?);

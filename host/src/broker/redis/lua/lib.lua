@@ -106,14 +106,15 @@ local function prolong(me, lease)
 end
 
 -- Takes over what expired incarnations hold, at most 500 tasks and 4 MiB of arguments a call. A deadline with a fraction is one
--- that was looked at before: the first look only marks it so and grants a last sixth of the lease (its length ends the id).
+-- that was looked at before: the first look only marks it so and grants a last sixth of the lease, of 24 s of it at most (its
+-- length ends the id).
 local function adopt(me)
   local found, bytes = {}, 0
   local late = call('ZRANGEBYSCORE', K .. 'workers', '-inf', int(now), 'WITHSCORES', 'LIMIT', 0, 8)
   for i = 1, #late, 2 do
     local other, deadline = late[i], tonumber(late[i + 1])
     if other ~= me and deadline % 1 == 0 then
-      local grace = math.ceil((tonumber(string.match(other, ':(%d+)$')) or 30000) / 6)
+      local grace = math.ceil(math.min(tonumber(string.match(other, ':(%d+)$')) or 30000, 24000) / 6)
       call('ZADD', K .. 'workers', 'XX', int(now + grace - 1) .. '.5', other)
     elseif other ~= me then
       local mine, gone = {}, {}
