@@ -97,12 +97,16 @@ impl Drop for Job {
 }
 
 /// Starts all of them where guests run: one hop for the batch.
-pub(super) fn start(shared: &Arc<Shared>, jobs: Vec<Job>) {
-    if jobs.is_empty() {
-        return;
-    }
+pub(super) fn start(shared: &Arc<Shared>, mut jobs: Vec<Job>) {
     let runtime = shared.invoke.runtime().unwrap_or_else(|| shared.control.clone());
     let tracker = shared.tracker.clone();
+    if jobs.len() < 2 {
+        // A batch of one would wake a second thread to look for work that is not there.
+        if let Some(job) = jobs.pop() {
+            tracker.spawn_on(run(job), &runtime);
+        }
+        return;
+    }
     let batch = async move {
         for job in jobs {
             tracker.spawn(run(job));

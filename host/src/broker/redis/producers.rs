@@ -13,7 +13,7 @@ use super::{
     RedisBroker,
     fault::fault,
     scripts::{AWAIT, ENQUEUE, Script},
-    values::{list, number, push_record, word},
+    values::{is_plain, list, number, push_record, word},
 };
 use crate::{
     broker::{BrokerError, Enqueued, Result, check_payload},
@@ -51,9 +51,20 @@ impl RedisBroker {
 
     /// Tasks of one queue, in one step. When an answer is lost the step is repeated, and finding our own ids then is a success.
     pub(super) async fn enqueue_together(&self, script: &'static Script, queue: &QueueName, tasks: &[&NewTask]) -> Result<Vec<Enqueued>> {
-        let mut call = script.call(&self.keys.queue(queue)).arg(tasks.len());
-        for task in tasks {
-            push_record(&mut call, task)?;
+        let mut call = script.call(&self.keys.queue(queue));
+        // All or none: the order in which they are given is the order in which they run.
+        if tasks.iter().all(|task| is_plain(task)) {
+            call.push("plain");
+            for task in tasks {
+                for part in [task.id.as_str(), task.name.as_str(), &task.args] {
+                    call.push(part);
+                }
+            }
+        } else {
+            call.push(tasks.len());
+            for task in tasks {
+                push_record(&mut call, task)?;
+            }
         }
         let mut again = AGAIN.iter();
         let mut repeated = false;

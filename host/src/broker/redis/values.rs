@@ -134,26 +134,22 @@ pub(super) fn record(task: &NewTask) -> Result<Vec<String>> {
 
 /// The same, written where it goes.
 pub(super) fn push_record(call: &mut Call, task: &NewTask) -> Result<()> {
-    // What most tasks are: no field but its name and arguments, and nothing to be computed for it.
-    let is_plain = task.start == Start::Now
+    for part in record(task)? {
+        call.push(part);
+    }
+    Ok(())
+}
+
+/// Whether a task is nothing but its id, name and arguments, to be run now: what most are.
+pub(super) fn is_plain(task: &NewTask) -> bool {
+    task.start == Start::Now
+        && task.priority == Priority::default()
         && task.unique.is_none()
         && task.timeout.is_none()
         && task.max_attempts.is_none()
         && task.result_ttl.is_none()
         && task.expires.is_none()
-        && task.headers.is_empty();
-    if is_plain {
-        call.push(task.id.as_str());
-        call.push(task.priority.get());
-        for part in ["", "", "", "2", "task", task.name.as_str(), "args", &task.args] {
-            call.push(part);
-        }
-        return Ok(());
-    }
-    for part in record(task)? {
-        call.push(part);
-    }
-    Ok(())
+        && task.headers.is_empty()
 }
 
 /// A task from `FIELDS` of lib.lua.

@@ -21,6 +21,14 @@ for i, id in ipairs(ARGV) do
   local fields = call('HGETALL', T .. id)
   local f = {}
   for n = 1, #fields, 2 do f[fields[n]] = fields[n + 1] end
+  if f.done then
+    local ended, start, by = string.match(f.done, '^(%d+) (%d+) (%S*)$')
+    for name, value in pairs({ ['end'] = ended, start = start, by = by }) do
+      f[name] = value
+      fields[#fields + 1] = name
+      fields[#fields + 1] = value
+    end
+  end
   if not f.task then
     views[i] = {}
   else
