@@ -92,6 +92,7 @@ macro_rules! laws {
                     one [
                         only_registering_makes_an_incarnation,
                         the_first_look_at_an_expired_lease_only_marks_it,
+                        a_lost_lease_is_taken_over_when_all_of_it_is_over_and_not_before,
                         a_heartbeat_keeps_all_that_is_held,
                         a_heartbeat_adopts_too,
                         other_queues_are_not_adopted,
