@@ -84,6 +84,7 @@ macro_rules! laws {
                         who_awaits_an_end_is_woken_by_it,
                     ]
                     with short_results [the_broker_s_time_for_results_counts_from_the_end]
+                    with short_results [every_end_but_death_is_kept_for_that_time_and_no_longer]
                     with small_dead_set [a_sweep_keeps_the_newest_of_the_dead]
                     with young_dead_set [a_sweep_forgets_the_old_dead]
                     with kilobyte_payloads [a_result_over_the_limit_is_dead_and_says_so]

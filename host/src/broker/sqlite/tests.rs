@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::future::join_all;
 
 use super::*;
-use crate::task::{State, Verdict};
+use crate::{
+    broker::Finished,
+    task::{ErrorKind, State, TaskError, Verdict},
+};
 
 /// A clock that a test turns, also back.
 #[derive(Debug)]
@@ -152,4 +155,45 @@ async fn the_steps_of_another_process_wake_nobody_for_nothing() {
     let (waited, steps) = tokio::join!(async { place.broker.wait(&queue, limit).await.map(|()| begun.elapsed()) }, busy);
     assert!(waited.expect("wait") >= limit);
     assert!(steps > 1, "somebody wrote meanwhile");
+}
+
+#[tokio::test]
+async fn what_has_ended_leaves_the_file_when_its_time_is_over_and_the_dead_when_they_are_too_old() {
+    let clock = Arc::new(Hand(AtomicU64::new(1_000_000)));
+    let place = place(clock.clone());
+    let b = &place.broker;
+    let queue = QueueName::default();
+    let settings = BrokerSettings::default();
+    let who = b.register(&queue, LEASE).await.expect("register");
+    let own = settings.result_ttl * 3;
+    let (short, long, dead) = (add(), NewTask { result_ttl: Some(own), ..add() }, add());
+    b.enqueue(&[short, long, dead]).await.expect("enqueue");
+    let leased = held(b.claim(&who, LEASE, 3, &[]).await.expect("claim")).tasks;
+    let succeed = || Verdict::Succeed { result: "2".into(), children: Vec::new() };
+    let error = TaskError::new(ErrorKind::Permanent, "no");
+    let finishes: Vec<_> = leased
+        .iter()
+        .zip([succeed(), succeed(), Verdict::Dead { error }])
+        .map(|(leased, verdict)| Finish {
+            member: leased.member.clone(),
+            verdict,
+            code: None,
+            worker: "w".into(),
+            ran_ms: 0,
+            log: "{}\n".into(),
+        })
+        .collect();
+    assert_eq!(b.finish(&who, &finishes).await.expect("finish"), [Finished::Recorded; 3]);
+    for (over, stand) in [(settings.result_ttl, 3), (own, 2), (settings.dead_age, 1)] {
+        for (now, stand) in [(Millis(1_000_000 + ms(over) - 1), stand), (Millis(1_000_000 + ms(over)), stand - 1)] {
+            clock.0.store(now.0, Ordering::Relaxed);
+            b.sweep(&queue, &[]).await.expect("sweep");
+            let rows = b.write(|step| Ok(step.connection.query_row("SELECT count(*) FROM task", [], |row| row.get::<_, i64>(0))?));
+            assert_eq!(rows.await.expect("count"), stand, "{} ms after the end", now.0 - 1_000_000);
+        }
+    }
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).expect("not that long")
 }
