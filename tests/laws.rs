@@ -84,6 +84,7 @@ macro_rules! laws {
                         who_awaits_an_end_is_woken_by_it,
                     ]
                     with short_results [the_broker_s_time_for_results_counts_from_the_end]
+                    with short_results [every_end_but_death_is_kept_for_that_time_and_no_longer]
                     with small_dead_set [a_sweep_keeps_the_newest_of_the_dead]
                     with young_dead_set [a_sweep_forgets_the_old_dead]
                     with kilobyte_payloads [a_result_over_the_limit_is_dead_and_says_so]
@@ -92,6 +93,7 @@ macro_rules! laws {
                     one [
                         only_registering_makes_an_incarnation,
                         the_first_look_at_an_expired_lease_only_marks_it,
+                        a_lost_lease_is_taken_over_when_all_of_it_is_over_and_not_before,
                         a_heartbeat_keeps_all_that_is_held,
                         a_heartbeat_adopts_too,
                         other_queues_are_not_adopted,

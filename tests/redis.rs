@@ -8,11 +8,11 @@ use std::{
 
 use redis::Value;
 use taskhost::{
-    broker::{Broker, BrokerError, BrokerSettings, Enqueued, Finished, redis::RedisBroker},
-    task::{NewTask, QueueName, Start, State, TaskId, Unique, Verdict},
+    broker::{Broker, BrokerError, BrokerSettings, Enqueued, Finish, Finished, redis::RedisBroker},
+    task::{ErrorKind, NewTask, QueueName, Start, State, TaskError, TaskId, Unique, Verdict},
 };
 
-use crate::support::{RedisServer, SOON, Worker, add, enqueue, free_port, ok, queue, retry_after, state, wait_until};
+use crate::support::{RedisServer, SOON, Worker, add, enqueue, finish, free_port, ok, queue, retry_after, state, wait_until};
 
 async fn connect(server: &RedisServer) -> RedisBroker {
     RedisBroker::connect(&server.url(), BrokerSettings::default()).await.expect("connect")
@@ -195,6 +195,56 @@ async fn without_memory_nothing_is_enqueued_and_what_runs_still_ends() {
     assert_eq!(state(&broker, &ids[0]).await, State::Succeeded);
     raw(&server, &["CONFIG", "SET", "maxmemory", "0"]).await;
     enqueue(&broker, add()).await;
+}
+
+/// The server itself forgets what has ended, its log and its unique key: no host need be there.
+#[tokio::test]
+async fn what_is_kept_for_a_time_expires_by_that_time_in_the_server() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let server = RedisServer::start();
+    let broker = connect(&server).await;
+    let worker = Worker::new(&broker).await;
+    let left = async |key: String| match raw(&server, &["PTTL", &key]).await {
+        Value::Int(left) => u64::try_from(left).map(Duration::from_millis).unwrap_or_else(|_| panic!("{key} has no end: {left}")),
+        other => panic!("{key}: {other:?}"),
+    };
+    // What is left of `whole` is not more than that, and no hour less.
+    let runs_out = async |key: String, whole: Duration| {
+        let left = left(key.clone()).await;
+        assert!(left <= whole && left + HOUR > whole, "{key} is to be kept for {whole:?}: {left:?}");
+    };
+    for own in [None, Some(6 * HOUR)] {
+        let kept = own.unwrap_or(HOUR);
+        for (verdict, log) in [(ok("2"), ""), (ok("2"), "{}\n"), (cancelled(), ""), (cancelled(), "{}\n")] {
+            let unique = Some(Unique { key: "k".into(), ttl: 2 * HOUR });
+            let id = enqueue(&broker, NewTask { result_ttl: own, unique, ..add() }).await;
+            let Value::Array(keys) = raw(&server, &["KEYS", "th:{default}:unique:*"]).await else { panic!("a list") };
+            let [Value::BulkString(key)] = &keys[..] else { panic!("one unique key: {keys:?}") };
+            runs_out(String::from_utf8_lossy(key).into_owned(), 2 * HOUR).await;
+            let leased = worker.claim_one().await;
+            let finish = Finish { log: log.into(), ..finish(&leased.member, verdict) };
+            assert_eq!(broker.finish(&worker.who, &[finish]).await.expect("finish"), [Finished::Recorded]);
+            runs_out(format!("th:{{default}}:t:{id}"), kept).await;
+            if !log.is_empty() {
+                runs_out(format!("th:{{default}}:log:{id}"), kept).await;
+            }
+        }
+        // Without anything out of the ordinary, too.
+        let id = enqueue(&broker, NewTask { result_ttl: own, ..add() }).await;
+        worker.run_one(ok("2")).await;
+        runs_out(format!("th:{{default}}:t:{id}"), kept).await;
+        let id = enqueue(&broker, NewTask { result_ttl: own, ..add() }).await;
+        broker.cancel(&QueueName::default(), &id).await.expect("cancel");
+        runs_out(format!("th:{{default}}:t:{id}"), kept).await;
+    }
+    // Who ran it is kept longer than any dead task can be.
+    let Value::Array(keys) = raw(&server, &["KEYS", "th:{default}:by:*"]).await else { panic!("a list") };
+    let [Value::BulkString(key)] = &keys[..] else { panic!("one worker: {keys:?}") };
+    runs_out(String::from_utf8_lossy(key).into_owned(), BrokerSettings::default().dead_age + 24 * HOUR).await;
+}
+
+fn cancelled() -> Verdict {
+    Verdict::Cancel { error: TaskError::new(ErrorKind::Cancelled, "stopped") }
 }
 
 #[tokio::test]

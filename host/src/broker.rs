@@ -103,10 +103,11 @@ impl Default for BrokerSettings {
     }
 }
 
-/// What whoever first looks at an expired lease grants its worker: when the broker was away, everybody is late. A sixth of the lease, but
-/// never so long that the tasks of a lost worker stand still for 5 s beyond it.
+/// The last part of a lease, in whole milliseconds. A deadline stands that much before the lease's end, and whoever first looks at one
+/// that has passed grants as much from then on: a lost worker's tasks are taken over when its lease is over and never sooner, and
+/// when the broker was away, and everybody is late, each still has so long to come back.
 pub fn grace(lease: Duration) -> Duration {
-    lease.min(Duration::from_secs(24)) / 6
+    Duration::from_millis(u64::try_from(lease.as_millis().div_ceil(6)).unwrap_or(u64::MAX))
 }
 
 /// Refuses a task that is over the payload limit, before anything is written.

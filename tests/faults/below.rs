@@ -1,4 +1,5 @@
-//! Faults from below the program: a wall clock that is wrong, a disk that is full, a death in the middle of any write to the database.
+//! Faults from below the program: a wall clock that is wrong, a disk that is full, a death in the middle of any write to the database,
+//! directories that can't be watched.
 //!
 //! preload.c, built here with `cc`, stands between the shipped program and the kernel. Linux only, as LD_PRELOAD is.
 
@@ -163,4 +164,49 @@ async fn a_process_killed_in_the_middle_of_any_write_of_its_database_loses_nothi
     }
     eprintln!("died in these writes: {died:?}");
     assert!(died.len() >= WRITES.len() / 2, "most of them are reached: {died:?}");
+}
+
+/// A user's inotify instances or watches are used up by others: plugins and policies are found by looking, and the log says why it takes
+/// a moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn where_nothing_can_be_watched_plugins_and_policies_are_found_by_looking() {
+    let _turn = turn().await;
+    for (fault, because) in [("instances", "os error 24"), ("watches", "limit reached")] {
+        let ground = Ground::sqlite();
+        let broker = ground.open().await;
+        let mut fleet = Fleet::new(Duration::from_secs(30));
+        let (ledger, aside) = (fleet.path().join("plugins/ledger.wasm"), fleet.path().join("ledger.aside"));
+        std::fs::rename(&ledger, &aside).expect("our own file");
+        std::fs::write(fleet.path().join("taskhost.toml"), "").expect("no policy grants anything");
+        fleet.environment = under(&[("FAULT_WATCH", fault.into())]);
+        let worker = fleet.worker(&ground.address(), &[]).await;
+        worker.says("cannot watch the plugin directory").await;
+        let warning = worker.log().lines().find(|line| line.contains("cannot watch the plugin directory")).map(str::to_owned);
+        let warning = warning.expect("it was said");
+        assert!(warning.contains("it is read every 2 s instead") && warning.contains(because), "{fault}: {warning}");
+
+        std::fs::rename(&aside, &ledger).expect("dropped in");
+        let view = async |id: &TaskId| broker.find(Some(&QueueName::default()), id).await.expect("find").expect("known");
+        // Only the policy is missing: `note` counts in its store.
+        let denied = notes(&*broker, 1, 0).await;
+        until("the plugin serves, with nothing granted", async || {
+            view(&denied[0]).await.errors.iter().any(|e| e.error.message.contains("kv"))
+        })
+        .await;
+        std::fs::write(fleet.path().join("taskhost.toml"), "[plugins.ledger]\nkv = true\n").expect("granted");
+        until("the policy is in force", async || {
+            let id = notes(&*broker, 1, 0).await.remove(0);
+            until("it ends, or waits for its next attempt", async || view(&id).await.tries > 0).await;
+            view(&id).await.state == State::Succeeded
+        })
+        .await;
+        std::fs::remove_file(&ledger).expect("taken away");
+        until("the plugin serves no more", async || {
+            let id = notes(&*broker, 1, 0).await.remove(0);
+            until("it is taken", async || view(&id).await.state != State::Ready).await;
+            view(&id).await.state == State::Parked
+        })
+        .await;
+        assert_eq!(worker.log().matches("cannot watch the plugin directory").count(), 1, "said once:\n{}", worker.log());
+    }
 }

@@ -253,7 +253,7 @@ impl Run<'_> {
     async fn play(mut self) {
         let mut number = 0;
         for step in 0..STEPS {
-            if self.crew.len() < 3 {
+            while self.crew.len() < 3 {
                 number += 1;
                 let who = self.broker.register(&self.queue, LEASE).await.expect("register");
                 self.crew.push(Hand { number, who, held: Vec::new() });

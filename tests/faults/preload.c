@@ -1,14 +1,17 @@
-/* Faults from below the program: a wrong wall clock, a full disk, a death in the middle of a write. The tests build this with
- * `cc` and load it into a worker (LD_PRELOAD, Linux), so that the program under test is the very one that is shipped.
+/* Faults from below the program: a wrong wall clock, a full disk, a death in the middle of a write, directories that can't be
+ * watched. The tests build this with `cc` and load it into a worker (LD_PRELOAD, Linux), so that the program under test is the very
+ * one that is shipped.
  *
  *   FAULT_CLOCK  seconds that the wall clock is ahead
  *   FAULT_PATH   part of the path of the files whose writes are concerned
  *   FAULT_FULL   a file: while it exists, those writes fail with ENOSPC
  *   FAULT_DIE    n: the process kills itself in its n-th such write, when half of it is written
+ *   FAULT_WATCH  `instances`: there are as many inotify instances as one user may have (EMFILE); `watches`: as many watches (ENOSPC)
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +35,27 @@ int gettimeofday(struct timeval *restrict time, void *restrict zone) {
   int failed = (int)syscall(SYS_gettimeofday, time, zone);
   if (!failed) time->tv_sec += ahead();
   return failed;
+}
+
+static int may_not(const char *more) {
+  const char *fault = getenv("FAULT_WATCH");
+  return fault && strcmp(fault, more) == 0;
+}
+
+int inotify_init1(int flags) {
+  if (may_not("instances")) {
+    errno = EMFILE;
+    return -1;
+  }
+  return (int)syscall(SYS_inotify_init1, flags);
+}
+
+int inotify_add_watch(int fd, const char *path, uint32_t mask) {
+  if (may_not("watches")) {
+    errno = ENOSPC;
+    return -1;
+  }
+  return (int)syscall(SYS_inotify_add_watch, fd, path, mask);
 }
 
 /* Bytes that may be written: all of them, or -1 and errno. May not return. */

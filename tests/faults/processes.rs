@@ -41,6 +41,15 @@ async fn began(broker: &dyn Broker, id: &TaskId) -> u64 {
     value.and_then(|bytes| String::from_utf8(bytes).ok()?.parse().ok()).unwrap_or(0)
 }
 
+async fn all_began(broker: &dyn Broker, ids: &[TaskId], times: u64) -> bool {
+    for id in ids {
+        if began(broker, id).await < times {
+            return false;
+        }
+    }
+    true
+}
+
 async fn running(broker: &dyn Broker) -> u64 {
     broker.queues().await.expect("queues").iter().filter_map(|queue| queue.counts.get(&State::Running)).sum()
 }
@@ -95,23 +104,31 @@ async fn views(broker: &dyn Broker, ids: &[TaskId]) -> BTreeMap<TaskId, String> 
 
 async fn a_new_worker_takes_over_within_the_lease_and_at_once_on_one_machine(ground: &Ground) {
     let broker = ground.open().await;
-    // A lease of 5 s is waited for by another machine; half a minute is not waited for where the lock file proves the death.
-    for (shares_state, lease, limit) in [(false, 5, 10), (true, 30, 15)] {
-        let (lease, limit) = (Duration::from_secs(lease), Duration::from_secs(limit));
+    // Another machine waits for the lease, and where the lock file proves the death nobody does: when the tasks must run again, and
+    // when they must have ended.
+    for (shares_state, lease, again, limit) in [(false, 30, 32, 35), (false, 5, 7, 10), (true, 30, 15, 15)] {
+        let [lease, again, limit] = [lease, again, limit].map(Duration::from_secs);
         let mut fleet = Fleet::new(lease);
         fleet.shares_state = shares_state;
         let settings = [("concurrency", "20"), ("backoff", "100ms")];
         let only = fleet.worker(&ground.address(), &settings).await;
-        let ids = notes(&*broker, 20, 600).await;
+        let ids = notes(&*broker, 20, 1_000).await;
+        // Both are over in less than their second: all 20 run, none has ended.
         until("20 tasks run", async || running(&*broker).await == 20).await;
+        until("each has begun", async || all_began(&*broker, &ids, 1).await).await;
         only.kill();
-        let begun = Instant::now();
+        let killed = Instant::now();
         let _new = fleet.worker(&ground.address(), &settings).await;
-        account(if shares_state { "taken over on the same machine" } else { "taken over by another machine" }, &broker, &ids)
-            .await
-            .all_succeeded();
-        let took = begun.elapsed();
-        assert!(took < limit, "{took:?} after the only worker was killed, lease {lease:?}, shared state {shares_state}");
+        until("each begins again", async || all_began(&*broker, &ids, 2).await || open(&*broker).await == 0).await;
+        let restarted = killed.elapsed();
+        let what = if shares_state { "on the same machine" } else { "by another machine" };
+        let account = account(&format!("taken over {what}, lease {lease:?}"), &broker, &ids).await;
+        account.all_succeeded();
+        assert_eq!(account.rerun, 20, "the worker was killed when all of them ran");
+        let took = killed.elapsed();
+        eprintln!("taken over {what}, lease {lease:?}: begun again {restarted:.2?} after the kill, ended {took:.2?} after it");
+        assert!(restarted < again, "{what}, lease {lease:?}: they begin again {restarted:?} after the only worker was killed");
+        assert!(took < limit, "{what}, lease {lease:?}: they have ended {took:?} after the only worker was killed");
     }
 }
 

@@ -80,6 +80,38 @@ pub(crate) async fn the_first_look_at_an_expired_lease_only_marks_it(b: &dyn Bro
     assert_eq!(slow.finish(&leased.member, ok("2")).await, Finished::Recorded);
 }
 
+pub(crate) async fn a_lost_lease_is_taken_over_when_all_of_it_is_over_and_not_before(b: &dyn Broker) {
+    let heir = Worker::new(b).await;
+    for last_word in ["register", "claim", "extend"] {
+        let mut at = b.now().await.expect("now");
+        let gone = Worker::on(b, &QueueName::default(), SHORT_LEASE).await;
+        if last_word != "register" {
+            enqueue(b, add()).await;
+            at = b.now().await.expect("now");
+            gone.claim_one().await;
+        }
+        if last_word == "extend" {
+            at = b.now().await.expect("now");
+            gone.extend().await;
+        }
+        let due = heir.look(0, &[]).await.next_due.expect("the lease of another wants a look");
+        assert!(
+            due <= SHORT_LEASE - SHORT_LEASE / 6,
+            "{last_word}: the first look is due a sixth before the end, and grants that: {due:?}"
+        );
+        wait_until(SOON, "it is taken over", || async {
+            let looked = heir.look(0, &[]).await;
+            let after = b.now().await.expect("now").since(at);
+            let is_over = looked.next_due.is_none();
+            assert!(!is_over || after >= SHORT_LEASE, "{last_word}: taken over {after:?} after the last word");
+            assert_eq!(looked.adopted.len(), usize::from(is_over && last_word != "register"), "{last_word}");
+            is_over
+        })
+        .await;
+        assert!(gone.is_lost().await, "{last_word}");
+    }
+}
+
 pub(crate) async fn a_heartbeat_keeps_all_that_is_held(b: &dyn Broker) {
     for _ in 0..3 {
         enqueue(b, add()).await;

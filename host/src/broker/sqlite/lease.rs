@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     broker::{Claimed, Extended, Incarnation, Lease, Leased, Result, grace},
-    task::{ErrorKind, QueueName, State, TaskError, TaskId, TaskName},
+    task::{ErrorKind, Millis, QueueName, State, TaskError, TaskId, TaskName},
 };
 
 /// What one step promotes or ends at most: bounds how long the writer is kept.
@@ -30,8 +30,13 @@ const PARKED_NAMES: usize = 1_000;
 pub(super) fn register(step: &mut Step<'_>, queue: &QueueName, lease: Duration) -> Result<Incarnation, Failure> {
     meet(step, queue)?;
     let mut insert = step.connection.prepare_cached("INSERT INTO incarnation (queue, deadline, lease_ms) VALUES (?, ?, ?)")?;
-    let n = insert.insert(params![queue.as_str(), sql(step.now.after(lease)), ms(lease)])?;
+    let n = insert.insert(params![queue.as_str(), sql(deadline(step, lease)), ms(lease)])?;
     Ok(Incarnation { queue: queue.clone(), id: Arc::from(n.to_string()) })
+}
+
+/// When somebody may first look at a lease that is prolonged now.
+fn deadline(step: &Step<'_>, lease: Duration) -> Millis {
+    step.now.after(lease.saturating_sub(grace(lease)))
 }
 
 /// Prolongs the lease; `None` when there is no such incarnation any more.
@@ -39,7 +44,7 @@ fn prolong(step: &Step<'_>, who: &Incarnation, lease: Duration) -> Result<Option
     let Ok(n) = who.id.parse::<i64>() else { return Ok(None) };
     let mut update =
         step.connection.prepare_cached("UPDATE incarnation SET deadline = ?, lease_ms = ?, marked = 0 WHERE n = ? AND queue = ?")?;
-    let found = update.execute(params![sql(step.now.after(lease)), ms(lease), n, who.queue.as_str()])?;
+    let found = update.execute(params![sql(deadline(step, lease)), ms(lease), n, who.queue.as_str()])?;
     Ok((found == 1).then_some(n))
 }
 
@@ -170,7 +175,7 @@ pub(super) fn expire_waiting(step: &mut Step<'_>, queue: &QueueName) -> Result<u
     Ok(late.len())
 }
 
-/// Takes over what expired incarnations hold. The first look only marks, and grants some grace.
+/// Takes over what expired incarnations hold. The first look only marks, and grants the last part of the lease.
 fn adopt(step: &mut Step<'_>, queue: &QueueName, n: i64) -> Result<Vec<Leased>, Failure> {
     let expired = {
         let mut find =

@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::future::join_all;
 
 use super::*;
-use crate::task::{State, Verdict};
+use crate::{
+    broker::{Finished, grace},
+    task::{ErrorKind, State, TaskError, Verdict},
+};
 
 /// A clock that a test turns, also back.
 #[derive(Debug)]
@@ -152,4 +155,132 @@ async fn the_steps_of_another_process_wake_nobody_for_nothing() {
     let (waited, steps) = tokio::join!(async { place.broker.wait(&queue, limit).await.map(|()| begun.elapsed()) }, busy);
     assert!(waited.expect("wait") >= limit);
     assert!(steps > 1, "somebody wrote meanwhile");
+}
+
+#[tokio::test]
+async fn what_has_ended_leaves_the_file_when_its_time_is_over_and_the_dead_when_they_are_too_old() {
+    let clock = Arc::new(Hand(AtomicU64::new(1_000_000)));
+    let place = place(clock.clone());
+    let b = &place.broker;
+    let queue = QueueName::default();
+    let settings = BrokerSettings::default();
+    let who = b.register(&queue, LEASE).await.expect("register");
+    let own = settings.result_ttl * 3;
+    let (short, long, dead) = (add(), NewTask { result_ttl: Some(own), ..add() }, add());
+    b.enqueue(&[short, long, dead]).await.expect("enqueue");
+    let leased = held(b.claim(&who, LEASE, 3, &[]).await.expect("claim")).tasks;
+    let succeed = || Verdict::Succeed { result: "2".into(), children: Vec::new() };
+    let error = TaskError::new(ErrorKind::Permanent, "no");
+    let finishes: Vec<_> = leased
+        .iter()
+        .zip([succeed(), succeed(), Verdict::Dead { error }])
+        .map(|(leased, verdict)| Finish {
+            member: leased.member.clone(),
+            verdict,
+            code: None,
+            worker: "w".into(),
+            ran_ms: 0,
+            log: "{}\n".into(),
+        })
+        .collect();
+    assert_eq!(b.finish(&who, &finishes).await.expect("finish"), [Finished::Recorded; 3]);
+    for (over, stand) in [(settings.result_ttl, 3), (own, 2), (settings.dead_age, 1)] {
+        for (now, stand) in [(Millis(1_000_000 + ms(over) - 1), stand), (Millis(1_000_000 + ms(over)), stand - 1)] {
+            clock.0.store(now.0, Ordering::Relaxed);
+            b.sweep(&queue, &[]).await.expect("sweep");
+            let rows = b.write(|step| Ok(step.connection.query_row("SELECT count(*) FROM task", [], |row| row.get::<_, i64>(0))?));
+            assert_eq!(rows.await.expect("count"), stand, "{} ms after the end", now.0 - 1_000_000);
+        }
+    }
+}
+
+/// Two handles on one file, and three tasks that the first has claimed by a clock that is right.
+struct Two {
+    clock: Arc<Hand>,
+    other_clock: Arc<Hand>,
+    one: Place,
+    other: SqliteBroker,
+    who: Incarnation,
+    heir: Incarnation,
+    leased: Vec<Leased>,
+}
+
+const RIGHT: u64 = 1_000_000_000;
+const HOUR: u64 = 3_600_000;
+
+impl Two {
+    async fn with_the_other_at(now: u64) -> Self {
+        let (clock, other_clock) = (Arc::new(Hand(AtomicU64::new(RIGHT))), Arc::new(Hand(AtomicU64::new(now))));
+        let one = place(clock.clone());
+        let other = SqliteBroker::open_with_clock(&**one.broker.path, BrokerSettings::default(), other_clock.clone()).expect("opens");
+        let queue = QueueName::default();
+        one.broker.enqueue(&[add(), add(), add()]).await.expect("enqueue");
+        let who = one.broker.register(&queue, LEASE).await.expect("register");
+        let leased = held(one.broker.claim(&who, LEASE, 3, &[]).await.expect("claim")).tasks;
+        let heir = other.register(&queue, LEASE).await.expect("register");
+        Self { clock, other_clock, one, other, who, heir, leased }
+    }
+
+    fn pass(&self, time: Duration) {
+        self.clock.0.fetch_add(ms(time), Ordering::Relaxed);
+        self.other_clock.0.fetch_add(ms(time), Ordering::Relaxed);
+    }
+
+    /// How many tasks the other handle takes over by now.
+    async fn taken(&self) -> usize {
+        held(self.other.claim(&self.heir, LEASE, 9, &[]).await.expect("claim")).adopted.len()
+    }
+
+    async fn kept(&self) -> usize {
+        held(self.one.broker.extend(&self.who, LEASE).await.expect("extend")).held
+    }
+
+    fn succeeded(&self) -> Vec<Finish> {
+        let verdict = || Verdict::Succeed { result: "2".into(), children: Vec::new() };
+        let members = self.leased.iter().map(|leased| leased.member.clone());
+        members.map(|member| Finish { member, verdict: verdict(), code: None, worker: "w".into(), ran_ms: 0, log: String::new() }).collect()
+    }
+}
+
+#[tokio::test]
+async fn who_comes_back_within_a_sixth_of_the_lease_after_the_clock_was_set_keeps_what_it_holds() {
+    for now in [RIGHT + HOUR, RIGHT - HOUR] {
+        let two = Two::with_the_other_at(RIGHT).await;
+        for clock in [&two.clock, &two.other_clock] {
+            clock.0.store(now, Ordering::Relaxed);
+        }
+        assert_eq!(two.taken().await, 0, "everybody looks late or early, nobody is lost");
+        two.pass(grace(LEASE) - Duration::from_millis(1));
+        assert_eq!((two.taken().await, two.kept().await, two.taken().await), (0, 3, 0));
+        assert_eq!(two.one.broker.finish(&two.who, &two.succeeded()).await.expect("finish"), [Finished::Recorded; 3]);
+    }
+}
+
+/// On one machine that can't be, but if it is: docs/delivery.md says what it costs.
+#[tokio::test]
+async fn a_handle_whose_clock_is_an_hour_off_loses_nothing_and_nothing_is_recorded_twice() {
+    // An hour ahead, it takes over what it was not told of for a sixth of the lease.
+    let two = Two::with_the_other_at(RIGHT + HOUR).await;
+    assert_eq!((two.taken().await, two.kept().await, two.taken().await), (0, 3, 0));
+    two.pass(grace(LEASE));
+    assert_eq!(two.taken().await, 3);
+    assert_eq!(two.one.broker.finish(&two.who, &two.succeeded()).await.expect("finish"), [Finished::Stale; 3]);
+    assert!(matches!(two.one.broker.extend(&two.who, LEASE).await.expect("extend"), Lease::Lost));
+    assert_eq!(two.other.finish(&two.heir, &two.succeeded()).await.expect("finish"), [Finished::Recorded; 3]);
+
+    // An hour behind, it takes over nothing for so long; whoever is right does it in time.
+    let two = Two::with_the_other_at(RIGHT - HOUR).await;
+    let right = two.one.broker.register(&QueueName::default(), LEASE).await.expect("register");
+    two.pass(LEASE - grace(LEASE));
+    assert_eq!(two.taken().await, 0);
+    let look = async || held(two.one.broker.claim(&right, LEASE, 9, &[]).await.expect("claim")).adopted.len();
+    assert_eq!(look().await, 0);
+    two.pass(grace(LEASE));
+    assert_eq!((two.taken().await, look().await, two.taken().await), (0, 3, 0));
+    assert_eq!(two.one.broker.finish(&two.who, &two.succeeded()).await.expect("finish"), [Finished::Stale; 3]);
+    assert_eq!(two.one.broker.finish(&right, &two.succeeded()).await.expect("finish"), [Finished::Recorded; 3]);
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).expect("not that long")
 }

@@ -98,24 +98,26 @@ end
 local FIELDS = { 'task', 'args', 'at', 'tries', 'losses', 'priority', 'timeout', 'max', 'headers', 'expires', 'state' }
 local function read(id) return call('HMGET', T .. id, unpack(FIELDS)) end
 
+-- The last sixth of a lease is granted by whoever looks at its deadline first, so the deadline is set that much before its end.
+local function grace(lease) return math.ceil(lease / 6) end
+
 -- Prolongs the lease of an incarnation that is registered and was not adopted since.
 local function prolong(me, lease)
-  if call('ZADD', K .. 'workers', 'XX', 'CH', int(now + lease), me) == 1 then return true end
+  if call('ZADD', K .. 'workers', 'XX', 'CH', int(now + lease - grace(lease)), me) == 1 then return true end
   -- It is not there, or was prolonged in this very millisecond.
   return call('ZSCORE', K .. 'workers', me) and true
 end
 
 -- Takes over what expired incarnations hold, at most 500 tasks and 4 MiB of arguments a call. A deadline with a fraction is one
--- that was looked at before: the first look only marks it so and grants a last sixth of the lease, of 24 s of it at most (its
--- length ends the id).
+-- that was looked at before: the first look only marks it so and grants the last sixth of the lease (its length ends the id).
 local function adopt(me)
   local found, bytes = {}, 0
   local late = call('ZRANGEBYSCORE', K .. 'workers', '-inf', int(now), 'WITHSCORES', 'LIMIT', 0, 8)
   for i = 1, #late, 2 do
     local other, deadline = late[i], tonumber(late[i + 1])
     if other ~= me and deadline % 1 == 0 then
-      local grace = math.ceil(math.min(tonumber(string.match(other, ':(%d+)$')) or 30000, 24000) / 6)
-      call('ZADD', K .. 'workers', 'XX', int(now + grace - 1) .. '.5', other)
+      local lease = tonumber(string.match(other, ':(%d+)$')) or 30000
+      call('ZADD', K .. 'workers', 'XX', int(now + grace(lease) - 1) .. '.5', other)
     elseif other ~= me then
       local mine, gone = {}, {}
       for _, member in ipairs(call('SRANDMEMBER', K .. 'held:' .. other, 500)) do
