@@ -100,7 +100,10 @@ enum Command {
     Run(run::RunArgs),
     /// What a worker has done in another process: a component on stdin becomes code on stdout
     #[command(name = engine::COMPILE_SUBCOMMAND, hide = true)]
-    CompilePlugin,
+    CompilePlugin {
+        /// Bytes of memory that it may take
+        memory: u64,
+    },
 }
 
 /// The whole process.
@@ -109,8 +112,8 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    if matches!(cli.command, Command::CompilePlugin) {
-        return compile();
+    if let Command::CompilePlugin { memory } = cli.command {
+        return compile(memory);
     }
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -119,8 +122,8 @@ pub fn main() -> ExitCode {
 }
 
 /// Needs no settings, and takes none: what it compiles was chosen by others.
-fn compile() -> ExitCode {
-    match engine::compile_plugin(std::io::stdin().lock(), std::io::stdout().lock()) {
+fn compile(memory: u64) -> ExitCode {
+    match engine::compile_plugin(memory, std::io::stdin().lock(), std::io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         Err((status, why)) => {
             output::note(&why);
@@ -172,7 +175,7 @@ async fn dispatch(command: Command, settings: Settings) -> Result<(), Failure> {
         Command::Bench(args) => bench::call(args, settings).await,
         Command::Run(args) => run::call(args, &settings).await,
         // Taken care of before there are settings.
-        Command::CompilePlugin => Ok(()),
+        Command::CompilePlugin { .. } => Ok(()),
     }
 }
 

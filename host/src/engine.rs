@@ -46,7 +46,7 @@ use cpu::Cpu;
 use guest::Guest;
 
 pub use compile::Code;
-pub use compiler::{SUBCOMMAND as COMPILE_SUBCOMMAND, compile_plugin};
+pub use compiler::{Compiler, SUBCOMMAND as COMPILE_SUBCOMMAND, compile_plugin};
 pub use limits::{EnqueueGrant, FileGrant, FileMode, Grants, HttpGrant, KvGrant, Limits, Rate, SecretGrant, SecretSource};
 pub use network::{Network, System};
 
@@ -63,8 +63,8 @@ pub struct EngineSettings {
     pub cache: Option<PathBuf>,
     /// The cache is trimmed to this size, least recently used first.
     pub cache_bytes: u64,
-    /// The program whose hidden subcommand compiles, in a process of its own; `None`: a thread of this one does.
-    pub compiler: Option<PathBuf>,
+    /// What compiles in a process of its own; `None`: a thread of this one does.
+    pub compiler: Option<Compiler>,
     /// How guests' requests leave; [`System`] but for tests.
     pub network: Arc<dyn Network>,
 }
@@ -178,7 +178,7 @@ pub struct Engine {
     memory: Arc<guest::MemoryTotal>,
     outside: Arc<network::Outside>,
     cache: Option<Cache>,
-    compiler: Option<PathBuf>,
+    compiler: Option<Compiler>,
     /// Compilations at once.
     compiling: Arc<Semaphore>,
     /// `None` once stopped.

@@ -6,14 +6,14 @@ use super::{
     hostile::Guest,
     support::{call, compile, entries, plugin, private_dir, result, settings},
 };
-use taskhost::engine::{Engine, EngineError, EngineSettings};
+use taskhost::engine::{Compiler, Engine, EngineError, EngineSettings};
 
 fn program() -> PathBuf {
     env!("CARGO_BIN_EXE_taskhost").into()
 }
 
-fn apart(cache: Option<PathBuf>, compiler: Option<PathBuf>) -> Arc<Engine> {
-    Engine::start(EngineSettings { cache, compiler, ..settings() }).unwrap()
+fn apart(cache: Option<PathBuf>, program: Option<PathBuf>) -> Arc<Engine> {
+    Engine::start(EngineSettings { cache, compiler: program.map(Compiler::new), ..settings() }).unwrap()
 }
 
 #[tokio::test]
@@ -106,4 +106,32 @@ async fn who_stops_waiting_stops_the_compiler() {
     waiting.abort();
     // A zombie until it is reaped, which the runtime does in its own time.
     until(&|| std::fs::read_to_string(process.join("stat")).map_or(true, |stat| stat.contains(") Z "))).await;
+}
+
+/// The real compiler under the kernel's real limit, only a lower one than a worker sets.
+#[tokio::test]
+async fn a_component_that_takes_too_much_memory_to_compile_is_refused_and_the_next_is_not() {
+    let large = super::hostile::large_component(8 << 20, 7);
+    let with = |memory: u64| {
+        let compiler = Some(Compiler { memory: memory << 20, ..Compiler::new(program()) });
+        Engine::start(EngineSettings { compiler, ..settings() }).unwrap()
+    };
+    // In one it can't even be held; in the other its code can't be made.
+    for memory in [10, 18] {
+        let engine = with(memory);
+        match compile(&engine, &large).await {
+            Err(EngineError::BadComponent(why)) => assert_eq!(
+                why,
+                format!("compiling it takes more than {memory} MiB of memory: make it smaller (optimise, strip unused code)")
+            ),
+            other => panic!("not refused: {other:?}"),
+        }
+        let code = compile(&engine, &Guest::default().build()).await.unwrap();
+        assert_eq!(result(engine.invoke(call(&code, "go", "[]")).await), "7");
+    }
+    // It was the memory: with more of it the compiler comes to its end, and only then is seen that this is no plugin.
+    match compile(&with(256), &large).await {
+        Err(EngineError::BadComponent(why)) => assert!(why.contains("exports no taskhost:plugin/tasks"), "{why}"),
+        other => panic!("{other:?}"),
+    }
 }

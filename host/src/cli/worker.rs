@@ -17,7 +17,7 @@ use super::{Failure, ask};
 use crate::{
     broker::{Broker, BrokerError},
     config::{Settings, units},
-    engine::{Engine, EngineSettings, System},
+    engine::{Compiler, Engine, EngineSettings, System},
     plugins::{Plugins, PluginsSettings},
     schedule,
     worker::{self, Stop, WorkerSettings},
@@ -180,14 +180,14 @@ pub(super) fn engine(settings: &Settings, slots: usize) -> Result<Arc<Engine>, F
         threads: settings.threads,
         cache: Some(settings.cache.clone()),
         cache_bytes: settings.cache_bytes,
-        compiler: compiler(),
+        compiler: this_program().map(Compiler::new),
         network: Arc::new(System),
     })
     .map_err(|error| Failure::Failed(error.to_string()))
 }
 
 /// This very program: by what the kernel runs, since the file may have been replaced by a newer one.
-fn compiler() -> Option<PathBuf> {
+fn this_program() -> Option<PathBuf> {
     let running = PathBuf::from("/proc/self/exe");
     if running.exists() { Some(running) } else { std::env::current_exe().ok() }
 }

@@ -55,12 +55,12 @@ pub(super) async fn compile(engine: &Arc<Engine>, bytes: Arc<[u8]>, digest: &str
     if let Some(code) = kept.await? {
         return Ok(code);
     }
-    if let Some(program) = &engine.compiler {
+    if let Some(compiler) = &engine.compiler {
         let room = match &engine.cache {
             Some(cache) => cache.room().map_err(EngineError::Host)?,
             None => tempfile::NamedTempFile::new().map_err(|error| EngineError::Host(format!("no room for compiled code: {error}")))?,
         };
-        compiler::translate(program, &bytes, room.as_file()).await?;
+        compiler::translate(compiler, &bytes, room.as_file()).await?;
         return on_a_thread(engine, digest, move |engine, digest| keep(engine, digest, room)).await;
     }
     on_a_thread(engine, digest, move |engine, digest| {

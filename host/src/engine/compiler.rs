@@ -9,7 +9,7 @@ use std::{
     fs::File,
     io::{Read, Write},
     os::unix::process::ExitStatusExt,
-    path::Path,
+    path::PathBuf,
     process::{ExitStatus, Stdio},
     time::Duration,
 };
@@ -41,11 +41,28 @@ const NICE: i32 = 15;
 /// The exit status of "these bytes will never load"; what was said is the sentence.
 const BAD: u8 = 10;
 
-/// Has `bytes` compiled by `program` into `artefact`.
-pub(super) async fn translate(program: &Path, bytes: &[u8], artefact: &File) -> Result<(), EngineError> {
+/// What compiles in a process of its own.
+#[derive(Debug, Clone)]
+pub struct Compiler {
+    /// The program that has the hidden subcommand: this one, but for tests.
+    pub program: PathBuf,
+    /// Bytes of memory that it may take for one component.
+    pub memory: u64,
+}
+
+impl Compiler {
+    pub fn new(program: PathBuf) -> Self {
+        Self { program, memory: MEMORY }
+    }
+}
+
+/// Has `bytes` compiled by `compiler` into `artefact`.
+pub(super) async fn translate(compiler: &Compiler, bytes: &[u8], artefact: &File) -> Result<(), EngineError> {
+    let Compiler { program, memory } = compiler;
     let host = |why: std::io::Error| EngineError::Host(format!("can't compile in a process of its own: {why}: `{}`", program.display()));
     let mut child = Command::new(program)
         .arg(SUBCOMMAND)
+        .arg(memory.to_string())
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::piped())
@@ -73,24 +90,20 @@ pub(super) async fn translate(program: &Path, bytes: &[u8], artefact: &File) -> 
     };
     match timeout(WALL, work).await {
         Ok(Ok(status)) if status.success() => Ok(()),
-        Ok(Ok(status)) => Err(ended(status, &String::from_utf8_lossy(&said))),
+        Ok(Ok(status)) => Err(ended(status, &String::from_utf8_lossy(&said), *memory)),
         Ok(Err(why)) => Err(host(why)),
         Err(_) => Err(EngineError::Busy(format!("compiling it took more than {} on this busy machine", words::time(WALL)))),
     }
 }
 
-fn ended(status: ExitStatus, said: &str) -> EngineError {
+fn ended(status: ExitStatus, said: &str, memory: u64) -> EngineError {
     let said = words::line(said.trim(), 1024);
-    let too_much = |what: &str| {
-        EngineError::BadComponent(format!("compiling it takes more than {what}: make it smaller (optimise, strip unused code)"))
-    };
+    let too_much = |what: &str| EngineError::BadComponent(too_much(what));
     match (status.code(), status.signal()) {
         (Some(code), _) if code == i32::from(BAD) => EngineError::BadComponent(said),
         (_, Some(signal)) if signal == Signal::XCPU.as_raw() => too_much(&format!("{CPU} s of CPU")),
         (_, Some(signal)) if signal == Signal::XFSZ.as_raw() => too_much(&format!("{} of code", words::size(ARTEFACT))),
-        (_, Some(signal)) if signal == Signal::ABORT.as_raw() && said.contains("memory allocation") => {
-            too_much(&format!("{} of memory", words::size(MEMORY)))
-        }
+        (_, Some(signal)) if signal == Signal::ABORT.as_raw() && said.contains("memory allocation") => too_much(&of_memory(memory)),
         // Somebody's hand, or the machine's last resort against a lack of memory.
         (_, Some(signal)) if signal == Signal::KILL.as_raw() || signal == Signal::TERM.as_raw() => {
             EngineError::Busy("the process that compiled it was killed".into())
@@ -99,13 +112,25 @@ fn ended(status: ExitStatus, said: &str) -> EngineError {
     }
 }
 
-/// What the child does: a component on `input` becomes an artefact on `output`. Its exit status, and what to say.
-pub fn compile_plugin(mut input: impl Read, mut output: impl Write) -> Result<(), (u8, String)> {
+fn too_much(what: &str) -> String {
+    format!("compiling it takes more than {what}: make it smaller (optimise, strip unused code)")
+}
+
+fn of_memory(memory: u64) -> String {
+    format!("{} of memory", words::size(memory))
+}
+
+/// What the child does: a component on `input` becomes an artefact on `output`, in so many bytes of memory. Its exit status, and what to
+/// say.
+pub fn compile_plugin(memory: u64, mut input: impl Read, mut output: impl Write) -> Result<(), (u8, String)> {
     let failed = |why: String| (1, why);
     let engine = setup::compiler().map_err(|error| failed(error.to_string()))?;
-    confine().map_err(failed)?;
+    confine(memory).map_err(failed)?;
     let mut bytes = Vec::new();
-    input.read_to_end(&mut bytes).map_err(|error| failed(format!("can't read the component: {error}")))?;
+    input.read_to_end(&mut bytes).map_err(|error| match error.kind() {
+        std::io::ErrorKind::OutOfMemory => (BAD, too_much(&of_memory(memory))),
+        _ => failed(format!("can't read the component: {error}")),
+    })?;
     let artefact = compile::translate(&engine, &bytes).map_err(|error| match error {
         EngineError::BadComponent(why) => (BAD, why),
         error => failed(error.to_string()),
@@ -114,7 +139,7 @@ pub fn compile_plugin(mut input: impl Read, mut output: impl Write) -> Result<()
 }
 
 /// From here on this process may use so much and no more.
-fn confine() -> Result<(), String> {
+fn confine(memory: u64) -> Result<(), String> {
     let limit = |resource: Resource, most: u64| {
         setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
             .map_err(|error| format!("can't limit {resource:?}: {error}"))
@@ -128,7 +153,7 @@ fn confine() -> Result<(), String> {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
         let reserved = size.unwrap_or(0).saturating_mul(1024);
-        limit(Resource::As, reserved.saturating_add(MEMORY))?;
+        limit(Resource::As, reserved.saturating_add(memory))?;
         // A parent that is killed takes it along.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| error.to_string())?;
     }
