@@ -84,10 +84,6 @@ impl Row {
         self.0.as_slice().is_empty()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.0.as_slice().len()
-    }
-
     /// Priority, timeout, attempts and headers.
     fn rest_of(&mut self, task: &mut Task) {
         task.priority = self.parsed().and_then(Priority::new).unwrap_or_default();
@@ -168,21 +164,29 @@ pub(super) fn leased(queue: &QueueName, member: Member, fields: Value) -> Result
     Ok(Leased { member, task })
 }
 
-/// What a claim took: `{id, task, args, at…}`, and of some `{place from 1, {tries, losses, priority, timeout, max, headers}…}`.
+/// What a claim took: `id task at length args …`, a space between all, and of some `{place from 1, {tries, losses, priority, timeout,
+/// max, headers}…}`.
 pub(super) fn claimed(queue: &QueueName, claimed_us: u64, tasks: Value, extras: Value) -> Result<Vec<Leased>> {
-    let mut row = Row::new(tasks)?;
-    let mut found: Vec<Leased> = Vec::with_capacity(row.len() / 4);
-    while !row.is_empty() {
-        let id = TaskId::new(word(row.next())).map_err(|error| corrupt("an id in a queue", error))?;
+    let tasks = match tasks {
+        Value::BulkString(tasks) => tasks,
+        other => return Err(corrupt("an answer", format!("not a text but {other:?}"))),
+    };
+    let mut rest = &tasks[..];
+    let mut found: Vec<Leased> = Vec::new();
+    while !rest.is_empty() {
+        let id = TaskId::new(next_word(&mut rest)).map_err(|error| corrupt("an id in a queue", error))?;
         let broken = |why: &str| corrupt(&format!("task {id} of queue {queue}"), why);
-        let name = word(row.next());
+        let name = next_word(&mut rest);
         // Tasks of one queue mostly have few names.
         let name = match found.last() {
             Some(last) if last.task.name.as_str() == name => last.task.name.clone(),
             _ => name.parse().map_err(|_| broken("its name"))?,
         };
-        let args = text(row.next()).ok_or_else(|| broken("its arguments"))?;
-        let enqueued_at = Millis(row.parsed().unwrap_or_default());
+        let enqueued_at = Millis(next_word(&mut rest).parse().unwrap_or_default());
+        let length = next_word(&mut rest).parse().map_err(|_| broken("the length of its arguments"))?;
+        let (args, after) = rest.split_at_checked(length).ok_or_else(|| broken("its arguments"))?;
+        let args = String::from_utf8_lossy(args).into_owned();
+        rest = after.strip_prefix(b" ").unwrap_or(after);
         let task = Task {
             id: id.clone(),
             name,
@@ -209,6 +213,14 @@ pub(super) fn claimed(queue: &QueueName, claimed_us: u64, tasks: Value, extras: 
         }
     }
     Ok(found)
+}
+
+/// The text before the next space, which is left out. What is not UTF-8 is no word of ours, and found to be none.
+fn next_word<'a>(rest: &mut &'a [u8]) -> &'a str {
+    let end = rest.iter().position(|&byte| byte == b' ').unwrap_or(rest.len());
+    let (word, after) = rest.split_at(end);
+    *rest = after.get(1..).unwrap_or_default();
+    std::str::from_utf8(word).unwrap_or_default()
 }
 
 /// `{member, fields}…`; a member that is none is left out: nobody could finish it.

@@ -3,7 +3,7 @@
 -- ARGV    1 result_ttl ms   2 limit   3 lease ms   4 incarnation   5… names this worker can start
 -- RETURNS {0} when the lease is lost, else
 --         {1, claim µs, paused, more, ms until the next due time or -1, parked names, {member, fields}… adopted,
---          {id, task, args, at…} best first, {place among those from 1, {tries, losses, priority, timeout, max, headers}…}}
+--          'id task at length args …' best first, {place among those from 1, {tries, losses, priority, timeout, max, headers}…}}
 local ttl, limit, me = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[4]
 if not prolong(me, tonumber(ARGV[3])) then return { 0 } end
 
@@ -52,6 +52,8 @@ local function candidates(want)
   return ids, from
 end
 
+-- Most tasks have arguments of few lengths: a number costs more to write than all the rest of its task.
+local lengths = {}
 local tasks, extras, taken, bytes, is_full = {}, {}, 0, 0, paused == 1
 while taken < limit and not is_full do
   local want = math.min(limit - taken, 1000)
@@ -73,8 +75,12 @@ while taken < limit and not is_full do
           break
         end
         bytes = bytes + #args
-        local n = 4 * taken
-        tasks[n + 1], tasks[n + 2], tasks[n + 3], tasks[n + 4] = id, f[1], args, f[3]
+        local n, length = 5 * taken, lengths[#args]
+        if not length then
+          length = int(#args)
+          lengths[#args] = length
+        end
+        tasks[n + 1], tasks[n + 2], tasks[n + 3], tasks[n + 4], tasks[n + 5] = id, f[1], f[3], length, args
         taken = taken + 1
         held[#held + 1] = id .. '@' .. stamp
         if extra then
@@ -100,6 +106,7 @@ if paused == 0 then
 end
 if #sources > 0 then names = call('SRANDMEMBER', K .. 'parked', '1000') end
 if deadline and (not due or deadline < due) then due = deadline end
+-- One text costs the server and the worker less than four values a task.
 return {
-  1, stamp, paused, more and 1 or 0, due and math.max(0, math.ceil(due - now)) or -1, names, adopted, tasks, extras,
+  1, stamp, paused, more and 1 or 0, due and math.max(0, math.ceil(due - now)) or -1, names, adopted, table.concat(tasks, ' '), extras,
 }
