@@ -205,7 +205,7 @@ async fn what_is_kept_for_a_time_expires_by_that_time_in_the_server() {
     let broker = connect(&server).await;
     let worker = Worker::new(&broker).await;
     let left = async |key: String| match raw(&server, &["PTTL", &key]).await {
-        Value::Int(left) => u64::try_from(left).map(Duration::from_millis).unwrap_or_else(|_| panic!("{key} has no end: {left}")),
+        Value::Int(left) => u64::try_from(left).map_or_else(|_| panic!("{key} has no end: {left}"), Duration::from_millis),
         other => panic!("{key}: {other:?}"),
     };
     // What is left of `whole` is not more than that, and no hour less.

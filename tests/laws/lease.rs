@@ -95,10 +95,7 @@ pub(crate) async fn a_lost_lease_is_taken_over_when_all_of_it_is_over_and_not_be
             gone.extend().await;
         }
         let due = heir.look(0, &[]).await.next_due.expect("the lease of another wants a look");
-        assert!(
-            due <= SHORT_LEASE - SHORT_LEASE / 6,
-            "{last_word}: the first look is due a sixth before the end, and grants that: {due:?}"
-        );
+        assert!(due <= SHORT_LEASE * 5 / 6, "{last_word}: the first look is due a sixth before the end, and grants that: {due:?}");
         wait_until(SOON, "it is taken over", || async {
             let looked = heir.look(0, &[]).await;
             let after = b.now().await.expect("now").since(at);

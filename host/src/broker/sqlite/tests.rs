@@ -250,7 +250,7 @@ async fn who_comes_back_within_a_sixth_of_the_lease_after_the_clock_was_set_keep
             clock.0.store(now, Ordering::Relaxed);
         }
         assert_eq!(two.taken().await, 0, "everybody looks late or early, nobody is lost");
-        two.pass(grace(LEASE) - Duration::from_millis(1));
+        two.pass(grace(LEASE).saturating_sub(Duration::from_millis(1)));
         assert_eq!((two.taken().await, two.kept().await, two.taken().await), (0, 3, 0));
         assert_eq!(two.one.broker.finish(&two.who, &two.succeeded()).await.expect("finish"), [Finished::Recorded; 3]);
     }
@@ -271,7 +271,7 @@ async fn a_handle_whose_clock_is_an_hour_off_loses_nothing_and_nothing_is_record
     // An hour behind, it takes over nothing for so long; whoever is right does it in time.
     let two = Two::with_the_other_at(RIGHT - HOUR).await;
     let right = two.one.broker.register(&QueueName::default(), LEASE).await.expect("register");
-    two.pass(LEASE - grace(LEASE));
+    two.pass(LEASE.saturating_sub(grace(LEASE)));
     assert_eq!(two.taken().await, 0);
     let look = async || held(two.one.broker.claim(&right, LEASE, 9, &[]).await.expect("claim")).adopted.len();
     assert_eq!(look().await, 0);
