@@ -9,6 +9,7 @@ use std::{
     collections::{HashMap, VecDeque},
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use tokio::{
@@ -37,6 +38,8 @@ pub(crate) enum Act {
     Cut,
     /// Nothing passes on this connection any more, and nobody is told: a half-open connection.
     Mute,
+    /// It passes so much later, and all that comes behind it on this connection.
+    Late(Duration),
     /// The script fails at its n-th call of Redis, the first being 1; `Asked` only.
     Break(u32),
 }
@@ -150,6 +153,10 @@ async fn asks(mut client: OwnedReadHalf, mut server: OwnedWriteHalf, line: Arc<L
             let act = line.shared.ask(&verb, Moment::Asked);
             let instead = match act {
                 Act::Pass => instead,
+                Act::Late(by) => {
+                    tokio::time::sleep(by).await;
+                    instead
+                }
                 Act::Break(call) => instead.or_else(|| broken(&words, call)),
                 Act::Cut => return,
                 Act::Mute => std::future::pending().await,
@@ -180,6 +187,7 @@ async fn answers(mut server: OwnedReadHalf, mut client: OwnedWriteHalf, line: Ar
             };
             match verb.map_or(Act::Pass, |verb| line.shared.ask(&verb, Moment::Answered)) {
                 Act::Pass | Act::Break(_) => {}
+                Act::Late(by) => tokio::time::sleep(by).await,
                 Act::Cut => return,
                 Act::Mute => std::future::pending().await,
             }

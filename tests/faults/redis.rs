@@ -183,6 +183,32 @@ async fn a_connection_that_falls_silent_loses_no_lease() {
     assert_eq!(account.worker_lost, 0, "{}", worker.log());
 }
 
+/// Every command and every answer takes up to a third of a second: some heartbeats of so short a lease are given up and sent again.
+/// Bodies that ask nothing of the broker notice nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_slow_network_costs_nothing_but_time() {
+    let _turn = turn().await;
+    let server = RedisServer::start();
+    let broker = connect(&server.url()).await;
+    let mut fleet = Fleet::new(Duration::from_secs(6));
+    let proxy = Proxy::before(server.port()).await;
+    let late = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&late);
+    proxy.hook(move |_, _| {
+        count.fetch_add(1, Ordering::Relaxed);
+        Act::Late(Duration::from_millis(fastrand::u64(0..330)))
+    });
+    // Another worker, near by, stands by to adopt what looks lost.
+    let _far = fleet.worker(&proxy.url(), &[]).await;
+    let ids = [sleeps(&*broker, 60, 0.05).await, sleeps(&*broker, 30, 2.0).await].concat();
+    until("tasks run far away", async || succeeded(&*broker).await > 0).await;
+    let _near = fleet.worker(&server.url(), &[("concurrency", "2")]).await;
+    let account = account("a slow network", &broker, &ids).await;
+    account.all_succeeded();
+    assert!(late.load(Ordering::Relaxed) > 100);
+    assert_eq!((account.counted, account.worker_lost), (0, 0), "late is not lost");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_worker_dies_between_any_two_steps() {
     use Moment::{Answered, Asked};
