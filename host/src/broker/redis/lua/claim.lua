@@ -52,7 +52,7 @@ local function candidates(want)
   return ids, from
 end
 
--- Most tasks have arguments of few lengths: a number costs more to write than all the rest of its task.
+-- Most tasks have arguments of few lengths, and turning a number into text costs some 1,700 instructions.
 local lengths = {}
 local tasks, extras, taken, bytes, is_full = {}, {}, 0, 0, paused == 1
 while taken < limit and not is_full do
@@ -106,7 +106,7 @@ if paused == 0 then
 end
 if #sources > 0 then names = call('SRANDMEMBER', K .. 'parked', '1000') end
 if deadline and (not due or deadline < due) then due = deadline end
--- One text costs the server and the worker less than four values a task.
+-- One text, so that the worker need not take four values a task apart; the server pays some 1,000 instructions a task for it.
 return {
   1, stamp, paused, more and 1 or 0, due and math.max(0, math.ceil(due - now)) or -1, names, adopted, table.concat(tasks, ' '), extras,
 }

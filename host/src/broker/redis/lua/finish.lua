@@ -127,8 +127,8 @@ local function other(id, kind, data, entry, delay, by, start)
   return code
 end
 
--- A success; what it leaves beside its result is written by then. When it ended and began, and who ran it, is one field: each costs
--- as much as the whole rest of the call.
+-- A success; what it leaves beside its result is written by then. When it ended and began, and who ran it, is one field: each more
+-- costs some 1,900 instructions.
 local function succeed(i, id, result, by)
   local t = T .. id
   local done = at .. ' ' .. string.sub(members[i], #id + 2, -4) .. ' ' .. by
