@@ -103,6 +103,8 @@ enum Command {
     CompilePlugin {
         /// Bytes of memory that it may take
         memory: u64,
+        /// Seconds of CPU that it may take
+        cpu: u64,
     },
 }
 
@@ -112,8 +114,8 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    if let Command::CompilePlugin { memory } = cli.command {
-        return compile(memory);
+    if let Command::CompilePlugin { memory, cpu } = cli.command {
+        return compile(memory, cpu);
     }
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -122,8 +124,8 @@ pub fn main() -> ExitCode {
 }
 
 /// Needs no settings, and takes none: what it compiles was chosen by others.
-fn compile(memory: u64) -> ExitCode {
-    match engine::compile_plugin(memory, std::io::stdin().lock(), std::io::stdout().lock()) {
+fn compile(memory: u64, cpu: u64) -> ExitCode {
+    match engine::compile_plugin(memory, cpu, std::io::stdin().lock(), std::io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         Err((status, why)) => {
             output::note(&why);

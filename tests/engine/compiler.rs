@@ -135,3 +135,38 @@ async fn a_component_that_takes_too_much_memory_to_compile_is_refused_and_the_ne
         other => panic!("{other:?}"),
     }
 }
+
+/// Time of the CPU is no accident of the machine, so who takes too much of it is not asked to come again.
+#[tokio::test]
+async fn a_component_that_takes_too_long_to_compile_is_refused() {
+    let compiler = Some(Compiler { cpu: 1, ..Compiler::new(program()) });
+    let engine = Engine::start(EngineSettings { compiler, ..settings() }).unwrap();
+    match compile(&engine, &super::hostile::large_component(30 << 20, 7)).await {
+        Err(EngineError::BadComponent(why)) => {
+            assert_eq!(why, "compiling it takes more than 1 s of CPU: make it smaller (optimise, strip unused code)");
+        }
+        other => panic!("not refused: {other:?}"),
+    }
+    let code = compile(&engine, &Guest::default().build()).await.unwrap();
+    assert_eq!(result(engine.invoke(call(&code, "go", "[]")).await), "7");
+}
+
+/// In a container that allows less than we would its bound holds, and what fits compiles.
+#[tokio::test]
+async fn a_machine_that_allows_less_is_no_reason_to_refuse() {
+    let dir = private_dir();
+    let within = |blocks: u32| {
+        let path = dir.path().join(format!("within-{blocks}"));
+        std::fs::write(&path, format!("#!/bin/sh\nulimit -f {blocks} && exec {} \"$@\"\n", program().display())).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        apart(None, Some(path))
+    };
+    let bytes = Guest::default().build();
+    match compile(&within(2), &bytes).await {
+        Err(EngineError::BadComponent(why)) => assert!(why.contains("of code"), "{why}"),
+        other => panic!("not refused: {other:?}"),
+    }
+    let engine = within(10_000);
+    let code = compile(&engine, &bytes).await.unwrap();
+    assert_eq!(result(engine.invoke(call(&code, "go", "[]")).await), "7");
+}

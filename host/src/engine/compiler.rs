@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Resource, Rlimit, Signal, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::Command,
@@ -46,23 +46,24 @@ const BAD: u8 = 10;
 pub struct Compiler {
     /// The program that has the hidden subcommand: this one, but for tests.
     pub program: PathBuf,
-    /// Bytes of memory that it may take for one component.
+    /// What it may take for one component: bytes of memory, seconds of CPU.
     pub memory: u64,
+    pub cpu: u64,
 }
 
 impl Compiler {
     pub fn new(program: PathBuf) -> Self {
-        Self { program, memory: MEMORY }
+        Self { program, memory: MEMORY, cpu: CPU }
     }
 }
 
 /// Has `bytes` compiled by `compiler` into `artefact`.
 pub(super) async fn translate(compiler: &Compiler, bytes: &[u8], artefact: &File) -> Result<(), EngineError> {
-    let Compiler { program, memory } = compiler;
+    let Compiler { program, memory, cpu } = compiler;
     let host = |why: std::io::Error| EngineError::Host(format!("can't compile in a process of its own: {why}: `{}`", program.display()));
     let mut child = Command::new(program)
         .arg(SUBCOMMAND)
-        .arg(memory.to_string())
+        .args([memory.to_string(), cpu.to_string()])
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::piped())
@@ -90,20 +91,20 @@ pub(super) async fn translate(compiler: &Compiler, bytes: &[u8], artefact: &File
     };
     match timeout(WALL, work).await {
         Ok(Ok(status)) if status.success() => Ok(()),
-        Ok(Ok(status)) => Err(ended(status, &String::from_utf8_lossy(&said), *memory)),
+        Ok(Ok(status)) => Err(ended(status, &String::from_utf8_lossy(&said), compiler)),
         Ok(Err(why)) => Err(host(why)),
         Err(_) => Err(EngineError::Busy(format!("compiling it took more than {} on this busy machine", words::time(WALL)))),
     }
 }
 
-fn ended(status: ExitStatus, said: &str, memory: u64) -> EngineError {
+fn ended(status: ExitStatus, said: &str, Compiler { memory, cpu, .. }: &Compiler) -> EngineError {
     let said = words::line(said.trim(), 1024);
     let too_much = |what: &str| EngineError::BadComponent(too_much(what));
     match (status.code(), status.signal()) {
         (Some(code), _) if code == i32::from(BAD) => EngineError::BadComponent(said),
-        (_, Some(signal)) if signal == Signal::XCPU.as_raw() => too_much(&format!("{CPU} s of CPU")),
+        (_, Some(signal)) if signal == Signal::XCPU.as_raw() => too_much(&format!("{cpu} s of CPU")),
         (_, Some(signal)) if signal == Signal::XFSZ.as_raw() => too_much(&format!("{} of code", words::size(ARTEFACT))),
-        (_, Some(signal)) if signal == Signal::ABORT.as_raw() && said.contains("memory allocation") => too_much(&of_memory(memory)),
+        (_, Some(signal)) if signal == Signal::ABORT.as_raw() && said.contains("memory allocation") => too_much(&of_memory(*memory)),
         // Somebody's hand, or the machine's last resort against a lack of memory.
         (_, Some(signal)) if signal == Signal::KILL.as_raw() || signal == Signal::TERM.as_raw() => {
             EngineError::Busy("the process that compiled it was killed".into())
@@ -120,12 +121,12 @@ fn of_memory(memory: u64) -> String {
     format!("{} of memory", words::size(memory))
 }
 
-/// What the child does: a component on `input` becomes an artefact on `output`, in so many bytes of memory. Its exit status, and what to
-/// say.
-pub fn compile_plugin(memory: u64, mut input: impl Read, mut output: impl Write) -> Result<(), (u8, String)> {
+/// What the child does: a component on `input` becomes an artefact on `output`, in so many bytes of memory and seconds of CPU. Its exit
+/// status, and what to say.
+pub fn compile_plugin(memory: u64, cpu: u64, mut input: impl Read, mut output: impl Write) -> Result<(), (u8, String)> {
     let failed = |why: String| (1, why);
     let engine = setup::compiler().map_err(|error| failed(error.to_string()))?;
-    confine(memory).map_err(failed)?;
+    confine(memory, cpu).map_err(failed)?;
     let mut bytes = Vec::new();
     input.read_to_end(&mut bytes).map_err(|error| match error.kind() {
         std::io::ErrorKind::OutOfMemory => (BAD, too_much(&of_memory(memory))),
@@ -138,22 +139,24 @@ pub fn compile_plugin(memory: u64, mut input: impl Read, mut output: impl Write)
     output.write_all(&artefact).and_then(|()| output.flush()).map_err(|error| failed(format!("can't write compiled code: {error}")))
 }
 
-/// From here on this process may use so much and no more.
-fn confine(memory: u64) -> Result<(), String> {
-    let limit = |resource: Resource, most: u64| {
-        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
+/// From here on this process may use so much and no more; less, where the machine allows it less.
+fn confine(memory: u64, cpu: u64) -> Result<(), String> {
+    let limit = |resource: Resource, soft: u64, hard: u64| {
+        let most = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+        setrlimit(resource, Rlimit { current: Some(soft.min(most)), maximum: Some(hard.min(most)) })
             .map_err(|error| format!("can't limit {resource:?}: {error}"))
     };
-    limit(Resource::Core, 0)?;
-    limit(Resource::Cpu, CPU)?;
-    limit(Resource::Fsize, ARTEFACT)?;
+    limit(Resource::Core, 0, 0)?;
+    // At the soft limit the kernel says why it ends a process; at the hard one it kills it like anybody would.
+    limit(Resource::Cpu, cpu, cpu.saturating_add(1))?;
+    limit(Resource::Fsize, ARTEFACT, ARTEFACT)?;
     #[cfg(target_os = "linux")]
     {
         // The engine's own reservation, which costs nothing, is not the plugin's doing.
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-        let reserved = size.unwrap_or(0).saturating_mul(1024);
-        limit(Resource::As, reserved.saturating_add(memory))?;
+        let most = size.unwrap_or(0).saturating_mul(1024).saturating_add(memory);
+        limit(Resource::As, most, most)?;
         // A parent that is killed takes it along.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| error.to_string())?;
     }
