@@ -1,4 +1,5 @@
-//! A loopback proxy before a Redis that knows what passes: it can cut or mute a connection at a named step, or break a script.
+//! A loopback proxy before a Redis that knows what passes: it can cut, half-close or mute a connection at a named step, delay what
+//! passes, or break a script.
 //!
 //! client → [commands, each given to the hook] → server → [replies, each given to the hook with its command's verb] → client
 //!
@@ -24,7 +25,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// When a command passes: on its way to the server, or its answer on the way back, when the step has happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Moment {
     Asked,
     Answered,
@@ -36,6 +37,9 @@ pub(crate) enum Act {
     Pass,
     /// The connection is closed instead.
     Cut,
+    /// Its direction ends here, and whom it led to is told (TCP's half-close): asked, the server hears no more; answered, the client
+    /// hears no more, while what it asks goes on being done.
+    Half,
     /// Nothing passes on this connection any more, and nobody is told: a half-open connection.
     Mute,
     /// It passes so much later, and all that comes behind it on this connection.
@@ -159,6 +163,10 @@ async fn asks(mut client: OwnedReadHalf, mut server: OwnedWriteHalf, line: Arc<L
                 }
                 Act::Break(call) => instead.or_else(|| broken(&words, call)),
                 Act::Cut => return,
+                Act::Half => {
+                    let _told = server.shutdown().await;
+                    std::future::pending().await
+                }
                 Act::Mute => std::future::pending().await,
             };
             {
@@ -189,6 +197,12 @@ async fn answers(mut server: OwnedReadHalf, mut client: OwnedWriteHalf, line: Ar
                 Act::Pass | Act::Break(_) => {}
                 Act::Late(by) => tokio::time::sleep(by).await,
                 Act::Cut => return,
+                Act::Half => {
+                    let _told = client.shutdown().await;
+                    // The server goes on answering, and nobody hears it.
+                    let _all = tokio::io::copy(&mut server, &mut tokio::io::sink()).await;
+                    return;
+                }
                 Act::Mute => std::future::pending().await,
             }
             if client.write_all(&message).await.is_err() {

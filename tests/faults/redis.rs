@@ -30,33 +30,48 @@ async fn connect(url: &str) -> Arc<dyn Broker> {
     super::ground::connect(url, BrokerSettings::default()).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn every_verbs_answer_is_lost_once_and_nothing_else() {
-    let _turn = turn().await;
+/// A worker with 800 tasks, some of whose messages meet what `fault` makes of them, until every verb of `met` has met it.
+async fn met_once(what: &str, met: &[(&str, Moment)], fault: impl Fn(Moment) -> Option<Act> + Send + Sync + 'static) {
     let server = RedisServer::start();
     let (proxy, broker) = (Proxy::before(server.port()).await, connect(&server.url()).await);
     let mut fleet = Fleet::new(Duration::from_secs(3));
     let mut worker = fleet.start(&proxy.url(), &[]);
     worker.says("worker started").await;
-    let lost = Arc::new(Mutex::new(HashSet::new()));
-    let noted = Arc::clone(&lost);
-    proxy.hook(move |verb, moment| {
-        let first = moment == Moment::Answered && noted.lock().expect("not poisoned").insert(verb.to_owned());
-        if first { Act::Cut } else { Act::Pass }
+    let seen = Arc::new(Mutex::new(HashSet::new()));
+    let noted = Arc::clone(&seen);
+    proxy.hook(move |verb, moment| match fault(moment) {
+        Some(act) if noted.lock().expect("not poisoned").insert((verb.to_owned(), moment)) => act,
+        _ => Act::Pass,
     });
     let ids = sleeps(&*broker, 400, 0.02).await;
-    until("claims, finishes and heartbeats were lost", async || {
-        let lost = lost.lock().expect("not poisoned");
-        ["claim", "finish", "extend", "held", "BZPOPMIN"].iter().all(|verb| lost.contains(*verb))
+    until("claims, finishes and heartbeats met it", async || {
+        let seen = seen.lock().expect("not poisoned");
+        met.iter().all(|(verb, moment)| seen.contains(&((*verb).to_owned(), *moment)))
     })
     .await;
     let ids = [ids, sleeps(&*broker, 400, 0.02).await].concat();
-    let account = account("each answer lost once", &broker, &ids).await;
+    let account = account(what, &broker, &ids).await;
     account.all_succeeded();
-    assert_eq!((account.counted, account.worker_lost), (0, 0), "a lost answer counts as no attempt");
+    assert_eq!((account.counted, account.worker_lost), (0, 0), "a lost message counts as no attempt");
     worker.signal(Signal::TERM);
     assert_eq!(worker.ended(Duration::from_secs(30)).await, Some(0), "{}", worker.log());
-    eprintln!("lost once: {:?}", lost.lock().expect("not poisoned"));
+    eprintln!("{what}: {:?}", seen.lock().expect("not poisoned"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn every_verbs_answer_is_lost_once_and_nothing_else() {
+    let _turn = turn().await;
+    let met = ["claim", "finish", "extend", "held", "BZPOPMIN"].map(|verb| (verb, Moment::Answered));
+    met_once("each answer lost once", &met, |moment| (moment == Moment::Answered).then_some(Act::Cut)).await;
+}
+
+/// Of a connection that is half-closed the one end believes what the other knows is over: commands that are still written are done
+/// unanswered, or are answered by nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn every_verb_meets_a_connection_closed_in_one_direction() {
+    let _turn = turn().await;
+    let met = ["claim", "finish", "extend", "BZPOPMIN"].map(|verb| [(verb, Moment::Asked), (verb, Moment::Answered)]);
+    met_once("each connection half-closed once at each step", met.as_flattened(), |_| Some(Act::Half)).await;
 }
 
 /// The first answer to `verb` is lost, and whoever asked asks again if he was told so.

@@ -54,7 +54,13 @@ async fn soak(mut ground: Ground) {
     if let Some(proxy) = &proxy {
         let losing = Arc::clone(&losing);
         proxy.hook(move |_, moment| match moment {
-            Moment::Answered if fastrand::u32(0..2_000) < u32::from(losing.load(Ordering::Relaxed)) => Act::Cut,
+            Moment::Answered if fastrand::u32(0..2_000) < u32::from(losing.load(Ordering::Relaxed)) => {
+                if fastrand::bool() {
+                    Act::Cut
+                } else {
+                    Act::Half
+                }
+            }
             _ => Act::Pass,
         });
     }
