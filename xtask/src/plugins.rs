@@ -16,8 +16,9 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 pub(crate) const TARGET: &str = "wasm32-wasip2";
-/// Bytes of memory a guest starts with: what a small body needs, so that it need not grow. Untouched pages cost nothing.
-const INITIAL_MEMORY: u32 = 8 << 20;
+/// Bytes of memory a guest starts with: its stack, its data and what a small body needs, so that it need not grow. Not more: after
+/// each attempt the kernel looks through all of it for what was written.
+const INITIAL_MEMORY: u32 = 2 << 20;
 
 const HELP: &str = "\
 Builds plugins: folders under plugins/ with a Cargo.toml, each into plugins/NAME.wasm.
