@@ -384,6 +384,30 @@ async fn a_fault_of_the_host_hands_the_task_back() {
 }
 
 #[tokio::test]
+async fn short_bodies_wait_for_none_that_was_claimed_with_them() {
+    let (_place, broker) = place().await;
+    let worker = start(broker.clone(), settings(), &["add", "gate", "panic"]);
+    // From these the worker learns that bodies are short, and starts some of them as one.
+    for id in enqueue_many(&*broker, (0..100).map(|_| add()).collect()).await {
+        ended(&*broker, &id).await;
+    }
+    let names = ["add", "gate", "add", "panic", "add", "gate", "add", "add"];
+    let ids = enqueue_many(&*broker, names.map(|name| named(name, "[1,1]")).into()).await;
+    for (id, name) in ids.iter().zip(names) {
+        if name == "add" {
+            assert_eq!(ended(&*broker, id).await.state, State::Succeeded);
+        }
+    }
+    worker.script.until_running("gate", 2).await;
+    becomes(&*broker, &ids[3], State::Scheduled).await;
+    worker.script.gate.open(2);
+    for id in [&ids[1], &ids[5]] {
+        assert_eq!(ended(&*broker, id).await.state, State::Succeeded);
+    }
+    worker.drain().await;
+}
+
+#[tokio::test]
 async fn a_body_has_its_kv_and_says_its_progress() {
     let (_place, broker) = place().await;
     let worker = start(broker.clone(), settings(), &["kv"]);

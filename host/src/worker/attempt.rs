@@ -5,8 +5,9 @@
 //! Invariant: a job makes its finish exactly once, whatever happens to its future: a job that is dropped before its end hands
 //! its task back. Runs on the guests' runtime; touches the broker only through `services`.
 
-use std::{future::Future, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll, time::Duration, vec};
 
+use futures_util::FutureExt as _;
 use tracing::Instrument as _;
 
 use super::{
@@ -96,23 +97,47 @@ impl Drop for Job {
     }
 }
 
-/// Starts all of them where guests run: one hop for the batch.
-pub(super) fn start(shared: &Arc<Shared>, mut jobs: Vec<Job>) {
+/// Starts all of them where guests run: one hop for the batch, and short ones a few at a time.
+pub(super) fn start(shared: &Arc<Shared>, jobs: Vec<Job>) {
     let runtime = shared.invoke.runtime().unwrap_or_else(|| shared.control.clone());
-    let tracker = shared.tracker.clone();
-    if jobs.len() < 2 {
-        // A batch of one would wake a second thread to look for work that is not there.
-        if let Some(job) = jobs.pop() {
-            tracker.spawn_on(run(job), &runtime);
+    let together = shared.crew.together();
+    let mut jobs = jobs.into_iter();
+    if jobs.len() <= together {
+        // What is one task anyway would wake a second thread to look for work that is not there.
+        if jobs.len() > 0 {
+            shared.tracker.spawn_on(run_all(jobs), &runtime);
         }
         return;
     }
+    let tracker = shared.tracker.clone();
     let batch = async move {
-        for job in jobs {
-            tracker.spawn(run(job));
+        while jobs.len() > 0 {
+            let some: Vec<Job> = jobs.by_ref().take(together).collect();
+            tracker.spawn(run_all(some.into_iter()));
         }
     };
     shared.tracker.spawn_on(batch, &runtime);
+}
+
+/// One after the other, as long as each is over when it was looked at once. One that is not has this task to itself from then on, and
+/// one that panics is no end of the others.
+async fn run_all(mut jobs: vec::IntoIter<Job>) {
+    while let Some(job) = jobs.next() {
+        let shared = Arc::clone(&job.shared);
+        let mut running = pin!(AssertUnwindSafe(run(job)).catch_unwind());
+        if futures_util::poll!(running.as_mut()).is_pending() {
+            go_on(&shared, jobs);
+            let _told = running.await;
+            return;
+        }
+    }
+}
+
+/// Not part of `run_all`, which could not be a part of itself.
+fn go_on(shared: &Shared, jobs: vec::IntoIter<Job>) {
+    if jobs.len() > 0 {
+        shared.tracker.spawn(run_all(jobs));
+    }
 }
 
 async fn run(job: Job) {

@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     sync::{
         Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -15,42 +15,48 @@ use super::{lock, roster::Offer};
 
 /// What the cores may have waiting for them: enough work that they are not idle while the next claim is under way.
 const AHEAD: Duration = Duration::from_millis(5);
+/// Attempts whose usual CPU is so much together are started as one: below that, handing each to a thread costs more than it gains.
+const TOGETHER: Duration = Duration::from_micros(100);
 
 #[derive(Debug)]
 pub(super) struct Crew {
     slots: usize,
-    inner: Mutex<Inner>,
+    running: AtomicUsize,
+    /// Of each plugin.
+    plugins: Mutex<HashMap<String, usize>>,
+    /// CPU of a usual attempt in nanoseconds, moving average; 0 before the first ended.
+    usual: AtomicU64,
     /// Started, but not yet seen by the engine: they count as runnable.
     starting: AtomicUsize,
     /// A parked task may have become startable: a plugin came, or one has room again.
     parked: AtomicBool,
 }
 
-#[derive(Debug, Default)]
-struct Inner {
-    running: usize,
-    plugins: HashMap<String, usize>,
-    /// CPU of a usual attempt, moving average; none before the first ended.
-    usual: Option<Duration>,
-}
-
 impl Crew {
     pub(super) fn new(slots: usize) -> Self {
-        Self { slots, inner: Mutex::default(), starting: AtomicUsize::new(0), parked: AtomicBool::new(false) }
+        Self {
+            slots,
+            running: AtomicUsize::new(0),
+            plugins: Mutex::default(),
+            usual: AtomicU64::new(0),
+            starting: AtomicUsize::new(0),
+            parked: AtomicBool::new(false),
+        }
     }
 
     /// Takes a slot; `false` when the plugin is at its `concurrency`. The dispatcher claims no more than there are slots.
     pub(super) fn enter(&self, offer: &Offer) -> bool {
-        let mut inner = lock(&self.inner);
-        let of_plugin = match inner.plugins.get_mut(&offer.code.plugin) {
+        let mut plugins = lock(&self.plugins);
+        let of_plugin = match plugins.get_mut(&offer.code.plugin) {
             Some(of_plugin) => of_plugin,
-            None => inner.plugins.entry(offer.code.plugin.clone()).or_default(),
+            None => plugins.entry(offer.code.plugin.clone()).or_default(),
         };
         if offer.concurrency.is_some_and(|most| *of_plugin >= most) {
             return false;
         }
         *of_plugin += 1;
-        inner.running += 1;
+        drop(plugins);
+        self.running.fetch_add(1, Ordering::Relaxed);
         self.starting.fetch_add(1, Ordering::Relaxed);
         true
     }
@@ -62,14 +68,15 @@ impl Crew {
 
     /// Gives the slot back.
     pub(super) fn exit(&self, offer: &Offer) {
-        let mut inner = lock(&self.inner);
-        inner.running -= 1;
-        if let Some(of_plugin) = inner.plugins.get_mut(&offer.code.plugin) {
+        let mut plugins = lock(&self.plugins);
+        if let Some(of_plugin) = plugins.get_mut(&offer.code.plugin) {
             *of_plugin -= 1;
             if *of_plugin == 0 {
-                inner.plugins.remove(&offer.code.plugin);
+                plugins.remove(&offer.code.plugin);
             }
         }
+        drop(plugins);
+        self.running.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// A look at what is parked is wanted.
@@ -85,12 +92,11 @@ impl Crew {
     /// How many more attempts of this offer's plugin may start; `None`: as many as there are slots.
     pub(super) fn room(&self, offer: &Offer) -> Option<usize> {
         let most = offer.concurrency?;
-        let inner = lock(&self.inner);
-        Some(most.saturating_sub(inner.plugins.get(&offer.code.plugin).copied().unwrap_or(0)))
+        Some(most.saturating_sub(lock(&self.plugins).get(&offer.code.plugin).copied().unwrap_or(0)))
     }
 
     pub(super) fn running(&self) -> usize {
-        lock(&self.inner).running
+        self.running.load(Ordering::Relaxed)
     }
 
     pub(super) fn free(&self) -> usize {
@@ -103,11 +109,27 @@ impl Crew {
 
     /// An attempt took so much CPU.
     pub(super) fn used(&self, cpu: Duration) {
-        let mut inner = lock(&self.inner);
-        inner.usual = Some(match inner.usual {
-            Some(usual) => (usual * 15 + cpu) / 16,
+        let cpu = u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX).max(1);
+        // That two which end at once may count as one makes no difference.
+        let usual = match self.usual() {
+            Some(usual) => (usual / 16 * 15).saturating_add(cpu / 16).max(1),
             None => cpu,
-        });
+        };
+        self.usual.store(usual, Ordering::Relaxed);
+    }
+
+    /// Nanoseconds of CPU that an attempt takes.
+    fn usual(&self) -> Option<u64> {
+        match self.usual.load(Ordering::Relaxed) {
+            0 => None,
+            usual => Some(usual),
+        }
+    }
+
+    /// How many attempts to start as one.
+    pub(super) fn together(&self) -> usize {
+        let many = self.usual().map_or(1, |usual| TOGETHER.as_nanos() / u128::from(usual.max(1000)));
+        usize::try_from(many).unwrap_or(usize::MAX).max(1)
     }
 
     /// Whether so many tasks are worth a claim now. While the cores have enough at hand, a round trip shall bring a batch and not
@@ -126,8 +148,8 @@ impl Crew {
     /// claim is answered.
     pub(super) fn ceiling(&self, cores: usize) -> usize {
         let floor = 16 * cores;
-        let Some(usual) = lock(&self.inner).usual else { return floor };
-        let ahead = AHEAD.as_nanos() * cores as u128 / usual.as_nanos().max(1000);
+        let Some(usual) = self.usual() else { return floor };
+        let ahead = AHEAD.as_nanos() * cores as u128 / u128::from(usual.max(1000));
         usize::try_from(ahead).unwrap_or(usize::MAX).clamp(floor, 4096)
     }
 }
@@ -168,6 +190,16 @@ mod tests {
         assert!(!crew.is_worth(0, 0, 2));
         crew.used(Duration::from_secs(2));
         assert!(crew.is_worth(10, 22, 2) && !crew.is_worth(9, 23, 2), "batches are smaller then");
+    }
+
+    #[test]
+    fn short_attempts_are_started_together_and_long_ones_are_not() {
+        let crew = Crew::new(8);
+        assert_eq!(crew.together(), 1, "nobody knows yet");
+        crew.used(Duration::from_micros(10));
+        assert_eq!(crew.together(), 10);
+        crew.used(Duration::from_millis(2));
+        assert_eq!(crew.together(), 1);
     }
 
     #[test]

@@ -118,6 +118,10 @@ impl Alone {
         if claimed.is_empty() && running > 0 {
             return claimed;
         }
+        if !claimed.iter().any(Job::runs_alone) {
+            self.wanted = false;
+            return claimed.into_iter().filter_map(enter).collect();
+        }
         let (mut alone, others): (Vec<_>, Vec<_>) = claimed.into_iter().partition(Job::runs_alone);
         self.wanted = !alone.is_empty();
         if !others.is_empty() || running > 0 {

@@ -149,7 +149,7 @@ pub(super) struct Hold {
 #[derive(Debug, Default)]
 struct Inner {
     lost: bool,
-    members: HashMap<Member, Entry>,
+    members: HashMap<Member, Entry, foldhash::fast::RandomState>,
 }
 
 #[derive(Debug)]
