@@ -5,7 +5,7 @@
 //!
 //! Invariant: nothing of one attempt is seen by the next, and no guest crashes or stalls the host.
 
-use std::{fmt, panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, panic::AssertUnwindSafe, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
@@ -235,12 +235,13 @@ impl Engine {
     pub async fn invoke(self: &Arc<Self>, call: Call) -> Attempted {
         // Counted from here: an attempt that waits for its first turn wants CPU as well.
         let turn = cpu::Turn::new(&self.cpu);
-        let attempt = attempt::run(Arc::clone(self), call, turn);
         // Who is there already, as a worker's attempts are, needs no task of its own.
         if Handle::try_current().is_ok_and(|here| here.id() == self.guests.id()) {
+            // Pinned first: it is some kilobytes large, and each wrapper would move it.
+            let attempt = pin!(attempt::run(Arc::clone(self), call, turn));
             return AssertUnwindSafe(attempt).catch_unwind().await.unwrap_or_else(|_| Attempted::panicked());
         }
-        match AbortOnDropHandle::new(self.guests.spawn(attempt)).await {
+        match AbortOnDropHandle::new(self.guests.spawn(attempt::run(Arc::clone(self), call, turn))).await {
             Ok(attempted) => attempted,
             Err(gone) if gone.is_cancelled() => {
                 Attempted::unrun(Outcome::HostFault { reason: "the engine was stopped".into(), delay: Duration::ZERO })

@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio_util::sync::CancellationToken;
 use wasmtime::{ResourceLimiter, Store, component::ResourceTable};
-use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::{
@@ -24,7 +24,7 @@ pub(super) struct Guest {
     pub(super) usage: Usage,
     /// `None` while the guest describes itself: then only its log works.
     pub(super) attempt: Option<Attempt>,
-    wasi: WasiCtx,
+    wasi: Wasi,
     http: WasiHttpCtx,
     hooks: Hooks,
     table: ResourceTable,
@@ -59,36 +59,31 @@ impl Guest {
         grants: &Arc<Grants>,
         attempt: Option<Attempt>,
     ) -> Result<Store<Self>, String> {
-        let mut wasi = WasiCtx::builder();
-        wasi.stdout(Pipe { stream: Stream::Out, shared: Arc::clone(&shared) });
-        wasi.stderr(Pipe { stream: Stream::Err, shared: Arc::clone(&shared) });
-        // At once; a guest may ask again. The host makes them in memory of its own first.
-        wasi.max_random_size(1 << 20);
-        for (name, value) in &grants.env {
-            wasi.env(name, value);
-        }
         let secrets = Secrets::of(grants);
-        for (name, placeholder) in secrets.placeholders() {
-            wasi.env(name, placeholder);
-        }
-        for grant in &grants.files {
-            let mode = match grant.mode {
-                FileMode::ReadOnly => FsPerms::ReadOnly,
-                FileMode::ReadWrite => FsPerms::ReadWrite,
-            };
-            wasi.preopened_dir(&grant.host, &grant.guest, mode).map_err(|error| {
-                let host = grant.host.display();
-                format!(
-                    "can't open the directory that `files` of [plugins.{plugin}] grants: {error}: `{host}`; create it or change the policy"
-                )
-            })?;
+        let env = grants.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(secrets.placeholders());
+        let mut wasi = Wasi { env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(), made: None };
+        if !grants.files.is_empty() {
+            let mut builder = builder(&shared, &wasi.env);
+            for grant in &grants.files {
+                let mode = match grant.mode {
+                    FileMode::ReadOnly => FsPerms::ReadOnly,
+                    FileMode::ReadWrite => FsPerms::ReadWrite,
+                };
+                builder.preopened_dir(&grant.host, &grant.guest, mode).map_err(|error| {
+                    let host = grant.host.display();
+                    format!(
+                        "can't open the directory that `files` of [plugins.{plugin}] grants: {error}: `{host}`; create it or change the policy"
+                    )
+                })?;
+            }
+            wasi.made = Some(builder.build());
         }
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.resources);
         let guest = Self {
             usage: Usage::new(limits, Arc::clone(&engine.memory)),
             attempt,
-            wasi: wasi.build(),
+            wasi,
             http: WasiHttpCtx::new(),
             hooks: Hooks::new(Arc::clone(plugin), Arc::clone(grants), secrets, Arc::clone(&shared), Arc::clone(&engine.outside))
                 .bounded(limits.http_response),
@@ -107,9 +102,32 @@ impl Guest {
     }
 }
 
+/// What a guest has of WASI, made when it first asks for it: many bodies never do, and its random generators are costly to seed.
+struct Wasi {
+    env: Vec<(String, String)>,
+    made: Option<WasiCtx>,
+}
+
+impl Wasi {
+    fn get(&mut self, shared: &Arc<Shared>) -> &mut WasiCtx {
+        let Self { env, made } = self;
+        made.get_or_insert_with(|| builder(shared, env).build())
+    }
+}
+
+fn builder(shared: &Arc<Shared>, env: &[(String, String)]) -> WasiCtxBuilder {
+    let mut wasi = WasiCtx::builder();
+    wasi.stdout(Pipe { stream: Stream::Out, shared: Arc::clone(shared) });
+    wasi.stderr(Pipe { stream: Stream::Err, shared: Arc::clone(shared) });
+    // At once; a guest may ask again. The host makes them in memory of its own first.
+    wasi.max_random_size(1 << 20);
+    wasi.envs(env);
+    wasi
+}
+
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        WasiCtxView { ctx: self.wasi.get(&self.shared), table: &mut self.table }
     }
 }
 
