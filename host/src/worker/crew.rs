@@ -126,7 +126,7 @@ impl Crew {
         }
     }
 
-    /// How many attempts to start as one.
+    /// How many attempts to start as one, and to claim from one of many queues.
     pub(super) fn together(&self) -> usize {
         let many = self.usual().map_or(1, |usual| TOGETHER.as_nanos() / u128::from(usual.max(1000)));
         usize::try_from(many).unwrap_or(usize::MAX).max(1)

@@ -168,7 +168,7 @@ fn plan(shared: &Shared, budget: usize) -> Vec<Wanted<'_>> {
             upkeep.push(Wanted { lane, hold, limit: 0, startable: Vec::new() });
         }
     }
-    share::split(budget, &mut wishes);
+    share::split(budget, shared.crew.together(), &mut wishes);
     let claims = lanes.into_iter().zip(wishes).filter_map(|((lane, hold), wish)| {
         let mut state = lock(&lane.state);
         state.credit = wish.credit;

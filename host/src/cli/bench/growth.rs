@@ -61,6 +61,8 @@ const CLAIMED: usize = 64;
 const CLAIMS: usize = 200;
 /// The deepest queue has so many times the tasks of a drain: 5,000,000 by default.
 const DEEPEST: usize = 25;
+/// For each task that waits: Redis goes on rearranging its table after it has grown, some 10 s for 5,000,000 keys.
+const SETTLE: Duration = Duration::from_micros(4);
 /// Bytes of arguments and headers that are enqueued at once, and that all tasks of one figure have.
 const AT_ONCE: usize = 4 << 20;
 const PAYLOADS: usize = 256 << 20;
@@ -89,6 +91,7 @@ pub(super) async fn all(bench: &mut Bench<'_>) -> Result<(), Failure> {
 /// Claims and finishes beside `waiting` tasks; as many come in, their time not counted, so that the queue stays as deep.
 async fn depth(bench: &mut Bench<'_>, waiting: usize) -> Result<(), Failure> {
     enqueue::fill(bench, waiting).await?;
+    tokio::time::sleep(SETTLE * u32::try_from(waiting).unwrap_or(u32::MAX)).await;
     let broker = bench.place.broker();
     let lease = bench.settings.lease;
     let who = broker.register(&bench.queue, lease).await?;
