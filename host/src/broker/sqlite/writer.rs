@@ -12,7 +12,7 @@ use std::{
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rusqlite::Connection;
@@ -29,8 +29,10 @@ use crate::{
 
 /// Commands that share a transaction, at most: bounds how long the first of them waits for the last.
 const GROUP: usize = 256;
-/// How often other processes' commits are looked for while somebody waits.
+/// How often other processes' commits are looked for while somebody waits, and when nothing happened for a while.
 const POLL: Duration = Duration::from_millis(10);
+const DOZE: Duration = Duration::from_millis(25);
+const AWAKE: Duration = Duration::from_secs(1);
 
 /// One command under way in a transaction: the connection, the time, and what is to be told once it is committed.
 #[derive(Debug)]
@@ -221,9 +223,10 @@ struct Pen {
 impl Pen {
     fn run(&self, queue: &Receiver<Command>) {
         let mut seen = None;
+        let mut happened = Instant::now();
         loop {
             let first = if self.bells.is_awaited() {
-                match queue.recv_timeout(POLL) {
+                match queue.recv_timeout(if happened.elapsed() < AWAKE { POLL } else { DOZE }) {
                     Ok(command) => Some(command),
                     Err(RecvTimeoutError::Timeout) => None,
                     Err(RecvTimeoutError::Disconnected) => return,
@@ -243,23 +246,26 @@ impl Pen {
                     break;
                 }
             }
-            if !jobs.is_empty() {
+            let has_jobs = !jobs.is_empty();
+            if has_jobs {
                 self.step(jobs);
             }
-            self.look(&mut seen);
+            if self.look(&mut seen) || has_jobs {
+                happened = Instant::now();
+            }
         }
     }
 
     /// `data_version` of this connection changes by others' commits only: what this process wrote is told without it. The first
-    /// look rings too: somebody may have read before it, and another process committed in between.
-    fn look(&self, seen: &mut Option<i64>) {
+    /// look rings too: somebody may have read before it, and another process committed in between. Whether there was news.
+    fn look(&self, seen: &mut Option<i64>) -> bool {
         // A failure here is met again by the next command, which has somebody to tell.
-        if let Ok(version) =
-            self.connection.prepare_cached("PRAGMA data_version").and_then(|mut pragma| pragma.query_row((), |row| row.get(0)))
-            && seen.replace(version) != Some(version)
-        {
+        let version = self.connection.prepare_cached("PRAGMA data_version").and_then(|mut pragma| pragma.query_row((), |row| row.get(0)));
+        let is_news = version.is_ok_and(|version| seen.replace(version) != Some(version));
+        if is_news {
             self.bells.ring_foreign();
         }
+        is_news
     }
 
     fn step(&self, mut jobs: Vec<Box<dyn Job>>) {
