@@ -155,18 +155,21 @@ async fn a_component_that_takes_too_long_to_compile_is_refused() {
 #[tokio::test]
 async fn a_machine_that_allows_less_is_no_reason_to_refuse() {
     let dir = private_dir();
-    let within = |blocks: u32| {
-        let path = dir.path().join(format!("within-{blocks}"));
-        std::fs::write(&path, format!("#!/bin/sh\nulimit -f {blocks} && exec {} \"$@\"\n", program().display())).unwrap();
+    let within = |limit: &str| {
+        let path = dir.path().join(format!("within-{}", fastrand::u64(..)));
+        std::fs::write(&path, format!("#!/bin/sh\nulimit {limit} && exec {} \"$@\"\n", program().display())).unwrap();
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
         apart(None, Some(path))
     };
     let bytes = Guest::default().build();
-    match compile(&within(2), &bytes).await {
-        Err(EngineError::BadComponent(why)) => assert!(why.contains("of code"), "{why}"),
-        other => panic!("not refused: {other:?}"),
+    let large = super::hostile::large_component(30 << 20, 7);
+    for (limit, bytes, expected) in [("-f 2", &bytes, "of code"), ("-t 2", &large, "of CPU")] {
+        match compile(&within(limit), bytes).await {
+            Err(EngineError::BadComponent(why)) => assert!(why.contains(expected), "{why}"),
+            other => panic!("not refused: {other:?}"),
+        }
     }
-    let engine = within(10_000);
+    let engine = within("-f 10000 && ulimit -t 100");
     let code = compile(&engine, &bytes).await.unwrap();
     assert_eq!(result(engine.invoke(call(&code, "go", "[]")).await), "7");
 }

@@ -143,7 +143,7 @@ pub fn compile_plugin(memory: u64, cpu: u64, mut input: impl Read, mut output: i
 fn confine(memory: u64, cpu: u64) -> Result<(), String> {
     let limit = |resource: Resource, soft: u64, hard: u64| {
         let most = getrlimit(resource).maximum.unwrap_or(u64::MAX);
-        setrlimit(resource, Rlimit { current: Some(soft.min(most)), maximum: Some(hard.min(most)) })
+        setrlimit(resource, Rlimit { current: Some(soft.min(most.saturating_sub(hard - soft))), maximum: Some(hard.min(most)) })
             .map_err(|error| format!("can't limit {resource:?}: {error}"))
     };
     limit(Resource::Core, 0, 0)?;
