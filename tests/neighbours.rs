@@ -412,8 +412,9 @@ async fn compiling_twenty_megabytes_starves_nobody() {
     assert_eq!(nice, Some(15), "{stat}");
     assert!(read("status").contains("Threads:\t1\n"), "{}", read("status"));
     let limits = read("limits");
+    // Soft limit, hard limit, unit.
     let bound = |name: &str| {
-        limits.lines().find(|line| line.starts_with(name)).and_then(|line| line.split_whitespace().rev().nth(1)?.parse::<u64>().ok())
+        limits.lines().find(|line| line.starts_with(name)).and_then(|line| line.split_whitespace().rev().nth(2)?.parse::<u64>().ok())
     };
     assert_eq!(bound("Max cpu time"), Some(240), "{limits}");
     assert_eq!(bound("Max file size"), Some(1 << 30), "{limits}");
