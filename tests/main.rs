@@ -2,6 +2,7 @@
 
 mod center;
 mod cli;
+mod counted;
 mod directories;
 mod engine;
 mod faults;

@@ -1,9 +1,7 @@
-//! `cargo xtask count`: what one task costs Redis, in instructions under callgrind: the same on a loaded machine as on a quiet one.
+//! `cargo xtask count`: what one task costs, in instructions under callgrind: the same on a loaded machine as on a quiet one.
 //!
-//! build → redis-server under callgrind ← `taskhost bench --only ceilings` with few tasks, again with many → the difference, a task
-//!
-//! Redis and not the host, because every broker script runs there and it is what a fleet of workers shares; the host's own calls can't
-//! be counted this way: valgrind has no room for the engine's pool of instances.
+//! Redis: redis-server under callgrind ← `taskhost bench --only ceilings`. Host: the tests of `tests/counted.rs` under callgrind, an
+//! isolated call and a whole drain. Each with few tasks and again with many → the difference, a task.
 
 use std::{
     fs,
@@ -19,11 +17,12 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::{plugins, redis, test};
 
 /// Tasks of the two runs: what a start and an empty queue cost is in both.
-const FEW: u64 = 1_000;
-const MANY: u64 = 6_000;
+const SERVER: [u64; 2] = [1_000, 6_000];
+const HOST: [u64; 2] = [200, 1_200];
 const LIMIT: Duration = Duration::from_secs(60);
+const CALLGRIND: [&str; 2] = ["--tool=callgrind", "--callgrind-out-file=/dev/null"];
 
-/// Prints the count; where there is no valgrind it says so.
+/// Prints the counts; where there is no valgrind it says so.
 pub(crate) fn run() -> Result<()> {
     let has_valgrind = Command::new("valgrind").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !has_valgrind.is_ok_and(|status| status.success()) {
@@ -34,20 +33,38 @@ pub(crate) fn run() -> Result<()> {
     // As the tests build it: another set of features would build much of it a second time.
     test::cargo(&root, &["test", "--workspace", "--no-run"])?;
     plugins::build(&plugins::Order::default())?;
-    let few = count(&root, &server, FEW)?;
-    let many = count(&root, &server, MANY)?;
-    let each = many.saturating_sub(few) / (MANY - FEW);
-    say!("Redis, instructions a task (enqueued in bulk, claimed and finished in batches): {each}");
+    say!("instructions a task, of the dev build's host:");
+    say!("{:>9}  Redis: enqueued in bulk, claimed and finished in batches", each(SERVER, |tasks| of_server(&root, &server, tasks))?);
+    say!("{:>9}  host: an isolated call of `add`", each(HOST, |tasks| of_host(&root, "isolated_calls_end", tasks))?);
+    say!("{:>9}  host: an `add` drained by a worker of 16 slots", each(HOST, |tasks| of_host(&root, "a_full_queue_is_drained", tasks))?);
     Ok(())
 }
 
+fn each([few, many]: [u64; 2], count: impl Fn(u64) -> Result<u64>) -> Result<u64> {
+    Ok(count(many)?.saturating_sub(count(few)?) / (many - few))
+}
+
+/// Instructions of the host in one of the tests that are made to be counted.
+fn of_host(root: &Path, name: &str, tasks: u64) -> Result<u64> {
+    let runner: Vec<String> = ["valgrind"].into_iter().chain(CALLGRIND).map(|word| format!("\"{word}\"")).collect();
+    let mut call = test::cargo_command();
+    call.current_dir(root).env("COUNT_TASKS", tasks.to_string());
+    call.args(["test", "--quiet", "--workspace", "--test", "main"]);
+    call.args(["--config", &format!("target.'cfg(all())'.runner = [{}]", runner.join(", "))]);
+    call.args(["--", "--exact", &format!("counted::{name}")]);
+    let told = call.output().context("failed to start cargo")?;
+    let text = String::from_utf8_lossy(&told.stderr);
+    ensure!(told.status.success(), "{name} failed under valgrind: {}{text}", String::from_utf8_lossy(&told.stdout));
+    collected(&text)
+}
+
 /// Instructions of a Redis that so many tasks went through.
-fn count(root: &Path, server: &Path, tasks: u64) -> Result<u64> {
+fn of_server(root: &Path, server: &Path, tasks: u64) -> Result<u64> {
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
     let scratch = root.join(format!("target/count-{}-{tasks}", std::process::id()));
     fs::create_dir_all(&scratch)?;
     let mut valgrind = Command::new("valgrind");
-    valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(server);
+    valgrind.args(CALLGRIND).arg(server);
     valgrind.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]).arg(&scratch);
     valgrind.stdout(Stdio::null()).stderr(Stdio::piped());
     let running = valgrind.spawn().context("failed to start redis-server under valgrind")?;
@@ -64,9 +81,13 @@ fn through(root: &Path, mut server: Child, port: u16, tasks: u64) -> Result<u64>
     }
     let told = server.wait_with_output()?;
     benched?;
-    let told = String::from_utf8_lossy(&told.stderr);
-    let collected = told.lines().find_map(|line| line.split_once("Collected :")).context("callgrind said no count")?.1;
-    collected.trim().parse().with_context(|| format!("not a count: `{collected}`"))
+    collected(&String::from_utf8_lossy(&told.stderr))
+}
+
+/// The count that callgrind says at the end.
+fn collected(told: &str) -> Result<u64> {
+    let count = told.lines().find_map(|line| line.split_once("Collected :")).context("callgrind said no count")?.1;
+    count.trim().parse().with_context(|| format!("not a count: `{count}`"))
 }
 
 fn bench(root: &Path, port: u16, tasks: u64) -> Result<()> {

@@ -1,0 +1,73 @@
+//! What a task costs the host, made so that it can be counted: `cargo xtask count` runs these two tests under callgrind, with few tasks
+//! and with many; the suite runs them with few.
+//!
+//! Invariant: nothing of the work depends on how fast the machine is, and valgrind has room for the engine's pool.
+
+use std::{collections::HashMap, env, path::PathBuf, sync::Arc, time::Duration};
+
+use taskhost::{
+    broker::BrokerSettings,
+    engine::{Engine, EngineSettings},
+    plugins::{self, Plugin, Registry},
+    task::NewTask,
+    worker::{self, Roster, Stop, WorkerSettings},
+};
+use tokio::sync::watch;
+
+use super::engine::support::{call, result, settings};
+use crate::support::{Place, RedisServer, named, queue, task_name};
+
+/// Under valgrind everything takes some fifty times as long.
+const LONG: Duration = Duration::from_secs(900);
+/// Attempts at once: three memories each are what valgrind has the address space for.
+const SLOTS: usize = 16;
+
+fn tasks() -> usize {
+    env::var("COUNT_TASKS").map_or(50, |text| text.parse().expect("COUNT_TASKS is a number"))
+}
+
+async fn math() -> (Arc<Engine>, Plugin) {
+    let engine = Engine::start(EngineSettings { slots: SLOTS, threads: 1, ..settings() }).expect("the engine starts");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../plugins/math.wasm");
+    let inspected = plugins::inspect(&path, &engine, None, None, &taskhost::engine::Limits::default()).await;
+    (engine, inspected.expect("`cargo xtask plugins` has built math.wasm").plugin)
+}
+
+#[tokio::test]
+async fn isolated_calls_end() {
+    let (engine, math) = math().await;
+    for number in 0..tasks() {
+        let attempted = engine.invoke(call(&math.code, "add", &format!("[{number},1]"))).await;
+        assert_eq!(result(attempted), (number + 1).to_string());
+    }
+    engine.stop();
+}
+
+#[tokio::test]
+async fn a_full_queue_is_drained() {
+    let server = RedisServer::make().await;
+    let broker = server.open(BrokerSettings::default()).await;
+    let (engine, math) = math().await;
+    let tasks: Vec<NewTask> = (0..tasks()).map(|number| named("add", &format!("[{number},1]"))).collect();
+    for some in tasks.chunks(1_000) {
+        broker.enqueue(some).await.expect("enqueue");
+    }
+    let registry = Registry { bodies: HashMap::from([(task_name("add"), Arc::new(math))]), ..Registry::default() };
+    let (_plugins, roster) = watch::channel(Arc::new(Roster::of(&registry)));
+    let settings = WorkerSettings {
+        queues: vec![(queue("default"), 1)],
+        concurrency: SLOTS,
+        cores: 1,
+        lease: LONG,
+        ..WorkerSettings::new(worker::worker_id())
+    };
+    let stop = Stop::default();
+    let worker = tokio::spawn(worker::run_with(settings, broker.clone(), Arc::new(engine.clone()), roster, stop.clone()));
+    let last = tasks.last().expect("some tasks").id.clone();
+    let ended = broker.await_end(Some(&queue("default")), &last, LONG).await.expect("await_end").expect("a known task");
+    assert!(ended.state.is_ended(), "{:?}", ended.state);
+    stop.drain.cancel();
+    let summary = worker.await.expect("no panic").expect("the worker drains");
+    assert_eq!(summary.succeeded, tasks.len() as u64);
+    engine.stop();
+}
