@@ -82,6 +82,7 @@ macro_rules! laws {
                     ]
                     two [
                         who_awaits_an_end_is_woken_by_it,
+                        who_awaits_an_end_is_told_all_that_is_known_of_it,
                     ]
                     with short_results [the_broker_s_time_for_results_counts_from_the_end]
                     with short_results [every_end_but_death_is_kept_for_that_time_and_no_longer]

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::StreamExt;
 use redis::Value;
 use taskhost::{
     broker::{Broker, BrokerError, BrokerSettings, Enqueued, Finish, Finished, redis::RedisBroker},
@@ -440,4 +441,27 @@ async fn a_producer_that_only_knows_the_protocol_can_enqueue() {
     let leased = Worker::new(&broker).await.claim_one().await;
     assert_eq!((leased.task.id.as_str(), &*leased.task.args, leased.task.priority.get()), ("my-id", "[1,2]", 9));
     assert_eq!(leased.task.headers, [("tenant".to_owned(), "x".to_owned())]);
+}
+
+#[tokio::test]
+async fn the_message_of_an_end_brings_what_is_known_of_it_where_that_is_short() {
+    let server = RedisServer::start();
+    let broker = connect(&server).await;
+    let worker = Worker::new(&broker).await;
+    let mut ear = redis::Client::open(server.url()).expect("a URL").get_async_pubsub().await.expect("connect");
+    for (result, is_short) in [("2".to_owned(), true), (format!("\"{}\"", "x".repeat(20_000)), false)] {
+        let id = enqueue(&broker, add()).await;
+        let leased = worker.claim_one().await;
+        ear.subscribe(format!("th:{{default}}:done:{id}")).await.expect("subscribe");
+        raw(&server, &["SADD", "th:{default}:awaited", id.as_str()]).await;
+        worker.finish(&leased.member, ok(&result)).await;
+        let message = tokio::time::timeout(SOON, ear.on_message().next()).await.expect("told in time").expect("a message");
+        let text: String = message.get_payload().expect("text");
+        let (state, told) = text.split_once(' ').unwrap_or((&text, ""));
+        assert_eq!((state, told.is_empty()), ("succeeded", !is_short));
+        if is_short {
+            let told: serde_json::Value = serde_json::from_str(told).expect("JSON");
+            assert_eq!((&told[0], &told[2]), (&id.as_str().into(), &"succeeded".into()));
+        }
+    }
 }

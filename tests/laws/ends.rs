@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::value::RawValue;
 use taskhost::{
     broker::{Broker, BrokerSettings, DeleteReply, Finished, RetryReply},
-    task::{ErrorKind, NewTask, Progress, QueueName, State, TaskError, TaskId, Unique, Verdict},
+    task::{ErrorKind, NewTask, Priority, Progress, QueueName, State, TaskError, TaskId, Unique, Verdict},
 };
 
 use crate::support::{
@@ -44,6 +44,37 @@ pub(crate) async fn who_awaits_an_end_is_woken_by_it(one: &dyn Broker, other: &d
         let view = end.await.expect("await").expect("known");
         assert_eq!((view.state, view.result.as_deref().map(RawValue::get)), (State::Succeeded, Some("2")));
         assert!(begun.elapsed() < Duration::from_secs(3), "by push, not by a poll of seconds: {:?}", begun.elapsed());
+    }
+}
+
+/// However the news comes, it is the whole truth: short and long, whatever characters it is made of, and what went before.
+pub(crate) async fn who_awaits_an_end_is_told_all_that_is_known_of_it(one: &dyn Broker, other: &dyn Broker) {
+    let awkward = r#""\u0000 \" \\ / {[, \u001f é 日本 🦀""#;
+    let (worker, default) = (Worker::new(one).await, QueueName::default());
+    for (args, verdict) in [
+        ("[1,1]".to_owned(), ok("2")),
+        (format!("[{awkward}]"), ok(awkward)),
+        ("[]".to_owned(), ok(&format!("\"{}\"", "x".repeat(100_000)))),
+        (format!("[\"{}\"]", "y".repeat(100_000)), dead("no \n 日本")),
+        ("[2]".to_owned(), dead("no")),
+    ] {
+        let task = NewTask {
+            headers: vec![("trace".into(), "é\n".into())],
+            priority: Priority::new(7).expect("a priority"),
+            ..named("add", &args)
+        };
+        let id = enqueue(one, task).await;
+        worker.run_one(retry_after(Duration::ZERO)).await;
+        let leased = worker.claim_one().await;
+        let mut end = other.await_end(Some(&default), &id, SOON);
+        still_waits(end.as_mut()).await;
+        assert_eq!(worker.finish(&leased.member, verdict).await, Finished::Recorded);
+        let told = end.await.expect("await").expect("known");
+        let known = view(one, &id).await;
+        assert_eq!((told.state.is_ended(), told.tries, told.errors.is_empty()), (true, 2, false));
+        assert_eq!(serde_json::to_string(&told).expect("JSON"), serde_json::to_string(&known).expect("JSON"));
+        let again = other.await_end(None, &id, SOON).await.expect("await").expect("known");
+        assert_eq!(serde_json::to_string(&again).expect("JSON"), serde_json::to_string(&known).expect("JSON"));
     }
 }
 

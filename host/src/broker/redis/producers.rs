@@ -6,14 +6,14 @@ use std::{
 };
 
 use futures_util::StreamExt;
-use redis::{RedisResult, aio::PubSub};
+use redis::{RedisResult, Value, aio::PubSub};
 use tokio::time::Instant;
 
 use super::{
     RedisBroker,
     fault::fault,
     scripts::{AWAIT, ENQUEUE, Script},
-    values::{is_plain, list, number, push_record, word},
+    values::{end_told, is_plain, list, push_record, view, word},
 };
 use crate::{
     broker::{BrokerError, Enqueued, Result, check_payload},
@@ -133,8 +133,8 @@ impl RedisBroker {
             };
             loop {
                 let call = AWAIT.call(&self.keys.queue(&queue)).arg(id.as_str());
-                let goes_on = match self.commands.call(&call).await {
-                    Ok(answer) => number(&answer) == 1,
+                let answer = match self.commands.call(&call).await {
+                    Ok(answer) => answer,
                     Err(error) if error.is_transient() && Instant::now() < deadline => break,
                     Err(error) => return Err(error),
                 };
@@ -144,13 +144,23 @@ impl RedisBroker {
                 {
                     break;
                 }
-                if goes_on {
-                    let look = deadline.min(Instant::now() + LOOK);
-                    if let Ok(None) = tokio::time::timeout_at(look, connection.on_message().next()).await {
-                        break;
+                let told = match answer {
+                    Value::Array(_) => view(&queue, answer)?,
+                    Value::Int(1) => {
+                        let look = deadline.min(Instant::now() + LOOK);
+                        match tokio::time::timeout_at(look, connection.on_message().next()).await {
+                            Ok(None) => break,
+                            Ok(Some(message)) if message.get_channel_name() == channel => end_told(&queue, message.get_payload_bytes()),
+                            _ => None,
+                        }
                     }
-                }
-                match self.find_in(&queue, id).await {
+                    _ => None,
+                };
+                let found = match told {
+                    Some(ended) => Ok(Some(ended)),
+                    None => self.find_in(&queue, id).await,
+                };
+                match found {
                     Ok(view) if view.as_ref().is_none_or(|view| view.state.is_ended()) || Instant::now() >= deadline => {
                         self.listeners.put(connection, channel);
                         return Ok(view);

@@ -260,7 +260,7 @@ fn read_entry(stored: &str) -> Option<ErrorEntry> {
     Some(ErrorEntry { at, attempt, worker, code, error })
 }
 
-/// One row of view.lua; `None`: no such task.
+/// What `view_of` of lib.lua gives; `None`: no such task.
 pub(super) fn view(queue: &QueueName, value: Value) -> Result<Option<TaskView>> {
     let mut row = Row::new(value)?;
     if row.is_empty() {
@@ -315,4 +315,40 @@ pub(super) fn view(queue: &QueueName, value: Value) -> Result<Option<TaskView>> 
         headers: fields.get("headers").and_then(|headers| serde_json::from_str(headers).ok()).unwrap_or_default(),
         cancel_asked: cancel_asked && !state.is_ended(),
     }))
+}
+
+/// The view in what is published of an end: a state, and where it is short all that is known, as JSON. `None`: it must be asked for.
+pub(super) fn end_told(queue: &QueueName, message: &[u8]) -> Option<TaskView> {
+    let at = message.iter().position(|byte| *byte == b' ')?;
+    let told: serde_json::Value = serde_json::from_slice(&message[at..]).ok()?;
+    view(queue, as_answer(told)).ok()?.filter(|view| view.state.is_ended())
+}
+
+/// As if Redis had answered it.
+fn as_answer(json: serde_json::Value) -> Value {
+    match json {
+        serde_json::Value::String(text) => Value::BulkString(text.into_bytes()),
+        serde_json::Value::Array(values) => Value::Array(values.into_iter().map(as_answer).collect()),
+        serde_json::Value::Number(number) => number.as_i64().map_or(Value::Nil, Value::Int),
+        _ => Value::Nil,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_does_not_bring_a_view_of_an_end_is_none() {
+        let queue = QueueName::default();
+        let told = |message: &str| end_told(&queue, message.as_bytes());
+        let row =
+            |state: &str| format!(r#"succeeded ["a",["task","add","args","[1,1]","state","{state}","result","2"],"{state}","","",0,""]"#);
+        assert_eq!(told(&row("succeeded")).and_then(|view| view.result).as_deref().map(RawValue::get), Some("2"));
+        for message in ["", "succeeded", "succeeded ", "dead {}", "dead []", "dead [1]", "succeeded [\"a\"", "succeeded [[[[1e999]]]]"] {
+            assert!(told(message).is_none(), "{message}");
+        }
+        assert!(told(&row("running")).is_none() && told(&row("gone")).is_none());
+        assert!(end_told(&queue, b"succeeded [\"\xff\"]").is_none());
+    }
 }

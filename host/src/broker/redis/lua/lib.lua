@@ -57,11 +57,41 @@ local function tell(ended)
   if #entry > 2 then call('XADD', K .. 'events', 'MAXLEN', '~', 2000, '*', unpack(entry)) end
 end
 
--- Whoever awaits one of them is told.
+-- All that is known of a task: {id, fields and values, state, due ms or '', claim µs or '', cancel asked, by}, {} of an unknown one. A task
+-- that is in no waiting place and has not ended is in a held set; `claim` is when it was claimed, as far as the caller knows it.
+local function view_of(id, claim)
+  local fields = call('HGETALL', T .. id)
+  local f = {}
+  for n = 1, #fields, 2 do f[fields[n]] = fields[n + 1] end
+  if not f.task then return {} end
+  if f.done then
+    local ended, start, by = string.match(f.done, '^(%d+) (%d+) (%S*)$')
+    for name, value in pairs({ ['end'] = ended, start = start, by = by }) do
+      f[name] = value
+      fields[#fields + 1] = name
+      fields[#fields + 1] = value
+    end
+  end
+  local state, due, by = f.state, '', ''
+  if not state then
+    local _
+    state, _, due = place(id, f.task)
+    state = state or 'running'
+  end
+  if f.by then by = call('GET', K .. 'by:' .. f.by) or '' end
+  return { id, fields, state, due or '', state == 'running' and claim or '', call('SISMEMBER', K .. 'cancelled', id), by }
+end
+
+-- Whoever awaits one of them is told, and with it what became of it, where that is short: else they ask.
 local function publish(ids, state)
   if call('EXISTS', K .. 'awaited') == 0 then return end
   for _, id in ipairs(ids) do
-    if call('SREM', K .. 'awaited', id) == 1 then call('PUBLISH', K .. 'done:' .. id, state) end
+    if call('SREM', K .. 'awaited', id) == 1 then
+      local text, view, size = state, view_of(id, ''), 0
+      for _, value in ipairs(view[2] or {}) do size = size + #value end
+      if view[1] and size < 16384 then text = text .. ' ' .. cjson.encode(view) end
+      call('PUBLISH', K .. 'done:' .. id, text)
+    end
   end
 end
 
