@@ -122,13 +122,10 @@ pub(crate) async fn run(engine: &Arc<Engine>, plugin: &Plugin, body: &str, args:
         headers: Vec::new(),
     };
     let call = Call {
-        code: plugin.code.clone(),
-        plugin: plugin.id.plugin.as_str().into(),
+        terms: plugin.terms().into(),
         body: body.to_owned(),
         args: args.to_owned(),
         about,
-        limits: plugin.limits.clone(),
-        grants: plugin.grants.clone(),
         timeout: Duration::from_secs(60),
         cancelled: CancellationToken::new(),
         grace: Duration::from_secs(1),

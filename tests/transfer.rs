@@ -35,7 +35,7 @@ impl Scene {
         call.about.task_id = TaskId::new(id).unwrap();
         call.services = self.services.clone();
         let url = self.center.url();
-        call.grants = Arc::new(Grants {
+        Arc::make_mut(&mut call.terms).grants = Arc::new(Grants {
             http: vec![HttpGrant { scheme: "http".into(), host: "127.0.0.1".into(), port: self.center.port(), methods: Vec::new() }],
             env: BTreeMap::from([("CENTER_URL".into(), url.clone()), ("ECF_URL".into(), url)]),
             ..granted()

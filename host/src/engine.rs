@@ -120,18 +120,24 @@ pub struct LogLine {
     pub fields: Vec<(String, String)>,
 }
 
-/// One attempt to be made.
-pub struct Call {
+/// What is the same in every attempt of a plugin. One count of references for all of it: attempts on every core make and drop one.
+#[derive(Debug, Clone)]
+pub struct Terms {
     pub code: Arc<Code>,
     /// The plugin's name, as its policy table is called: what a denied call tells the operator to write.
     pub plugin: Arc<str>,
+    pub limits: Arc<Limits>,
+    pub grants: Arc<Grants>,
+}
+
+/// One attempt to be made.
+pub struct Call {
+    pub terms: Arc<Terms>,
     /// The body's name.
     pub body: String,
     /// A JSON array.
     pub args: String,
     pub about: About,
-    pub limits: Arc<Limits>,
-    pub grants: Arc<Grants>,
     /// Cut to `limits.timeout_ceiling`; waiting for a share of the CPU does not count.
     pub timeout: Duration,
     /// Set when somebody cancelled the task, or its lease was lost: the guest sees `is-cancelled` and has `grace` to return.
@@ -166,7 +172,11 @@ pub struct Attempted {
 
 impl fmt::Debug for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call").field("plugin", &self.plugin).field("body", &self.body).field("about", &self.about).finish_non_exhaustive()
+        f.debug_struct("Call")
+            .field("plugin", &self.terms.plugin)
+            .field("body", &self.body)
+            .field("about", &self.about)
+            .finish_non_exhaustive()
     }
 }
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     catalogue::{Description, PluginInfo},
-    engine::{Code, Engine, Grants, Limits},
+    engine::{Code, Engine, Grants, Limits, Terms},
     task::{CodeId, TaskName},
 };
 
@@ -95,6 +95,14 @@ pub struct Plugin<C = Code> {
     pub concurrency: Option<usize>,
     /// Where its attempts are counted, if it has a guard.
     pub tally: Option<Arc<Tally>>,
+}
+
+impl Plugin {
+    /// What each of its attempts is made on.
+    pub fn terms(&self) -> Terms {
+        let (code, limits, grants) = (self.code.clone(), self.limits.clone(), self.grants.clone());
+        Terms { code, plugin: self.id.plugin.as_str().into(), limits, grants }
+    }
 }
 
 /// What this process can run now. One value a pass; never changed.

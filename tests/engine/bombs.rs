@@ -36,7 +36,7 @@ async fn a_flood_of_the_hosts_handles_ends_at_their_limit() {
     let ended = told(run(flooding).await);
     assert_eq!(ended, (ErrorKind::Trap, "holds more than 10000 resources (streams, files, requests) at once".into()));
     let mut few = going(Guest { imports: &[FIELDS], run: run_, ..Guest::default() }).await;
-    few.limits = Arc::new(Limits { resources: 50, ..Limits::default() });
+    Arc::make_mut(&mut few.terms).limits = Arc::new(Limits { resources: 50, ..Limits::default() });
     assert_eq!(told(run(few).await).1, "holds more than 50 resources (streams, files, requests) at once");
 }
 

@@ -58,7 +58,7 @@ async fn an_endless_loop_times_out() {
 async fn the_ceiling_cuts_the_timeout() {
     let code = load(&running("(loop $l (br $l)) (unreachable)")).await;
     let mut endless = call(&code, "go", "[]");
-    endless.limits = Arc::new(Limits { timeout_ceiling: Some(Duration::from_millis(100)), ..Limits::default() });
+    Arc::make_mut(&mut endless.terms).limits = Arc::new(Limits { timeout_ceiling: Some(Duration::from_millis(100)), ..Limits::default() });
     assert_eq!(told(run(endless).await).1, "timed out after 100 ms");
 }
 
@@ -153,7 +153,7 @@ async fn the_memory_of_all_guests_is_the_hosts_fault() {
 async fn a_granted_directory_that_is_not_there_is_the_operators_to_mend() {
     let mut reading = call(&load(&Guest::default().build()).await, "go", "[]");
     let grant = FileGrant { host: "/nowhere/at/all".into(), guest: "/in".into(), mode: FileMode::ReadOnly };
-    reading.grants = Arc::new(Grants { files: vec![grant], ..Grants::default() });
+    Arc::make_mut(&mut reading.terms).grants = Arc::new(Grants { files: vec![grant], ..Grants::default() });
     let Outcome::HostFault { reason, .. } = run(reading).await.outcome else { panic!("it ran") };
     assert!(reason.contains("[plugins.probe]") && reason.contains("`/nowhere/at/all`"), "{reason}");
 }
@@ -327,7 +327,7 @@ async fn children_are_bounded_and_checked() {
     assert_eq!(result(run(call(&load(&spawning(1000, 0)).await, "go", "[]")).await), "7");
     assert_eq!(result(run(call(&load(&spawning(1, 10)).await, "go", "[]")).await), invalid);
     let mut small = call(&load(&spawning(3, 0)).await, "go", "[]");
-    small.limits = Arc::new(Limits { children_bytes: 5, ..Limits::default() });
+    Arc::make_mut(&mut small.terms).limits = Arc::new(Limits { children_bytes: 5, ..Limits::default() });
     assert_eq!(result(run(small).await), too_many);
 }
 
@@ -336,6 +336,6 @@ async fn tables_are_bounded() {
     let more =
         "(table $t 1 funcref) (func $grow (loop $l (br_if $l (i32.ne (table.grow $t (ref.null func) (i32.const 500)) (i32.const -1)))))";
     let mut growing = call(&load(&Guest { more, run: "(call $grow) (unreachable)", ..Guest::default() }.build()).await, "go", "[]");
-    growing.limits = Arc::new(Limits { table_elements: 5000, ..Limits::default() });
+    Arc::make_mut(&mut growing.terms).limits = Arc::new(Limits { table_elements: 5000, ..Limits::default() });
     assert_eq!(told(run(growing).await), (ErrorKind::Trap, "limit of 5000 table elements reached".into()));
 }

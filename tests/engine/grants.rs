@@ -34,7 +34,7 @@ async fn probe() -> &'static Arc<Code> {
 
 async fn probing(body: &str, args: &str, grants: Grants) -> Call {
     let mut probing = call(probe().await, body, args);
-    probing.grants = Arc::new(grants);
+    Arc::make_mut(&mut probing.terms).grants = Arc::new(grants);
     probing
 }
 
@@ -137,7 +137,7 @@ async fn a_rate_is_of_all_attempts_together() {
 #[tokio::test]
 async fn cpu_time_has_a_limit_of_its_own() {
     let mut endless = call(&load(&running("(loop $l (br $l)) (unreachable)")).await, "go", "[]");
-    endless.limits = Arc::new(Limits { cpu: Some(Duration::from_millis(50)), ..Limits::default() });
+    Arc::make_mut(&mut endless.terms).limits = Arc::new(Limits { cpu: Some(Duration::from_millis(50)), ..Limits::default() });
     assert_eq!(told(run(endless).await), (ErrorKind::Timeout, "used up its CPU time of 50 ms".into()));
 }
 
@@ -245,7 +245,7 @@ async fn a_name_that_changes_its_mind_is_dialled_where_it_was_checked() {
     let grant = HttpGrant { scheme: "http".into(), host: "hr.example.com".into(), port: 80, methods: Vec::new() };
     let fetch = async || {
         let mut fetching = call(&code, "fetch", r#"["http://hr.example.com/x"]"#);
-        fetching.grants = Arc::new(Grants { http: vec![grant.clone()], ..Grants::default() });
+        Arc::make_mut(&mut fetching.terms).grants = Arc::new(Grants { http: vec![grant.clone()], ..Grants::default() });
         engine.invoke(fetching).await
     };
     assert_eq!(result(fetch().await), "\"ok\"");
@@ -312,7 +312,7 @@ async fn an_endless_answer_is_cut_off() {
     let (port, _) = mirror(Some(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()))).await;
     let mut fetching =
         probing("fetch", &format!(r#"["http://127.0.0.1:{port}/"]"#), Grants { http: vec![origin(port)], ..Grants::default() }).await;
-    fetching.limits = Arc::new(Limits { http_response: 100_000, ..Limits::default() });
+    Arc::make_mut(&mut fetching.terms).limits = Arc::new(Limits { http_response: 100_000, ..Limits::default() });
     let (_, message) = told(run(fetching).await);
     assert!(message.ends_with("HTTP response body size exceeds limit"), "{message}");
     let head = "a".repeat(1_000_000);
@@ -339,7 +339,7 @@ async fn a_guest_that_hammers_a_closed_door_is_only_told_no() {
     let run_ = "(i32.store8 (i32.const 4096) (i32.add (i32.const 48) (call $number))) (call $ok (i32.const 4096) (i32.const 1))";
     let mut hammering =
         call(&load(&Guest { imports: &[ENQUEUE], more, run: run_, memory: 100, ..Guest::default() }.build()).await, "go", "[]");
-    hammering.grants = Arc::new(Grants::default());
+    Arc::make_mut(&mut hammering.terms).grants = Arc::new(Grants::default());
     let attempted = run(hammering).await;
     assert!(attempted.log.len() <= 64 << 10);
     assert_eq!(result(attempted), "7");

@@ -75,7 +75,7 @@ async fn rust_falls_off_its_limits_in_words() {
     let attempted = run(call(probe().await, "allocate", "[100]")).await;
     assert_eq!(told(attempted), (ErrorKind::MemoryLimit, "memory limit of 64 MiB reached".into()));
     let mut allowed = call(probe().await, "allocate", "[100]");
-    allowed.limits = Arc::new(Limits { memory: 256 << 20, ..Limits::default() });
+    Arc::make_mut(&mut allowed.terms).limits = Arc::new(Limits { memory: 256 << 20, ..Limits::default() });
     let attempted = run(allowed).await;
     assert!(attempted.memory > 100 << 20);
     result(attempted);
@@ -100,7 +100,8 @@ async fn a_body_reads_its_context() {
 async fn a_body_sees_only_the_environment_that_was_granted() {
     assert_eq!(result(run(call(probe().await, "env", r#"["PATH"]"#)).await), "null");
     let mut granted = call(probe().await, "env", r#"["CENTER_URL"]"#);
-    granted.grants = Arc::new(Grants { env: [("CENTER_URL".into(), "https://hr".into())].into(), ..Grants::default() });
+    Arc::make_mut(&mut granted.terms).grants =
+        Arc::new(Grants { env: [("CENTER_URL".into(), "https://hr".into())].into(), ..Grants::default() });
     assert_eq!(result(run(granted).await), r#""https://hr""#);
 }
 
@@ -124,7 +125,7 @@ async fn the_store_keeps_what_a_body_puts() {
     away.services = Arc::new(Fake { down: true, ..Fake::default() });
     assert_eq!(told(run(away).await).0, ErrorKind::Retry, "a broker that is away is worth another attempt");
     let mut wide = call(probe().await, "kv_set", &format!(r#"["a","{}"]"#, "x".repeat(2 << 20)));
-    wide.limits = Arc::new(Limits { memory: 256 << 20, ..Limits::default() });
+    Arc::make_mut(&mut wide.terms).limits = Arc::new(Limits { memory: 256 << 20, ..Limits::default() });
     assert!(told(run(wide).await).1.contains("1 MiB"), "over the payload limit");
 }
 
@@ -179,8 +180,8 @@ async fn a_body_that_watches_for_the_word_ends_cancelled() {
 /// Transfers departments from this centre, under these grants.
 async fn transferring(center: &str, http: Vec<HttpGrant>) -> Call {
     let mut transfer = call(&load(&plugin("org-transfer")).await, "transferDepartment", "[]");
-    transfer.plugin = "org-transfer".into();
-    transfer.grants = Arc::new(Grants { http, env: [("CENTER_URL".into(), center.into())].into(), ..granted() });
+    Arc::make_mut(&mut transfer.terms).plugin = "org-transfer".into();
+    Arc::make_mut(&mut transfer.terms).grants = Arc::new(Grants { http, env: [("CENTER_URL".into(), center.into())].into(), ..granted() });
     transfer
 }
 

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 use taskhost::{
     engine::{
-        About, Attempted, Call, Code, Engine, EngineError, EngineSettings, EnqueueGrant, Grants, KvGrant, Limits, LogLine, ServiceError,
-        Services, System,
+        About, Attempted, Call, Code, Engine, EngineError, EngineSettings, EnqueueGrant, Grants, KvGrant, LogLine, ServiceError, Services,
+        System, Terms,
     },
     task::{ErrorKind, Millis, Outcome, Progress, QueueName, TaskError, TaskId},
 };
@@ -57,8 +57,7 @@ pub(crate) async fn load(bytes: &[u8]) -> Arc<Code> {
 
 pub(crate) fn call(code: &Arc<Code>, body: &str, args: &str) -> Call {
     Call {
-        code: Arc::clone(code),
-        plugin: "probe".into(),
+        terms: Arc::new(Terms { code: Arc::clone(code), plugin: "probe".into(), limits: Arc::default(), grants: Arc::new(granted()) }),
         body: body.into(),
         args: args.into(),
         about: About {
@@ -69,8 +68,6 @@ pub(crate) fn call(code: &Arc<Code>, body: &str, args: &str) -> Call {
             enqueued_at: Millis(1_700_000_000_000),
             headers: vec![("traceparent".into(), "00-1".into())],
         },
-        limits: Arc::new(Limits::default()),
-        grants: Arc::new(granted()),
         timeout: LONG,
         cancelled: CancellationToken::new(),
         grace: LONG,

@@ -213,7 +213,8 @@ pub(super) fn offering(names: &[&str]) -> Roster {
             timeout: Duration::from_secs(60),
             ceiling: None,
             concurrency: most,
-            plugin: None,
+            terms: None,
+            tally: None,
         };
         (task_name(name), Arc::new(offer))
     };

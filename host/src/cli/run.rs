@@ -24,7 +24,7 @@ use super::{
 use crate::{
     catalogue::{ArgumentsError, Catalogue, Offer},
     config::{Settings, units},
-    engine::{About, Call, Grants, Limits, LogLine, ServiceError, Services},
+    engine::{About, Call, Grants, Limits, LogLine, ServiceError, Services, Terms},
     plugins::{self, Plugin},
     task::{Clock, ErrorKind, NewTask, Outcome, Progress, QueueName, SystemClock, TaskId, TaskName},
 };
@@ -81,8 +81,7 @@ pub(super) async fn call(args: RunArgs, settings: &Settings) -> Result<(), Failu
     let timeout = args.timeout.or(limits.timeout_ceiling).or(hint.map(Duration::from_millis)).unwrap_or(limits.timeout);
     let attempted = engine
         .invoke(Call {
-            code: plugin.code.clone(),
-            plugin: plugin.id.plugin.as_str().into(),
+            terms: Terms { limits: limits.into(), grants: args.grants(&plugin.grants).into(), ..plugin.terms() }.into(),
             body: args.body.to_string(),
             args: checked,
             about: About {
@@ -93,8 +92,6 @@ pub(super) async fn call(args: RunArgs, settings: &Settings) -> Result<(), Failu
                 enqueued_at: SystemClock.now(),
                 headers: args.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect(),
             },
-            limits: Arc::new(limits),
-            grants: Arc::new(args.grants(&plugin.grants)),
             timeout,
             cancelled: CancellationToken::new(),
             grace: settings.grace,

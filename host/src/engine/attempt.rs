@@ -16,14 +16,12 @@ use super::{
 use crate::task::{Clock, Outcome, SystemClock};
 
 pub(super) async fn run(engine: Arc<Engine>, call: Call, turn: Turn) -> Attempted {
-    let Call { code, plugin, body, args, about, limits, grants, timeout, cancelled, grace, services } = call;
+    let Call { terms, body, args, about, timeout, cancelled, grace, services } = call;
+    let limits = &terms.limits;
     let timeout = limits.timeout_ceiling.map_or(timeout, |ceiling| timeout.min(ceiling));
-    let shared = Arc::new(Shared::new(Meter::new(&engine.cpu, limits.cpu), &limits, about.attempt, Some(Arc::clone(&services))));
+    let shared = Arc::new(Shared::new(Meter::new(&engine.cpu, limits.cpu), limits, about.attempt, Some(Arc::clone(&services))));
     let attempt = Attempt {
         about,
-        limits: Arc::clone(&limits),
-        grants: Arc::clone(&grants),
-        plugin: Arc::clone(&plugin),
         progress: 0,
         services,
         cancelled: cancelled.clone(),
@@ -33,13 +31,13 @@ pub(super) async fn run(engine: Arc<Engine>, call: Call, turn: Turn) -> Attempte
         children: Vec::new(),
         children_bytes: 0,
     };
-    let mut store = match Guest::store(&engine, Arc::clone(&shared), &plugin, &limits, &grants, Some(attempt)) {
+    let mut store = match Guest::store(&engine, Arc::clone(&terms), Arc::clone(&shared), Some(attempt)) {
         Ok(store) => store,
         Err(reason) => return Attempted::unrun(Outcome::HostFault { reason, delay: HOST_FAULT_DELAY }),
     };
     let ended = {
         let call = pin!(async {
-            let plugin = code.pre.instantiate_async(&mut store).await.map_err(Failed::ToStart)?;
+            let plugin = terms.code.pre.instantiate_async(&mut store).await.map_err(Failed::ToStart)?;
             plugin.taskhost_plugin_tasks().call_run(&mut store, &body, &args).await.map_err(Failed::ToRun)
         });
         let metered = Metered { call, meter: &shared.meter, turn };
@@ -53,7 +51,7 @@ pub(super) async fn run(engine: Arc<Engine>, call: Call, turn: Turn) -> Attempte
     shared.meter.release();
     let outcome = match ended {
         Ok(Ok(returned)) => ending::returned(returned, store.data_mut(), &body),
-        Ok(Err(failed)) => ending::failed(&failed, store.data(), &limits, &engine),
+        Ok(Err(failed)) => ending::failed(&failed, store.data()),
         Err(stopped) => ending::stopped(stopped, store.data()),
     };
     Attempted { outcome, log: shared.take_log(), ran: shared.meter.age(), cpu: shared.meter.spent(), memory: store.data().usage.memory }

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
 
 use super::{
-    Code, Engine, EngineError, Grants, Limits,
+    Code, Engine, EngineError, Terms,
     capture::{Shared, Stream},
     cpu::{CpuSpent, Meter, Metered, Turn},
     guest::Guest,
@@ -26,13 +26,12 @@ const SCHEMA: usize = 64 << 10;
 const VERSION: usize = 64;
 
 pub(super) async fn describe(engine: Arc<Engine>, code: Arc<Code>) -> Result<(Description, Vec<String>), EngineError> {
-    let limits = Limits::default();
-    let shared = Arc::new(Shared::new(Meter::new(&engine.cpu, Some(CPU)), &limits, 0, None));
-    let nothing = Arc::new(Grants::default());
-    let mut store = Guest::store(&engine, Arc::clone(&shared), &Arc::from(""), &limits, &nothing, None).map_err(EngineError::Host)?;
+    let terms = Arc::new(Terms { code, plugin: "".into(), limits: Arc::default(), grants: Arc::default() });
+    let shared = Arc::new(Shared::new(Meter::new(&engine.cpu, Some(CPU)), &terms.limits, 0, None));
+    let mut store = Guest::store(&engine, Arc::clone(&terms), Arc::clone(&shared), None).map_err(EngineError::Host)?;
     let said = {
         let call = pin!(async {
-            let plugin = code.pre.instantiate_async(&mut store).await?;
+            let plugin = terms.code.pre.instantiate_async(&mut store).await?;
             plugin.taskhost_plugin_tasks().call_describe(&mut store).await
         });
         let metered = Metered { call, meter: &shared.meter, turn: Turn::new(&engine.cpu) };

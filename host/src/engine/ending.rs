@@ -8,7 +8,6 @@ use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace, component::Resour
 use wasmtime_wasi::I32Exit;
 
 use super::{
-    Engine, Limits,
     capture::Stream,
     cpu::CpuSpent,
     guest::{Guest, Refused},
@@ -44,10 +43,11 @@ pub(super) enum Failed {
 /// `run` returned.
 pub(super) fn returned(returned: Result<String, Said>, guest: &mut Guest, body: &str) -> Outcome {
     let denied = guest.shared.denied();
+    let payload = guest.terms.limits.payload;
     let Some(attempt) = guest.attempt.as_mut() else { return fail(ErrorKind::Trap, "an attempt without a task".into()) };
     let said = match returned {
         Ok(result) => {
-            return match check_result(result, attempt.limits.payload) {
+            return match check_result(result, payload) {
                 Ok(result) => Outcome::Done { result, children: std::mem::take(&mut attempt.children) },
                 Err(error) => Outcome::Failed { error, after: None },
             };
@@ -104,14 +104,15 @@ pub(super) fn stopped(stopped: Stopped, guest: &Guest) -> Outcome {
 }
 
 /// The guest trapped, left, or could not be started.
-pub(super) fn failed(failed: &Failed, guest: &Guest, limits: &Limits, engine: &Engine) -> Outcome {
+pub(super) fn failed(failed: &Failed, guest: &Guest) -> Outcome {
+    let limits = &guest.terms.limits;
     let (Failed::ToStart(error) | Failed::ToRun(error)) = failed;
     if error.is::<PoolConcurrencyLimitError>() {
         return host_fault("all sandbox slots of this worker are taken: lower its concurrency".into());
     }
     match guest.usage.refused {
         Some(Refused::MemoryOfProcess) => {
-            let limit = words::size(engine.memory.limit);
+            let limit = words::size(guest.engine.memory.limit);
             return host_fault(format!("the guests of this worker have reached `guest_memory` of {limit} together"));
         }
         Some(Refused::Memory) => {
@@ -134,7 +135,7 @@ pub(super) fn failed(failed: &Failed, guest: &Guest, limits: &Limits, engine: &E
     }
     match error.downcast_ref::<Trap>() {
         Some(trap) => trapped(*trap, error, guest),
-        None => no_trap(failed, error, guest, limits),
+        None => no_trap(failed, error, guest),
     }
 }
 
@@ -168,7 +169,8 @@ fn looks_recursive(error: &wasmtime::Error) -> bool {
 }
 
 /// Errors that wasmtime or the host's own functions raise.
-fn no_trap(failed: &Failed, error: &wasmtime::Error, guest: &Guest, limits: &Limits) -> Outcome {
+fn no_trap(failed: &Failed, error: &wasmtime::Error, guest: &Guest) -> Outcome {
+    let limits = &guest.terms.limits;
     let root = error.root_cause();
     let text = root.to_string();
     // With a guest's frame on the stack it happened in a call to the host; else `run` had returned, or never began.

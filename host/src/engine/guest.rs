@@ -11,7 +11,7 @@ use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::{
-    About, Engine, FileMode, Grants, Limits, Services,
+    About, Engine, FileMode, Limits, Services, Terms,
     capture::{Pipe, Shared, Stream},
     cpu::Meter,
     http::Hooks,
@@ -20,22 +20,23 @@ use super::{
 use crate::task::{Millis, NewTask};
 
 pub(super) struct Guest {
+    pub(super) engine: Arc<Engine>,
+    pub(super) terms: Arc<Terms>,
     pub(super) shared: Arc<Shared>,
     pub(super) usage: Usage,
     /// `None` while the guest describes itself: then only its log works.
     pub(super) attempt: Option<Attempt>,
     wasi: Wasi,
     http: WasiHttpCtx,
-    hooks: Hooks,
+    secrets: Secrets,
+    /// Made when it first sends a request.
+    hooks: Option<Hooks>,
     table: ResourceTable,
 }
 
 /// What only an attempt has.
 pub(super) struct Attempt {
     pub(super) about: About,
-    pub(super) limits: Arc<Limits>,
-    pub(super) grants: Arc<Grants>,
-    pub(super) plugin: Arc<str>,
     /// Times that it said its progress.
     pub(super) progress: u32,
     pub(super) services: Arc<dyn Services>,
@@ -52,13 +53,13 @@ pub(super) struct Attempt {
 impl Guest {
     /// A store with nothing in it but what was granted. The error is the operator's to mend: a granted directory is not there.
     pub(super) fn store(
-        engine: &Engine,
+        engine: &Arc<Engine>,
+        terms: Arc<Terms>,
         shared: Arc<Shared>,
-        plugin: &Arc<str>,
-        limits: &Limits,
-        grants: &Arc<Grants>,
         attempt: Option<Attempt>,
     ) -> Result<Store<Self>, String> {
+        let Terms { limits, grants, plugin, .. } = &*terms;
+        let (resources, payload) = (limits.resources, limits.payload);
         let secrets = Secrets::of(grants);
         let env = grants.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(secrets.placeholders());
         let mut wasi = Wasi { env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(), made: None };
@@ -79,23 +80,25 @@ impl Guest {
             wasi.made = Some(builder.build());
         }
         let mut table = ResourceTable::new();
-        table.set_max_capacity(limits.resources);
+        table.set_max_capacity(resources);
         let guest = Self {
             usage: Usage::new(limits, Arc::clone(&engine.memory)),
             attempt,
             wasi,
             http: WasiHttpCtx::new(),
-            hooks: Hooks::new(Arc::clone(plugin), Arc::clone(grants), secrets, Arc::clone(&shared), Arc::clone(&engine.outside))
-                .bounded(limits.http_response),
+            secrets,
+            hooks: None,
             table,
             shared,
+            engine: Arc::clone(engine),
+            terms,
         };
         let mut store = Store::new(&engine.wasm, guest);
         store.limiter(|guest| &mut guest.usage);
         // Its own resources are in no table of ours, but their handles are in the engine's memory.
-        store.set_max_component_handles(limits.resources);
+        store.set_max_component_handles(resources);
         // What a guest may hand over in one call; what is within it is checked by length where it arrives.
-        store.set_hostcall_fuel(limits.payload.saturating_mul(4).saturating_add(1 << 20));
+        store.set_hostcall_fuel(payload.saturating_mul(4).saturating_add(1 << 20));
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|cx| Meter::on_tick(&cx.data().shared));
         Ok(store)
@@ -133,7 +136,12 @@ impl WasiView for Guest {
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { hooks: &mut self.hooks, table: &mut self.table, ctx: &mut self.http }
+        let Self { engine, terms, shared, secrets, .. } = self;
+        let hooks = self.hooks.get_or_insert_with(|| {
+            let (plugin, grants, outside) = (Arc::clone(&terms.plugin), Arc::clone(&terms.grants), Arc::clone(&engine.outside));
+            Hooks::new(plugin, grants, secrets.clone(), Arc::clone(shared), outside).bounded(terms.limits.http_response)
+        });
+        WasiHttpCtxView { hooks, table: &mut self.table, ctx: &mut self.http }
     }
 }
 

@@ -1,11 +1,11 @@
 //! What the contract lets a guest ask: context, log, children, kv. The bindings are generated from `wit/`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use wasmtime::component::{HasSelf, Linker};
 
 use super::{
-    ServiceError,
+    ServiceError, Terms,
     guest::{Attempt, Guest},
     json, words,
 };
@@ -104,9 +104,10 @@ impl context::Host for Guest {
     }
 
     fn progress(&mut self, done: u64, total: Option<u64>, note: String) -> wasmtime::Result<()> {
+        let most = self.terms.limits.progress;
         let attempt = self.attempt("context")?;
         attempt.progress = attempt.progress.saturating_add(1);
-        let (said, most) = (attempt.progress, attempt.limits.progress);
+        let said = attempt.progress;
         if said <= most {
             attempt.services.progress(Progress { done, total, note: words::cut(note, NOTE) });
         } else if said == most.saturating_add(1) {
@@ -132,7 +133,8 @@ impl log::Host for Guest {
 
 impl children::Host for Guest {
     fn enqueue(&mut self, task: children::NewTask) -> wasmtime::Result<Result<String, EnqueueError>> {
-        let answer = self.attempt("children")?.enqueue(task);
+        let terms = Arc::clone(&self.terms);
+        let answer = self.attempt("children")?.enqueue(&terms, task);
         if let Err(EnqueueError::Denied(why)) = &answer {
             self.shared.deny(why.clone());
         }
@@ -142,8 +144,8 @@ impl children::Host for Guest {
 
 impl Attempt {
     /// Fixes the child's id; it comes to be when this attempt's success is recorded.
-    fn enqueue(&mut self, asked: children::NewTask) -> Result<String, EnqueueError> {
-        let limits = &self.limits;
+    fn enqueue(&mut self, terms: &Terms, asked: children::NewTask) -> Result<String, EnqueueError> {
+        let limits = &terms.limits;
         if self.children.len() >= limits.children {
             return Err(EnqueueError::TooMany(format!("an attempt may enqueue {} tasks; let a child enqueue the rest", limits.children)));
         }
@@ -153,7 +155,7 @@ impl Attempt {
             return Err(EnqueueError::TooMany(format!("the tasks that an attempt enqueues may have {limit} of arguments together")));
         }
         let child = child(asked, limits.payload, &self.about.queue).map_err(EnqueueError::Invalid)?;
-        self.may_enqueue(&child)?;
+        self.may_enqueue(terms, &child)?;
         let id = child.id.to_string();
         self.children_bytes += bytes;
         self.children.push(child);
@@ -162,9 +164,9 @@ impl Attempt {
 }
 
 impl Attempt {
-    fn may_enqueue(&self, child: &NewTask) -> Result<(), EnqueueError> {
-        let (plugin, name, queue) = (&self.plugin, child.name.as_str(), child.queue.as_str());
-        let Some(grant) = &self.grants.enqueue else {
+    fn may_enqueue(&self, terms: &Terms, child: &NewTask) -> Result<(), EnqueueError> {
+        let (plugin, name, queue) = (&terms.plugin, child.name.as_str(), child.queue.as_str());
+        let Some(grant) = &terms.grants.enqueue else {
             return Err(EnqueueError::Denied(format!(
                 "denied: enqueueing is not granted; to allow it: `[plugins.{plugin}] enqueue = [\"{name}\"]`"
             )));
@@ -242,9 +244,9 @@ fn check_key(key: &str) -> Result<(), KvError> {
 impl Guest {
     /// The services, when kv is granted; else the denial, remembered.
     fn kv(&mut self) -> wasmtime::Result<Result<&Attempt, KvError>> {
-        let attempt = self.attempt("kv")?;
-        if attempt.grants.kv.is_none() {
-            let why = format!("denied: kv is not granted; to allow it: `[plugins.{}] kv = true`", attempt.plugin);
+        self.attempt("kv")?;
+        if self.terms.grants.kv.is_none() {
+            let why = format!("denied: kv is not granted; to allow it: `[plugins.{}] kv = true`", self.terms.plugin);
             self.shared.deny(why.clone());
             return Ok(Err(KvError::Denied(why)));
         }
@@ -272,11 +274,11 @@ impl kv::Host for Guest {
     }
 
     async fn set(&mut self, key: String, value: Vec<u8>) -> wasmtime::Result<Result<(), KvError>> {
+        let limit = self.terms.limits.payload;
         let attempt = granted!(self);
         if let Err(error) = check_key(&key) {
             return Ok(Err(error));
         }
-        let limit = attempt.limits.payload;
         if value.len() > limit {
             let (size, limit) = (words::size(value.len() as u64), words::size(limit as u64));
             return Ok(Err(KvError::Quota(format!("a value may have {limit}, not {size}"))));

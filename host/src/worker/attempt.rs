@@ -169,7 +169,7 @@ async fn run(job: Job) {
         return;
     }
     let Attempted { outcome, log, ran, cpu, memory } = attempted;
-    if let Some(tally) = job.offer.plugin.as_ref().and_then(|plugin| plugin.tally.as_ref()) {
+    if let Some(tally) = &job.offer.tally {
         tally.count(&outcome);
     }
     let verdict = retry::judge(&job.leased.task, Some(&job.offer.hints), &job.shared.settings.retry, outcome, fastrand::f64());
@@ -185,7 +185,7 @@ async fn make(job: &Job) -> Option<Attempted> {
         job.shared.crew.started();
         return Some(stopped("cancelled before it started".into()));
     }
-    let kv = job.offer.plugin.as_ref().and_then(|plugin| plugin.grants.kv);
+    let kv = job.offer.terms.as_ref().and_then(|terms| terms.grants.kv);
     let services = Arc::new(AttemptServices::new(&job.shared, &job.offer.code.plugin, kv, task));
     let work = Work {
         offer: job.offer.clone(),

@@ -166,7 +166,8 @@ mod tests {
             timeout: Duration::from_secs(60),
             ceiling: None,
             concurrency,
-            plugin: None,
+            terms: None,
+            tally: None,
         }
     }
 

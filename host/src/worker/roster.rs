@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     catalogue::{Hints, PluginInfo},
-    engine::{About, Attempted, Call, Engine, Services},
-    plugins::{Plugin, Registry},
+    engine::{About, Attempted, Call, Engine, Services, Terms},
+    plugins::{Plugin, Registry, Tally},
     task::{CodeId, Outcome, TaskName},
 };
 
@@ -31,7 +31,9 @@ pub struct Offer {
     /// At most so many attempts of the plugin at once on this worker.
     pub concurrency: Option<usize>,
     /// What the engine runs; an [`Invoke`] that runs something else has no use for it.
-    pub plugin: Option<Arc<Plugin>>,
+    pub terms: Option<Arc<Terms>>,
+    /// Where attempts are counted, if the plugin has a guard.
+    pub tally: Option<Arc<Tally>>,
 }
 
 impl Offer {
@@ -59,7 +61,8 @@ impl Roster {
                 timeout: plugin.limits.timeout,
                 ceiling: plugin.limits.timeout_ceiling,
                 concurrency: plugin.concurrency,
-                plugin: Some(plugin.clone()),
+                terms: Some(plugin.terms().into()),
+                tally: plugin.tally.clone(),
             };
             (name.clone(), Arc::new(offer))
         };
@@ -120,7 +123,7 @@ pub trait Invoke: Send + Sync + 'static {
 #[async_trait]
 impl Invoke for Arc<Engine> {
     async fn invoke(&self, work: Work) -> Attempted {
-        let Some(plugin) = work.offer.plugin.clone() else {
+        let Some(terms) = work.offer.terms.clone() else {
             let reason = format!("an offer of `{}` without code: please report it", work.body);
             return Attempted {
                 outcome: Outcome::HostFault { reason, delay: Duration::from_secs(5) },
@@ -131,13 +134,10 @@ impl Invoke for Arc<Engine> {
             };
         };
         let call = Call {
-            code: plugin.code.clone(),
-            plugin: plugin.id.plugin.as_str().into(),
+            terms,
             body: work.body.as_str().to_owned(),
             args: work.args,
             about: work.about,
-            limits: plugin.limits.clone(),
-            grants: plugin.grants.clone(),
             timeout: work.timeout,
             cancelled: work.cancelled,
             grace: work.grace,

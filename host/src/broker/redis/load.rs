@@ -8,12 +8,18 @@ use redis::Value;
 
 use super::{
     RedisBroker,
-    values::{list, text, word, words},
+    values::{list, number, text, word, words},
 };
-use crate::broker::{BrokerError, Result};
+use crate::{
+    broker::{BrokerError, Result},
+    task::QueueName,
+};
 
 /// Keys that are looked at in one step of a scan.
 const SCANNED: usize = 5_000;
+
+/// Questions in one command.
+const ASKED: i64 = 1_000;
 
 /// One look at the server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,6 +52,22 @@ impl RedisBroker {
     /// The least that storing something can cost: one bare `SET`.
     pub async fn set(&self, value: &str) -> Result<()> {
         self.commands.send(redis::cmd("SET").arg(self.keys.shared("bench")).arg(value)).await.map(drop)
+    }
+
+    /// Lets the server finish what it began when `queue` grew: it rearranges the table of a set by one step a question (that of its keys by
+    /// itself), so it is asked as often as there are members.
+    pub async fn settle(&self, queue: &QueueName) -> Result<()> {
+        let ready = self.keys.of(queue, "ready");
+        let members = number(&self.commands.send(redis::cmd("ZCARD").arg(&ready)).await?);
+        let mut nobody = redis::cmd("ZMSCORE");
+        nobody.arg(&ready);
+        for number in 0..ASKED {
+            nobody.arg(number);
+        }
+        for _ in 0..members / ASKED {
+            self.commands.send(&nobody).await?;
+        }
+        Ok(())
     }
 
     /// Deletes every key of this broker's prefix: tasks, results, schedules, all. In bounded steps.

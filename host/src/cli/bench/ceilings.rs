@@ -96,14 +96,14 @@ pub(super) async fn engine(bench: &mut Bench<'_>) -> Result<(), Failure> {
     let began = Instant::now();
     let mut calls = JoinSet::new();
     let services: Arc<dyn Services> = Arc::new(Nothing);
+    let terms = Arc::new(bench.plugin.terms());
     for _ in 0..lanes {
-        let (engine, plugin, body, services) = (bench.engine.clone(), bench.plugin.clone(), bench.body.clone(), services.clone());
+        let (engine, terms, body, services) = (bench.engine.clone(), terms.clone(), bench.body.clone(), services.clone());
         let queue = bench.queue.clone();
         let lane = async move {
             for number in 0..each_lane {
                 let call = Call {
-                    code: plugin.code.clone(),
-                    plugin: plugin.id.plugin.as_str().into(),
+                    terms: terms.clone(),
                     body: body.as_str().to_owned(),
                     args: format!("[{number},1]"),
                     about: About {
@@ -114,9 +114,7 @@ pub(super) async fn engine(bench: &mut Bench<'_>) -> Result<(), Failure> {
                         enqueued_at: SystemClock.now(),
                         headers: Vec::new(),
                     },
-                    limits: plugin.limits.clone(),
-                    grants: plugin.grants.clone(),
-                    timeout: plugin.limits.timeout,
+                    timeout: terms.limits.timeout,
                     cancelled: CancellationToken::new(),
                     grace: std::time::Duration::from_secs(1),
                     services: services.clone(),

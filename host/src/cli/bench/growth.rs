@@ -29,8 +29,9 @@ use crate::{
 pub(super) enum Grown {
     /// Tasks that wait beside those that are claimed and finished.
     Waiting,
-    /// The same, how long a claim takes.
+    /// The same, how long a claim of one task takes, and one of many.
     Claim,
+    ClaimMany,
     Queues,
     Workers,
     Plugins,
@@ -38,12 +39,14 @@ pub(super) enum Grown {
 }
 
 impl Grown {
-    pub(super) const ALL: [Self; 6] = [Self::Waiting, Self::Claim, Self::Queues, Self::Workers, Self::Plugins, Self::Payload];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Waiting, Self::Claim, Self::ClaimMany, Self::Queues, Self::Workers, Self::Plugins, Self::Payload];
 
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Waiting => "claim and finish, by waiting tasks",
-            Self::Claim => "one claim of 64, by waiting tasks",
+            Self::Claim => "claim of one, by waiting tasks",
+            Self::ClaimMany => "claim of 64, by waiting tasks",
             Self::Queues => "drain, by queues",
             Self::Workers => "drain, by workers",
             Self::Plugins => "drain, by plugins",
@@ -52,17 +55,15 @@ impl Grown {
     }
 
     pub(super) fn unit(self) -> &'static str {
-        if self == Self::Claim { "µs" } else { "tasks/s" }
+        if matches!(self, Self::Claim | Self::ClaimMany) { "µs" } else { "tasks/s" }
     }
 }
 
 /// Tasks of one claim beside many that wait, and how many claims are looked at.
 const CLAIMED: usize = 64;
-const CLAIMS: usize = 200;
+const CLAIMS: usize = 1_500;
 /// The deepest queue has so many times the tasks of a drain: 5,000,000 by default.
 const DEEPEST: usize = 25;
-/// For each task that waits: Redis goes on rearranging its table after it has grown, some 10 s for 5,000,000 keys.
-const SETTLE: Duration = Duration::from_micros(4);
 /// Bytes of arguments and headers that are enqueued at once, and that all tasks of one figure have.
 const AT_ONCE: usize = 4 << 20;
 const PAYLOADS: usize = 256 << 20;
@@ -91,25 +92,31 @@ pub(super) async fn all(bench: &mut Bench<'_>) -> Result<(), Failure> {
 /// Claims and finishes beside `waiting` tasks; as many come in, their time not counted, so that the queue stays as deep.
 async fn depth(bench: &mut Bench<'_>, waiting: usize) -> Result<(), Failure> {
     enqueue::fill(bench, waiting).await?;
-    tokio::time::sleep(SETTLE * u32::try_from(waiting).unwrap_or(u32::MAX)).await;
+    bench.place.settle(&bench.queue, waiting).await?;
     let broker = bench.place.broker();
     let lease = bench.settings.lease;
     let who = broker.register(&bench.queue, lease).await?;
-    let (mut took, mut claims) = (Duration::ZERO, Vec::with_capacity(CLAIMS));
+    let (mut took, mut ones, mut many) = (Duration::ZERO, Vec::with_capacity(CLAIMS), Vec::with_capacity(CLAIMS));
     for round in 0..CLAIMS {
-        let tasks: Vec<NewTask> = (0..CLAIMED).map(|number| bench.task(round * CLAIMED + number)).collect();
+        let tasks: Vec<NewTask> = (0..=CLAIMED).map(|number| bench.task(round * CLAIMED + number)).collect();
         broker.enqueue(&tasks).await?;
-        let began = Instant::now();
-        let Lease::Held(claimed) = broker.claim(&who, lease, CLAIMED, &[]).await? else {
-            return Err(Failure::Failed("the broker was too slow to keep a lease: see how busy it is".to_owned()));
-        };
-        claims.push(began.elapsed().as_secs_f64() * 1e6);
-        broker.finish(&who, &finished(bench, claimed.tasks)).await?;
-        took += began.elapsed();
+        for (limit, claims) in [(1, &mut ones), (CLAIMED, &mut many)] {
+            let began = Instant::now();
+            let Lease::Held(claimed) = broker.claim(&who, lease, limit, &[]).await? else {
+                return Err(Failure::Failed("the broker was too slow to keep a lease: see how busy it is".to_owned()));
+            };
+            claims.push(began.elapsed().as_secs_f64() * 1e6);
+            broker.finish(&who, &finished(bench, claimed.tasks)).await?;
+            if limit == CLAIMED {
+                took += began.elapsed();
+            }
+        }
     }
     broker.leave(&who).await?;
     bench.report.add(Figure::Growth(Grown::Waiting, waiting), rate(CLAIMS * CLAIMED, took));
-    bench.report.add(Figure::Growth(Grown::Claim, waiting), quantile(&mut claims, 0.5));
+    for (grown, claims) in [(Grown::Claim, &mut ones), (Grown::ClaimMany, &mut many)] {
+        bench.report.add(Figure::Growth(grown, waiting), quantile(claims, 0.5));
+    }
     Ok(())
 }
 

@@ -17,8 +17,11 @@ use crate::{
         sqlite::SqliteBroker,
     },
     config::{BrokerAddress, Settings},
+    task::QueueName,
 };
 
+/// For each task: Redis rearranges the table of its keys by itself, some 10 s for 5,000,000.
+const REARRANGED: Duration = Duration::from_micros(4);
 /// How long the server may take to free what was unlinked.
 const FREED: Duration = Duration::from_secs(5);
 
@@ -80,6 +83,15 @@ impl Place {
             Self::Redis { broker, .. } => Ok(Some(broker.load().await?)),
             Self::Sqlite { .. } => Ok(None),
         }
+    }
+
+    /// As a queue is that has been so deep for a while: after it has grown by so many, a server goes on rearranging what it keeps.
+    pub(super) async fn settle(&self, queue: &QueueName, grown: usize) -> Result<(), Failure> {
+        if let Self::Redis { broker, .. } = self {
+            tokio::time::sleep(REARRANGED * u32::try_from(grown).unwrap_or(u32::MAX)).await;
+            broker.settle(queue).await?;
+        }
+        Ok(())
     }
 
     /// Makes it empty for the next part.
