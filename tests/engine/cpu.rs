@@ -1,12 +1,19 @@
 //! CPU is shared: long bodies a few at a time, short ones between them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     hostile::running,
     support::{LONG, call, compile, result, settings},
 };
-use taskhost::engine::{Code, Engine, EngineSettings};
+use crate::support::{Place, RedisServer};
+use taskhost::{
+    broker::{Broker, BrokerSettings},
+    engine::{Code, Engine, EngineSettings},
+};
 
 /// Counts down so many times.
 fn spinning(rounds: u64) -> Vec<u8> {
@@ -65,4 +72,44 @@ async fn waiting_for_a_share_of_the_cpu_is_not_timed() {
         assert_eq!(result(attempted), "7");
     }
     assert_eq!(engine.runnable(), 0);
+}
+
+/// Round trips to a broker: the middle one, and the one that a hundredth is slower than.
+async fn asked(broker: &dyn Broker) -> (Duration, Duration) {
+    let mut took = Vec::new();
+    for _ in 0..1_000 {
+        let began = Instant::now();
+        broker.now().await.expect("now");
+        took.push(began.elapsed());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    took.sort_unstable();
+    (took[500], took[990])
+}
+
+/// What it prints stands in docs/performance.md; what it holds is only that nobody waits for the loops.
+#[tokio::test]
+async fn the_broker_is_asked_beside_endless_loops_and_before_them() {
+    let server = RedisServer::make().await;
+    let broker = server.open(BrokerSettings::default()).await;
+    let engine = Engine::start(EngineSettings { slots: 80, ..settings() }).unwrap();
+    #[cfg(target_os = "linux")]
+    {
+        let theirs = engine.guests().spawn(async { rustix::process::getpriority_process(None) }).await.unwrap().unwrap();
+        assert!(theirs > rustix::process::getpriority_process(None).unwrap(), "guests step back: nice {theirs}");
+    }
+    let (idle, idle_slowest) = asked(&*broker).await;
+    let endless = compile(&engine, &running("(loop $l (br $l)) unreachable")).await.unwrap();
+    let mut loops = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let (engine, endless) = (Arc::clone(&engine), call(&endless, "go", "[]"));
+        loops.spawn(async move { engine.invoke(endless).await });
+    }
+    // Until they stand in line, two at a time.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(engine.runnable() >= 2);
+    let (beside, beside_slowest) = asked(&*broker).await;
+    eprintln!("a round trip to Redis: p50 {idle:?}, p99 {idle_slowest:?}; beside 64 loops: p50 {beside:?}, p99 {beside_slowest:?}");
+    assert!(beside < 10 * idle_slowest, "beside the loops {beside:?}, alone at most {idle_slowest:?}");
+    loops.abort_all();
 }
