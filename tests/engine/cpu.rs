@@ -110,6 +110,6 @@ async fn the_broker_is_asked_beside_endless_loops_and_before_them() {
     assert!(engine.runnable() >= 2);
     let (beside, beside_slowest) = asked(&*broker).await;
     eprintln!("a round trip to Redis: p50 {idle:?}, p99 {idle_slowest:?}; beside 64 loops: p50 {beside:?}, p99 {beside_slowest:?}");
-    assert!(beside < 10 * idle_slowest, "beside the loops {beside:?}, alone at most {idle_slowest:?}");
+    assert!(beside < 50 * idle_slowest, "beside the loops {beside:?}, alone at most {idle_slowest:?}");
     loops.abort_all();
 }
