@@ -1,7 +1,8 @@
 //! What a task costs the host, made so that it can be counted: `cargo xtask count` runs these two tests under callgrind, with few tasks
 //! and with many; the suite runs them with few.
 //!
-//! Invariant: nothing of the work depends on how fast the machine is, and valgrind has room for the engine's pool.
+//! Invariant: a call is the same work on any machine, but for a guest's turns at the ticks; a drain's batches are those that happen to be
+//! together. Valgrind has room for the engine's pool.
 
 use std::{collections::HashMap, env, path::PathBuf, sync::Arc, time::Duration};
 

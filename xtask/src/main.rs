@@ -22,7 +22,7 @@ const HELP: &str = "cargo xtask demo               play the story of taskhost wi
 cargo xtask test               set up this machine and run every check and test
 \
 cargo xtask fuzz               feed the loader and the policy parser with broken files (--help says more)
-cargo xtask count              count what a task costs Redis and the host in instructions, on any load the same
+cargo xtask count              count what a task costs Redis and the host in instructions, the same on any load
 cargo xtask soak               run workers under random faults and account for every task (--help says more)
 cargo xtask plugins [NAME…]    build plugins into plugins/NAME.wasm (--help says more)
 ";

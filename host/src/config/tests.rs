@@ -31,10 +31,10 @@ fn flags_win_over_the_environment_over_the_file_over_defaults() {
 
 #[test]
 fn every_default_is_valid_and_documented() {
-    let settings = load("", &[], &[("HOME", "/home/me")]).unwrap();
+    let settings = load("", &[], &[("HOME", "/anna")]).unwrap();
     assert_eq!(settings.broker.to_string(), "sqlite:taskhost.db");
-    assert_eq!(settings.state, Path::new("/home/me/.local/state/taskhost"));
-    assert_eq!(settings.cache, Path::new("/home/me/.cache/taskhost"));
+    assert_eq!(settings.state, Path::new("/anna/.local/state/taskhost"));
+    assert_eq!(settings.cache, Path::new("/anna/.cache/taskhost"));
     assert!(KEYS.iter().all(|(_, _, about)| !about.is_empty()));
 }
 

@@ -29,7 +29,7 @@ pub(super) struct Guest {
     wasi: Wasi,
     http: WasiHttpCtx,
     secrets: Secrets,
-    /// Made when it first sends a request.
+    /// Made when it first uses HTTP.
     hooks: Option<Hooks>,
     table: ResourceTable,
 }
