@@ -9,7 +9,7 @@ mod enqueue;
 mod lease;
 mod order;
 mod schedules;
-mod shared;
+pub(crate) mod shared;
 mod shown;
 
 use taskhost::broker::BrokerSettings;
@@ -151,6 +151,10 @@ macro_rules! laws {
                 schedules {
                     one [
                         putting_the_same_rule_again_keeps_its_past,
+                        a_definition_that_names_paused_is_as_it_says,
+                        a_schedule_that_moves_to_another_queue_goes_on_there_and_there_only,
+                        another_rule_does_not_let_a_firing_overlap,
+                        a_schedule_that_comes_back_goes_on_from_where_it_was,
                         nothing_fires_too_early,
                         nothing_fires_that_is_not_after_the_last,
                         a_schedule_that_is_gone_changed_or_paused_does_not_fire,
@@ -158,6 +162,7 @@ macro_rules! laws {
                     ]
                     two [
                         a_schedule_is_kept_by_name,
+                        an_operator_s_pause_outlives_another_rule_zone_and_queue,
                         a_due_time_is_fired_once_by_racing_hosts,
                     ]
                 }

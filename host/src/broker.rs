@@ -9,10 +9,12 @@
 
 mod kv;
 pub mod redis;
+mod schedule;
 pub mod sqlite;
 pub mod traced;
 
 pub use kv::{KvError, KvRoom};
+pub use schedule::{CatchUp, FileSchedule, Fired, Overlap, Schedule, Source};
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -22,7 +24,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     catalogue::{Catalogue, PluginInfo},
-    task::{CodeId, Millis, NewTask, Priority, Progress, QueueName, State, Task, TaskId, TaskName, TaskView, Verdict},
+    task::{CodeId, Millis, NewTask, Progress, QueueName, State, Task, TaskId, TaskName, TaskView, Verdict},
 };
 
 pub type Result<T, E = BrokerError> = std::result::Result<T, E>;
@@ -316,6 +318,9 @@ pub struct WorkerInfo {
     pub draining: bool,
     /// Every plugin file it sees, serving or not.
     pub plugins: Vec<PluginInfo>,
+    /// The schedules of its `taskhost.toml`; `None` from a taskhost that did not say so yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedules: Option<Vec<FileSchedule>>,
 }
 
 /// One attempt under way.
@@ -325,76 +330,6 @@ pub struct RunningInfo {
     pub task: TaskName,
     pub queue: QueueName,
     pub since: Millis,
-}
-
-/// A schedule as it is stored. Firing uses this alone, never a file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Schedule {
-    /// `[A-Za-z0-9][A-Za-z0-9_.-]{0,63}`, unique over all queues.
-    pub name: String,
-    /// As written; `cron.rs` reads it.
-    pub rule: String,
-    /// An IANA name.
-    pub timezone: String,
-    pub task: TaskName,
-    /// A JSON array.
-    pub args: String,
-    pub queue: QueueName,
-    pub priority: Priority,
-    pub timeout_ms: Option<u64>,
-    pub max_attempts: Option<u32>,
-    pub catch_up: CatchUp,
-    pub overlap: Overlap,
-    pub source: Source,
-    pub created_at: Millis,
-    pub paused: bool,
-    /// The due time of the last firing, or when it was created or resumed: the next due time is after it.
-    pub last: Millis,
-    /// The task of the last firing.
-    pub last_task: Option<TaskId>,
-}
-
-/// What happens to due times that passed while nobody fired.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum CatchUp {
-    Skip,
-    /// The newest of them.
-    #[default]
-    Once,
-    /// At most 1,000, oldest first.
-    All,
-}
-
-/// Whether a firing waits for nothing, or is skipped while the last firing's task has not ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Overlap {
-    #[default]
-    Allow,
-    Skip,
-}
-
-/// Who defined a schedule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Source {
-    #[default]
-    Cli,
-    /// `taskhost.toml`: rewritten at each start of a worker that has it.
-    Toml,
-}
-
-/// What became of one firing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fired {
-    Enqueued(TaskId),
-    /// Somebody else fired this due time, or a later one; or the schedule is gone, changed or paused.
-    NotNow,
-    /// Beyond the broker's own clock: come again in so long.
-    TooEarly(Duration),
-    /// `overlap = skip` and this task of the last firing has not ended: `last` moved on, nothing enqueued.
-    Skipped(TaskId),
 }
 
 /// How well the broker is set up: shown at the start of a worker.
@@ -486,8 +421,9 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
 
     // -- schedules ---------------------------------------------------------------------------------------------------
 
-    /// Creates or replaces by name; `last`, `last_task`, `created_at` and `paused` of one with the same rule, zone and queue are kept.
-    /// `last` of a new one is the broker's now.
+    /// Creates or replaces by name. With the same rule and zone, `last` and `created_at` are kept; with another, `last` is the broker's
+    /// now. `last_task` is kept in the same queue. `paused` is kept, unless `says_paused` says something, or said `true` before.
+    /// Of a new one, `last` is kept if it is past and not 0; else it is the broker's now.
     async fn put_schedule(&self, schedule: &Schedule) -> Result<()>;
     async fn schedules(&self) -> Result<Vec<Schedule>>;
     /// Whether there was one. Resuming sets `last` to now.

@@ -28,6 +28,7 @@ mod queue;
 mod result;
 mod run;
 mod schedule;
+mod schedule_file;
 mod task;
 mod wait;
 mod words;

@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    broker::{Broker, BrokerError},
+    broker::{Broker, BrokerError, FileSchedule},
     engine::Engine,
     plugins::Registry,
     retry::RetrySettings,
@@ -75,6 +75,8 @@ pub struct WorkerSettings {
     pub state: Option<PathBuf>,
     /// Tells one broker from another in that directory: its address and prefix, without a password.
     pub broker_identity: String,
+    /// The schedules of its file, which it announces; `schedule::run` fires them.
+    pub schedules: Vec<FileSchedule>,
 }
 
 impl WorkerSettings {
@@ -92,6 +94,7 @@ impl WorkerSettings {
             retry: RetrySettings::default(),
             state: None,
             broker_identity: String::new(),
+            schedules: Vec::new(),
         }
     }
 

@@ -160,6 +160,8 @@ fn schedule(name: &str) -> Schedule {
         catch_up: CatchUp::Once,
         overlap: Overlap::Allow,
         source: Source::Cli,
+        defined_at: Millis(0),
+        says_paused: None,
         created_at: Millis(1),
         paused: false,
         last: Millis(0),

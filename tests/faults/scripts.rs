@@ -230,6 +230,8 @@ impl Scene<'_> {
             catch_up: CatchUp::Once,
             overlap: Overlap::Allow,
             source: Source::Cli,
+            defined_at: Millis(0),
+            says_paused: None,
             created_at: Millis(1),
             paused: false,
             last: Millis(0),

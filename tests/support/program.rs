@@ -54,6 +54,11 @@ impl Taskhost {
         Self { redis: Some(RedisServer::start()), ..Self::new() }
     }
 
+    /// Its Redis dies, and comes back on the same port without anything in it.
+    pub(crate) fn empty_redis(&mut self) {
+        self.redis.as_mut().expect("it is on a Redis of its own").restart(&[]);
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }

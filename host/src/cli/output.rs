@@ -124,6 +124,14 @@ pub(super) fn age(of: Millis, now: Millis) -> String {
     if first.ends_with("ms") { "now".to_owned() } else { first.to_owned() }
 }
 
+/// How long ago, as a phrase: `3s ago`; `now` when it was just now.
+pub(super) fn ago(of: Millis, now: Millis) -> String {
+    match age(of, now).as_str() {
+        "now" | "0s" => "now".to_owned(),
+        age => format!("{age} ago"),
+    }
+}
+
 /// How long until, in one unit; `now` when it is past.
 pub(super) fn until(when: Millis, now: Millis) -> String {
     match age(now, when).as_str() {
@@ -168,6 +176,8 @@ mod tests {
         assert_eq!(age(Millis(10_000_000 - 90_000), now), "1m");
         assert_eq!(age(Millis(9_999_900), now), "now");
         assert_eq!(age(Millis(20_000_000), now), "0s");
+        assert_eq!(ago(Millis(10_000_000 - 90_000), now), "1m ago");
+        assert_eq!((ago(Millis(9_999_900), now), ago(Millis(10_000_000), now)), ("now".into(), "now".into()));
         assert_eq!(until(Millis(10_300_000), now), "in 5m");
         assert_eq!(until(Millis(1), now), "now");
         assert_eq!(until(Millis(10_000_300), now), "now");

@@ -3,7 +3,6 @@
 //! Both read the state directory that the workers use, and need no broker.
 
 use std::{
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -50,16 +49,16 @@ pub(super) struct RollbackArgs {
 struct Place {
     /// The plugin directory of the workers [default: ./plugins]
     #[arg(long, value_name = "DIR")]
-    plugins: Option<PathBuf>,
+    plugins: Option<String>,
     /// The state directory of the workers
     #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
+    state: Option<String>,
 }
 
 impl Place {
     fn flags(&self) -> Vec<(&'static str, String)> {
         let given = [("plugins", &self.plugins), ("state", &self.state)];
-        given.into_iter().filter_map(|(key, path)| Some((key, path.as_ref()?.to_string_lossy().into_owned()))).collect()
+        given.into_iter().filter_map(|(key, path)| Some((key, path.clone()?))).collect()
     }
 }
 

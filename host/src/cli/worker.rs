@@ -9,16 +9,18 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use clap::Args;
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::watch,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, ask};
 use crate::{
-    broker::{Broker, BrokerError},
+    broker::{Broker, BrokerError, FileSchedule},
+    catalogue::{Given, Offer},
     config::{Settings, units},
     engine::{Compiler, Engine, EngineSettings, System},
-    plugins::{Plugins, PluginsSettings},
+    plugins::{Plugins, PluginsSettings, Registry},
     schedule,
     worker::{self, Stop, WorkerSettings},
 };
@@ -32,7 +34,7 @@ Every setting has a key in taskhost.toml and a TASKHOST_… variable too; README
 pub(super) struct WorkerArgs {
     /// Directory whose *.wasm files are the plugins [default: ./plugins]
     #[arg(long, value_name = "DIR")]
-    plugins: Option<PathBuf>,
+    plugins: Option<String>,
     /// Claim from this queue, with this weight (may be repeated) [default: default]
     #[arg(long = "queue", value_name = "NAME[=WEIGHT]")]
     queues: Vec<String>,
@@ -65,22 +67,21 @@ pub(super) struct WorkerArgs {
     require_signed: bool,
     /// Minisign public keys, one after the other, for --require-signed
     #[arg(long, value_name = "FILE")]
-    trust: Option<PathBuf>,
+    trust: Option<String>,
     /// When others may write to the plugin directory: warn, refuse or allow [default: warn]
     #[arg(long, value_name = "WHAT")]
     plugin_dir_writable: Option<String>,
     /// Where last good plugins and compiled code are kept
     #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
+    state: Option<String>,
 }
 
 impl WorkerArgs {
     /// As settings: text, read where the file's and the environment's are read.
     pub(super) fn flags(&self) -> Vec<(&'static str, String)> {
-        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
         let queues = (!self.queues.is_empty()).then(|| self.queues.join(","));
         let given = [
-            ("plugins", path(&self.plugins)),
+            ("plugins", self.plugins.clone()),
             ("queues", queues),
             ("concurrency", self.concurrency.clone()),
             ("drain", self.drain.clone()),
@@ -91,9 +92,9 @@ impl WorkerArgs {
             ("guest_memory", self.guest_memory.clone()),
             ("threads", self.threads.clone()),
             ("require_signed", self.require_signed.then(|| "true".to_owned())),
-            ("trust", path(&self.trust)),
+            ("trust", self.trust.clone()),
             ("plugin_dir_writable", self.plugin_dir_writable.clone()),
-            ("state", path(&self.state)),
+            ("state", self.state.clone()),
         ];
         given.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
     }
@@ -149,6 +150,10 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
     if registry.borrow().bodies.is_empty() {
         tracing::info!("no plugin offers anything yet: drop a .wasm into `{}`", settings.plugins.display());
     }
+    tokio::select! {
+        () = warn_of_schedules(&*broker, settings, &registry) => {}
+        () = stop.drain.cancelled() => return Ok(()),
+    }
     loops.spawn(schedule::run(broker.clone(), settings.schedules.clone(), stop.drain.clone()));
     let told = WorkerSettings {
         queues: settings.queues.clone(),
@@ -160,6 +165,7 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
         retry: settings.retry.clone(),
         state: Some(settings.state.clone()),
         broker_identity: format!("{} {}", settings.broker, settings.bounds.prefix),
+        schedules: settings.schedules.iter().map(FileSchedule::of).collect(),
         ..WorkerSettings::new(id)
     };
     let ran = worker::run(told, broker, engine.clone(), registry, stop.clone()).await;
@@ -169,6 +175,28 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
         Ok(_) => Ok(()),
         Err(worker::WorkerError::Settings(text)) => Err(Failure::Usage(text)),
         Err(worker::WorkerError::Broker(error)) => Err(error.into()),
+    }
+}
+
+/// Says which schedules of the file would enqueue what nobody offers, or what their bodies do not take. They are taken all the same: a
+/// plugin may come later.
+async fn warn_of_schedules(broker: &dyn Broker, settings: &Settings, registry: &watch::Receiver<Arc<Registry>>) {
+    if settings.schedules.is_empty() {
+        return;
+    }
+    let mut known = match broker.catalogue().await {
+        Ok(catalogue) => catalogue,
+        Err(error) => return tracing::debug!(%error, "the schedules of taskhost.toml are not checked"),
+    };
+    for file in &registry.borrow().files {
+        let (Some(code), Some(description)) = (&file.serving, &file.description) else { continue };
+        let offers = description.bodies.iter().map(|body| (body.name.clone(), Offer { body: body.clone(), code: code.clone() }));
+        known.offers.extend(offers);
+    }
+    for schedule in &settings.schedules {
+        if let Err(why) = known.check(&schedule.task, &Given::Json(schedule.args.clone())) {
+            tracing::warn!(schedule = schedule.name, "this schedule of taskhost.toml enqueues what can't run now: {why}");
+        }
     }
 }
 

@@ -147,8 +147,7 @@ struct RawSchedule {
     catch_up: CatchUp,
     #[serde(default)]
     overlap: Overlap,
-    #[serde(default)]
-    paused: bool,
+    paused: Option<bool>,
 }
 
 fn checked(name: String, raw: RawSchedule) -> Result<Schedule, String> {
@@ -166,8 +165,10 @@ fn checked(name: String, raw: RawSchedule) -> Result<Schedule, String> {
         catch_up: raw.catch_up,
         overlap: raw.overlap,
         source: Source::Toml,
+        defined_at: Millis(0),
+        says_paused: raw.paused,
         created_at: Millis(0),
-        paused: raw.paused,
+        paused: raw.paused.unwrap_or(false),
         last: Millis(0),
         last_task: None,
     };

@@ -116,6 +116,10 @@ async fn register(shared: &Arc<Shared>, lane: &Lane) -> Result<(), BrokerError> 
         }
         Err(error) => return Err(error),
     };
+    if shared.was_registered() {
+        // The broker may be an empty one: who we are and what we offer is to stand there before anybody asks.
+        shared.announce.notify_one();
+    }
     shared.set_registered();
     let proof = proof::take(shared, &incarnation).await;
     tracing::debug!(queue = %lane.queue, incarnation = %incarnation.id, "registered");

@@ -52,7 +52,8 @@ impl RedisBroker {
         Ok(Health { about, warnings })
     }
 
-    async fn agree_on_schema(&self) -> Result<()> {
+    /// Marks the schema where there is no mark, and refuses another one.
+    pub(super) async fn agree_on_schema(&self) -> Result<()> {
         let key = self.keys.shared("schema");
         let mut set = redis::cmd("SET");
         // Answers what stood there before, if anything did.

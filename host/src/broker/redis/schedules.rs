@@ -18,26 +18,50 @@ use crate::{
 };
 
 impl RedisBroker {
+    /// One that moves to another queue takes its due times and its pause along. The old one stops firing before they are read, and stays
+    /// until the new one is there: repeating this after a failure loses nothing.
     pub(super) async fn keep_schedule(&self, schedule: &Schedule) -> Result<()> {
         self.meet(&schedule.queue).await?;
         let before = self.queue_of(&schedule.name).await?;
         let index = redis::cmd("HSET").arg(self.keys.shared("schedules")).arg(&schedule.name).arg(schedule.queue.as_str()).to_owned();
-        self.commands.send(&index).await?;
-        let call = PUT_SCHEDULE
-            .call(&self.keys.queue(&schedule.queue))
-            .arg(&*schedule.name)
-            .arg(&*schedule.rule)
-            .arg(&*schedule.timezone)
-            .arg(what(schedule))
-            .arg(if schedule.overlap == Overlap::Skip { "skip" } else { "allow" })
-            .arg(json(schedule)?)
-            .arg(usize::from(schedule.paused))
-            .arg(schedule.created_at.0);
-        self.commands.call(&call).await?;
-        match before {
-            Some(before) if before != schedule.queue => self.drop_schedule(&before, &schedule.name).await.map(drop),
-            _ => Ok(()),
+        let moves_from = before.filter(|before| *before != schedule.queue);
+        let mut new = schedule.clone();
+        match &moves_from {
+            None => self.commands.send(&index).await.map(drop)?,
+            Some(old) => {
+                if self.read_schedule(old, &schedule.name).await?.is_some() {
+                    // No firing is of this rule.
+                    let halt = redis::cmd("HSET").arg(self.keys.schedule(old, &schedule.name)).arg("rule").arg("").to_owned();
+                    self.commands.send(&halt).await?;
+                }
+                if let Some(old) = self.read_schedule(old, &schedule.name).await? {
+                    new.take_along(&old);
+                }
+            }
         }
+        let named = match new.says_paused {
+            None => "",
+            Some(false) => "0",
+            Some(true) => "1",
+        };
+        let call = PUT_SCHEDULE
+            .call(&self.keys.queue(&new.queue))
+            .arg(&*new.name)
+            .arg(&*new.rule)
+            .arg(&*new.timezone)
+            .arg(what(&new))
+            .arg(if new.overlap == Overlap::Skip { "skip" } else { "allow" })
+            .arg(json(&new)?)
+            .arg(named)
+            .arg(new.created_at.0)
+            .arg(new.last.0)
+            .arg(usize::from(new.paused));
+        self.commands.call(&call).await?;
+        if let Some(old) = moves_from {
+            self.commands.send(&index).await?;
+            self.drop_schedule(&old, &new.name).await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn all_schedules(&self) -> Result<Vec<Schedule>> {
@@ -45,11 +69,15 @@ impl RedisBroker {
         let named: BTreeMap<_, _> = index.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
         let read = named.into_iter().map(|(name, queue)| async move {
             let queue = QueueName::new(&queue).map_err(|error| corrupt(&format!("schedule {name}"), error))?;
-            let key = self.keys.schedule(&queue, &name);
-            let fields = ["definition", "last", "last_task", "paused", "created"];
-            stored(&name, &queue, self.commands.send(redis::cmd("HMGET").arg(key).arg(&fields[..])).await?)
+            self.read_schedule(&queue, &name).await
         });
         Ok(try_join_all(read).await?.into_iter().flatten().collect())
+    }
+
+    async fn read_schedule(&self, queue: &QueueName, name: &str) -> Result<Option<Schedule>> {
+        let key = self.keys.schedule(queue, name);
+        let fields = ["definition", "last", "last_task", "paused", "created"];
+        stored(name, queue, self.commands.send(redis::cmd("HMGET").arg(key).arg(&fields[..])).await?)
     }
 
     pub(super) async fn set_paused(&self, name: &str, paused: bool) -> Result<bool> {

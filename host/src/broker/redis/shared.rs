@@ -16,13 +16,15 @@ use super::{
 use crate::{
     broker::{BrokerError, KvError, KvRoom, Result, WorkerInfo},
     catalogue::{Catalogue, Offer, PluginInfo},
+    task::QueueName,
 };
 
 /// A catalogue that has not changed is written again after this time.
 const CATALOGUE: Duration = Duration::from_secs(60);
 
 impl RedisBroker {
-    /// A worker's own key ends by itself; the set of their ids only says where to look.
+    /// A worker's own key ends by itself; the set of their ids only says where to look. A set that did not know this worker says that the
+    /// broker is anew: then all that a worker puts there is put again.
     pub(super) async fn note_worker(&self, worker: &WorkerInfo, ttl: Duration) -> Result<()> {
         let ttl = millis(ttl).max(1);
         let mut bodies = redis::cmd("HSET");
@@ -35,14 +37,22 @@ impl RedisBroker {
                 bodies.arg(body.name.as_str()).arg(json(&Offer { body: body.clone(), code: code.clone() })?);
             }
         }
+        if is_yes(&self.commands.send(redis::cmd("SADD").arg(self.keys.shared("workers")).arg(&worker.id)).await?) {
+            *self.offered() = None;
+        }
         // The catalogue outlives its workers: it is written when it changes, and now and then, should somebody have deleted it.
         let written = digest_of(&worker.plugins)?;
         let is_fresh = |(at, what): (Instant, u64)| what == written && at.elapsed() < CATALOGUE;
-        if offers > 0 && !self.offered().is_some_and(is_fresh) {
-            self.commands.send(&bodies).await?;
+        if !self.offered().is_some_and(is_fresh) {
+            if offers > 0 {
+                self.commands.send(&bodies).await?;
+            }
+            if !worker.queues.is_empty() {
+                let queues: Vec<_> = worker.queues.iter().map(QueueName::as_str).collect();
+                self.commands.send(redis::cmd("SADD").arg(self.keys.shared("queues")).arg(queues)).await?;
+            }
             *self.offered() = Some((Instant::now(), written));
         }
-        self.commands.send(redis::cmd("SADD").arg(self.keys.shared("workers")).arg(&worker.id)).await?;
         let mut note = redis::cmd("SET");
         note.arg(self.worker(&worker.id)).arg(json(worker)?).arg("PX").arg(ttl);
         self.commands.send(&note).await.map(drop)

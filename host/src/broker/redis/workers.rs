@@ -34,6 +34,9 @@ const RELAY_TOGETHER: usize = 500;
 
 impl RedisBroker {
     pub(super) async fn new_incarnation(&self, queue: &QueueName, lease: Duration) -> Result<Incarnation> {
+        // A worker registers once a lease at most: all that it needs there is put again, should the broker be anew.
+        self.agree_on_schema().await?;
+        self.met.forget(queue);
         self.meet(queue).await?;
         let lease = millis(lease).max(1);
         let id = format!("{}:{lease}", uuid::Uuid::now_v7());

@@ -40,13 +40,18 @@ pub(super) fn all(db: &Connection) -> Result<Vec<Schedule>, Failure> {
 pub(super) fn put(step: &Step<'_>, schedule: &Schedule) -> Result<(), Failure> {
     let mut schedule = schedule.clone();
     match one(step.connection, &schedule.name)? {
-        Some(old) if (&old.rule, &old.timezone, &old.queue) == (&schedule.rule, &schedule.timezone, &schedule.queue) => {
-            schedule.last = old.last;
-            schedule.last_task = old.last_task;
-            schedule.created_at = old.created_at;
-            schedule.paused = old.paused;
+        Some(old) => {
+            schedule.take_along(&old);
+            schedule.last_task = old.last_task.filter(|_| old.queue == schedule.queue);
         }
-        _ => schedule.last = step.now,
+        None => {
+            schedule.last = schedule.last.min(step.now);
+            schedule.last_task = None;
+            schedule.paused = schedule.says_paused.unwrap_or(schedule.paused);
+        }
+    }
+    if schedule.last == Millis(0) {
+        schedule.last = step.now;
     }
     let mut write = step
         .connection
