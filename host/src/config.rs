@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod address;
+mod arguments;
 mod file;
 pub mod units;
 
@@ -132,6 +133,13 @@ impl Settings {
     ) -> Result<Self, ConfigError> {
         let mut gathered = Gathered::default();
         let mut warnings = Vec::new();
+        let environment: Vec<_> = environment().collect();
+        for (name, _) in environment.iter().filter(|(_, value)| value.to_str().is_none()) {
+            let name = name.to_string_lossy();
+            if name.starts_with(ENVIRONMENT_PREFIX) {
+                return Err(ConfigError(format!("{name}: its value is not UTF-8, so it would become another one; write it in UTF-8")));
+            }
+        }
         let named =
             config.map(Path::to_path_buf).or_else(|| variable(ENVIRONMENT_CONFIG).filter(|text| !text.is_empty()).map(PathBuf::from));
         let found = named.or_else(|| Some(PathBuf::from(FILE_NAME)).filter(|path| path.exists()));
@@ -148,7 +156,7 @@ impl Settings {
                 gathered.0.insert(key, Given { text, place: name });
             }
         }
-        for (name, _) in environment() {
+        for (name, _) in environment {
             let name = name.to_string_lossy();
             let known = name == ENVIRONMENT_CONFIG || KEYS.iter().any(|(key, _, _)| environment_name(key) == name);
             if name.starts_with(ENVIRONMENT_PREFIX) && !known {

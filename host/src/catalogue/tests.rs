@@ -305,3 +305,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn unchecked_arguments_are_json_that_a_guest_can_read() {
+    let deep = format!("[{}1{}]", "[".repeat(200), "]".repeat(200));
+    for (text, why) in [(r#"["\ud800"]"#, "not JSON"), ("[1e999]", "not JSON"), (&*deep, "nested deeper than 127 levels")] {
+        let refused = Given::Json(text.to_owned()).unchecked().unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+    assert_eq!(Given::Json(" [9007199254740993, 1.50] ".to_owned()).unchecked().unwrap(), "[9007199254740993,1.50]");
+}

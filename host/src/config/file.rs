@@ -15,7 +15,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{ConfigError, Given, KEYS, did_you_mean, units};
+use super::{ConfigError, Given, KEYS, arguments, did_you_mean, units};
 use crate::{
     broker::{CatchUp, Overlap, Schedule, Source},
     plugins::Policies,
@@ -86,6 +86,7 @@ impl Reader<'_> {
         let Some(tables) = value.get_ref().as_table() else {
             return Err(self.refused(value.span().start, "schedules are tables such as `[schedules.nightly]`"));
         };
+        let mut args = BTreeMap::new();
         for (name, table) in tables {
             let Some(keys) = table.get_ref().as_table() else {
                 return Err(self.refused(name.span().start, "a schedule is a table such as `[schedules.nightly]`"));
@@ -96,15 +97,36 @@ impl Reader<'_> {
                     return Err(self.refused(key.span().start, &format!("unknown key `{}` of a schedule{hint}", key.get_ref())));
                 }
             }
+            for (key, value) in keys {
+                self.check_type(key.get_ref(), value)?;
+            }
+            if let Some(value) = keys.get("args") {
+                let text = arguments::json(value).map_err(|refused| self.refused(refused.at, &refused.why))?;
+                args.insert(name.get_ref().to_string(), text);
+            }
         }
         let raw: Tables = toml::from_str(self.text).map_err(|error| self.refused_toml(&error))?;
         raw.schedules
             .into_iter()
             .map(|(name, raw)| {
                 let at = name.span().start;
-                checked(name.into_inner(), raw).map_err(|why| self.refused(at, &why))
+                let args = args.remove(name.get_ref()).unwrap_or_else(|| "[]".to_owned());
+                checked(name.into_inner(), raw, args).map_err(|why| self.refused(at, &why))
             })
             .collect()
+    }
+
+    /// What is not of its type would be refused in the words of the TOML library.
+    fn check_type(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<(), ConfigError> {
+        let value = (value.get_ref(), value.span().start);
+        let (fits, wanted) = match key {
+            "args" => return Ok(()),
+            "paused" => (value.0.is_bool(), "`true` or `false`"),
+            "priority" | "retries" => (value.0.is_integer(), "a whole number"),
+            "timeout" => (value.0.is_str(), "a text such as \"5m\""),
+            _ => (value.0.is_str(), "a text"),
+        };
+        if fits { Ok(()) } else { Err(self.refused(value.1, &format!("`{key}` of a schedule takes {wanted}, not {}", value.0.type_str()))) }
     }
 
     fn refused_toml(&self, error: &toml::de::Error) -> ConfigError {
@@ -129,12 +151,11 @@ struct Tables {
     schedules: BTreeMap<Spanned<String>, RawSchedule>,
 }
 
+/// All keys but `args`, which `arguments` reads.
 #[derive(Debug, Deserialize)]
 struct RawSchedule {
     rule: String,
     task: TaskName,
-    #[serde(default)]
-    args: Vec<serde_json::Value>,
     #[serde(alias = "tz", default)]
     timezone: Option<String>,
     #[serde(default)]
@@ -150,14 +171,14 @@ struct RawSchedule {
     paused: Option<bool>,
 }
 
-fn checked(name: String, raw: RawSchedule) -> Result<Schedule, String> {
+fn checked(name: String, raw: RawSchedule, args: String) -> Result<Schedule, String> {
     let timeout = raw.timeout.as_deref().map(units::positive_duration).transpose()?;
     let schedule = Schedule {
         name,
         rule: raw.rule,
         timezone: raw.timezone.unwrap_or_else(|| "UTC".to_owned()),
         task: raw.task,
-        args: serde_json::Value::from(raw.args).to_string(),
+        args,
         queue: raw.queue,
         priority: raw.priority,
         timeout_ms: timeout.map(|value| u64::try_from(value.as_millis()).unwrap_or(u64::MAX)),
