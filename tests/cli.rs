@@ -264,6 +264,21 @@ fn schedules_show_their_next_firings() {
 }
 
 #[test]
+fn a_queue_that_is_misspelt_is_not_made_by_pausing_it() {
+    let host = Taskhost::new();
+    host.ok(&["enqueue", "add", "--unchecked", "--queue", "mail"]);
+    refused(&host.run(&["queue", "pause", "mial"]), 2, &["no queue `mial` is known", "did you mean `mail`?", "--create"]);
+    refused(&host.run(&["queue", "resume", "mial"]), 2, &["no queue `mial` is known"]);
+    assert_eq!(host.json(&["queue", "list", "--json"]).as_array().map(Vec::len), Some(1));
+    host.ok(&["queue", "pause", "mail"]);
+    host.ok(&["queue", "resume", "mail"]);
+    host.ok(&["queue", "pause", "later", "--create"]);
+    assert_eq!(host.json(&["queue", "list", "--json"]).as_array().map(Vec::len), Some(2));
+    let worker = host.worker(&["--queue", "idle"]);
+    worker.until("its queue is known", |_| host.run(&["queue", "pause", "idle"]).code == 0);
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_panic() {
     let host = Taskhost::new();
     let lines = "{\"task\":\"add\"}\n".repeat(3_000);
