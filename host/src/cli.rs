@@ -4,7 +4,7 @@
 //!
 //! Exit codes: 0 done, 1 the task failed (or something here did), 2 usage, 3 broker unreachable, 4 timed out waiting.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -111,7 +111,7 @@ enum Command {
 
 /// The whole process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse(&std::env::args_os().collect::<Vec<_>>()) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -121,6 +121,23 @@ pub fn main() -> ExitCode {
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
+    }
+}
+
+/// Reads the words. `--wait 30s` is `--wait=30s` where that alone can be read; where the word may be an argument as well, `enqueue` asks
+/// the body.
+fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
+    let cli = Cli::try_parse_from(words);
+    let Some(joined) = enqueue::with_wait_joined(words) else { return cli };
+    match (cli, Cli::try_parse_from(joined)) {
+        (Ok(mut cli), Ok(joined)) => {
+            if let (Command::Enqueue(args), Command::Enqueue(joined)) = (&mut cli.command, joined.command) {
+                args.joined = Some(Box::new(joined));
+            }
+            Ok(cli)
+        }
+        (Err(_), Ok(joined)) => Ok(joined),
+        (cli, Err(_)) => cli,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! words → the catalogue's parameters → [`NewTask`] → broker → the id, or with `--wait` the result, on stdout.
 
-use std::time::Duration;
+use std::{ffi::OsString, time::Duration};
 
 use clap::Args;
 
@@ -68,6 +68,21 @@ pub(super) struct EnqueueArgs {
     /// Enqueue every line of FILE (- for stdin), printing the ids
     #[arg(long, value_name = "FILE", conflicts_with_all = ["task", "wait", "id", "unique", "args_json", "named"])]
     bulk: Option<String>,
+    /// The same words with the one behind `--wait` read as its limit.
+    #[arg(skip)]
+    pub(super) joined: Option<Box<EnqueueArgs>>,
+}
+
+/// The words with `--wait 30s` written as `--wait=30s`; `None` where no such thing stands there.
+pub(super) fn with_wait_joined(words: &[OsString]) -> Option<Vec<OsString>> {
+    let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    let is_limit = |word: &OsString| word.to_str().is_some_and(|text| text != "0" && units::duration(text).is_ok());
+    let at = words[..end].windows(2).position(|pair| pair[0] == "--wait" && is_limit(&pair[1]))?;
+    let mut joined = words.to_vec();
+    let limit = joined.remove(at + 1);
+    joined[at].push("=");
+    joined[at].push(limit);
+    Some(joined)
 }
 
 /// How long to wait: `--wait` waits without a limit.
@@ -86,10 +101,11 @@ pub(super) async fn call(args: EnqueueArgs, settings: &Settings) -> Result<(), F
     if let Some(file) = &args.bulk {
         return bulk::call(&*broker, file, &defaults, args.unchecked).await;
     }
+    let catalogue = if args.unchecked { Catalogue::default() } else { broker.catalogue().await? };
+    let args = args.settled(&catalogue, settings.bounds.payload_limit)?;
     let Some(name) = &args.task else {
         return Err(Failure::Usage("name the task to enqueue, such as `taskhost enqueue add 1 1`".to_owned()));
     };
-    let catalogue = if args.unchecked { Catalogue::default() } else { broker.catalogue().await? };
     let given = args.arguments.given(settings.bounds.payload_limit)?;
     let task = args.task(&defaults, name, &given, &catalogue)?;
     let wanted = task.id.clone();
@@ -109,6 +125,27 @@ pub(super) async fn call(args: EnqueueArgs, settings: &Settings) -> Result<(), F
 }
 
 impl EnqueueArgs {
+    /// Whether the word behind `--wait` is its limit or an argument: whichever leaves the body with arguments that it takes.
+    fn settled(mut self, catalogue: &Catalogue, payload_limit: usize) -> Result<Self, Failure> {
+        let Some(joined) = self.joined.take() else { return Ok(self) };
+        let takes = |args: &Self| -> Result<bool, Failure> {
+            let given = args.arguments.given(payload_limit)?;
+            Ok(args.task.as_ref().is_some_and(|name| catalogue.check(name, &given).is_ok()))
+        };
+        let limit = joined.wait.and_then(|Limit(limit)| limit).map_or_else(String::new, units::show_duration);
+        match (takes(&self)?, takes(&joined)?) {
+            (true, false) => {
+                output::note(&format!("taskhost: `{limit}` is taken as an argument, for the body wants it; a limit is written `--wait={limit}`"));
+                Ok(self)
+            }
+            // Wrong either way: what is wrong is said of what was most likely meant.
+            (false, _) if !catalogue.offers.is_empty() => Ok(*joined),
+            _ => Err(Failure::Usage(format!(
+                "`--wait {limit}` may be a limit or an argument here: write `--wait={limit}` for the limit, or put the argument before `--wait`"
+            ))),
+        }
+    }
+
     fn defaults(&self, now: Millis) -> Defaults {
         Defaults {
             queue: self.wishes.queue.clone(),
