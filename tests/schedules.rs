@@ -110,7 +110,8 @@ fn read_by_a_worker(host: &Taskhost, name: &str, so: impl Fn(&serde_json::Value)
     let id = format!(":{}:", worker.pid());
     worker.until("its schedules are taken", |_| {
         let workers = host.json(&["workers", "--json"]);
-        let announced = workers.as_array().expect("an array").iter().any(|worker| worker["id"].as_str().is_some_and(|text| text.contains(&id)));
+        let announced =
+            workers.as_array().expect("an array").iter().any(|worker| worker["id"].as_str().is_some_and(|text| text.contains(&id)));
         announced && listed(host, name).is_some_and(|schedule| so(&schedule))
     });
     worker

@@ -11,6 +11,7 @@ use crate::task::{CodeId, TaskName};
 
 mod arguments;
 mod hints;
+mod json;
 mod schema;
 #[cfg(test)]
 mod tests;

@@ -7,11 +7,7 @@
 //!
 //! Invariant: hosts fire what stands in the broker and nothing else; no error ends the loop.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};

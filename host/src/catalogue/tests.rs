@@ -315,3 +315,25 @@ fn unchecked_arguments_are_json_that_a_guest_can_read() {
     }
     assert_eq!(Given::Json(" [9007199254740993, 1.50] ".to_owned()).unchecked().unwrap(), "[9007199254740993,1.50]");
 }
+
+#[test]
+fn a_name_that_stands_twice_in_an_object_is_refused_wherever_it_stands() {
+    let twice = r#"{"name":"a","name":"b"}"#;
+    let named = |given: &str| vec![("person".to_owned(), given.to_owned())];
+    for given in [
+        Given::Json(format!("[{twice}]")),
+        Given::Json(format!(r#"{{"person":{twice}}}"#)),
+        Given::Words { words: vec![twice.to_owned()], named: Vec::new() },
+        Given::Words { words: Vec::new(), named: named(twice) },
+    ] {
+        let refused = catalogue().check(&TaskName::new("hire").unwrap(), &given).unwrap_err().to_string();
+        assert!(refused.starts_with("an object names twice, leave one out: `name`"), "{refused}");
+    }
+    // Where any value is taken it is no string either.
+    for word in [twice, r#"[{"a":{"b":1,"b":1}}]"#] {
+        let given = Given::Words { words: vec![word.to_owned()], named: Vec::new() };
+        assert!(catalogue().check(&TaskName::new("echo").unwrap(), &given).is_err());
+        assert!(given.unchecked().is_err());
+        assert!(Given::Json(format!("[{word}]")).unchecked().is_err());
+    }
+}

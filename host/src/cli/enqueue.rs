@@ -135,7 +135,9 @@ impl EnqueueArgs {
         let limit = joined.wait.and_then(|Limit(limit)| limit).map_or_else(String::new, units::show_duration);
         match (takes(&self)?, takes(&joined)?) {
             (true, false) => {
-                output::note(&format!("taskhost: `{limit}` is taken as an argument, for the body wants it; a limit is written `--wait={limit}`"));
+                output::note(&format!(
+                    "taskhost: `{limit}` is taken as an argument, for the body wants it; a limit is written `--wait={limit}`"
+                ));
                 Ok(self)
             }
             // Wrong either way: what is wrong is said of what was most likely meant.

@@ -2,9 +2,7 @@
 //!
 //! Both read the state directory that the workers use, and need no broker.
 
-use std::{
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 

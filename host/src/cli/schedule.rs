@@ -250,7 +250,8 @@ async fn note_of_file(broker: &dyn Broker, name: &str, paused: bool) -> Result<(
     if let Some((worker, _)) = Files::read(broker).await?.named(name).filter(|(_, file)| file.paused == Some(!paused)) {
         output::note(&format!(
             "taskhost: the taskhost.toml of worker `{}` says `paused = {}`: the next worker that starts with it does as it says",
-            worker.id, !paused
+            output::clean(&worker.id),
+            !paused
         ));
     }
     Ok(())
@@ -264,7 +265,7 @@ async fn remove(broker: &dyn Broker, name: &str) -> Result<(), Failure> {
         return Err(Failure::Usage(format!(
             "schedule `{name}` stands in the taskhost.toml of worker `{}`, which would put it back: take it out there and start the worker \
              anew, or keep it from firing with `taskhost schedule pause {name}`",
-            worker.id
+            output::clean(&worker.id)
         )));
     }
     found(broker.remove_schedule(name).await?, name)?;
@@ -287,7 +288,7 @@ async fn remove_orphans(broker: &dyn Broker, yes: bool) -> Result<(), Failure> {
     ask::agreed(&format!("Remove {}?", names.join(", ")), yes)?;
     for Schedule { name, .. } in &orphans {
         broker.remove_schedule(name).await?;
-        output::line(&format!("schedule `{name}` is removed"))?;
+        output::line(&format!("schedule `{}` is removed", output::clean(name)))?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! A worker announces the schedules of its file. Where files differ, the one of the worker that started last counts, as in the broker.
 
-use super::Failure;
+use super::{Failure, output};
 use crate::broker::{Broker, FileSchedule, Schedule, Source, WorkerInfo};
 
 /// The workers that fire schedules now.
@@ -38,13 +38,15 @@ impl Files {
     /// Whether all files are known; else why not.
     pub(super) fn are_known(&self) -> Result<(), String> {
         if self.0.is_empty() {
-            return Err("there is no live worker to say what its taskhost.toml names; start one, or remove a schedule by its name".to_owned());
+            return Err(
+                "there is no live worker to say what its taskhost.toml names; start one, or remove a schedule by its name".to_owned()
+            );
         }
         match self.0.iter().find(|worker| worker.schedules.is_none()) {
             None => Ok(()),
             Some(worker) => Err(format!(
                 "worker `{}` is of an older taskhost and does not say what its taskhost.toml names; stop it, or remove a schedule by its name",
-                worker.id
+                output::clean(&worker.id)
             )),
         }
     }

@@ -65,7 +65,7 @@ fn write(value: &Spanned<DeValue<'_>>, place: &str, out: &mut String) -> Result<
                 }
                 out.push_str(&quoted(key.get_ref()));
                 out.push(':');
-                write(item, &format!("{place}.{}", key.get_ref()), out)?;
+                write(item, &format!("{place}.{}", key.get_ref().escape_debug()), out)?;
             }
             out.push('}');
         }

@@ -94,11 +94,16 @@ impl Reader<'_> {
             for key in keys.keys() {
                 if !SCHEDULE_KEYS.contains(&key.get_ref().as_ref()) {
                     let hint = did_you_mean(key.get_ref(), SCHEDULE_KEYS.iter().copied());
-                    return Err(self.refused(key.span().start, &format!("unknown key `{}` of a schedule{hint}", key.get_ref())));
+                    return Err(
+                        self.refused(key.span().start, &format!("unknown key `{}` of a schedule{hint}", key.get_ref().escape_debug()))
+                    );
                 }
             }
             for (key, value) in keys {
-                self.check_type(key.get_ref(), value)?;
+                self.check_value(key.get_ref(), value)?;
+            }
+            if let (Some(_), Some((second, _))) = (keys.get("tz"), keys.get_key_value("timezone")) {
+                return Err(self.refused(second.span().start, "a schedule has `tz` or `timezone`, which are the same, not both"));
             }
             if let Some(value) = keys.get("args") {
                 let text = arguments::json(value).map_err(|refused| self.refused(refused.at, &refused.why))?;
@@ -116,17 +121,23 @@ impl Reader<'_> {
             .collect()
     }
 
-    /// What is not of its type would be refused in the words of the TOML library.
-    fn check_type(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<(), ConfigError> {
-        let value = (value.get_ref(), value.span().start);
+    /// Values that the TOML library would refuse in its own words.
+    fn check_value(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<(), ConfigError> {
+        let (got, at) = (value.get_ref(), value.span().start);
+        let below = |most: u32| {
+            let number = got.as_integer().and_then(|number| u32::from_str_radix(number.as_str(), number.radix()).ok());
+            number.is_some_and(|number| number <= most)
+        };
         let (fits, wanted) = match key {
             "args" => return Ok(()),
-            "paused" => (value.0.is_bool(), "`true` or `false`"),
-            "priority" | "retries" => (value.0.is_integer(), "a whole number"),
-            "timeout" => (value.0.is_str(), "a text such as \"5m\""),
-            _ => (value.0.is_str(), "a text"),
+            "paused" => (got.is_bool(), "`true` or `false`"),
+            "priority" => (below(9), "a number from 0 to 9"),
+            "retries" => (below(u32::MAX), "a whole number from 0 to 4294967295"),
+            "timeout" => (got.is_str(), "a text such as \"5m\""),
+            _ => (got.is_str(), "a text"),
         };
-        if fits { Ok(()) } else { Err(self.refused(value.1, &format!("`{key}` of a schedule takes {wanted}, not {}", value.0.type_str()))) }
+        let shown = scalar(got).filter(|_| got.is_integer()).map_or_else(|| got.type_str().to_owned(), |number| format!("`{number}`"));
+        if fits { Ok(()) } else { Err(self.refused(at, &format!("`{key}` of a schedule takes {wanted}, not {shown}"))) }
     }
 
     fn refused_toml(&self, error: &toml::de::Error) -> ConfigError {

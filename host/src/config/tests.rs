@@ -134,13 +134,18 @@ fn arguments_of_a_schedule_arrive_as_they_were_written_or_are_refused() {
 fn a_value_of_a_schedule_that_is_not_of_its_type_is_refused_in_our_words() {
     for (line, why) in [
         ("rule = 2026-01-01", "`rule` of a schedule takes a text, not datetime"),
-        ("timeout = 5", "`timeout` of a schedule takes a text such as \"5m\", not integer"),
-        ("retries = nan", "`retries` of a schedule takes a whole number, not float"),
+        ("timeout = 5", "`timeout` of a schedule takes a text such as \"5m\", not `5`"),
+        ("retries = nan", "`retries` of a schedule takes a whole number from 0 to 4294967295, not float"),
+        ("retries = -1", "`retries` of a schedule takes a whole number from 0 to 4294967295, not `-1`"),
+        ("priority = 99999999999999999999", "`priority` of a schedule takes a number from 0 to 9, not `99999999999999999999`"),
+        ("tz = 'UTC'\ntimezone = 'UTC'", "a schedule has `tz` or `timezone`, which are the same, not both"),
         ("paused = 'yes'", "`paused` of a schedule takes `true` or `false`, not string"),
     ] {
-        assert_eq!(refusal(&format!("[schedules.bu]\ntask = 'x'\n{line}\n")), format!("taskhost.toml:3: {why}"));
+        let at = 2 + line.lines().count();
+        assert_eq!(refusal(&format!("[schedules.bu]\ntask = 'x'\n{line}\n")), format!("taskhost.toml:{at}: {why}"));
     }
-    let says = |line: &str| load(&format!("[schedules.bu]\nrule = '@daily'\ntask = 'x'\n{line}\n"), &[], &[]).unwrap().schedules[0].says_paused;
+    let says =
+        |line: &str| load(&format!("[schedules.bu]\nrule = '@daily'\ntask = 'x'\n{line}\n"), &[], &[]).unwrap().schedules[0].says_paused;
     assert_eq!((says(""), says("paused = true"), says("paused = false")), (None, Some(true), Some(false)));
 }
 
