@@ -274,6 +274,8 @@ fn a_queue_that_is_misspelt_is_not_made_by_pausing_it() {
     host.ok(&["queue", "resume", "mail"]);
     host.ok(&["queue", "pause", "later", "--create"]);
     assert_eq!(host.json(&["queue", "list", "--json"]).as_array().map(Vec::len), Some(2));
+    host.ok(&["schedule", "add", "bu", "@daily", "add", "--queue", "reports", "--unchecked"]);
+    host.ok(&["queue", "pause", "reports"]);
     let worker = host.worker(&["--queue", "idle"]);
     worker.until("its queue is known", |_| host.run(&["queue", "pause", "idle"]).code == 0);
 }

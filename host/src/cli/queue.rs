@@ -87,13 +87,14 @@ pub(super) async fn call(command: QueueCommand, settings: &Settings) -> Result<(
 async fn known(broker: &dyn Broker, queue: &QueueName, way_round: &str) -> Result<(), Failure> {
     let mut known: Vec<QueueName> = broker.queues().await?.into_iter().map(|view| view.queue).collect();
     known.extend(broker.workers().await?.into_iter().flat_map(|worker| worker.queues));
+    known.extend(broker.schedules().await?.into_iter().map(|schedule| schedule.queue));
     if known.contains(queue) {
         return Ok(());
     }
     let near = catalogue::near(queue.as_str(), known.iter().map(QueueName::as_str));
     let meant = near.first().map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
     Err(Failure::Usage(format!(
-        "no queue `{queue}` is known: it holds no task, and no live worker claims from it{meant}{way_round}; `taskhost queue list` shows \
+        "no queue `{queue}` is known: it holds no task, no schedule is for it, and no live worker claims from it{meant}{way_round}; `taskhost queue list` shows \
          what there is"
     )))
 }

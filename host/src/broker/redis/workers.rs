@@ -34,10 +34,14 @@ const RELAY_TOGETHER: usize = 500;
 
 impl RedisBroker {
     pub(super) async fn new_incarnation(&self, queue: &QueueName, lease: Duration) -> Result<Incarnation> {
-        // A worker registers once a lease at most: all that it needs there is put again, should the broker be anew.
+        // Who registers anew may meet an empty broker: whatever was put there once is put again.
         self.agree_on_schema().await?;
-        self.met.forget(queue);
-        self.meet(queue).await?;
+        self.met.clear();
+        match self.meet(queue).await {
+            // Too full for a name: then it is not empty, and knows the name.
+            Err(BrokerError::Refused(_)) => {}
+            met => met?,
+        }
         let lease = millis(lease).max(1);
         let id = format!("{}:{lease}", uuid::Uuid::now_v7());
         self.commands.call(&REGISTER.call(&self.keys.queue(queue)).arg(lease).arg(&*id)).await?;

@@ -39,16 +39,13 @@ pub(super) fn all(db: &Connection) -> Result<Vec<Schedule>, Failure> {
 
 pub(super) fn put(step: &Step<'_>, schedule: &Schedule) -> Result<(), Failure> {
     let mut schedule = schedule.clone();
-    match one(step.connection, &schedule.name)? {
-        Some(old) => {
-            schedule.take_along(&old);
-            schedule.last_task = old.last_task.filter(|_| old.queue == schedule.queue);
-        }
-        None => {
-            schedule.last = schedule.last.min(step.now);
-            schedule.last_task = None;
-            schedule.paused = schedule.says_paused.unwrap_or(schedule.paused);
-        }
+    if let Some(old) = one(step.connection, &schedule.name)? {
+        schedule.take_along(&old);
+        schedule.last_task = old.last_task.filter(|_| old.queue == schedule.queue);
+    } else {
+        schedule.last = schedule.last.min(step.now);
+        schedule.last_task = None;
+        schedule.paused = schedule.says_paused.unwrap_or(schedule.paused);
     }
     if schedule.last == Millis(0) {
         schedule.last = step.now;
