@@ -16,6 +16,7 @@ mod schema;
 mod tests;
 
 pub use arguments::{ArgumentsError, Checker, Given, near};
+pub use hints::Bound;
 pub use schema::signature;
 
 /// What a plugin says of itself.

@@ -165,8 +165,8 @@ pub async fn run(
     registry: watch::Receiver<Arc<Registry>>,
     stop: Stop,
 ) -> Result<Summary, WorkerError> {
-    let (sender, roster) = watch::channel(Arc::new(Roster::of(&registry.borrow().clone())));
-    let forward = roster::follow(registry, sender);
+    let (sender, roster) = watch::channel(Arc::new(Roster::of(&registry.borrow().clone(), &settings.retry)));
+    let forward = roster::follow(registry, settings.retry.clone(), sender);
     let worker = run_with(settings, broker, Arc::new(engine), roster, stop);
     tokio::pin!(forward, worker);
     tokio::select! {

@@ -22,7 +22,7 @@ use super::{
     worker,
 };
 use crate::{
-    catalogue::{ArgumentsError, Catalogue, Offer},
+    catalogue::{ArgumentsError, Bound, Catalogue, Offer},
     config::{Settings, units},
     engine::{About, Call, Grants, Limits, LogLine, ServiceError, Services, Terms},
     plugins::{self, Plugin},
@@ -78,7 +78,8 @@ pub(super) async fn call(args: RunArgs, settings: &Settings) -> Result<(), Failu
     let checked = args.checked(&plugin, settings.bounds.payload_limit)?;
     let hint = plugin.description.bodies.iter().find(|body| body.name == args.body).and_then(|body| body.hints.timeout_ms);
     let limits = Limits { memory: args.memory.unwrap_or(plugin.limits.memory), ..(*plugin.limits).clone() };
-    let timeout = args.timeout.or(limits.timeout_ceiling).or(hint.map(Duration::from_millis)).unwrap_or(limits.timeout);
+    let bound = Bound { policy: limits.timeout_ceiling, setting: limits.timeout };
+    let timeout = args.timeout.unwrap_or_else(|| bound.settle(hint.map(Duration::from_millis)));
     let attempted = engine
         .invoke(Call {
             terms: Terms { limits: limits.into(), grants: args.grants(&plugin.grants).into(), ..plugin.terms() }.into(),

@@ -10,15 +10,19 @@ use std::{
 /// Bounds of one attempt; every one has a default.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
-    /// Bytes, summed over the attempt's memories.
+    /// Bytes, summed over the attempt's memories and what the host keeps for it: requests, streams, listings, children.
     pub memory: u64,
     /// Elements, summed over its tables.
     pub table_elements: u64,
     /// Handles in the resource table.
     pub resources: usize,
+    /// Files, directories and connections that are open at once.
+    pub descriptors: usize,
     /// The default, and the ceiling of what hints and enqueuers may ask.
     pub timeout: Duration,
     pub timeout_ceiling: Option<Duration>,
+    /// Attempts beyond the first, where the enqueuer names none: the ceiling of a hint, and what holds without one. `None`: the worker's.
+    pub retries: Option<u32>,
     /// CPU time; `None`: only the timeout bounds it.
     pub cpu: Option<Duration>,
     /// Bytes of a result, of arguments, of a kv value.
@@ -43,8 +47,10 @@ impl Default for Limits {
             memory: 64 << 20,
             table_elements: 100_000,
             resources: 10_000,
+            descriptors: 128,
             timeout: Duration::from_secs(60),
             timeout_ceiling: None,
+            retries: None,
             cpu: None,
             payload: 1 << 20,
             output: 8 << 10,
