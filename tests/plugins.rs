@@ -50,6 +50,7 @@ impl Place {
         let settings = EngineSettings {
             slots: 8,
             guest_memory: 1 << 30,
+            descriptors: None,
             threads: 2,
             cache: Some(root.path().join("cache")),
             cache_bytes: 1 << 30,

@@ -21,7 +21,9 @@ use crate::{
     task::{ErrorKind, Millis, Outcome, Progress, QueueName, TaskError, TaskId},
 };
 
+mod account;
 mod address;
+mod allocator;
 mod attempt;
 mod cache;
 mod capture;
@@ -30,12 +32,15 @@ mod compiler;
 mod cpu;
 mod describe;
 mod ending;
+mod files;
 mod guest;
 mod host;
 mod http;
 mod json;
 mod limits;
+mod memory;
 mod network;
+mod requests;
 mod secrets;
 mod setup;
 mod shape;
@@ -57,6 +62,9 @@ pub struct EngineSettings {
     pub slots: usize,
     /// Bytes that all guests together may have grown to.
     pub guest_memory: u64,
+    /// Files and connections that all guests together may have open; `None`: three quarters of what this process may open, whose soft limit
+    /// is raised to the hard one.
+    pub descriptors: Option<usize>,
     /// Threads that run guests; by default the number of cores.
     pub threads: usize,
     /// Where compiled code is kept; owned by this user and closed to others, else refused. `None`: nothing is kept.
@@ -185,7 +193,7 @@ pub struct Engine {
     wasm: wasmtime::Engine,
     linker: Linker<Guest>,
     cpu: Arc<Cpu>,
-    memory: Arc<guest::MemoryTotal>,
+    pool: Arc<account::Pool>,
     outside: Arc<network::Outside>,
     cache: Option<Cache>,
     compiler: Option<Compiler>,
@@ -205,8 +213,10 @@ impl fmt::Debug for Engine {
 impl Engine {
     /// Starts the guests' runtime and the epoch ticker.
     pub fn start(settings: EngineSettings) -> Result<Arc<Self>, EngineError> {
-        let EngineSettings { slots, guest_memory, threads, cache, cache_bytes, compiler, network } = settings;
+        let EngineSettings { slots, guest_memory, descriptors, threads, cache, cache_bytes, compiler, network } = settings;
         let threads = threads.max(1);
+        allocator::configure();
+        let for_guests = account::descriptors_for_guests();
         let cache = cache.map(|dir| Cache::open(&dir, cache_bytes)).transpose()?;
         let wasm = setup::engine(slots)?;
         let linker = setup::linker(&wasm)?;
@@ -215,7 +225,7 @@ impl Engine {
         Ok(Arc::new(Self {
             linker,
             cpu,
-            memory: Arc::new(guest::MemoryTotal::new(guest_memory)),
+            pool: Arc::new(account::Pool::new(guest_memory, descriptors.unwrap_or(for_guests))),
             outside: network::Outside::new(network),
             cache,
             compiler,

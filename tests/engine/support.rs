@@ -25,6 +25,7 @@ pub(crate) fn settings() -> EngineSettings {
     EngineSettings {
         slots: 56,
         guest_memory: 8 << 30,
+        descriptors: None,
         threads: 2,
         cache: None,
         cache_bytes: 1 << 30,

@@ -177,6 +177,7 @@ pub(super) fn engine(settings: &Settings, slots: usize) -> Result<Arc<Engine>, F
     Engine::start(EngineSettings {
         slots,
         guest_memory: settings.guest_memory,
+        descriptors: None,
         threads: settings.threads,
         cache: Some(settings.cache.clone()),
         cache_bytes: settings.cache_bytes,

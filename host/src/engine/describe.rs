@@ -4,6 +4,7 @@ use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
 
 use super::{
     Code, Engine, EngineError, Terms,
+    account::Account,
     capture::{Shared, Stream},
     cpu::{CpuSpent, Meter, Metered, Turn},
     guest::Guest,
@@ -27,7 +28,8 @@ const VERSION: usize = 64;
 
 pub(super) async fn describe(engine: Arc<Engine>, code: Arc<Code>) -> Result<(Description, Vec<String>), EngineError> {
     let terms = Arc::new(Terms { code, plugin: "".into(), limits: Arc::default(), grants: Arc::default() });
-    let shared = Arc::new(Shared::new(Meter::new(&engine.cpu, Some(CPU)), &terms.limits, 0, None));
+    let account = Account::new(Arc::clone(&engine.pool), &terms.limits);
+    let shared = Arc::new(Shared::new(Meter::new(&engine.cpu, Some(CPU)), account, &terms.limits, 0, None));
     let mut store = Guest::store(&engine, Arc::clone(&terms), Arc::clone(&shared), None).map_err(EngineError::Host)?;
     let said = {
         let call = pin!(async {

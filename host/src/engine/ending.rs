@@ -8,9 +8,10 @@ use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace, component::Resour
 use wasmtime_wasi::I32Exit;
 
 use super::{
+    account::Refused,
     capture::Stream,
     cpu::CpuSpent,
-    guest::{Guest, Refused},
+    guest::Guest,
     host::{Failure, TaskError as Said},
     json,
     setup::FRAMES,
@@ -110,16 +111,13 @@ pub(super) fn failed(failed: &Failed, guest: &Guest) -> Outcome {
     if error.is::<PoolConcurrencyLimitError>() {
         return host_fault("all sandbox slots of this worker are taken: lower its concurrency".into());
     }
-    match guest.usage.refused {
-        Some(Refused::MemoryOfProcess) => {
-            let limit = words::size(guest.engine.memory.limit);
-            return host_fault(format!("the guests of this worker have reached `guest_memory` of {limit} together"));
-        }
-        Some(Refused::Memory) => {
-            return seen(ErrorKind::MemoryLimit, format!("memory limit of {} reached", words::size(limits.memory)), guest);
-        }
-        Some(Refused::Tables) => return seen(ErrorKind::Trap, format!("limit of {} table elements reached", limits.table_elements), guest),
-        None => {}
+    if let Some(refused) = error.downcast_ref().copied().or(guest.usage.refused) {
+        let sentence = guest.shared.account.sentence(refused, limits);
+        return match refused {
+            Refused::MemoryOfProcess | Refused::DescriptorsOfProcess => host_fault(sentence),
+            Refused::Memory => seen(ErrorKind::MemoryLimit, sentence, guest),
+            Refused::Tables | Refused::Descriptors => seen(ErrorKind::Trap, sentence, guest),
+        };
     }
     if error.is::<CpuSpent>() {
         let limit = limits.cpu.unwrap_or_default();

@@ -9,6 +9,7 @@ use tokio::{
 use super::*;
 use crate::engine::{
     Limits,
+    account::{Account, Pool},
     cpu::{Cpu, Meter},
     network::System,
 };
@@ -31,7 +32,8 @@ impl Caller {
     fn granted(urls: &[&str]) -> Self {
         let cpu = Cpu::start(&wasmtime::Engine::default(), 1).unwrap();
         cpu.stop();
-        let shared = Shared::new(Meter::new(&cpu, None), &Limits::default(), 1, None);
+        let account = Account::new(Arc::new(Pool::new(1 << 30, 100)), &Limits::default());
+        let shared = Shared::new(Meter::new(&cpu, None), account, &Limits::default(), 1, None);
         let grants = Grants { http: urls.iter().map(|url| grant(url)).collect(), ..Grants::default() };
         let secrets = Secrets::of(&grants);
         Self(Hooks::new("org-transfer".into(), Arc::new(grants), secrets, Arc::new(shared), Outside::new(Arc::new(System))))
