@@ -94,6 +94,20 @@ fn what_inspect_prints_can_be_pasted_and_then_the_transfer_works() {
 }
 
 #[test]
+fn a_hint_goes_no_further_than_the_workers_own_settings_unless_a_policy_says_more() {
+    for (policy, ended) in [("", "timed out after 1 s"), ("[plugins.probe]\ntimeout = \"1500ms\"\n", "timed out after 1.5 s")] {
+        let host = Taskhost::new();
+        host.write("taskhost.toml", &format!("timeout = \"1s\"\nretries = 0\n{policy}"));
+        host.drop_in("probe");
+        let worker = host.worker(&[]);
+        // It asks for an hour.
+        let output = host.run(&["enqueue", "spin_forever", "--unchecked", "--wait=60s"]);
+        assert!(output.code == 1 && output.stderr.contains(ended), "{output:?}");
+        assert!(worker.stop().success());
+    }
+}
+
+#[test]
 fn a_policy_takes_hold_without_a_restart_and_a_bad_edit_changes_nothing() {
     let host = Taskhost::new();
     // A file that the commands do not read: they would refuse a bad one at once.
