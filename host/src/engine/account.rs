@@ -118,6 +118,11 @@ impl Account {
         self.pool.memory.fetch_sub(bytes, Relaxed);
     }
 
+    #[cfg(test)]
+    pub(super) fn counted(&self) -> u64 {
+        self.memory.load(Relaxed)
+    }
+
     /// What is told of it: of the guest where it is the guest's doing, of the worker's limits where it is not.
     pub(super) fn sentence(&self, refused: Refused, limits: &Limits) -> String {
         match refused {
@@ -203,5 +208,35 @@ impl Opened {
 impl Drop for Opened {
     fn drop(&mut self) {
         self.shared.account.descriptors.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_soft_limit_of_open_files_is_raised_and_a_quarter_is_the_hosts_own() {
+        let guests = descriptors_for_guests();
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        let limit = current.unwrap_or(MOST_DESCRIPTORS);
+        assert!(limit >= maximum.unwrap_or(MOST_DESCRIPTORS).min(MOST_DESCRIPTORS), "{limit} of {maximum:?}");
+        assert_eq!(guests as u64, limit / 4 * 3);
+        assert_eq!(descriptors_for_guests(), guests, "once is enough");
+    }
+
+    #[test]
+    fn what_is_refused_is_not_counted() {
+        let pool = Arc::new(Pool::new(100, 1));
+        let account = |memory| Account::new(Arc::clone(&pool), &Limits { memory, ..Limits::default() });
+        let (small, large) = (account(60), account(1000));
+        assert_eq!(small.take(60), Ok(()));
+        assert_eq!(small.take(1), Err(Refused::Memory));
+        assert_eq!(large.take(41), Err(Refused::MemoryOfProcess));
+        assert_eq!(large.take(40), Ok(()));
+        small.give_back(60);
+        assert_eq!(large.take(60), Ok(()));
+        let said = large.sentence(Refused::MemoryOfProcess, &Limits::default());
+        assert!(said.contains("`guest_memory` of 100 bytes"), "{said}");
     }
 }

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Mode, OFlags};
 use wasmtime::{
     StoreContextMut,
     component::{Linker, LinkerInstance, Resource, ResourceType},
@@ -196,7 +196,9 @@ fn list(dir: &Dir, shared: &Arc<Shared>) -> std::io::Result<Result<Listing, Refu
         Err(refused) => return Ok(Err(refused)),
     };
     let mut entries = Vec::new();
-    for entry in rustix::fs::Dir::read_from(&*dir.dir)? {
+    // As it stands it may be open as a path only.
+    let readable = rustix::fs::openat(&*dir.dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    for entry in rustix::fs::Dir::new(readable)? {
         let entry = entry?;
         let name = entry.file_name();
         if [&b"."[..], b".."].contains(&name.to_bytes()) {

@@ -8,7 +8,6 @@ use wasmtime::{
     StoreContextMut,
     component::{Linker, LinkerInstance, Resource},
 };
-use wasmtime_wasi::p2::{DynPollable, bindings::io::poll};
 use wasmtime_wasi_http::{
     FieldMap, WasiHttpView,
     p2::{
@@ -18,10 +17,9 @@ use wasmtime_wasi_http::{
     },
 };
 
-use super::{account::Held, guest::Guest, memory};
+use super::{guest::Guest, memory};
 
 const HTTP: &str = "wasi:http/types@0.2.12";
-const POLL: &str = "wasi:io/poll@0.2.12";
 
 /// Bytes of headers, those of their places in the map included.
 pub(super) const FIELDS: usize = 64 << 10;
@@ -33,8 +31,6 @@ const PATH: usize = 32 << 10;
 pub(super) const CHUNK: usize = 16 << 10;
 /// What waits in a body to be sent, at most.
 pub(super) const BODY: usize = 2 * CHUNK;
-/// What one entry of a list of pollables takes while it is waited for.
-const POLLED: usize = 64;
 
 type Store<'a> = StoreContextMut<'a, Guest>;
 /// As the contract has it: refused, without a reason.
@@ -44,15 +40,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     let mut http = linker.instance(HTTP)?;
     fields(&mut http)?;
     requests(&mut http)?;
-    answers(&mut http)?;
-    linker.instance(POLL)?.func_wrap_async("poll", |mut store: Store<'_>, (list,): (Vec<Resource<DynPollable>>,)| {
-        Box::new(async move {
-            let guest = store.data_mut();
-            // The same one may stand in it a million times.
-            let _held = Held::take(&guest.shared, list.len().saturating_mul(POLLED))?;
-            Ok((poll::Host::poll(&mut guest.table, list).await?,))
-        })
-    })
+    answers(&mut http)
 }
 
 fn fields(http: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
