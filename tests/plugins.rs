@@ -52,6 +52,7 @@ impl Place {
             guest_memory: 1 << 30,
             threads: 2,
             cache: Some(root.path().join("cache")),
+            state: Some(root.path().join("state")),
             cache_bytes: 1 << 30,
             compiler: None,
             network: Arc::new(System),

@@ -7,7 +7,7 @@ use std::{
 
 /// Rooms of one row never meet; imports go to lower rows only. Lowest first.
 const ROWS: [&[&str]; 9] = [
-    &["task", "telemetry"],
+    &["task", "telemetry", "private"],
     &["catalogue"],
     &["retry", "cron", "workflow"],
     &["engine", "broker"],

@@ -105,6 +105,8 @@ enum Command {
         memory: u64,
         /// Seconds of CPU that it may take
         cpu: u64,
+        /// Its nice value
+        nice: i32,
     },
 }
 
@@ -114,8 +116,8 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    if let Command::CompilePlugin { memory, cpu } = cli.command {
-        return compile(memory, cpu);
+    if let Command::CompilePlugin { memory, cpu, nice } = cli.command {
+        return compile(memory, cpu, nice);
     }
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -124,8 +126,8 @@ pub fn main() -> ExitCode {
 }
 
 /// Needs no settings, and takes none: what it compiles was chosen by others.
-fn compile(memory: u64, cpu: u64) -> ExitCode {
-    match engine::compile_plugin(memory, cpu, std::io::stdin().lock(), std::io::stdout().lock()) {
+fn compile(memory: u64, cpu: u64, nice: i32) -> ExitCode {
+    match engine::compile_plugin(memory, cpu, nice, std::io::stdin().lock(), std::io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         Err((status, why)) => {
             output::note(&why);

@@ -54,7 +54,7 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ("backoff_cap", "1h", "the longest delay before a retry"),
     ("require_signed", "false", "only plugins signed with a key of `trust` serve"),
     ("trust", "", "a file of minisign public keys, for `require_signed`"),
-    ("plugin_dir_writable", "warn", "when others may write to the plugin directory or a plugin: warn, refuse or allow"),
+    ("plugin_dir_writable", "warn", "when others may write to plugins, policies or trusted keys: warn, refuse or allow"),
     ("log", "info", "a level, or a filter such as `info,taskhost::worker=debug`"),
     ("log_format", "pretty", "pretty or json"),
 ];

@@ -23,6 +23,7 @@ use crate::{
 
 mod address;
 mod attempt;
+mod blame;
 mod cache;
 mod capture;
 mod compile;
@@ -59,8 +60,10 @@ pub struct EngineSettings {
     pub guest_memory: u64,
     /// Threads that run guests; by default the number of cores.
     pub threads: usize,
-    /// Where compiled code is kept; owned by this user and closed to others, else refused. `None`: nothing is kept.
+    /// Where compiled code is kept; owned by this user and closed to others, else refused. `None`, or where it can't be: nothing is.
     pub cache: Option<PathBuf>,
+    /// Where the key lies by which kept code is known again; owned by this user as well. Without one nothing is kept.
+    pub state: Option<PathBuf>,
     /// The cache is trimmed to this size, least recently used first.
     pub cache_bytes: u64,
     /// What compiles in a process of its own; `None`: a thread of this one does.
@@ -205,9 +208,9 @@ impl fmt::Debug for Engine {
 impl Engine {
     /// Starts the guests' runtime and the epoch ticker.
     pub fn start(settings: EngineSettings) -> Result<Arc<Self>, EngineError> {
-        let EngineSettings { slots, guest_memory, threads, cache, cache_bytes, compiler, network } = settings;
+        let EngineSettings { slots, guest_memory, threads, cache, state, cache_bytes, compiler, network } = settings;
         let threads = threads.max(1);
-        let cache = cache.map(|dir| Cache::open(&dir, cache_bytes)).transpose()?;
+        let cache = cache.map(|dir| Cache::open(&dir, state.as_deref(), cache_bytes)).transpose()?.flatten();
         let wasm = setup::engine(slots)?;
         let linker = setup::linker(&wasm)?;
         let runtime = setup::runtime(threads)?;
@@ -219,7 +222,8 @@ impl Engine {
             outside: network::Outside::new(network),
             cache,
             compiler,
-            compiling: Arc::new(Semaphore::new(threads.div_ceil(2))),
+            // Two at least: one that takes long must not keep all others waiting.
+            compiling: Arc::new(Semaphore::new(threads.div_ceil(2).max(2))),
             guests: runtime.handle().clone(),
             runtime: std::sync::Mutex::new(Some(runtime)),
             wasm,

@@ -7,6 +7,7 @@ pub mod config;
 pub mod cron;
 pub mod engine;
 pub mod plugins;
+mod private;
 pub mod retry;
 pub mod schedule;
 pub mod task;

@@ -40,6 +40,7 @@ impl Taskhost {
     pub(crate) fn new() -> Self {
         let dir = TempDir::new().expect("a temporary directory");
         fs::create_dir(dir.path().join("plugins")).expect("a plugin directory");
+        share_the_key(&dir.path().join("state"));
         Self { dir, redis: None, cache: None }
     }
 
@@ -263,6 +264,16 @@ pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
     while !so() {
         assert!(begun.elapsed() < LIMIT, "waited {LIMIT:?} in vain until {what}");
         thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Compiled code is known again by a key of the state directory: with one key the tests share what they have compiled.
+pub(crate) fn share_the_key(state: &Path) {
+    use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(state).expect("a state directory");
+    match fs::File::options().write(true).create_new(true).mode(0o600).open(state.join("compiled.key")) {
+        Ok(mut file) => file.write_all(&[7; 32]).expect("a key"),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists),
     }
 }
 

@@ -183,7 +183,7 @@ async fn inspect_live(broker: &dyn Broker, args: &FileArgs) -> Result<(), Failur
 }
 
 async fn inspect_file(args: &FileArgs, settings: &Settings, verdict_only: bool) -> Result<(), Failure> {
-    let engine = worker::engine(settings, 1)?;
+    let engine = worker::foreground_engine(settings)?;
     let policy = args.policy.as_deref().or(settings.file.as_deref());
     let inspected = plugins::inspect(args.plugin.as_ref(), &engine, policy, settings.trust.as_deref(), &settings.limits).await;
     engine.stop();

@@ -115,6 +115,12 @@ pub(super) async fn roll_back(args: &RollbackArgs, settings: &Settings) -> Resul
                 let what = format!("{}: {to} could not be loaded any more; see `taskhost plugin history {}`", asked.file, args.name);
                 return Err(Failure::Failed(what));
             }
+            // Such as when its key is not trusted any more: it was passed over.
+            if asked.from.as_ref().is_some_and(|from| from.digest != current.digest) {
+                let now = format!("version {} ({})", output::clean(&current.version), short(current));
+                let what = format!("{}: {to} can't serve now, so {now} does; see `taskhost plugin list`", asked.file);
+                return Err(Failure::Failed(what));
+            }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -136,7 +142,7 @@ fn state(state: GenerationState) -> comfy_table::Cell {
 
 fn failure(error: PluginsError) -> Failure {
     match error {
-        PluginsError::State(text) => Failure::Failed(text),
+        PluginsError::State(text) | PluginsError::Machine(text) => Failure::Failed(text),
         PluginsError::Directory(text) | PluginsError::Policy(text) | PluginsError::File(text) => Failure::Usage(text),
     }
 }

@@ -25,7 +25,7 @@ use crate::{
     catalogue::{ArgumentsError, Catalogue, Offer},
     config::{Settings, units},
     engine::{About, Call, Grants, Limits, LogLine, ServiceError, Services, Terms},
-    plugins::{self, Plugin},
+    plugins::{self, Plugin, PluginsError},
     task::{Clock, ErrorKind, NewTask, Outcome, Progress, QueueName, SystemClock, TaskId, TaskName},
 };
 
@@ -67,10 +67,12 @@ pub(super) struct RunArgs {
 }
 
 pub(super) async fn call(args: RunArgs, settings: &Settings) -> Result<(), Failure> {
-    let engine = worker::engine(settings, 1)?;
+    let engine = worker::foreground_engine(settings)?;
     let policy = args.policy.as_deref().or(settings.file.as_deref());
-    let inspection =
-        plugins::inspect(&args.file, &engine, policy, None, &settings.limits).await.map_err(|error| Failure::Usage(error.to_string()))?;
+    let inspection = plugins::inspect(&args.file, &engine, policy, None, &settings.limits).await.map_err(|error| match error {
+        PluginsError::Machine(text) => Failure::Failed(text),
+        error => Failure::Usage(error.to_string()),
+    })?;
     for warning in &inspection.warnings {
         output::note(&format!("taskhost: {warning}"));
     }

@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Failure, ask};
 use crate::{
     broker::{Broker, BrokerError},
-    config::{Settings, units},
+    config::{BrokerAddress, Settings, units},
     engine::{Compiler, Engine, EngineSettings, System},
-    plugins::{Plugins, PluginsSettings},
+    plugins::{self, Plugins, PluginsSettings, Writable},
     schedule,
     worker::{self, Stop, WorkerSettings},
 };
@@ -124,8 +124,8 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
         writable: settings.writable,
         limits: settings.limits.clone(),
     };
-    let plugins = Plugins::open(room, engine.clone()).map_err(|error| Failure::Usage(error.to_string()))?;
-    let mut registry = plugins.registry();
+    let opened = Plugins::open(room, engine.clone()).map_err(|error| Failure::Usage(error.to_string()))?;
+    let mut registry = opened.registry();
     let id: Arc<str> = worker::worker_id().into();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -136,8 +136,13 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
         worker = %id,
         "taskhost worker starting"
     );
-    loops.spawn(plugins.run(shutdown.clone()));
+    loops.spawn(opened.run(shutdown.clone()));
     let Some(broker) = patiently(settings, stop).await? else { return Ok(()) };
+    if let BrokerAddress::Sqlite(path) = &settings.broker
+        && let Some(warning) = plugins::exposed("the tasks in", path.as_ref()).filter(|_| settings.writable != Writable::Allow)
+    {
+        tracing::warn!("{warning}");
+    }
     // Claiming before the plugins are judged would park what they offer.
     tokio::select! {
         changed = registry.changed() => changed.map_err(|_| Failure::Failed("the plugins room ended before it began: see the log".to_owned()))?,
@@ -172,15 +177,25 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
     }
 }
 
-/// The engine of this process, for `slots` attempts at once.
+/// The engine of a worker, for `slots` attempts at once.
 pub(super) fn engine(settings: &Settings, slots: usize) -> Result<Arc<Engine>, Failure> {
+    start(settings, slots, Compiler::new)
+}
+
+/// The engine of a command that somebody waits for: it compiles like any other program.
+pub(super) fn foreground_engine(settings: &Settings) -> Result<Arc<Engine>, Failure> {
+    start(settings, 1, Compiler::foreground)
+}
+
+fn start(settings: &Settings, slots: usize, compiler: fn(PathBuf) -> Compiler) -> Result<Arc<Engine>, Failure> {
     Engine::start(EngineSettings {
         slots,
         guest_memory: settings.guest_memory,
         threads: settings.threads,
         cache: Some(settings.cache.clone()),
+        state: Some(settings.state.clone()),
         cache_bytes: settings.cache_bytes,
-        compiler: this_program().map(Compiler::new),
+        compiler: this_program().map(compiler),
         network: Arc::new(System),
     })
     .map_err(|error| Failure::Failed(error.to_string()))

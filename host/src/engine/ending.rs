@@ -8,6 +8,7 @@ use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace, component::Resour
 use wasmtime_wasi::I32Exit;
 
 use super::{
+    blame,
     capture::Stream,
     cpu::CpuSpent,
     guest::{Guest, Refused},
@@ -189,18 +190,10 @@ fn no_trap(failed: &Failed, error: &wasmtime::Error, guest: &Guest) -> Outcome {
         }
         Failed::ToRun(_) if too_much => Outcome::Failed { error: too_large("too many bytes", limits.payload), after: None },
         Failed::ToRun(_) => seen(ErrorKind::BadResult, words::line(&format!("the body's result can't be read: {text}"), MESSAGE), guest),
-        Failed::ToStart(_) if is_out_of_memory(error) => host_fault(words::line(&format!("no memory for a sandbox: {text}"), MESSAGE)),
+        Failed::ToStart(_) if blame::is_the_machines(error) => host_fault(words::line(&format!("no room for a sandbox: {text}"), MESSAGE)),
         // Counted: what fails the same way each time must come to an end.
         Failed::ToStart(_) => seen(ErrorKind::Trap, words::line(&format!("can't be started: {text}"), MESSAGE), guest),
     }
-}
-
-fn is_out_of_memory(error: &wasmtime::Error) -> bool {
-    error.chain().any(|cause| {
-        let io = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-        let os = cause.downcast_ref::<rustix::io::Errno>().copied();
-        io == Some(std::io::ErrorKind::OutOfMemory) || os == Some(rustix::io::Errno::NOMEM)
-    })
 }
 
 /// `panicked at src/lib.rs:12: message`, from what Rust's panic hook prints.
