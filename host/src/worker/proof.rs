@@ -8,7 +8,6 @@
 use std::{
     fs::{File, TryLockError},
     io,
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -17,7 +16,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use super::{Shared, WorkerSettings};
-use crate::{broker::Incarnation, task::QueueName};
+use crate::{broker::Incarnation, private, task::QueueName};
 
 /// How often to look for others that are gone.
 const LOOK: Duration = Duration::from_secs(5);
@@ -126,8 +125,16 @@ fn directory(settings: &WorkerSettings) -> Option<PathBuf> {
     Some(settings.state.as_ref()?.join("incarnations").join(format!("{short:016x}")))
 }
 
+/// Makes the directory if it is missing. Whoever else could write to it could say of live workers that they are gone.
+fn own(dir: &Path) -> io::Result<()> {
+    private::Dir::make(dir, "directory of lock files").map(drop).map_err(|why| {
+        let (private::Unusable::Refused(text) | private::Unusable::Failed(text)) = why;
+        io::Error::other(text)
+    })
+}
+
 fn make(dir: &Path, incarnation: &Incarnation) -> io::Result<Proof> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    own(dir)?;
     // Neither a queue's name nor an incarnation's id has an `@`.
     let stem = format!("{}@{}", incarnation.queue, incarnation.id);
     let making = dir.join(format!("{stem}.{MAKING}"));
@@ -145,12 +152,16 @@ fn scan(dir: &Path) -> io::Result<Vec<Gone>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
+    own(dir)?;
     let mut gone = Vec::new();
     for entry in entries {
         let path = entry?.path();
         let extension = path.extension().and_then(|extension| extension.to_str());
         let Some(extension @ (NAMED | MAKING)) = extension else { continue };
         let Ok(file) = File::open(&path) else { continue };
+        if !private::is_own(&file.metadata()?) {
+            continue;
+        }
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => continue,
@@ -190,6 +201,24 @@ mod tests {
         assert!(scan(&dir).unwrap().is_empty(), "one finder at a time");
         drop((gone, lives));
         assert_eq!(scan(&dir).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn who_could_have_been_written_by_others_is_not_believed_to_be_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("incarnations");
+        let chmod = |mode| std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        let incarnation = Incarnation { queue: QueueName::new("mail").unwrap(), id: "a:1.x".into() };
+        drop(make(&dir, &incarnation).unwrap());
+        chmod(0o777);
+        assert!(scan(&dir).err().is_some_and(|error| error.to_string().contains("chmod 700")));
+        assert!(make(&dir, &incarnation).is_err());
+        chmod(0o700);
+        assert_eq!(scan(&dir).unwrap().len(), 1);
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(dir.join("mail@a:1.x.lock"), Some(65_534), None).unwrap();
+            assert!(scan(&dir).unwrap().is_empty());
+        }
     }
 
     #[test]
