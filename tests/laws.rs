@@ -61,6 +61,10 @@ macro_rules! laws {
                         a_random_drain_ends_each_task_once,
                     ]
                     with impatient [a_task_parked_too_long_under_a_name_nobody_offers_is_dead]
+                    with impatient [a_task_that_waited_for_a_slot_outlives_its_plugin_by_the_whole_time]
+                    with impatient [a_plugin_that_comes_back_gives_those_who_wait_their_time_anew]
+                    with impatient [a_backlog_older_than_the_time_outlives_the_first_sweep]
+                    with impatient [a_task_that_is_parked_late_has_its_own_time]
                 }
                 ends {
                     one [

@@ -13,6 +13,7 @@ mod plugins;
 mod redis;
 mod schedules;
 mod security;
+mod steady;
 mod story;
 mod support;
 mod swaps;

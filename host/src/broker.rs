@@ -72,7 +72,7 @@ pub struct BrokerSettings {
     pub dead_count: u64,
     /// … and none older than this.
     pub dead_age: Duration,
-    /// A task parked for want of a plugin is dead after this time.
+    /// A task parked under a name that nobody has offered for this time is dead.
     pub unknown_task_ttl: Duration,
     /// Who must have what is acknowledged; SQLite has no replicas.
     pub durability: Durability,
@@ -463,8 +463,8 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
     async fn progress(&self, queue: &QueueName, id: &TaskId, progress: &Progress) -> Result<()>;
     /// Moves outbox entries of this queue to the queues they are for; how many.
     async fn relay(&self, queue: &QueueName) -> Result<usize>;
-    /// Trims the dead set to its bounds, ends expired waiting tasks, ends tasks parked longer than `unknown_task_ttl` under a name
-    /// that is not in `offered` as dead (`unknown-task`), relays. In bounded steps; for every worker, now and then.
+    /// Trims the dead set to its bounds, ends expired waiting tasks, relays; ends as dead (`unknown-task`) what was parked for
+    /// `unknown_task_ttl` under a name that sweeps found missing from `offered` for as long. In bounded steps; every worker's, now and then.
     async fn sweep(&self, queue: &QueueName, offered: &[TaskName]) -> Result<()>;
 
     // -- workers and catalogue ---------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ mod name;
 mod view;
 
 pub use name::{InvalidName, QueueName, TaskId, TaskName};
-pub use view::{ErrorEntry, Progress, State, TaskView};
+pub use view::{ErrorEntry, Progress, State, TaskView, WaitsFor};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]

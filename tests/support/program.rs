@@ -227,10 +227,23 @@ impl Worker {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).expect("our own child");
+    }
+
     /// SIGTERM, then its end.
-    pub(crate) fn stop(mut self) -> ExitStatus {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own child");
+    pub(crate) fn stop(self) -> ExitStatus {
+        self.stop_by(rustix::process::Signal::TERM)
+    }
+
+    /// A signal, then its end.
+    pub(crate) fn stop_by(self, signal: rustix::process::Signal) -> ExitStatus {
+        self.signal(signal);
+        self.ended()
+    }
+
+    /// Its end.
+    pub(crate) fn ended(mut self) -> ExitStatus {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("our own child") {

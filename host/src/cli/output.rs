@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::Failure;
 use crate::{
     config::units,
-    task::{Millis, State, TaskView},
+    task::{Millis, State, TaskView, WaitsFor},
 };
 
 /// One line to stdout.
@@ -144,7 +144,10 @@ pub(super) fn instant(at: Millis) -> String {
 pub(super) fn gist(view: &TaskView, now: Millis) -> String {
     match (view.state, &view.result, &view.error, view.errors.last()) {
         (State::Succeeded, Some(result), ..) => result.get().to_owned(),
-        (State::Parked, ..) => format!("waiting for a plugin that offers `{}`", view.task),
+        (State::Parked, ..) => match view.waits_for {
+            Some(WaitsFor::Slot) => format!("waiting for a free slot of the plugin that offers `{}`", view.task),
+            Some(WaitsFor::Plugin) | None => format!("waiting for a plugin that offers `{}`", view.task),
+        },
         (State::Scheduled, _, _, last) => {
             let when = view.due_at.map_or_else(String::new, |due| until(due, now));
             last.map_or(when.clone(), |last| format!("{when}, after {}", last.error))

@@ -109,7 +109,8 @@ pub(super) async fn call(command: TaskCommand, settings: &Settings) -> Result<()
 
 async fn list(broker: &dyn Broker, args: ListArgs) -> Result<(), Failure> {
     let filter = args.filter.filter();
-    let (tasks, more) = pages(broker, &filter, args.limit).await?;
+    let (mut tasks, more) = pages(broker, &filter, args.limit).await?;
+    ask::what_they_wait_for(broker, &mut tasks).await?;
     if args.json {
         return output::json(&tasks);
     }
@@ -149,7 +150,8 @@ async fn pages(broker: &dyn Broker, filter: &TaskFilter, limit: usize) -> Result
 }
 
 async fn show(broker: &dyn Broker, args: &OneArgs) -> Result<(), Failure> {
-    let view = ask::find(broker, args.queue.as_ref(), &args.id).await?;
+    let mut view = ask::find(broker, args.queue.as_ref(), &args.id).await?;
+    ask::what_they_wait_for(broker, std::slice::from_mut(&mut view)).await?;
     if args.json {
         return output::json(&view);
     }
@@ -171,6 +173,9 @@ async fn show(broker: &dyn Broker, args: &OneArgs) -> Result<(), Failure> {
     });
     let texts = [("worker", view.worker.clone()), ("plugin", code)];
     lines.extend(texts.into_iter().filter_map(|(name, text)| Some(format!("{name:<9} {}", output::clean(&text?)))));
+    if view.state == State::Parked {
+        lines.push(format!("waits     {}", output::gist(&view, view.enqueued_at).trim_start_matches("waiting ")));
+    }
     if let Some(progress) = &view.progress {
         let of = progress.total.map_or_else(String::new, |total| format!(" of {total}"));
         lines.push(format!("progress  {}{of} {}", progress.done, output::clean(&progress.note)));

@@ -36,7 +36,7 @@ async fn for_end(broker: &dyn Broker, queue: Option<&QueueName>, id: &TaskId, li
     let mut said = String::new();
     loop {
         let left = deadline.map_or(look, |deadline| look.min(deadline.saturating_duration_since(Instant::now())));
-        let view = broker.await_end(queue, id, left).await?.ok_or_else(|| ask::no_such_task(queue, id))?;
+        let mut view = broker.await_end(queue, id, left).await?.ok_or_else(|| ask::no_such_task(queue, id))?;
         if view.state.is_ended() {
             return Ok(view);
         }
@@ -47,6 +47,7 @@ async fn for_end(broker: &dyn Broker, queue: Option<&QueueName>, id: &TaskId, li
                 view.state
             )));
         }
+        ask::what_they_wait_for(broker, std::slice::from_mut(&mut view)).await?;
         let reason = what_for(broker, &view).await?;
         if !reason.is_empty() && reason != said {
             output::note(&format!("taskhost: {reason}"));
@@ -69,7 +70,7 @@ async fn what_for(broker: &dyn Broker, view: &TaskView) -> Result<String, Failur
         _ if serves == 0 => {
             format!("waiting: no live worker claims from queue `{0}`; start one with `taskhost worker --queue {0}`", view.queue)
         }
-        State::Parked => format!("waiting for a plugin that offers `{}`", view.task),
+        State::Parked => output::gist(view, view.enqueued_at),
         State::Scheduled => {
             let last = view
                 .errors

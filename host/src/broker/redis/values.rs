@@ -293,6 +293,7 @@ pub(super) fn view(queue: &QueueName, value: Value) -> Result<Option<TaskView>> 
         task: fields.get("task").and_then(|name| name.parse().ok()).ok_or_else(|| broken("its name"))?,
         queue: queue.clone(),
         state,
+        waits_for: None,
         args: raw(fields.get("args").map_or("[]", String::as_str)),
         priority: number("priority").and_then(|value| u8::try_from(value).ok()).and_then(Priority::new).unwrap_or_default().get(),
         // A success writes no count: it is one more than what went before.

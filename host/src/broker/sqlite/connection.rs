@@ -50,6 +50,7 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
         step.pragma_update(None, "application_id", APPLICATION_ID).map_err(fault)?;
         step.pragma_update(None, "user_version", SCHEMA).map_err(fault)?;
     }
+    step.execute_batch(include_str!("added.sql")).map_err(fault)?;
     step.commit().map_err(fault)?;
     Ok(connection)
 }
@@ -134,9 +135,9 @@ pub(super) fn fault(path: &Path, error: &rusqlite::Error) -> BrokerError {
     let at = path.display();
     match error {
         rusqlite::Error::SqliteFailure(code, _) => match code.code {
-            ErrorCode::DiskFull => {
-                BrokerError::Refused(format!("disk full: failed to write the database `{at}`; free space, then it goes on by itself"))
-            }
+            ErrorCode::DiskFull => BrokerError::Refused(format!(
+                "disk full: failed to write the database `{at}`; free space: workers then go on, other commands are to be given again"
+            )),
             ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => BrokerError::Refused(format!(
                 "the database `{at}` is busy: another process has kept it locked for {} s; end what holds it (a backup, an open shell)",
                 BUSY.as_secs()
@@ -155,9 +156,9 @@ pub(super) fn fault(path: &Path, error: &rusqlite::Error) -> BrokerError {
             ErrorCode::DatabaseCorrupt => {
                 BrokerError::Corrupt(format!("the database `{at}` is damaged ({error}); restore it from a backup, or name another path"))
             }
-            ErrorCode::SystemIoFailure if code.extended_code == ffi::SQLITE_IOERR_SHMSIZE => {
-                BrokerError::Refused(format!("disk full: failed to map `{at}-shm`; free space, then it goes on by itself"))
-            }
+            ErrorCode::SystemIoFailure if code.extended_code == ffi::SQLITE_IOERR_SHMSIZE => BrokerError::Refused(format!(
+                "disk full: failed to map `{at}-shm`; free space: workers then go on, other commands are to be given again"
+            )),
             ErrorCode::SystemIoFailure => {
                 BrokerError::Unavailable(format!("failed to read or write the database `{at}`: {error}; look at the disk it is on"))
             }

@@ -10,7 +10,7 @@ use rusqlite::{OptionalExtension, params};
 use super::{
     end::end,
     enqueue::meet,
-    rows::{BRIEF, LEASED, brief, leased, ms, names, parsed, time},
+    rows::{BRIEF, LEASED, brief, leased, ms, parsed, time},
     writer::{Failure, Step, sql},
 };
 use crate::{
@@ -283,23 +283,4 @@ fn next_due(step: &Step<'_>, queue: &QueueName, n: i64) -> Result<Option<Duratio
     )?;
     let (due, deadline): (Option<i64>, Option<i64>) = find.query_row(params![queue.as_str(), n], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok([due, deadline].into_iter().flatten().min().map(|at| time(at).since(step.now)))
-}
-
-/// Tasks parked too long under a name nobody offers are dead; how many.
-pub(super) fn end_unknown(step: &mut Step<'_>, queue: &QueueName, offered: &[TaskName]) -> Result<usize, Failure> {
-    let ttl = step.settings.unknown_task_ttl;
-    let late = {
-        let mut find = step.connection.prepare_cached(&format!(
-            "SELECT {BRIEF}, name FROM task INDEXED BY task_parked
-             WHERE queue = ? AND state = 2 AND parked_at <= ? AND name NOT IN (SELECT value FROM json_each(?)) LIMIT ?"
-        ))?;
-        let before = step.now_ms().saturating_sub(ms(ttl));
-        find.query_map(params![queue.as_str(), before, names(offered), BATCH_ROWS], |row| Ok((brief(row)?, row.get::<_, String>(12)?)))?
-            .collect::<rusqlite::Result<Vec<_>>>()?
-    };
-    for (task, name) in &late {
-        let message = format!("no plugin offered `{name}` for {} s; drop one in, then retry the task", ttl.as_secs());
-        end(step, task, State::Dead, &TaskError::new(ErrorKind::UnknownTask, message))?;
-    }
-    Ok(late.len())
 }

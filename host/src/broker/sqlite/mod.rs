@@ -266,7 +266,7 @@ impl Broker for SqliteBroker {
         let of = queue.clone();
         self.repeat(move |step| Ok(lease::expire_waiting(step, &of)? == lease::BATCH)).await?;
         let (of, offered) = (queue.clone(), offered.to_vec());
-        self.repeat(move |step| Ok(lease::end_unknown(step, &of, &offered)? == lease::BATCH)).await
+        self.repeat(move |step| sweep::end_unknown(step, &of, &offered)).await
     }
 
     async fn announce(&self, worker: &WorkerInfo, ttl: Duration) -> Result<()> {

@@ -50,6 +50,7 @@ pub(super) const VIEW: &str = "id, queue, name, state, args, rank, tries, max_at
 pub(super) fn view(row: &Row<'_>) -> Read<TaskView> {
     let state = state(row, 3)?;
     Ok(TaskView {
+        waits_for: None,
         id: parsed(row, 0)?,
         queue: parsed(row, 1)?,
         task: parsed(row, 2)?,

@@ -1,16 +1,18 @@
 //! Housekeeping in bounded steps: each a transaction of its own that says whether there is more to do.
 
+use std::time::Duration;
+
 use rusqlite::{OptionalExtension, params};
 
 use super::{
-    end::{release, remove},
+    end::{end, release, remove},
     lease::{BATCH, BATCH_ROWS},
-    rows::{BRIEF, Brief, brief, ms, parsed},
+    rows::{BRIEF, Brief, brief, ms, names, parsed},
     writer::{Failure, Step},
 };
 use crate::{
     broker::Result,
-    task::{QueueName, TaskId},
+    task::{ErrorKind, QueueName, State, TaskError, TaskId, TaskName},
 };
 
 /// Ended tasks over their time, of all queues, and keys over theirs; whether there may be more.
@@ -44,6 +46,46 @@ pub(super) fn trim_dead(step: &mut Step<'_>, queue: &QueueName) -> Result<bool, 
         params![queue.as_str(), too_old, at, seq, BATCH_ROWS],
     )?;
     remove_all(step, &victims)
+}
+
+/// What nobody has looked at for so long begins anew: a time in which no worker lived says nothing of what is offered.
+const UNSEEN: Duration = Duration::from_secs(60);
+
+/// Tasks parked too long under a name that nobody has offered for as long are dead; whether there may be more. Nobody offers a name from
+/// the first sweep that finds it so.
+pub(super) fn end_unknown(step: &mut Step<'_>, queue: &QueueName, offered: &[TaskName]) -> Result<bool, Failure> {
+    let ttl = step.settings.unknown_task_ttl;
+    let (now, offered) = (step.now_ms(), names(offered));
+    let unseen = now.saturating_sub(ms(UNSEEN.max(ttl / 4)));
+    let mut forget = step.connection.prepare_cached(
+        "DELETE FROM unoffered WHERE queue = ?1 AND (seen <= ?2 OR name IN (SELECT value FROM json_each(?3))
+           OR NOT EXISTS (SELECT 1 FROM task INDEXED BY task_parked WHERE queue = ?1 AND state = 2 AND name = unoffered.name))",
+    )?;
+    forget.execute(params![queue.as_str(), unseen, offered])?;
+    drop(forget);
+    let mut note = step.connection.prepare_cached(
+        "INSERT INTO unoffered (queue, name, since, seen)
+           SELECT DISTINCT queue, name, ?2, ?2 FROM task INDEXED BY task_parked
+           WHERE queue = ?1 AND state = 2 AND name NOT IN (SELECT value FROM json_each(?3))
+         ON CONFLICT (queue, name) DO UPDATE SET seen = excluded.seen",
+    )?;
+    note.execute(params![queue.as_str(), now, offered])?;
+    drop(note);
+    let before = now.saturating_sub(ms(ttl));
+    let late = {
+        let mut find = step.connection.prepare_cached(&format!(
+            "SELECT {BRIEF}, name FROM task INDEXED BY task_parked
+             WHERE queue = ?1 AND state = 2 AND parked_at <= ?2 AND name IN (SELECT name FROM unoffered WHERE queue = ?1 AND since <= ?2)
+             LIMIT ?3"
+        ))?;
+        find.query_map(params![queue.as_str(), before, BATCH_ROWS], |row| Ok((brief(row)?, row.get::<_, String>(12)?)))?
+            .collect::<rusqlite::Result<Vec<_>>>()?
+    };
+    for (task, name) in &late {
+        let message = format!("no plugin offered `{name}` for {} s; drop one in, then retry the task", ttl.as_secs());
+        end(step, task, State::Dead, &TaskError::new(ErrorKind::UnknownTask, message))?;
+    }
+    Ok(late.len() == BATCH)
 }
 
 /// Waiting tasks of a queue, and the queue itself once nothing is left of it; how many, and whether there may be more.

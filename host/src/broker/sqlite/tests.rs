@@ -284,3 +284,33 @@ async fn a_handle_whose_clock_is_an_hour_off_loses_nothing_and_nothing_is_record
 fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).expect("not that long")
 }
+
+/// A time in which no worker lived says nothing of what is offered.
+#[tokio::test]
+async fn what_no_sweep_has_looked_at_for_long_begins_its_time_anew() {
+    let clock = Arc::new(Hand(AtomicU64::new(1_000_000)));
+    let place = place(clock.clone());
+    let (b, queue) = (&place.broker, QueueName::default());
+    let day = BrokerSettings::default().unknown_task_ttl;
+    let pass = |time: Duration| clock.0.fetch_add(u64::try_from(time.as_millis()).expect("some days"), Ordering::Relaxed);
+    let task = add();
+    b.enqueue(std::slice::from_ref(&task)).await.expect("enqueue");
+    let who = b.register(&queue, LEASE).await.expect("register");
+    let leased = held(b.claim(&who, LEASE, 1, &[]).await.expect("claim")).tasks.remove(0);
+    let parked = Finish { member: leased.member, verdict: Verdict::Park, code: None, worker: "w".into(), ran_ms: 0, log: String::new() };
+    assert_eq!(b.finish(&who, &[parked]).await.expect("finish"), [Finished::Recorded]);
+    let state = async || b.find(None, &task.id).await.expect("find").expect("known").state;
+    b.sweep(&queue, &[]).await.expect("sweep");
+    // A weekend without workers, then a deploy.
+    pass(day * 3);
+    b.sweep(&queue, &[]).await.expect("sweep");
+    assert_eq!(state().await, State::Parked);
+    for _ in 0..23 {
+        pass(Duration::from_secs(3600));
+        b.sweep(&queue, &[]).await.expect("sweep");
+        assert_eq!(state().await, State::Parked);
+    }
+    pass(Duration::from_secs(3600));
+    b.sweep(&queue, &[]).await.expect("sweep");
+    assert_eq!(state().await, State::Dead);
+}

@@ -1,4 +1,4 @@
--- sweep: the dead set keeps its bounds, what has not started in time is cancelled, what nobody offered for long is dead.
+-- sweep: the dead set keeps its bounds, what has not started in time is cancelled, what waits for a name that nobody offers for long is dead.
 -- KEYS    1 th:{Q}:
 -- ARGV    1 result_ttl ms   2 dead_count   3 dead_age ms   4 unknown_task_ttl ms   5 the same in words   6… names that are offered
 -- RETURNS whether there is more to do
@@ -17,11 +17,19 @@ if over > 0 then forget(call('ZRANGE', K .. 'dead', 0, math.min(over, 200) - 1))
 forget(call('ZRANGEBYSCORE', K .. 'dead', '-inf', int(now - ARGV[3]), 'LIMIT', 0, 200))
 if expire(ttl) == 200 then more = 1 end
 
-local offered = {}
+-- Nobody offers a name from the first sweep that finds it so. What nobody has looked at for a while (no worker lived) begins anew.
+local offered, nobody, limit = {}, K .. 'unoffered', tonumber(ARGV[4])
 for i = 6, #ARGV do offered[ARGV[i]] = true end
+for _, name in ipairs(call('HRANDFIELD', nobody, 1000)) do
+  if offered[name] or call('SISMEMBER', K .. 'parked', name) == 0 then call('HDEL', nobody, name) end
+end
 for _, name in ipairs(call('SRANDMEMBER', K .. 'parked', 1000)) do
   if not offered[name] then
-    local late = call('ZRANGEBYSCORE', K .. 'parked_at:' .. name, '-inf', int(now - ARGV[4]), 'LIMIT', 0, 200)
+    call('HSETNX', nobody, name, int(now))
+    local since, late = tonumber(call('HGET', nobody, name)) or now, {}
+    if since <= now - limit then
+      late = call('ZRANGEBYSCORE', K .. 'parked_at:' .. name, '-inf', int(now - limit), 'LIMIT', 0, 200)
+    end
     for _, id in ipairs(late) do
       local f = call('HMGET', T .. id, 'task', 'state')
       if f[1] and not f[2] then
@@ -33,4 +41,5 @@ for _, name in ipairs(call('SRANDMEMBER', K .. 'parked', 1000)) do
     if #late == 200 then more = 1 end
   end
 end
+call('PEXPIRE', nobody, int(math.max(60000, limit / 4)))
 return more
