@@ -1,5 +1,7 @@
 //! What only Redis has: a server that goes away, refuses, forgets its scripts, or is none. The laws stand in laws.rs.
 
+mod start;
+
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener},

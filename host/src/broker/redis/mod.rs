@@ -17,7 +17,7 @@ use redis::{Value, aio::PubSub};
 use tokio::sync::mpsc;
 
 use super::{
-    Broker, BrokerSettings, CancelReply, Claimed, DeleteReply, Durability, Enqueued, Extended, Finish, FinishReply, Fired, Health,
+    Broker, BrokerError, BrokerSettings, CancelReply, Claimed, DeleteReply, Durability, Enqueued, Extended, Finish, FinishReply, Fired, Health,
     Incarnation, KvError, KvRoom, Lease, Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
 };
 use crate::{
@@ -91,8 +91,12 @@ impl RedisBroker {
             met: Met::default(),
             offered: Mutex::default(),
         };
-        broker.meet_server().await?;
-        Ok(broker)
+        match broker.meet_server().await {
+            Err(error @ (BrokerError::Unavailable(_) | BrokerError::Misconfigured(_))) => {
+                Err(broker.target.look_closer(&broker.at).await.unwrap_or(error))
+            }
+            met => met.map(|_| broker),
+        }
     }
 
     /// Calls a script whose effect is acknowledged to somebody: as safe as `durability` asks for.
@@ -190,6 +194,7 @@ impl Met {
 #[async_trait]
 impl Broker for RedisBroker {
     async fn check(&self) -> Result<Health> {
+        self.meet_channels().await?;
         self.meet_server().await
     }
 

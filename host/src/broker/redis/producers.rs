@@ -11,7 +11,6 @@ use tokio::time::Instant;
 
 use super::{
     RedisBroker,
-    fault::fault,
     scripts::{AWAIT, ENQUEUE, Script},
     values::{end_told, is_plain, list, push_record, view, word},
 };
@@ -125,11 +124,11 @@ impl RedisBroker {
         loop {
             let (mut connection, mut left) = match self.listener(&channel).await {
                 Ok(listener) => listener,
-                Err(error) if Instant::now() + LOOK < deadline && fault(&self.at, &error).is_transient() => {
+                Err(error) if Instant::now() + LOOK < deadline && self.target.fault(&self.at, &error).is_transient() => {
                     tokio::time::sleep(Duration::from_millis(250)).await;
                     continue;
                 }
-                Err(error) => return newest.map_or_else(|| Err(fault(&self.at, &error)), |view| Ok(Some(view))),
+                Err(error) => return newest.map_or_else(|| Err(self.target.fault(&self.at, &error)), |view| Ok(Some(view))),
             };
             loop {
                 let call = AWAIT.call(&self.keys.queue(&queue)).arg(id.as_str());

@@ -309,7 +309,7 @@ impl Pen {
                 // A full disk, or one that fails, ends the whole transaction by itself.
                 if self.connection.is_autocommit() {
                     return Err(BrokerError::Refused(format!(
-                        "the database `{}` refused the step: the disk is full or fails; free space, then it goes on by itself",
+                        "the database `{}` refused the step: the disk is full or fails; free space: workers then go on, other commands are to be given again",
                         self.path.display()
                     )));
                 }
