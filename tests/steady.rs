@@ -24,3 +24,17 @@ fn a_task_that_waits_for_a_slot_is_not_said_to_wait_for_a_plugin() {
     worker.signal(Signal::TERM);
     worker.stop();
 }
+
+#[test]
+fn more_queues_than_descriptors_are_refused_at_the_start() {
+    let host = Taskhost::new();
+    let output = std::process::Command::new("prlimit")
+        .args(["--nofile=60:60", env!("CARGO_BIN_EXE_taskhost"), "worker"])
+        .current_dir(host.dir())
+        .env("TASKHOST_STATE", host.dir().join("state"))
+        .output()
+        .expect("prlimit of util-linux");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("1 queues want some 64 open files, and this process may open 60; raise the limit"), "{said}");
+}

@@ -16,6 +16,7 @@ use crate::{
 mod ask;
 mod bench;
 mod bulk;
+mod descriptors;
 mod enqueue;
 mod failure;
 mod new_task;

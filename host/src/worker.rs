@@ -267,6 +267,7 @@ struct Shared {
     kv_turns: Semaphore,
     /// The attempts, and what they ask of the broker.
     tracker: TaskTracker,
+    anchor: proof::Anchor,
     /// The control runtime, where everything that talks to the broker runs.
     control: tokio::runtime::Handle,
     /// Set when draining began.
@@ -300,6 +301,7 @@ impl Shared {
             registered: AtomicBool::new(false),
             refused: std::sync::Mutex::default(),
             refusal: Notify::new(),
+            anchor: proof::Anchor::default(),
             settings,
             broker,
             invoke,

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, ask};
+use super::{Failure, ask, descriptors};
 use crate::{
     broker::{Broker, BrokerError},
     config::{Settings, units},
@@ -100,6 +100,7 @@ impl WorkerArgs {
 }
 
 pub(super) async fn call(_args: WorkerArgs, settings: Settings) -> Result<(), Failure> {
+    descriptors::check(&settings)?;
     let stop = Stop::default();
     let mut loops = JoinSet::new();
     let shutdown = CancellationToken::new();

@@ -17,8 +17,8 @@ use redis::{Value, aio::PubSub};
 use tokio::sync::mpsc;
 
 use super::{
-    Broker, BrokerError, BrokerSettings, CancelReply, Claimed, DeleteReply, Durability, Enqueued, Extended, Finish, FinishReply, Fired, Health,
-    Incarnation, KvError, KvRoom, Lease, Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
+    Broker, BrokerError, BrokerSettings, CancelReply, Claimed, DeleteReply, Durability, Enqueued, Extended, Finish, FinishReply, Fired,
+    Health, Incarnation, KvError, KvRoom, Lease, Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
 };
 use crate::{
     catalogue::Catalogue,
@@ -37,6 +37,7 @@ mod scripts;
 mod shared;
 mod values;
 mod views;
+mod waiting;
 mod workers;
 
 pub use address::display_url;
@@ -45,6 +46,7 @@ use connection::{Link, Target};
 use keys::Keys;
 pub use load::ServerLoad;
 use scripts::Call;
+use waiting::Waiting;
 
 /// A handle on one Redis; cheap to share, reconnects by itself.
 pub struct RedisBroker {
@@ -111,20 +113,6 @@ impl RedisBroker {
                 answer
             }
         }
-    }
-}
-
-/// Connections to wait on, those that nobody waits on now.
-#[derive(Debug, Default)]
-struct Waiting(Mutex<HashMap<QueueName, Link>>);
-
-impl Waiting {
-    fn take(&self, queue: &QueueName) -> Option<Link> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(queue)
-    }
-
-    fn put(&self, queue: &QueueName, link: Link) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.clone(), link);
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{
     RedisBroker,
-    connection::{ANSWER, Link},
+    connection::ANSWER,
     scripts::{CLAIM, EXPIRE, EXTEND, FINISH, HELD, LEAVE, PROGRESS, REGISTER, RELAY, SWEEP},
     values::{Row, claimed, count, entry, is_yes, json, leased_list, list, millis, names, number, record, word, words},
 };
@@ -237,27 +237,6 @@ impl RedisBroker {
 
     pub(super) async fn expire_now(&self, who: &Incarnation) -> Result<()> {
         self.commands.call(&EXPIRE.call(&self.keys.queue(&who.queue)).arg(&*who.id)).await.map(drop)
-    }
-
-    /// On a connection of its own for each queue. A wait that is given up gives up its connection, or the wake-up that
-    /// comes to it would be lost on nobody.
-    pub(super) async fn wait_for_work(&self, queue: &QueueName, limit: Duration) -> Result<()> {
-        if limit.is_zero() {
-            return Ok(());
-        }
-        let kept = self.waiting.take(queue);
-        let link = kept.unwrap_or_else(|| Link::blocking(Arc::clone(&self.target), Arc::clone(&self.at)));
-        let seconds = format!("{:.3}", limit.as_secs_f64().clamp(0.001, 3000.0));
-        let command = redis::cmd("BZPOPMIN").arg(self.keys.of(queue, "wake")).arg(seconds).to_owned();
-        // The server ends the wait; a server that is gone without a word does not.
-        match tokio::time::timeout(limit + Duration::from_secs(2), link.send(&command)).await {
-            Ok(answer) => {
-                answer?;
-                self.waiting.put(queue, link);
-            }
-            Err(_gone) => {}
-        }
-        Ok(())
     }
 
     pub(super) async fn tell_cancellations(&self, sender: mpsc::Sender<(QueueName, TaskId)>) -> Result<()> {
