@@ -2,6 +2,7 @@
 
 mod flaky;
 mod points;
+mod pressure;
 mod script;
 
 use std::{

@@ -2,7 +2,7 @@
 //!
 //! plan (slots, weights, names that can be started) → claim → park | wait to run alone | start → … → idle: wait.
 //!
-//! Invariant: nothing is claimed that there is no slot for, and a name that can't be started now is not claimed from where it
+//! Invariant: nothing is claimed that there is no slot for, ends that wait to be recorded included ([`Inbox::burden`]), and a name that can't be started now is not claimed from where it
 //! is parked: no spin. Claims go on with limit 0 while all slots are full, because they also promote and adopt.
 
 use std::{
@@ -49,7 +49,7 @@ pub(super) async fn run(shared: &Arc<Shared>, drain: &CancellationToken) {
                 heat_startable(shared, lane);
             }
         }
-        let free = alone.most(shared.crew.running(), shared.crew.free());
+        let free = alone.most(shared.crew.running(), free(shared));
         let wanting = shared.wanting();
         let budget = free.min(shared.crew.ceiling(shared.settings.cores).saturating_sub(wanting));
         let early = claimed_at.elapsed() < BATCHING && !shared.crew.is_worth(budget, wanting, shared.settings.cores);
@@ -84,6 +84,11 @@ pub(super) async fn run(shared: &Arc<Shared>, drain: &CancellationToken) {
     }
 }
 
+/// Slots that a claim may fill: those of attempts, less what ends that are not recorded take.
+fn free(shared: &Shared) -> usize {
+    shared.crew.free().saturating_sub(shared.inbox.burden(shared.settings.concurrency))
+}
+
 /// Takes a slot, or parks the task of a plugin that is at its `concurrency`.
 fn enter(mut job: Job) -> Option<Job> {
     if job.enter() {
@@ -108,7 +113,7 @@ impl Alone {
         self.runs &= running > 0;
         match self.runs {
             true => 0,
-            false if self.wanted => usize::from(running == 0),
+            false if self.wanted => free.min(usize::from(running == 0)),
             false => free,
         }
     }
