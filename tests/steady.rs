@@ -1,8 +1,105 @@
-//! A worker as a process.
+//! A worker as a process: a log that nobody reads, signals, and descriptors. None of them makes it lie, freeze or vanish.
+
+use std::{
+    io::{BufRead, BufReader, PipeReader, Read},
+    process::Stdio,
+};
 
 use rustix::process::Signal;
 
 use crate::support::program::{Taskhost, until};
+
+/// A worker that writes its log to a pipe, read until it has started.
+fn on_a_pipe(host: &Taskhost, words: &[&str]) -> (crate::support::program::Worker, BufReader<PipeReader>) {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let worker = host.worker_logging_to(Stdio::from(writer), words);
+    let mut log = BufReader::new(reader);
+    let mut line = String::new();
+    while !line.contains("worker started") {
+        line.clear();
+        assert!(log.read_line(&mut line).expect("a line") > 0, "the worker has ended");
+    }
+    (worker, log)
+}
+
+fn runs_and_stops(host: &Taskhost, worker: crate::support::program::Worker) {
+    // Each says something in the log: that it waits for a plugin.
+    host.ok(&["enqueue", "nosuch", "--unchecked"]);
+    until("it is parked", || host.tasks(&["--state", "parked"]).len() == 1);
+    assert_eq!(host.ok(&["enqueue", "add", "2", "2", "--wait=60s"]).trim(), "4");
+    assert!(worker.stop().success(), "SIGTERM ends it in good order");
+    assert!(host.json(&["workers", "--json"]).as_array().expect("a list").is_empty());
+}
+
+#[test]
+fn a_worker_whose_log_has_no_reader_any_more_runs_tasks_and_stops() {
+    let host = Taskhost::new();
+    host.drop_in("math");
+    let (worker, log) = on_a_pipe(&host, &["--lease", "6s"]);
+    drop(log);
+    runs_and_stops(&host, worker);
+}
+
+#[test]
+fn a_worker_whose_log_is_not_read_runs_tasks_and_stops() {
+    let host = Taskhost::new();
+    host.drop_in("math");
+    let (worker, log) = on_a_pipe(&host, &["--lease", "6s", "--log", "info,taskhost::worker=debug"]);
+    // More lines than a pipe holds, and none of them read.
+    let lines = "{\"task\":\"add\",\"args\":[1,1]}\n".repeat(2_000);
+    assert_eq!(host.run_with(&["enqueue", "--bulk", "-"], &lines).code, 0);
+    until("all have run", || host.tasks(&["--state", "succeeded"]).len() == 2_000);
+    runs_and_stops(&host, worker);
+    let mut rest = String::new();
+    log.into_inner().read_to_string(&mut rest).expect("what the pipe held");
+    assert!(rest.len() >= 32 << 10, "the pipe was full: {}", rest.len());
+}
+
+#[test]
+fn sigquit_drains_as_sigterm_does() {
+    let host = Taskhost::new();
+    host.drop_in("probe");
+    let worker = host.worker(&[]);
+    let id = host.ok(&["enqueue", "sleep", "1"]).trim().to_owned();
+    until("it runs", || host.tasks(&["--state", "running"]).len() == 1);
+    assert!(worker.stop_by(Signal::QUIT).success());
+    assert_eq!(host.ok(&["result", &id]).trim(), "1.0");
+}
+
+#[test]
+fn sigusr1_says_what_runs_and_the_worker_goes_on() {
+    let host = Taskhost::new();
+    host.drop_in("probe");
+    let worker = host.worker(&[]);
+    let id = host.ok(&["enqueue", "sleep", "2"]).trim().to_owned();
+    until("it runs", || host.tasks(&["--state", "running"]).len() == 1);
+    for (signal, times) in [(Signal::USR1, 1), (Signal::USR2, 2)] {
+        worker.signal(signal);
+        worker.until("it says what runs", |worker| worker.log().matches("what runs now").count() == times);
+    }
+    worker.until("the task is named", |worker| worker.log().lines().any(|line| line.contains("runs") && line.contains(&id)));
+    worker.signal(Signal::HUP);
+    worker.until("it reads its plugins again", |worker| worker.log().contains("SIGHUP: reading plugins"));
+    assert_eq!(host.ok(&["result", &id, "--wait"]).trim(), "2.0");
+    assert!(worker.stop().success());
+}
+
+#[test]
+fn sigtstp_stops_claims_and_not_the_worker() {
+    let host = Taskhost::new();
+    host.drop_in("math");
+    let worker = host.worker(&["--lease", "3s"]);
+    assert_eq!(host.ok(&["enqueue", "add", "1", "1", "--wait=60s"]).trim(), "2");
+    worker.signal(Signal::TSTP);
+    worker.until("it says so", |worker| worker.log().contains("claims nothing more"));
+    let waited = host.run(&["enqueue", "add", "1", "2", "--wait=2s"]);
+    assert_eq!(waited.code, 4, "{waited:?}");
+    worker.signal(Signal::CONT);
+    let waiting = host.tasks(&["--state", "ready,running,succeeded"]);
+    assert_eq!(waiting.len(), 2);
+    until("both have ended", || host.tasks(&["--state", "succeeded"]).len() == 2);
+    assert!(worker.stop().success());
+}
 
 #[test]
 fn a_task_that_waits_for_a_slot_is_not_said_to_wait_for_a_plugin() {

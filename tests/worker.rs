@@ -1,5 +1,6 @@
 //! The worker from outside: scripted bodies, a real broker, faults between them.
 
+mod deaths;
 mod flaky;
 mod points;
 mod pressure;

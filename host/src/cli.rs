@@ -29,6 +29,7 @@ mod queue;
 mod result;
 mod run;
 mod schedule;
+mod signals;
 mod task;
 mod wait;
 mod words;
@@ -118,10 +119,12 @@ pub fn main() -> ExitCode {
     if let Command::CompilePlugin { memory, cpu } = cli.command {
         return compile(memory, cpu);
     }
-    match start(cli) {
+    let code = match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
-    }
+    };
+    telemetry::finish();
+    code
 }
 
 /// Needs no settings, and takes none: what it compiles was chosen by others.
@@ -151,7 +154,8 @@ fn start(cli: Cli) -> Result<(), Failure> {
         Command::Bench(_) => "warn,taskhost::worker::attempt=info",
         _ => "warn",
     };
-    telemetry::start(settings.log.as_deref().unwrap_or(level), settings.log_json).map_err(Failure::Usage)?;
+    let writer = if matches!(cli.command, Command::Worker(_)) { telemetry::Writer::Worker } else { telemetry::Writer::Command };
+    telemetry::start(settings.log.as_deref().unwrap_or(level), settings.log_json, writer).map_err(Failure::Usage)?;
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }

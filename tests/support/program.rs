@@ -150,6 +150,13 @@ impl Taskhost {
         self.starting(&[&["worker"], words].concat())
     }
 
+    /// A worker whose stderr goes elsewhere; not waited for.
+    pub(crate) fn worker_logging_to(&self, stderr: Stdio, words: &[&str]) -> Worker {
+        let mut command = self.command(&[&["worker"], words].concat());
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().expect("a worker starts");
+        Worker { child, log: self.dir().join("nowhere") }
+    }
+
     /// Any command that runs on until it is stopped.
     pub(crate) fn starting(&self, words: &[&str]) -> Worker {
         let log = self.dir().join(format!("worker-{:08x}.log", fastrand::u32(..)));

@@ -10,7 +10,7 @@ use super::{
     place,
     script::{settings, start},
 };
-use crate::support::{SOON, add, state, wait_until};
+use crate::support::{SOON, add, enqueue, state, wait_until};
 
 const SLOTS: usize = 16;
 const TASKS: usize = 200;
@@ -83,4 +83,21 @@ async fn ends_that_fail_in_the_middle_of_a_bulk_take_their_slots_too() {
         assert!(flaky.most_held.load(Ordering::SeqCst) <= 2 * SLOTS, "{trouble:?}: it held {}", flaky.most_held.load(Ordering::SeqCst));
         worker.drain().await;
     }
+}
+
+#[tokio::test]
+async fn a_worker_that_was_told_to_keep_quiet_claims_nothing_until_it_is_told_to_go_on() {
+    let (_place, broker) = place().await;
+    let flaky = Flaky::new(broker.clone());
+    let worker = start(flaky.clone(), settings(), &["add"]);
+    let first = enqueue(&*broker, add()).await;
+    ended(&*broker, &first).await;
+    worker.stop.keep_quiet(true);
+    let later = enqueue(&*broker, add()).await;
+    let claims = flaky.claims.load(Ordering::SeqCst);
+    wait_until(SOON, "it looks again, and claims nothing", async || flaky.claims.load(Ordering::SeqCst) > claims + 1).await;
+    assert_eq!((state(&*broker, &later).await, worker.script.begun("add")), (State::Ready, 1));
+    worker.stop.keep_quiet(false);
+    assert_eq!(ended(&*broker, &later).await.state, State::Succeeded);
+    worker.drain().await;
 }

@@ -14,6 +14,7 @@ use super::Failure;
 use crate::{
     config::units,
     task::{Millis, State, TaskView, WaitsFor},
+    telemetry,
 };
 
 /// One line to stdout.
@@ -27,7 +28,7 @@ pub(super) fn line(text: &str) -> Result<(), Failure> {
 
 /// One line to stderr; when even that is closed there is nobody left to tell.
 pub(super) fn note(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    telemetry::line(text);
 }
 
 /// Pretty on a terminal, one line otherwise, so that `jq` and `read` both like it.

@@ -1,19 +1,15 @@
 //! `worker`: settings → engine, plugins, broker → the loops, until a signal says stop.
 //!
-//! One SIGTERM or SIGINT drains, a second hands everything back at once. SIGHUP makes the plugins room look again.
-//!
-//! Invariant: what can never work ends the process at the start with a sentence; a broker that is merely away is waited for.
+//! Invariant: what can never work ends the process at the start with a sentence; a broker that is merely away is waited for. A loop of
+//! this process that dies ends the process with an error.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    task::JoinSet,
-};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, ask, descriptors};
+use super::{Failure, ask, descriptors, signals};
 use crate::{
     broker::{Broker, BrokerError},
     config::{Settings, units},
@@ -99,20 +95,25 @@ impl WorkerArgs {
     }
 }
 
+/// How long loops that were told to end may take to do so.
+const LAST: Duration = Duration::from_secs(10);
+
 pub(super) async fn call(_args: WorkerArgs, settings: Settings) -> Result<(), Failure> {
     descriptors::check(&settings)?;
     let stop = Stop::default();
     let mut loops = JoinSet::new();
     let shutdown = CancellationToken::new();
-    loops.spawn(signals(stop.clone(), shutdown.clone())?);
+    loops.spawn(stop.clone().watch("signals", shutdown.clone(), signals::run(stop.clone(), shutdown.clone())?));
     let done = serve(&settings, &stop, &shutdown, &mut loops).await;
     shutdown.cancel();
-    while let Some(joined) = loops.join_next().await {
-        if let Err(error) = joined {
-            tracing::error!(%error, "a loop ended by a panic: please report it");
-        }
+    let ended = async { while loops.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST, ended).await.is_err() {
+        tracing::warn!("a loop of this worker does not end: given up");
     }
-    done
+    match stop.failed() {
+        Some(why) => Err(Failure::Failed(why.to_owned())),
+        None => done,
+    }
 }
 
 async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, loops: &mut JoinSet<()>) -> Result<(), Failure> {
@@ -137,7 +138,7 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
         worker = %id,
         "taskhost worker starting"
     );
-    loops.spawn(plugins.run(shutdown.clone()));
+    loops.spawn(stop.clone().watch("plugins", shutdown.clone(), plugins.run(shutdown.clone())));
     let Some(broker) = patiently(settings, stop).await? else { return Ok(()) };
     // Claiming before the plugins are judged would park what they offer.
     tokio::select! {
@@ -150,7 +151,8 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
     if registry.borrow().bodies.is_empty() {
         tracing::info!("no plugin offers anything yet: drop a .wasm into `{}`", settings.plugins.display());
     }
-    loops.spawn(schedule::run(broker.clone(), settings.schedules.clone(), stop.drain.clone()));
+    let schedules = schedule::run(broker.clone(), settings.schedules.clone(), stop.drain.clone());
+    loops.spawn(stop.clone().watch("schedules", stop.drain.clone(), schedules));
     let told = WorkerSettings {
         queues: settings.queues.clone(),
         concurrency: settings.concurrency,
@@ -170,6 +172,7 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
         Ok(_) => Ok(()),
         Err(worker::WorkerError::Settings(text)) => Err(Failure::Usage(text)),
         Err(worker::WorkerError::Broker(error)) => Err(error.into()),
+        Err(worker::WorkerError::Died(why)) => Err(Failure::Failed(why)),
     }
 }
 
@@ -220,26 +223,4 @@ async fn once(settings: &Settings) -> Result<Arc<dyn Broker>, BrokerError> {
         tracing::warn!("{warning}");
     }
     Ok(broker)
-}
-
-/// First signal, second signal. The returned loop ends with `shutdown`.
-fn signals(stop: Stop, shutdown: CancellationToken) -> Result<impl Future<Output = ()>, Failure> {
-    let listen = |kind| {
-        signal(kind).map_err(|error| Failure::Failed(format!("failed to listen for signals: {error}; raise the limit of open files")))
-    };
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    Ok(async move {
-        for (token, told) in
-            [(&stop.drain, "stopping: attempts may end, a second signal hands them back at once"), (&stop.now, "stopping at once")]
-        {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-                () = shutdown.cancelled() => return,
-            }
-            tracing::info!("{told}");
-            token.cancel();
-        }
-        shutdown.cancelled().await;
-    })
 }

@@ -86,6 +86,9 @@ pub(super) async fn run(shared: &Arc<Shared>, drain: &CancellationToken) {
 
 /// Slots that a claim may fill: those of attempts, less what ends that are not recorded take.
 fn free(shared: &Shared) -> usize {
+    if shared.stop.is_quiet() {
+        return 0;
+    }
     shared.crew.free().saturating_sub(shared.inbox.burden(shared.settings.concurrency))
 }
 

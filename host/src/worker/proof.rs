@@ -84,7 +84,7 @@ pub(super) async fn take(shared: &Arc<Shared>, incarnation: &Incarnation) -> Opt
 
 /// Looks for incarnations whose process is gone, at the start and now and then.
 pub(super) async fn watch(shared: Arc<Shared>) {
-    let Some(dir) = directory(&shared.settings) else { return };
+    let Some(dir) = directory(&shared.settings) else { return shared.end.cancelled().await };
     loop {
         let looked = dir.clone();
         let gone = tokio::task::spawn_blocking(move || scan(&looked)).await.unwrap_or_else(|error| Err(io::Error::other(error)));

@@ -285,6 +285,21 @@ fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).expect("not that long")
 }
 
+#[tokio::test]
+async fn a_step_that_panics_does_not_end_the_thread_for_all_others() {
+    let place = place(Arc::new(SystemClock));
+    let b = &place.broker;
+    let died = b.write(|step| {
+        step.connection.execute("UPDATE stamp SET last = 7", ()).expect("a write");
+        if step.now_ms() > 0 { panic!("injected") } else { Ok(()) }
+    });
+    let error = died.await.expect_err("no answer");
+    assert!(error.is_fate_unknown() && error.to_string().contains("gave no answer"), "{error}");
+    b.enqueue(&[add()]).await.expect("the thread goes on");
+    let last: i64 = b.read(|db, _| Ok(db.query_row("SELECT last FROM stamp", (), |row| row.get(0))?)).await.expect("read");
+    assert_ne!(last, 7, "what it wrote is taken back");
+}
+
 /// A time in which no worker lived says nothing of what is offered.
 #[tokio::test]
 async fn what_no_sweep_has_looked_at_for_long_begins_its_time_anew() {

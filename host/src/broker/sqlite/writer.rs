@@ -6,6 +6,7 @@
 //! commit fails, none of them happened and each is told so.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
         Arc,
@@ -98,7 +99,7 @@ where
     }
 
     fn answer(self: Box<Self>, failed: Option<BrokerError>) {
-        let gone = || Err(BrokerError::Unavailable(format!("the database `{}` was closed", self.path.display())));
+        let gone = || Err(BrokerError::Unavailable(format!("the database `{}` gave no answer: see the log", self.path.display())));
         let value = match (self.value, failed) {
             (Some(Err(own)), _) => Err(own),
             (_, Some(error)) => Err(error),
@@ -187,7 +188,9 @@ impl Writer {
         let (reply, answer) = oneshot::channel();
         let job = Asked { work: Some(work), value: None, path: self.path.clone(), reply };
         self.send(Command::Run(Box::new(job)));
-        answer.await.unwrap_or_else(|_| Err(BrokerError::Unavailable(format!("the database `{}` was closed", self.path.display()))))
+        answer.await.unwrap_or_else(|_| {
+            Err(BrokerError::Unavailable(format!("the database `{}` gave no answer: see the log", self.path.display())))
+        })
     }
 
     pub(super) fn nudge(&self) {
@@ -247,8 +250,9 @@ impl Pen {
                 }
             }
             let has_jobs = !jobs.is_empty();
-            if has_jobs {
-                self.step(jobs);
+            // A step that panics costs its callers an answer, which is an error of theirs; the thread goes on for the others.
+            if has_jobs && catch_unwind(AssertUnwindSafe(|| self.step(jobs))).is_err() {
+                self.roll_back();
             }
             if self.look(&mut seen) || has_jobs {
                 happened = Instant::now();
@@ -271,15 +275,21 @@ impl Pen {
     fn step(&self, mut jobs: Vec<Box<dyn Job>>) {
         let mut news = News::default();
         let failed = self.transact(&mut jobs, &mut news).err();
-        if failed.is_some() && !self.connection.is_autocommit() {
-            // What can't be rolled back is rolled back by the next BEGIN's failure or the closing of the file.
-            let _already = self.connection.execute_batch("ROLLBACK");
+        if failed.is_some() {
+            self.roll_back();
         }
         if failed.is_none() {
             self.bells.ring(&news);
         }
         for job in jobs {
             job.answer(failed.as_ref().map(again));
+        }
+    }
+
+    fn roll_back(&self) {
+        if !self.connection.is_autocommit() {
+            // What can't be rolled back is rolled back by the next BEGIN's failure or the closing of the file.
+            let _already = self.connection.execute_batch("ROLLBACK");
         }
     }
 

@@ -141,6 +141,7 @@ pub(super) fn ended_badly(error: WorkerError) -> Failure {
     match error {
         WorkerError::Settings(text) => Failure::Usage(text),
         WorkerError::Broker(error) => error.into(),
+        WorkerError::Died(why) => Failure::Failed(why),
     }
 }
 
