@@ -191,7 +191,8 @@ mod tests {
 
     #[test]
     fn names_are_allowed_as_they_stand_or_by_their_beginning() {
-        let grant = EnqueueGrant { tasks: vec!["echo".into(), "mail.*".into()], ..EnqueueGrant::default() };
+        let grant = EnqueueGrant { tasks: vec!["echo".into(), "mail.*".into(), "email:*".into()], ..EnqueueGrant::default() };
+        assert!(grant.allows_task("email:send") && !grant.allows_task("email"));
         assert!(grant.allows_task("echo") && grant.allows_task("mail.send"));
         assert!(!grant.allows_task("echoes") && !grant.allows_task("mai"));
         assert!(grant.allows_queue("own", "own") && !grant.allows_queue("other", "own"));
