@@ -63,13 +63,16 @@ impl<'a> Checker<'a> {
         Self { catalogue, rules: HashMap::new() }
     }
 
-    /// The arguments as a compact JSON array, one item a parameter; what was left out is `null`.
+    /// The arguments as a compact JSON array, one item a parameter. Optional ones at the end that were left out stay out, as
+    /// `plugin.wit` has it: a later version of the body may give them another default. One left out before others is `null`.
     pub fn check(&mut self, name: &TaskName, given: &Given) -> Result<String, ArgumentsError> {
         let Some((name, offer)) = self.catalogue.offers.get_key_value(name) else { return Err(unknown(self.catalogue, name)) };
         let body = &offer.body;
         let rules = self.rules.entry(name).or_insert_with(|| body.parameters.iter().map(|p| Rule::compile(&p.schema)).collect());
         let mut array = String::from("[");
-        for ((item, parameter), rule) in placed(body, given)?.iter().zip(&body.parameters).zip(rules) {
+        let items = placed(body, given)?;
+        let given = items.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        for ((item, parameter), rule) in items[..given].iter().zip(&body.parameters).zip(rules) {
             let text = match item {
                 None => "null".into(),
                 Some(item) => value(body, parameter, rule, item)?,
