@@ -25,6 +25,7 @@ macro_rules! laws {
                     one [
                         a_known_id_is_a_duplicate_and_changes_nothing,
                         ids_are_unique_in_their_queue_only,
+                        an_id_that_stands_in_two_queues_is_acted_on_only_where_one_is_named,
                         many_are_enqueued_in_one_call_and_answered_in_its_order,
                         a_unique_key_holds_until_the_end_and_names_its_holder,
                         a_unique_key_is_of_one_queue,

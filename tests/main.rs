@@ -6,6 +6,7 @@ mod counted;
 mod directories;
 mod engine;
 mod faults;
+mod foreign;
 mod fuzz;
 mod laws;
 mod neighbours;

@@ -9,7 +9,7 @@ use std::{
 use futures_util::StreamExt;
 use redis::Value;
 use taskhost::{
-    broker::{Broker, BrokerError, BrokerSettings, Enqueued, Finish, Finished, redis::RedisBroker},
+    broker::{Broker, BrokerError, BrokerSettings, Finish, Finished, redis::RedisBroker},
     task::{ErrorKind, NewTask, QueueName, Start, State, TaskError, TaskId, Unique, Verdict},
 };
 
@@ -267,68 +267,6 @@ async fn scripts_that_the_server_forgot_are_sent_again() {
         worker.run_one(ok("2")).await;
         assert_eq!(state(&broker, &id).await, State::Succeeded);
     }
-}
-
-/// Each verb is broken in its midst by a key of another type, mended, and repeated.
-#[tokio::test]
-async fn a_script_that_fails_midway_loses_no_task() {
-    let server = RedisServer::start();
-    let broker = connect(&server).await;
-    let worker = Worker::new(&broker).await;
-    let default = QueueName::default();
-    let break_key = async |key: &str| {
-        raw(&server, &["RENAMENX", &format!("th:{{default}}:{key}"), "aside"]).await;
-        raw(&server, &["SET", &format!("th:{{default}}:{key}"), "x"]).await;
-    };
-    let mended = async |key: &str| {
-        raw(&server, &["DEL", &format!("th:{{default}}:{key}")]).await;
-        raw(&server, &["RENAME", "aside", &format!("th:{{default}}:{key}")]).await;
-    };
-    let fresh = async |key: &str| raw(&server, &["DEL", &format!("th:{{default}}:{key}")]).await;
-
-    // Enqueue fails at its wake-up, when hash and place stand; at its place, when nothing does.
-    enqueue(&broker, add()).await;
-    worker.run_one(ok("0")).await;
-    break_key("wake").await;
-    let task = NewTask { unique: Some(Unique { key: "k".into(), ttl: SOON }), ..add() };
-    assert!(matches!(broker.enqueue(std::slice::from_ref(&task)).await, Err(BrokerError::Corrupt(_))));
-    mended("wake").await;
-    broker.enqueue(std::slice::from_ref(&task)).await.expect("again");
-    let leased = worker.claim_one().await;
-    assert_eq!(leased.task.id, task.id);
-    raw(&server, &["SET", "th:{default}:ready", "x"]).await;
-    let other = add();
-    assert!(broker.enqueue(std::slice::from_ref(&other)).await.is_err());
-    fresh("ready").await;
-    assert_eq!(broker.enqueue(std::slice::from_ref(&other)).await.expect("again"), [Enqueued::Added]);
-
-    // Claim fails at the held set: the task is still ready.
-    break_key(&format!("held:{}", worker.who.id)).await;
-    assert!(broker.claim(&worker.who, SOON, 9, &[]).await.is_err());
-    mended(&format!("held:{}", worker.who.id)).await;
-    let second = worker.claim_one().await;
-    assert_eq!(second.task.id, other.id);
-
-    // Finish fails at the feed of endings, after the result, before it leaves the held set.
-    break_key("events").await;
-    assert!(broker.finish(&worker.who, &[crate::support::finish(&second.member, ok("2"))]).await.is_err());
-    mended("events").await;
-    assert_eq!(worker.finish(&second.member, ok("2")).await, Finished::Recorded);
-    assert_eq!(state(&broker, &other.id).await, State::Succeeded);
-
-    // A retry fails at its place; a cancel of the waiting one at the feed.
-    raw(&server, &["SET", "th:{default}:scheduled", "x"]).await;
-    assert!(broker.finish(&worker.who, &[crate::support::finish(&leased.member, retry_after(SOON))]).await.is_err());
-    fresh("scheduled").await;
-    assert_eq!(worker.finish(&leased.member, retry_after(SOON)).await, Finished::Recorded);
-    assert_eq!(state(&broker, &task.id).await, State::Scheduled);
-    break_key("events").await;
-    assert!(broker.cancel(&default, &task.id).await.is_err());
-    mended("events").await;
-    broker.cancel(&default, &task.id).await.expect("again");
-    assert_eq!(state(&broker, &task.id).await, State::Cancelled);
-    assert!(worker.claim(9).await.is_empty());
-    assert!(broker.held(&worker.who).await.expect("held").is_empty());
 }
 
 #[tokio::test]

@@ -1,8 +1,7 @@
 //! Where tasks, results, schedules and the catalogue live: the trait and its types. Drivers: `redis`, `sqlite`.
 //!
-//! enqueue → claim → (extend …) → finish. A worker registers one incarnation a queue; what the incarnation claims is in its
-//! held set until it is finished, and an expired incarnation's held set is adopted whole by the next claim or extend that
-//! finds it.
+//! enqueue → claim → (extend …) → finish. A worker registers one incarnation a queue; what the incarnation claims is in its held set
+//! until it is finished, and an expired incarnation's held set is adopted whole by the next claim or extend that finds it.
 //!
 //! Invariant: every method is one atomic step: after a crash or an error it happened or it did not, and repeating it is
 //! safe. The laws that every driver keeps stand in `tests/laws.rs`.
@@ -11,7 +10,7 @@ mod kv;
 pub mod redis;
 pub mod sqlite;
 pub mod traced;
-
+mod unreadable;
 pub use kv::{KvError, KvRoom};
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
@@ -424,6 +423,7 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
 
     // -- tasks and queues, shown and steered -------------------------------------------------------------------------
 
+    /// Without a queue, an id that stands in several is `Invalid`, here, for the log and for waiting.
     async fn find(&self, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<TaskView>>;
     /// What the task's bodies logged, newline-delimited JSON, at most 64 KiB, the newest; `None`: no such task.
     async fn log(&self, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<String>>;

@@ -187,6 +187,8 @@ pub enum ErrorKind {
     ResultTooLarge,
     /// Nobody offered the task's name for `unknown_task_ttl`.
     UnknownTask,
+    /// What stands in the broker is no task that can be run: somebody else wrote it, or it was damaged.
+    Unreadable,
     // neither
     Cancelled,
     /// Not started by its `expires`: ends cancelled.
@@ -226,6 +228,7 @@ impl ErrorKind {
             Self::BadResult => "bad-result",
             Self::ResultTooLarge => "result-too-large",
             Self::UnknownTask => "unknown-task",
+            Self::Unreadable => "unreadable",
             Self::Cancelled => "cancelled",
             Self::Expired => "expired",
         }

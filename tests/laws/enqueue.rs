@@ -46,7 +46,22 @@ pub(crate) async fn ids_are_unique_in_their_queue_only(b: &dyn Broker) {
     enqueue(b, NewTask { queue: queue("mail"), ..with_id("mine") }).await;
     let found = b.find(Some(&queue("mail")), &task_id("mine")).await.expect("find").expect("known");
     assert_eq!(found.queue, queue("mail"));
-    assert!(b.find(None, &task_id("mine")).await.expect("find").is_some());
+}
+
+pub(crate) async fn an_id_that_stands_in_two_queues_is_acted_on_only_where_one_is_named(b: &dyn Broker) {
+    enqueue(b, with_id("mine")).await;
+    assert!(b.find(None, &task_id("mine")).await.expect("find").is_some(), "one queue has it");
+    enqueue(b, NewTask { queue: queue("mail"), ..with_id("mine") }).await;
+    let refusals = [
+        b.find(None, &task_id("mine")).await.map(drop),
+        b.log(None, &task_id("mine")).await.map(drop),
+        b.await_end(None, &task_id("mine"), SOON).await.map(drop),
+    ];
+    for refused in refusals {
+        let Err(BrokerError::Invalid(text)) = refused else { panic!("{refused:?}") };
+        assert_eq!(text, "`mine` stands in the queues `default`, `mail`: say which is meant with --queue");
+    }
+    assert!(b.find(Some(&queue("mail")), &task_id("mine")).await.expect("find").is_some());
 }
 
 pub(crate) async fn eight_concurrent_enqueues_of_one_id_add_it_once(one: &dyn Broker, other: &dyn Broker) {

@@ -103,7 +103,7 @@ fn is_its_doing(kind: ErrorKind) -> bool {
         | ErrorKind::NoSuchBody
         | ErrorKind::BadResult
         | ErrorKind::ResultTooLarge => true,
-        ErrorKind::WorkerLost | ErrorKind::UnknownTask | ErrorKind::Cancelled | ErrorKind::Expired => false,
+        ErrorKind::WorkerLost | ErrorKind::UnknownTask | ErrorKind::Unreadable | ErrorKind::Cancelled | ErrorKind::Expired => false,
     }
 }
 

@@ -19,9 +19,10 @@ use tokio::sync::Mutex;
 use super::{
     address::Address,
     fault::fault,
-    scripts::{Call, MARK},
+    scripts::{ASIDE, Call, MARK},
+    values::word,
 };
-use crate::broker::{BrokerError, Result};
+use crate::broker::{BrokerError, Result, unreadable};
 
 /// How long a connection may take to come to be.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -233,7 +234,47 @@ impl Link {
 
     /// Sends one command, once.
     pub(super) async fn send(&self, command: &Cmd) -> Result<Value> {
-        self.try_send(command).await.map_err(|error| fault(&self.at, &error))
+        let sent = match self.try_send(command).await {
+            Err(error) if is_foreign(&error) => self.send_carefully(command, error).await,
+            sent => sent,
+        };
+        sent.map_err(|error| fault(&self.at, &error))
+    }
+
+    /// Sends a command again as a script, which sets the key aside that is of another kind.
+    async fn send_carefully(&self, command: &Cmd, error: RedisError) -> RedisResult<Value> {
+        let mut words = command.args_iter().filter_map(|arg| if let redis::Arg::Simple(word) = arg { Some(word) } else { None });
+        let key = words.nth(1).and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
+        // A schema of another kind says that the prefix is somebody else's.
+        let Some(end) = key.find("}:").filter(|_| !key.ends_with("{_}:schema")) else { return Err(error) };
+        let mut call = ASIDE.call(&key[..end + 2]);
+        for arg in command.args_iter() {
+            if let redis::Arg::Simple(word) = arg {
+                call.push(word);
+            }
+        }
+        self.told_of(self.try_send(&call.by_text()).await?)
+    }
+
+    /// The answer of a careful script, after the log was told what it set aside.
+    fn told_of(&self, answer: Value) -> RedisResult<Value> {
+        let Value::Array(mut parts) = answer else { return Ok(answer) };
+        let aside = parts.pop().unwrap_or(Value::Nil);
+        for key in super::values::list(aside).unwrap_or_default().into_iter().map(word) {
+            let (base, name) = key.split_at(key.find("}:").map_or(0, |end| end + 2));
+            let queue = base.trim_end_matches("}:").rsplit('{').next().unwrap_or_default();
+            let then = match queue {
+                "_" => format!("it was set aside as `{base}aside:{name}`"),
+                _ => format!("it was set aside as `{base}aside:{name}`; `taskhost queue purge {queue}` deletes it"),
+            };
+            unreadable::say(
+                &self.at,
+                &format!("the key `{key}`"),
+                "it is of another kind than what belongs there",
+                unreadable::shown(&then),
+            );
+        }
+        parts.pop().unwrap_or(Value::Nil).extract_error()
     }
 
     /// Sends one command to one node of a cluster; without a node as [`Self::send`].
@@ -255,6 +296,14 @@ impl Link {
     pub(super) async fn call(&self, call: &Call) -> Result<Value> {
         let sent = match self.try_send(call.by_digest()).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => self.try_send(&call.by_text()).await,
+            sent => sent,
+        };
+        let sent = match sent {
+            // No script rolls back, and each may be repeated.
+            Err(error) if is_foreign(&error) => match self.try_send(&call.carefully()).await {
+                Ok(answer) => self.told_of(answer),
+                Err(error) => Err(error),
+            },
             sent => sent,
         };
         sent.map_err(|error| fault(&self.at, &error))
@@ -282,10 +331,17 @@ impl Link {
         if answers.as_ref().is_ok_and(|answers| answers.iter().any(is_no_script)) {
             answers = self.try_row(row(call.by_text(), mark.by_text()), call.key()).await;
         }
+        let careful = answers.as_ref().is_ok_and(|answers| answers.first().is_some_and(is_foreign_answer));
+        if careful {
+            answers = self.try_row(row(call.carefully(), mark.by_text()), call.key()).await;
+        }
         let taken = async {
             let mut answers = answers?.into_iter();
             let mut next = || answers.next().unwrap_or(Value::Nil).extract_error();
-            let answer = next()?;
+            let mut answer = next()?;
+            if careful {
+                answer = self.told_of(answer)?;
+            }
             next()?;
             Ok::<_, RedisError>((answer, next()?))
         };
@@ -332,6 +388,17 @@ impl Link {
         *kept = (kept.0 + 1, Some(wire.clone()));
         Ok((kept.0, wire))
     }
+}
+
+/// Whether a step met something of another kind than what belongs there: see careful.lua.
+fn is_foreign(error: &RedisError) -> bool {
+    const SIGNS: [&str; 5] = ["WRONGTYPE", "not an integer", "would overflow", "specified in XADD", "stream has exhausted"];
+    let said = error.detail().unwrap_or_default();
+    error.code() == Some("WRONGTYPE") || SIGNS.iter().any(|sign| said.contains(sign))
+}
+
+fn is_foreign_answer(answer: &Value) -> bool {
+    matches!(answer, Value::ServerError(_)) && answer.clone().extract_error().is_err_and(|error| is_foreign(&error))
 }
 
 fn is_no_script(answer: &Value) -> bool {

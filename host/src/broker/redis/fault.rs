@@ -50,6 +50,8 @@ fn by_code(at: &str, code: &str, said: &str, error: &RedisError) -> BrokerError 
         "OOM" => BrokerError::Refused(format!(
             "Redis at {at} is out of memory (maxmemory reached): nothing was enqueued; raise maxmemory, or let workers drain the queues"
         )),
+        // Said by the script, of a record that this program did not make.
+        "INVALID" => BrokerError::Invalid(said.to_owned()),
         "MISCONF" | "NOREPLICAS" | "BUSY" => {
             BrokerError::Refused(format!("Redis at {at} takes no writes for now ({code} {said}); look at its log, it is tried again"))
         }

@@ -13,7 +13,7 @@ use super::{
     RedisBroker,
     fault::fault,
     scripts::{AWAIT, ENQUEUE, Script},
-    values::{end_told, is_plain, list, push_record, view, word},
+    values::{end_told, is_plain, list, push_record, shown_id, view, word},
 };
 use crate::{
     broker::{BrokerError, Enqueued, Result, check_payload},
@@ -92,9 +92,7 @@ impl RedisBroker {
             .map(|(holder, task)| match word(holder) {
                 holder if holder.is_empty() => Ok(Enqueued::Added),
                 holder if repeated && holder == task.id.as_str() && first.insert(&task.id) => Ok(Enqueued::Added),
-                holder => Ok(Enqueued::Duplicate {
-                    holder: TaskId::new(&holder).map_err(|error| super::values::corrupt("who holds a unique key", error))?,
-                }),
+                holder => Ok(Enqueued::Duplicate { holder: shown_id(holder.as_bytes()) }),
             })
             .collect()
     }

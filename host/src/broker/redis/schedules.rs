@@ -10,11 +10,11 @@ use redis::Value;
 use super::{
     RedisBroker,
     scripts::{FIRE, PAUSE_SCHEDULE, PUT_SCHEDULE},
-    values::{Row, corrupt, count, is_yes, json, list, push_record, text, word, words},
+    values::{Row, bytes, corrupt, count, is_yes, json, list, push_record, shown_id, text, word, words},
 };
 use crate::{
-    broker::{Fired, Overlap, Result, Schedule, check_payload},
-    task::{Millis, NewTask, QueueName, TaskId},
+    broker::{BrokerError, Fired, Overlap, Result, Schedule, check_payload, unreadable},
+    task::{Millis, NewTask, QueueName},
 };
 
 impl RedisBroker {
@@ -44,10 +44,27 @@ impl RedisBroker {
         let index = words(self.commands.send(redis::cmd("HGETALL").arg(self.keys.shared("schedules"))).await?)?;
         let named: BTreeMap<_, _> = index.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
         let read = named.into_iter().map(|(name, queue)| async move {
-            let queue = QueueName::new(&queue).map_err(|error| corrupt(&format!("schedule {name}"), error))?;
+            // One that can't be read keeps no other from firing.
+            let left_out = |why: String| {
+                let name = unreadable::shown(&name);
+                unreadable::say(
+                    &self.at,
+                    &format!("schedule `{name}`"),
+                    why,
+                    format!("it does not fire; `taskhost schedule remove {name}`"),
+                );
+                Ok(None)
+            };
+            let queue = match QueueName::new(&queue) {
+                Ok(queue) => queue,
+                Err(error) => return left_out(error.to_string()),
+            };
             let key = self.keys.schedule(&queue, &name);
             let fields = ["definition", "last", "last_task", "paused", "created"];
-            stored(&name, &queue, self.commands.send(redis::cmd("HMGET").arg(key).arg(&fields[..])).await?)
+            match stored(&name, &queue, self.commands.send(redis::cmd("HMGET").arg(key).arg(&fields[..])).await?) {
+                Err(BrokerError::Corrupt(why)) => left_out(why),
+                read => read,
+            }
         });
         Ok(try_join_all(read).await?.into_iter().flatten().collect())
     }
@@ -59,9 +76,22 @@ impl RedisBroker {
     }
 
     pub(super) async fn forget_schedule(&self, name: &str) -> Result<bool> {
-        let Some(queue) = self.queue_of(name).await? else { return Ok(false) };
-        let was = self.drop_schedule(&queue, name).await?;
-        self.commands.send(redis::cmd("HDEL").arg(self.keys.shared("schedules")).arg(name)).await?;
+        let index = self.keys.shared("schedules");
+        let (mut was, mut fields) = (false, vec![name.as_bytes().to_vec()]);
+        match self.queue_of(name).await {
+            Ok(Some(queue)) => was = self.drop_schedule(&queue, name).await?,
+            // No queue has it.
+            Err(BrokerError::Invalid(_)) => {}
+            // A name that nobody can type is asked for as it is shown.
+            Ok(None) => {
+                let names = list(self.commands.send(redis::cmd("HKEYS").arg(&index)).await?)?.into_iter().map(bytes);
+                fields = names.filter(|stored| unreadable::shown(&String::from_utf8_lossy(stored)) == name).collect();
+            }
+            Err(error) => return Err(error),
+        }
+        if !fields.is_empty() {
+            was |= is_yes(&self.commands.send(redis::cmd("HDEL").arg(&index).arg(&fields)).await?);
+        }
         Ok(was)
     }
 
@@ -73,7 +103,8 @@ impl RedisBroker {
 
     async fn queue_of(&self, name: &str) -> Result<Option<QueueName>> {
         let queue = text(self.commands.send(redis::cmd("HGET").arg(self.keys.shared("schedules")).arg(name)).await?);
-        queue.map(|queue| QueueName::new(&queue).map_err(|error| corrupt(&format!("schedule {name}"), error))).transpose()
+        let broken = |error| BrokerError::Invalid(format!("schedule `{name}` can't be read: {error}; `taskhost schedule remove {name}`"));
+        queue.map(|queue| QueueName::new(&queue).map_err(broken)).transpose()
     }
 
     pub(super) async fn fire_once(&self, schedule: &Schedule, due: Millis, task: &NewTask) -> Result<Fired> {
@@ -90,10 +121,7 @@ impl RedisBroker {
         match &*word(row.next()) {
             "fired" => Ok(Fired::Enqueued(task.id.clone())),
             "early" => Ok(Fired::TooEarly(std::time::Duration::from_millis(count(&row.next())))),
-            "skipped" => {
-                let last = TaskId::new(word(row.next())).map_err(|error| corrupt(&format!("schedule {}", schedule.name), error))?;
-                Ok(Fired::Skipped(last))
-            }
+            "skipped" => Ok(Fired::Skipped(shown_id(&bytes(row.next())))),
             _ => Ok(Fired::NotNow),
         }
     }
@@ -110,7 +138,9 @@ fn stored(name: &str, queue: &QueueName, fields: Value) -> Result<Option<Schedul
     let mut schedule: Schedule = serde_json::from_str(&definition).map_err(|error| corrupt(&format!("schedule {name}"), error))?;
     let mut next = || fields.next().and_then(text);
     schedule.queue = queue.clone();
-    schedule.last = Millis(next().and_then(|last| last.parse().ok()).unwrap_or_default());
+    // Without it every due time since 1970 would be caught up with.
+    let last = next().and_then(|last| last.parse().ok()).ok_or_else(|| corrupt(&format!("schedule {name}"), "its `last` is no time"))?;
+    schedule.last = Millis(last);
     schedule.last_task = next().and_then(|id| id.parse().ok());
     schedule.paused = next().as_deref() == Some("1");
     schedule.created_at = Millis(next().and_then(|created| created.parse().ok()).unwrap_or_default());

@@ -11,10 +11,10 @@ use redis::{Cmd, Value};
 use super::{
     RedisBroker,
     scripts::KV,
-    values::{corrupt, count, is_yes, json, list, millis, text, word, words},
+    values::{count, is_yes, json, list, millis, text, word, words},
 };
 use crate::{
-    broker::{BrokerError, KvError, KvRoom, Result, WorkerInfo},
+    broker::{BrokerError, KvError, KvRoom, Result, WorkerInfo, unreadable},
     catalogue::{Catalogue, Offer, PluginInfo},
 };
 
@@ -66,7 +66,14 @@ impl RedisBroker {
         let (mut workers, mut gone) = (Vec::new(), Vec::new());
         for (id, info) in ids.iter().zip(list(self.commands.send(&read).await?)?) {
             match text(info) {
-                Some(info) => workers.push(serde_json::from_str(&info).map_err(|error| corrupt(&format!("worker {id}"), error))?),
+                Some(info) => match serde_json::from_str(&info) {
+                    Ok(worker) => workers.push(worker),
+                    Err(error) => {
+                        let key = self.worker(id);
+                        unreadable::say(&self.at, &format!("the key `{key}`"), error, "it is left out, and ends within a minute");
+                        self.commands.send(redis::cmd("PEXPIRE").arg(key).arg(60_000).arg("NX")).await?;
+                    }
+                },
                 None => gone.push(id),
             }
         }
@@ -81,9 +88,14 @@ impl RedisBroker {
         let stored = words(self.commands.send(redis::cmd("HGETALL").arg(self.keys.shared("catalogue"))).await?)?;
         let mut catalogue = Catalogue::default();
         for pair in stored.chunks_exact(2) {
-            let offer: Offer =
-                serde_json::from_str(&pair[1]).map_err(|error| corrupt(&format!("body {} of the catalogue", pair[0]), error))?;
-            catalogue.offers.insert(offer.body.name.clone(), offer);
+            match serde_json::from_str::<Offer>(&pair[1]) {
+                Ok(offer) => drop(catalogue.offers.insert(offer.body.name.clone(), offer)),
+                Err(error) => {
+                    let key = self.keys.shared("catalogue");
+                    let then = format!("it is left out until a worker announces it; `HDEL {key} NAME` in redis-cli removes it");
+                    unreadable::say(&self.at, &format!("body `{}` of the catalogue", pair[0]), error, then);
+                }
+            }
         }
         Ok(catalogue)
     }

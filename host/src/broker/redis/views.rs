@@ -9,11 +9,12 @@ use futures_util::future::try_join_all;
 
 use super::{
     RedisBroker,
+    connection::ANSWER,
     scripts::{CANCEL, COUNTS, DELETE, PURGE, RESUME, RETRY, VIEW},
-    values::{Row, corrupt, count, is_yes, list, millis, names, number, text, view, word, words},
+    values::{Odd, Row, bytes, count, is_yes, list, millis, number, shown_id, text, view, word, words},
 };
 use crate::{
-    broker::{BrokerError, CancelReply, DeleteReply, QueueView, Result, RetryReply, TaskFilter, TaskPage},
+    broker::{BrokerError, CancelReply, DeleteReply, QueueView, Result, RetryReply, TaskFilter, TaskPage, unreadable},
     task::{Millis, QueueName, State, TaskId, TaskView},
 };
 
@@ -40,12 +41,14 @@ impl RedisBroker {
             let is = self.commands.send(redis::cmd("EXISTS").arg(self.keys.task(queue, id))).await?;
             Ok::<_, BrokerError>(is_yes(&is).then_some(queue))
         });
+        let mut found: Vec<TaskView> = Vec::new();
         for queue in try_join_all(asked).await?.into_iter().flatten() {
-            if let Some(view) = self.find_in(queue, id).await? {
-                return Ok(Some(view));
-            }
+            found.extend(self.find_in(queue, id).await?);
         }
-        Ok(None)
+        if found.len() > 1 {
+            return Err(unreadable::ambiguous(id, found.iter().map(|view| &view.queue)));
+        }
+        Ok(found.pop())
     }
 
     /// In the order given; ids, or held members.
@@ -54,7 +57,18 @@ impl RedisBroker {
         for id in ids {
             call.push(&**id);
         }
-        list(self.commands.call(&call).await?)?.into_iter().map(|row| view(queue, row)).collect()
+        let mut views: Vec<_> = list(self.commands.call(&call).await?)?.into_iter().map(|row| view(queue, row)).collect::<Result<_>>()?;
+        let mut odd = Vec::new();
+        for (id, view) in ids.iter().zip(&mut views).filter(|(id, _)| !id.contains('@')) {
+            // Nobody could ask for it by this id: it ends here, and is shown under another.
+            if let Err(error) = TaskId::new(id)
+                && view.take().is_some_and(|view| !view.state.is_ended())
+            {
+                odd.push(Odd::waiting(id, error));
+            }
+        }
+        self.end_unreadable(&self.commands, ANSWER, queue, "", odd).await;
+        Ok(views)
     }
 
     pub(super) async fn read_log(&self, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<String>> {
@@ -73,7 +87,19 @@ impl RedisBroker {
     }
 
     pub(super) async fn all_queues(&self) -> Result<Vec<QueueName>> {
-        let mut queues: Vec<QueueName> = names(self.commands.send(redis::cmd("SMEMBERS").arg(self.keys.shared("queues"))).await?)?;
+        let (key, mut queues, mut odd) = (self.keys.shared("queues"), Vec::new(), Vec::new());
+        for name in list(self.commands.send(redis::cmd("SMEMBERS").arg(&key)).await?)?.into_iter().map(bytes) {
+            match QueueName::new(String::from_utf8_lossy(&name)) {
+                Ok(queue) => queues.push(queue),
+                Err(why) => {
+                    unreadable::say(&self.at, &format!("a name in `{key}`"), why, "it is taken from there");
+                    odd.push(name);
+                }
+            }
+        }
+        if !odd.is_empty() {
+            self.commands.send(redis::cmd("SREM").arg(&key).arg(&odd)).await?;
+        }
         queues.sort_unstable();
         Ok(queues)
     }
@@ -102,7 +128,7 @@ impl RedisBroker {
             "unknown" => CancelReply::NotFound,
             "cancelled" => CancelReply::Cancelled,
             "asked" => CancelReply::Asked,
-            ended => CancelReply::AlreadyEnded(state(queue, id, ended.trim_start_matches("ended "))?),
+            ended => CancelReply::AlreadyEnded(state(ended.trim_start_matches("ended "))),
         })
     }
 
@@ -111,11 +137,8 @@ impl RedisBroker {
         Ok(match &*word(row.next()) {
             "unknown" => RetryReply::NotFound,
             "ready" => RetryReply::Ready,
-            "duplicate" => {
-                let holder = TaskId::new(word(row.next())).map_err(|error| corrupt("who holds a unique key", error))?;
-                RetryReply::Duplicate { holder }
-            }
-            _ => RetryReply::NotEnded(state(queue, id, &word(row.next()))?),
+            "duplicate" => RetryReply::Duplicate { holder: shown_id(&bytes(row.next())) },
+            _ => RetryReply::NotEnded(state(&word(row.next()))),
         })
     }
 
@@ -332,6 +355,7 @@ fn fits(filter: &TaskFilter, view: &TaskView, now: Millis) -> bool {
         })
 }
 
-fn state(queue: &QueueName, id: &TaskId, word: &str) -> Result<State> {
-    word.parse().map_err(|error: String| corrupt(&format!("task {id} of queue {queue}"), error))
+/// A state that is none is shown as dead.
+fn state(word: &str) -> State {
+    word.parse().unwrap_or(State::Dead)
 }

@@ -9,18 +9,21 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::try_join_all};
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::{
     RedisBroker,
     connection::{ANSWER, Link},
-    scripts::{CLAIM, EXPIRE, EXTEND, FINISH, HELD, LEAVE, PROGRESS, REGISTER, RELAY, SWEEP},
-    values::{Row, claimed, count, entry, is_yes, json, leased_list, list, millis, names, number, record, word, words},
+    scripts::{CLAIM, EXPIRE, EXTEND, FINISH, HELD, LEAVE, PROGRESS, REGISTER, RELAY, SWEEP, UNREADABLE},
+    values::{
+        Odd, Row, Taken, claimed, count, entry, is_yes, json, leased_list, list, millis, names, number, odd_ids, record, short_digest,
+        shown_id, word, words,
+    },
 };
 use crate::{
     broker::{
         BrokerError, Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, Leased, Member, Result, check_payload, grace,
+        unreadable,
     },
     task::{ErrorKind, NewTask, Progress, QueueName, TaskError, TaskId, TaskName, Verdict},
 };
@@ -64,37 +67,90 @@ impl RedisBroker {
         let claimed_us = count(&row.next());
         let (paused, more, due) = (is_yes(&row.next()), is_yes(&row.next()), number(&row.next()));
         let parked = names(row.next())?;
-        let adopted = leased_list(&who.queue, row.next())?;
-        let tasks = claimed(&who.queue, claimed_us, row.next(), row.next())?;
+        let mut adopted = leased_list(&who.queue, row.next())?;
+        let taken = count(&row.next());
+        let tasks = claimed(&who.queue, claimed_us, taken, &row.next(), &row.next(), row.next())?;
+        let tasks = match tasks {
+            Some(tasks) => tasks,
+            None => self.claimed_at(who, claimed_us).await?,
+        };
+        adopted.odd.extend(tasks.odd);
+        adopted.odd.extend(odd_ids(claimed_us, row.next())?);
+        self.end_unreadable(&self.commands, ANSWER, &who.queue, &who.id, adopted.odd).await;
         let next_due = u64::try_from(due).ok().map(Duration::from_millis);
-        Ok(Lease::Held(Claimed { tasks, adopted, parked, more, next_due, paused }))
+        Ok(Lease::Held(Claimed { tasks: tasks.tasks, adopted: adopted.tasks, parked, more, next_due, paused }))
+    }
+
+    /// What one claim took, read from the held set: its answer is in words, and somebody wrote a task that has more of them.
+    async fn claimed_at(&self, who: &Incarnation, claimed_us: u64) -> Result<Taken> {
+        let mut taken = self.all_held(who).await?;
+        let stamp = format!("@{claimed_us}");
+        taken.tasks.retain(|leased| leased.member.claimed_us == claimed_us);
+        taken.odd.retain(|odd| odd.member.ends_with(stamp.as_bytes()));
+        taken.tasks.sort_by(|a, b| (b.task.priority, &a.member.id).cmp(&(a.task.priority, &b.member.id)));
+        Ok(taken)
+    }
+
+    /// Tasks that no host can read end as dead, each alone. One that could not be ended now stays held, and is met again when this
+    /// incarnation, or who adopts from it, looks at what it holds.
+    pub(super) async fn end_unreadable(&self, link: &Link, within: Duration, queue: &QueueName, incarnation: &str, odd: Vec<Odd>) {
+        for part in odd.chunks(TOGETHER) {
+            let mut call = UNREADABLE.call(&self.keys.queue(queue)).arg(millis(self.settings.result_ttl)).arg(incarnation);
+            for Odd { member, id, why } in part {
+                let own = String::from_utf8_lossy(id);
+                let known = shown_id(id);
+                let why = if known.as_str() == own { why.clone() } else { format!("{why} (its id was `{}`)", unreadable::shown(&own)) };
+                let text = serde_json::Value::from(&*why).to_string();
+                call.push(member);
+                call.push(known.as_str());
+                call.push(&text[1..text.len() - 1]);
+                let then =
+                    format!("it is dead: `taskhost task show {known} --queue {queue}`, `taskhost task delete {known} --queue {queue}`");
+                unreadable::say(&self.at, &format!("task `{known}` of queue `{queue}`"), why, then);
+            }
+            if let Err(error) = link.call_within(&call, within).await {
+                tracing::debug!(%queue, %error, "what can't be read is ended later");
+                return;
+            }
+        }
     }
 
     /// On a connection of its own: nothing that waits for a slow answer may keep a heartbeat. It waits for half of the grace only:
     /// a connection that fell silent must leave time for a new one.
     pub(super) async fn heartbeat(&self, who: &Incarnation, lease: Duration) -> Result<Lease<Extended>> {
         let call = EXTEND.call(&self.keys.queue(&who.queue)).arg(millis(lease).max(1)).arg(&*who.id);
-        let mut row = Row::new(self.heartbeats.call_within(&call, (grace(lease) / 2).clamp(SOONEST, ANSWER)).await?)?;
+        let within = (grace(lease) / 2).clamp(SOONEST, ANSWER);
+        let mut row = Row::new(self.heartbeats.call_within(&call, within).await?)?;
         if !is_yes(&row.next()) {
             return Ok(Lease::Lost);
         }
         let held = usize::try_from(number(&row.next())).unwrap_or(0);
         let cancelled = names(row.next())?;
         let outbox = is_yes(&row.next());
-        Ok(Lease::Held(Extended { held, cancelled, outbox, adopted: leased_list(&who.queue, row.next())? }))
+        let adopted = leased_list(&who.queue, row.next())?;
+        self.end_unreadable(&self.heartbeats, within, &who.queue, &who.id, adopted.odd).await;
+        Ok(Lease::Held(Extended { held, cancelled, outbox, adopted: adopted.tasks }))
     }
 
     pub(super) async fn held_by(&self, who: &Incarnation) -> Result<Vec<Leased>> {
-        let mut held: BTreeMap<Member, Leased> = BTreeMap::new();
+        let held = self.all_held(who).await?;
+        self.end_unreadable(&self.commands, ANSWER, &who.queue, &who.id, held.odd).await;
+        Ok(held.tasks)
+    }
+
+    async fn all_held(&self, who: &Incarnation) -> Result<Taken> {
+        let (mut held, mut odd): (BTreeMap<Member, Leased>, _) = (BTreeMap::new(), Vec::new());
         let mut cursor = "0".to_owned();
         loop {
             let call = HELD.call(&self.keys.queue(&who.queue)).arg(&*who.id).arg(&*cursor);
             let mut row = Row::new(self.commands.call(&call).await?)?;
             cursor = word(row.next());
             // A scan may give a member twice.
-            held.extend(leased_list(&who.queue, row.next())?.into_iter().map(|leased| (leased.member.clone(), leased)));
+            let page = leased_list(&who.queue, row.next())?;
+            held.extend(page.tasks.into_iter().map(|leased| (leased.member.clone(), leased)));
+            odd.extend(page.odd);
             if cursor == "0" {
-                return Ok(held.into_values().collect());
+                return Ok(Taken { tasks: held.into_values().collect(), odd });
             }
         }
     }
@@ -324,30 +380,55 @@ impl RedisBroker {
             if entries.is_empty() {
                 return Ok(moved);
             }
-            let mut ids = Vec::new();
-            let mut queues: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
+            let (mut ids, mut odd) = (Vec::new(), Vec::new());
+            let mut queues: BTreeMap<QueueName, Vec<Vec<String>>> = BTreeMap::new();
             for entry in entries {
                 let mut row = Row::new(entry)?;
                 ids.push(word(row.next()));
-                let mut fields = words(row.next())?.into_iter();
-                if let (Some(_), Some(to), Some(_), Some(record)) = (fields.next(), fields.next(), fields.next(), fields.next())
-                    && let Ok(record) = serde_json::from_str(&record)
-                {
-                    queues.entry(to).or_default().push(record);
+                let fields = words(row.next())?;
+                let to = fields.get(1).and_then(|to| QueueName::new(to).ok());
+                match (to, fields.get(3).and_then(|record| serde_json::from_str(record).ok())) {
+                    (Some(to), Some(record)) => queues.entry(to).or_default().push(record),
+                    _ => odd.push((format!("{fields:?}"), "it is no queue and record".to_owned())),
                 }
             }
             for (to, records) in queues {
-                let to = QueueName::new(&to).map_err(|error| super::values::corrupt("an outbox", error))?;
-                self.meet(&to).await?;
-                let mut call = RELAY.call(&self.keys.queue(&to)).arg(records.len());
-                for part in records.into_iter().flatten() {
-                    call.push(part);
+                match self.relay_to(&to, &records).await {
+                    Err(BrokerError::Invalid(_)) => {
+                        for record in records {
+                            if let Err(error) = self.relay_to(&to, std::slice::from_ref(&record)).await {
+                                match error {
+                                    BrokerError::Invalid(why) => odd.push((format!("{to} {record:?}"), why)),
+                                    error => return Err(error),
+                                }
+                            }
+                        }
+                    }
+                    relayed => relayed?,
                 }
-                self.commit(&call).await?;
+            }
+            for (entry, why) in odd {
+                // Beside the keys that were set aside, see careful.lua.
+                let aside = self.keys.of(queue, "aside:out");
+                let then = format!("it was moved to `{aside}`; `taskhost queue purge {queue}` deletes it");
+                unreadable::say(&self.at, &format!("an entry of `{out}`, {entry},"), why, then);
+                self.commands
+                    .send(redis::cmd("XADD").arg(&aside).arg("MAXLEN").arg("~").arg(1000).arg("*").arg("entry").arg(entry))
+                    .await?;
+                self.commands.send(redis::cmd("SADD").arg(self.keys.of(queue, "aside")).arg("out")).await?;
             }
             self.commands.send(redis::cmd("XDEL").arg(&out).arg(&ids)).await?;
             moved += ids.len();
         }
+    }
+
+    async fn relay_to(&self, to: &QueueName, records: &[Vec<String>]) -> Result<()> {
+        self.meet(to).await?;
+        let mut call = RELAY.call(&self.keys.queue(to)).arg(records.len());
+        for part in records.iter().flatten() {
+            call.push(part);
+        }
+        self.commit(&call).await.map(drop)
     }
 
     pub(super) async fn sweep_bounds(&self, queue: &QueueName, offered: &[TaskName]) -> Result<()> {
@@ -398,7 +479,7 @@ impl<'a> Authors<'a> {
         };
         self.0.iter().rposition(same).unwrap_or_else(|| {
             let by = by(finish);
-            self.0.push(Author { of: finish, name: short_digest(&by), by });
+            self.0.push(Author { of: finish, name: short_digest(by.as_bytes()), by });
             self.0.len() - 1
         })
     }
@@ -408,13 +489,4 @@ fn by(finish: &Finish) -> String {
     let (plugin, version, digest) =
         finish.code.as_ref().map_or(("", "", ""), |code| (code.plugin.as_str(), code.version.as_str(), code.digest.as_str()));
     format!("{}\n{plugin}\n{version}\n{digest}", finish.worker)
-}
-
-/// 12 hex digits: among the few hundred workers and plugin versions of one queue they never meet.
-fn short_digest(text: &str) -> String {
-    let mut short = String::with_capacity(12);
-    for byte in &Sha256::digest(text.as_bytes())[..6] {
-        let _infallible = write!(short, "{byte:02x}");
-    }
-    short
 }

@@ -1,14 +1,16 @@
 //! What is common to every end: the key is released, the result's time begins, whoever waits is told.
 
+use std::fmt::Write;
+
 use rusqlite::{OptionalExtension, params};
 
 use super::{
     enqueue::take,
-    rows::{BRIEF, Brief, brief, ms, number},
+    rows::{BRIEF, Brief, Odd, brief, ms, number, parsed, words},
     writer::{Failure, Step},
 };
 use crate::{
-    broker::{CancelReply, DeleteReply, Result, RetryReply},
+    broker::{CancelReply, DeleteReply, Result, RetryReply, unreadable},
     task::{ErrorKind, QueueName, State, TaskError, TaskId, Unique},
 };
 
@@ -31,6 +33,57 @@ pub(super) fn end(step: &mut Step<'_>, task: &Brief, state: State, error: &TaskE
     )?;
     update.execute(params![number(state), step.now_ms(), gone_at, serde_json::to_string(error)?, task.seq])?;
     Ok(())
+}
+
+/// Rows that are no tasks end as dead, each alone. Nobody can ask for an id or a queue that is none: those get others.
+pub(super) fn end_unreadable(step: &mut Step<'_>, odd: &[Odd]) -> Result<(), Failure> {
+    for Odd { seq, why } in odd {
+        let mut find = step.connection.prepare_cached("SELECT id, queue FROM task WHERE seq = ?")?;
+        let stored = find.query_row([seq], |row| {
+            let (id, queue) = (parsed::<TaskId>(row, 0), parsed::<QueueName>(row, 1));
+            Ok((id.ok(), queue.ok(), words(row, 0)?.unwrap_or_default(), words(row, 1)?.unwrap_or_default()))
+        });
+        let Some((id, queue, was_id, was_queue)) = stored.optional()? else { continue };
+        let (own_id, own_queue) = (id.is_some(), queue.is_some());
+        let queue = queue.unwrap_or_default();
+        let is_other = |id: &TaskId| {
+            step.connection.prepare_cached("SELECT 1 FROM task WHERE id = ? AND queue = ? AND seq <> ?")?.exists(params![
+                id.as_str(),
+                queue.as_str(),
+                seq
+            ])
+        };
+        let id = match id {
+            Some(id) if !is_other(&id)? => id,
+            _ => TaskId::unreadable(seq),
+        };
+        let mut message = why.clone();
+        if !own_id {
+            let _infallible = write!(message, " (its id was `{}`)", unreadable::shown(&was_id));
+        }
+        if !own_queue {
+            let _infallible = write!(message, " (its queue was `{}`)", unreadable::shown(&was_queue));
+        }
+        let mut free = step.connection.prepare_cached(
+            "DELETE FROM unique_key WHERE (queue, key, holder) IN (SELECT queue, unique_key, id FROM task WHERE seq = ?)",
+        )?;
+        free.execute([seq])?;
+        let mut update = step.connection.prepare_cached(
+            "UPDATE task SET id = ?, queue = ?, state = ?, ended_at = ?, gone_at = NULL, error = ?, due_at = NULL, parked_at = NULL,
+                             held_by = NULL, cancel_asked = 0, progress = NULL WHERE seq = ?",
+        )?;
+        let error = serde_json::to_string(&TaskError::new(ErrorKind::Unreadable, &*message))?;
+        update.execute(params![id.as_str(), queue.as_str(), number(State::Dead), step.now_ms(), error, seq])?;
+        let then = format!("it is dead: `taskhost task show {id} --queue {queue}`, `taskhost task delete {id} --queue {queue}`");
+        unreadable::say(at(step.connection), &format!("task `{id}` of queue `{queue}`"), message, then);
+        step.news.ended.push(id);
+    }
+    Ok(())
+}
+
+/// The database, as it is shown.
+pub(super) fn at(db: &rusqlite::Connection) -> &str {
+    db.path().unwrap_or("the database")
 }
 
 /// When an end is forgotten: `Some(None)` never by itself (the dead set has bounds of its own), `None` at once.
@@ -105,7 +158,13 @@ pub(super) fn retry(step: &mut Step<'_>, queue: &QueueName, id: &TaskId) -> Resu
 pub(super) fn delete(step: &mut Step<'_>, queue: &QueueName, id: &TaskId) -> Result<DeleteReply, Failure> {
     let Some(task) = look_up(step, queue, id)? else { return Ok(DeleteReply::NotFound) };
     if task.state == State::Running {
-        return Ok(DeleteReply::Running);
+        // What nobody holds was never claimed: somebody else wrote it.
+        let mut held = step
+            .connection
+            .prepare_cached("SELECT 1 FROM task JOIN incarnation ON n = held_by AND incarnation.queue = task.queue WHERE seq = ?")?;
+        if held.exists([task.seq])? {
+            return Ok(DeleteReply::Running);
+        }
     }
     release(step, &task)?;
     remove(step, &task)?;

@@ -105,8 +105,12 @@ fn is_known(step: &Step<'_>, queue: &QueueName, id: &TaskId) -> Result<bool, Fai
 
 /// Takes a unique key for `id`, or says who holds it.
 pub(super) fn take(step: &Step<'_>, queue: &QueueName, id: &TaskId, unique: &Unique) -> Result<Option<TaskId>, Failure> {
-    let mut find = step.connection.prepare_cached("SELECT holder FROM unique_key WHERE queue = ? AND key = ? AND until > ?")?;
-    let holder: Option<TaskId> = find.query_row(params![queue.as_str(), unique.key, step.now_ms()], |row| parsed(row, 0)).optional()?;
+    let mut find = step
+        .connection
+        .prepare_cached("SELECT holder FROM unique_key WHERE queue = ? AND key = ? AND until > ? AND until < 9223372036854775807")?;
+    // A holder that is no id holds nothing.
+    let holder: Option<TaskId> =
+        find.query_row(params![queue.as_str(), unique.key, step.now_ms()], |row| Ok(parsed(row, 0).ok())).optional()?.flatten();
     if let Some(holder) = holder
         && holder != *id
     {

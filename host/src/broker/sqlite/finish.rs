@@ -8,7 +8,7 @@ use super::{
     end::{gone_at, release, remove},
     enqueue::{add, meet},
     lease::alive,
-    rows::{BRIEF, Brief, brief, number},
+    rows::{BRIEF, Brief, brief, number, words},
     writer::{Failure, Step, sql},
 };
 use crate::{
@@ -164,7 +164,7 @@ fn write(step: &Step<'_>, task: &Brief, finish: &Finish, after: After) -> Result
 /// The history with one more error, the oldest left out.
 fn note(step: &Step<'_>, task: &Brief, finish: &Finish, attempt: u32, error: TaskError) -> Result<String, Failure> {
     let mut errors: Vec<ErrorEntry> = match &task.errors {
-        Some(stored) => serde_json::from_str(stored)?,
+        Some(stored) => serde_json::from_str(stored).unwrap_or_default(),
         None => Vec::new(),
     };
     let code = finish.code.as_deref().cloned().unwrap_or_default();
@@ -176,7 +176,7 @@ fn note(step: &Step<'_>, task: &Brief, finish: &Finish, attempt: u32, error: Tas
 /// The newest 64 KiB, whole lines.
 fn append_log(step: &Step<'_>, seq: i64, text: &str) -> Result<(), Failure> {
     let mut find = step.connection.prepare_cached("SELECT text FROM log WHERE seq = ?")?;
-    let mut log: String = find.query_row([seq], |row| row.get(0)).optional()?.unwrap_or_default();
+    let mut log = find.query_row([seq], |row| words(row, 0)).optional()?.flatten().unwrap_or_default();
     if !log.is_empty() && !log.ends_with('\n') {
         log.push('\n');
     }

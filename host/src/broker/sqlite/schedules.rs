@@ -2,16 +2,16 @@
 //!
 //! The definition is JSON as it was put; what the broker itself decides (`paused`, `last`, `last_task`) stands in columns.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params, types::Value};
 
 use super::{
-    end::look_up,
+    end::{at, look_up},
     enqueue::{add, meet},
-    rows::{json, time},
+    rows::{json, time, whole, why, words},
     writer::{Failure, Step, sql},
 };
 use crate::{
-    broker::{BrokerError, Fired, Overlap, Result, Schedule},
+    broker::{BrokerError, Fired, Overlap, Result, Schedule, unreadable},
     task::{Millis, NewTask, TaskId},
 };
 
@@ -19,10 +19,11 @@ const COLUMNS: &str = "definition, paused, last, last_task";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Option<Schedule>> {
     let Some(mut schedule) = json::<Schedule>(row, 0)? else { return Ok(None) };
-    schedule.paused = row.get(1)?;
+    schedule.paused = whole(row, 1)? != 0;
+    // Without it every due time since 1970 would be caught up with.
     schedule.last = time(row.get(2)?);
     // The tasks are of the schedule's queue; an id that is none any more is as good as an ended one.
-    schedule.last_task = row.get::<_, Option<String>>(3)?.and_then(|id| id.parse().ok());
+    schedule.last_task = words(row, 3)?.and_then(|id| id.parse().ok());
     Ok(Some(schedule))
 }
 
@@ -32,14 +33,27 @@ fn one(db: &Connection, name: &str) -> Result<Option<Schedule>, Failure> {
 }
 
 pub(super) fn all(db: &Connection) -> Result<Vec<Schedule>, Failure> {
-    let mut find = db.prepare_cached(&format!("SELECT {COLUMNS} FROM schedule ORDER BY name"))?;
-    let rows = find.query_map((), read)?.collect::<rusqlite::Result<Vec<_>>>()?;
-    Ok(rows.into_iter().flatten().collect())
+    let mut find = db.prepare_cached(&format!("SELECT {COLUMNS}, name FROM schedule ORDER BY name"))?;
+    let rows = find.query_map((), |row| Ok((read(row), words(row, 4)?.unwrap_or_default())))?;
+    let mut schedules = Vec::new();
+    for row in rows {
+        match row? {
+            (Ok(schedule), _) => schedules.extend(schedule),
+            // One that can't be read keeps no other from firing.
+            (Err(error), name) => {
+                let name = unreadable::shown(&name);
+                let then = format!("it does not fire; `taskhost schedule remove {name}`");
+                unreadable::say(at(db), &format!("schedule `{name}`"), why(&error), then);
+            }
+        }
+    }
+    Ok(schedules)
 }
 
 pub(super) fn put(step: &Step<'_>, schedule: &Schedule) -> Result<(), Failure> {
     let mut schedule = schedule.clone();
-    match one(step.connection, &schedule.name)? {
+    // What can't be read is replaced.
+    match one(step.connection, &schedule.name).ok().flatten() {
         Some(old) if (&old.rule, &old.timezone, &old.queue) == (&schedule.rule, &schedule.timezone, &schedule.queue) => {
             schedule.last = old.last;
             schedule.last_task = old.last_task;
@@ -65,7 +79,21 @@ pub(super) fn pause(step: &Step<'_>, name: &str, paused: bool) -> Result<bool, F
 }
 
 pub(super) fn remove(step: &Step<'_>, name: &str) -> Result<bool, Failure> {
-    Ok(step.connection.prepare_cached("DELETE FROM schedule WHERE name = ?")?.execute([name])? == 1)
+    let mut delete = step.connection.prepare_cached("DELETE FROM schedule WHERE name = ?")?;
+    if delete.execute([name])? == 1 {
+        return Ok(true);
+    }
+    // A name that nobody can type is asked for as it is shown.
+    let mut all = step.connection.prepare_cached("SELECT name FROM schedule")?;
+    let read = |row: &Row<'_>| Ok((row.get::<_, Value>(0), words(row, 0)?.unwrap_or_default()));
+    let names = all.query_map((), read)?.collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut gone = 0;
+    for (stored, shown) in names {
+        if let (Ok(stored), true) = (stored, unreadable::shown(&shown) == name) {
+            gone += delete.execute([stored])?;
+        }
+    }
+    Ok(gone > 0)
 }
 
 pub(super) fn fire(step: &mut Step<'_>, schedule: &Schedule, due: Millis, task: &NewTask) -> Result<Fired, Failure> {

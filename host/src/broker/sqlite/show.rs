@@ -5,33 +5,53 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, OptionalExtension, ToSql, params};
+use rusqlite::{Connection, ToSql, params, types::Value};
 
 use super::{
-    rows::{VIEW, ms, number, parsed, view},
+    end::at,
+    rows::{Odd, VIEW, maybe, ms, number, or_odd, parsed, view, whole, why, words},
     writer::{Failure, sql},
 };
 use crate::{
-    broker::{BrokerError, QueueView, Result, TaskFilter, TaskPage},
+    broker::{BrokerError, QueueView, Result, TaskFilter, TaskPage, unreadable},
     task::{Millis, QueueName, State, TaskId, TaskView},
 };
 
 /// Tasks of one page, at most.
 const PAGE: usize = 1_000;
 
-pub(super) fn find(db: &Connection, now: Millis, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<TaskView>, Failure> {
+pub(super) fn find(
+    db: &Connection,
+    now: Millis,
+    queue: Option<&QueueName>,
+    id: &TaskId,
+    odd: &mut Vec<Odd>,
+) -> Result<Option<TaskView>, Failure> {
     let mut find = db.prepare_cached(&format!(
-        "SELECT {VIEW} FROM task WHERE id = ?1 AND (?2 IS NULL OR queue = ?2) AND (gone_at IS NULL OR gone_at > ?3) ORDER BY seq LIMIT 1"
+        "SELECT {VIEW} FROM task WHERE id = ?1 AND (?2 IS NULL OR queue = ?2) AND (gone_at IS NULL OR gone_at > ?3) ORDER BY queue"
     ))?;
-    Ok(find.query_row(params![id.as_str(), queue.map(QueueName::as_str), sql(now)], view).optional()?)
+    let rows =
+        find.query_map(params![id.as_str(), queue.map(QueueName::as_str), sql(now)], |row| Ok(or_odd(row.get(24)?, view(row), odd)))?;
+    let mut found = rows.filter_map(Result::transpose).collect::<rusqlite::Result<Vec<_>>>()?;
+    one_queue_has(id, found.iter().map(|view| &view.queue))?;
+    Ok(found.pop())
+}
+
+/// An id is unique in its queue only.
+fn one_queue_has<'a>(id: &TaskId, queues: impl ExactSizeIterator<Item = &'a QueueName>) -> Result<(), Failure> {
+    if queues.len() > 1 { Err(unreadable::ambiguous(id, queues).into()) } else { Ok(()) }
 }
 
 pub(super) fn log(db: &Connection, now: Millis, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<String>, Failure> {
     let mut find = db.prepare_cached(
-        "SELECT coalesce(log.text, '') FROM task LEFT JOIN log USING (seq)
-         WHERE id = ?1 AND (?2 IS NULL OR queue = ?2) AND (gone_at IS NULL OR gone_at > ?3) ORDER BY seq LIMIT 1",
+        "SELECT coalesce(log.text, ''), queue FROM task LEFT JOIN log USING (seq)
+         WHERE id = ?1 AND (?2 IS NULL OR queue = ?2) AND (gone_at IS NULL OR gone_at > ?3) ORDER BY queue",
     )?;
-    Ok(find.query_row(params![id.as_str(), queue.map(QueueName::as_str), sql(now)], |row| row.get(0)).optional()?)
+    let read = |row: &rusqlite::Row<'_>| Ok((words(row, 0)?.unwrap_or_default(), parsed::<QueueName>(row, 1).unwrap_or_default()));
+    let rows = find.query_map(params![id.as_str(), queue.map(QueueName::as_str), sql(now)], read)?;
+    let mut found = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    one_queue_has(id, found.iter().map(|(_, queue)| queue))?;
+    Ok(found.pop().map(|(log, _)| log))
 }
 
 /// A part of a listing and its order; each key ascends, or both descend.
@@ -74,7 +94,14 @@ impl Cursor {
     }
 }
 
-pub(super) fn list(db: &Connection, now: Millis, filter: &TaskFilter, from: Option<&str>, limit: usize) -> Result<TaskPage, Failure> {
+pub(super) fn list(
+    db: &Connection,
+    now: Millis,
+    filter: &TaskFilter,
+    from: Option<&str>,
+    limit: usize,
+    odd: &mut Vec<Odd>,
+) -> Result<TaskPage, Failure> {
     let from = match from {
         Some(text) => Some(Cursor::parse(text).ok_or_else(|| {
             BrokerError::Invalid(format!("not a place in a listing: `{text}`; give what the last page said, or begin anew"))
@@ -88,7 +115,7 @@ pub(super) fn list(db: &Connection, now: Millis, filter: &TaskFilter, from: Opti
             continue;
         }
         let after = from.filter(|cursor| cursor.section == index).map(|cursor| cursor.at);
-        let more = read_section(db, now, filter, section, after, limit + 1 - page.tasks.len())?;
+        let more = read_section(db, now, filter, section, after, limit + 1 - page.tasks.len(), odd)?;
         for (task, at) in more {
             if page.tasks.len() == limit {
                 // One more was found: the page ends at the one before, whose place was noted.
@@ -109,6 +136,7 @@ fn read_section(
     section: &Section,
     after: Option<[i64; 3]>,
     limit: usize,
+    odd: &mut Vec<Odd>,
 ) -> Result<Vec<(TaskView, [i64; 3])>, Failure> {
     let [a, b] = section.keys;
     let (direction, beyond) = if section.descends { ("DESC", "<") } else { ("ASC", ">") };
@@ -147,14 +175,27 @@ fn read_section(
     );
     let mut find = db.prepare_cached(&text)?;
     let values: Vec<&dyn ToSql> = values.iter().map(AsRef::as_ref).collect();
-    let rows = find.query_map(&*values, |row| Ok((view(row)?, [row.get(26)?, row.get(27)?, row.get(24)?])))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    // A listing can't go on from a key that is no number.
+    let read = |row: &rusqlite::Row<'_>| Ok((view(row)?, [row.get(26)?, row.get(27)?, row.get(24)?]));
+    let rows = find.query_map(&*values, |row| Ok(or_odd(row.get(24)?, read(row), odd)))?;
+    Ok(rows.filter_map(Result::transpose).collect::<rusqlite::Result<_>>()?)
 }
 
-pub(super) fn queues(db: &Connection, now: Millis) -> Result<Vec<QueueView>, Failure> {
+/// The queues, and names that are none.
+pub(super) fn queues(db: &Connection, now: Millis) -> Result<(Vec<QueueView>, Vec<Value>), Failure> {
     let mut all = db.prepare_cached("SELECT name, paused FROM queue ORDER BY name")?;
-    let queues = all.query_map((), |row| Ok((parsed::<QueueName>(row, 0)?, row.get(1)?)))?.collect::<rusqlite::Result<Vec<_>>>()?;
-    queues.into_iter().map(|(queue, paused)| one_queue(db, now, queue, paused)).collect()
+    let read = |row: &rusqlite::Row<'_>| Ok((parsed::<QueueName>(row, 0), row.get::<_, Value>(0), whole(row, 1)? != 0));
+    let (mut queues, mut odd) = (Vec::new(), Vec::new());
+    for row in all.query_map((), read)? {
+        match row? {
+            (Ok(queue), _, paused) => queues.push(one_queue(db, now, queue, paused)?),
+            (Err(error), name, _) => {
+                unreadable::say(at(db), "a name in the list of queues", why(&error), "it is taken from there");
+                odd.extend(name);
+            }
+        }
+    }
+    Ok((queues, odd))
 }
 
 fn one_queue(db: &Connection, now: Millis, queue: QueueName, paused: bool) -> Result<QueueView, Failure> {
@@ -174,11 +215,10 @@ fn one_queue(db: &Connection, now: Millis, queue: QueueName, paused: bool) -> Re
         db.prepare_cached("SELECT state, count(*) FROM task INDEXED BY task_gone WHERE gone_at <= ? AND queue = ? GROUP BY state")?;
     let (counts, oldest) = count.query_row([queue.as_str()], |row| {
         let counts = (0..7).map(|column| row.get::<_, i64>(column).map(i64::unsigned_abs)).collect::<rusqlite::Result<Vec<_>>>()?;
-        Ok((counts, row.get::<_, Option<i64>>(7)?))
+        Ok((counts, maybe(row, 7)?))
     })?;
     let mut counts: BTreeMap<State, u64> = State::ALL.into_iter().zip(counts).collect();
-    let over =
-        gone.query_map(params![sql(now), queue.as_str()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?;
+    let over = gone.query_map(params![sql(now), queue.as_str()], |row| Ok((whole(row, 0)?, row.get::<_, i64>(1)?.unsigned_abs())))?;
     for row in over {
         let (state, over) = row?;
         if let Some(kept) = counts.iter_mut().find_map(|(known, kept)| (number(*known) == state).then_some(kept)) {

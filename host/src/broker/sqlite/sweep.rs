@@ -1,11 +1,11 @@
 //! Housekeeping in bounded steps: each a transaction of its own that says whether there is more to do.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, params, types::Value};
 
 use super::{
     end::{release, remove},
     lease::{BATCH, BATCH_ROWS},
-    rows::{BRIEF, Brief, brief, ms, parsed},
+    rows::{BRIEF, Brief, brief, ms, parsed, whole},
     writer::{Failure, Step},
 };
 use crate::{
@@ -20,8 +20,10 @@ pub(super) fn forget(step: &Step<'_>) -> Result<bool, Failure> {
         .connection
         .prepare_cached("DELETE FROM task WHERE seq IN (SELECT seq FROM task INDEXED BY task_gone WHERE gone_at <= ? LIMIT ?)")?;
     let forgotten = tasks.execute(params![now, BATCH_ROWS])?;
-    step.connection.prepare_cached("DELETE FROM unique_key WHERE until <= ?")?.execute([now])?;
-    step.connection.prepare_cached("DELETE FROM worker WHERE until <= ?")?.execute([now])?;
+    step.connection
+        .prepare_cached("DELETE FROM unique_key WHERE until <= ? OR typeof(until) NOT IN ('integer', 'real')")?
+        .execute([now])?;
+    step.connection.prepare_cached("DELETE FROM worker WHERE until <= ? OR typeof(until) NOT IN ('integer', 'real')")?.execute([now])?;
     Ok(forgotten == BATCH)
 }
 
@@ -34,7 +36,8 @@ pub(super) fn trim_dead(step: &mut Step<'_>, queue: &QueueName) -> Result<bool, 
         "SELECT ended_at, seq FROM task INDEXED BY task_ended WHERE queue = ? AND state = 5 AND state > 3
          ORDER BY ended_at DESC, seq DESC LIMIT 1 OFFSET ?",
     )?;
-    let (at, seq) = nth.query_row(params![queue.as_str(), keep], |row| Ok((row.get(0)?, row.get(1)?))).optional()?.unwrap_or((i64::MIN, 0));
+    let (at, seq) =
+        nth.query_row(params![queue.as_str(), keep], |row| Ok((whole(row, 0)?, row.get(1)?))).optional()?.unwrap_or((i64::MIN, 0));
     let victims = select(
         step,
         &format!(
@@ -71,6 +74,15 @@ pub(super) fn purge(step: &mut Step<'_>, queue: &QueueName) -> Result<(usize, bo
     Ok((victims.len(), more))
 }
 
+/// Names in the list of queues that are none: nobody can ask for them.
+pub(super) fn drop_queues(step: &Step<'_>, names: &[Value]) -> Result<(), Failure> {
+    let mut drop = step.connection.prepare_cached("DELETE FROM queue WHERE name = ?")?;
+    for name in names {
+        drop.execute([name])?;
+    }
+    Ok(())
+}
+
 fn select(step: &Step<'_>, query: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<Brief>, Failure> {
     let mut find = step.connection.prepare_cached(query)?;
     Ok(find.query_map(values, brief)?.collect::<rusqlite::Result<_>>()?)
@@ -88,5 +100,6 @@ fn remove_all(step: &mut Step<'_>, victims: &[Brief]) -> Result<bool, Failure> {
 /// Running tasks that somebody cancelled and that have not ended, with the attempt it is about.
 pub(super) fn asked(db: &rusqlite::Connection) -> Result<Vec<(QueueName, TaskId, i64)>, Failure> {
     let mut find = db.prepare_cached("SELECT queue, id, claimed_us FROM task INDEXED BY task_asked WHERE cancel_asked = 1")?;
-    Ok(find.query_map((), |row| Ok((parsed(row, 0)?, parsed(row, 1)?, row.get(2)?)))?.collect::<rusqlite::Result<_>>()?)
+    let read = |row: &rusqlite::Row<'_>| Ok::<_, rusqlite::Error>((parsed(row, 0)?, parsed(row, 1)?, whole(row, 2)?));
+    Ok(find.query_map((), |row| Ok(read(row).ok()))?.filter_map(rusqlite::Result::transpose).collect::<rusqlite::Result<_>>()?)
 }

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     SqliteBroker,
-    rows::time,
+    rows::{maybe, time},
     sweep,
     wake::Waiting,
     writer::{Failure, sql},
@@ -37,8 +37,8 @@ fn look(db: &Connection, now: Millis, queue: &QueueName) -> Result<Look, Failure
                 (SELECT min(deadline) FROM incarnation WHERE queue = ?1),
                 (SELECT max(parked_at) FROM (SELECT parked_at FROM task INDEXED BY task_parked WHERE queue = ?1 AND state = 2 LIMIT 1000))",
     )?;
-    let (ready, due, deadline, parked): (bool, Option<i64>, Option<i64>, _) =
-        find.query_row(params![queue.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+    let (ready, due, deadline, parked): (bool, _, _, _) =
+        find.query_row(params![queue.as_str()], |row| Ok((row.get(0)?, maybe(row, 1)?, maybe(row, 2)?, maybe(row, 3)?)))?;
     let due = due.into_iter().chain(deadline).min();
     Ok(Look { claimable: ready || due.is_some_and(|due| due <= sql(now)), due: due.map(time), parked })
 }
@@ -83,7 +83,7 @@ impl SqliteBroker {
         loop {
             let rung = end.bell.notified();
             let (of, id) = (queue.cloned(), id.clone());
-            let view = self.read(move |db, now| super::show::find(db, now, of.as_ref(), &id)).await?;
+            let view = self.read_tasks(move |db, now, odd| super::show::find(db, now, of.as_ref(), &id, odd)).await?;
             if view.as_ref().is_none_or(|view| view.state.is_ended()) || Instant::now() >= until {
                 return Ok(view);
             }

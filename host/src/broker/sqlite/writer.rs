@@ -15,11 +15,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::oneshot;
 
 use super::{
     connection::fault,
+    rows::whole,
     wake::{Bells, News},
 };
 use crate::{
@@ -33,6 +34,9 @@ const GROUP: usize = 256;
 const POLL: Duration = Duration::from_millis(10);
 const DOZE: Duration = Duration::from_millis(25);
 const AWAKE: Duration = Duration::from_secs(1);
+
+/// A stamp this far ahead of the clock, in microseconds, is no stamp: ten years.
+const FUTURE: i64 = 315_360_000_000_000;
 
 /// One command under way in a transaction: the connection, the time, and what is to be told once it is committed.
 #[derive(Debug)]
@@ -287,8 +291,11 @@ impl Pen {
         let explain = |error: rusqlite::Error| fault(&self.path, &error);
         let execute = |sql: &str| self.connection.prepare_cached(sql)?.execute(()).map(|_| ());
         execute("BEGIN IMMEDIATE").map_err(explain)?;
-        let last = self.connection.prepare_cached("SELECT last FROM stamp").and_then(|mut s| s.query_row((), |row| row.get(0)));
-        let mut stamp = Stamp { last: last.map_err(explain)? };
+        let last =
+            self.connection.prepare_cached("SELECT last FROM stamp").and_then(|mut s| s.query_row((), |row| whole(row, 0)).optional());
+        // One that is gone, no number or far in the future was not written by us: the clock is later than what was given, all the same.
+        let last = last.map_err(explain)?.filter(|last| *last < micros(self.clock.now()).saturating_add(FUTURE));
+        let mut stamp = Stamp { last: last.unwrap_or(0) };
         let begun = stamp.last;
         for job in jobs {
             let mut step = Step {
@@ -319,7 +326,10 @@ impl Pen {
         }
         if stamp.last != begun {
             let mut write = self.connection.prepare_cached("UPDATE stamp SET last = ?").map_err(explain)?;
-            write.execute([stamp.last]).map_err(explain)?;
+            if write.execute([stamp.last]).map_err(explain)? == 0 {
+                let mut insert = self.connection.prepare_cached("INSERT INTO stamp VALUES (?)").map_err(explain)?;
+                insert.execute([stamp.last]).map_err(explain)?;
+            }
         }
         execute("COMMIT").map_err(explain)
     }

@@ -5,17 +5,21 @@
 local id = ARGV[1]
 local t = T .. id
 local f = call('HMGET', t, 'task', 'state', 'unique')
-if not f[1] then return 'unknown' end
+local name = f[1] or ''
+if not f[1] and call('EXISTS', t) == 0 then return 'unknown' end
 local state, key
 if not f[2] then
-  state, key = place(id, f[1])
-  if not state then return 'running' end
+  state, key = place(id, name)
+  -- What stands nowhere and is held by nobody was never enqueued.
+  if not state and held_since(id) ~= '' then return 'running' end
 end
+-- The hash goes last but for its place: a delete that is asked for again after an error midway still finds it.
+local is_awaited = call('SISMEMBER', K .. 'awaited', id) == 1
 release(id, f[3])
-call('UNLINK', t, K .. 'log:' .. id)
 call('SREM', K .. 'special', id)
 call('ZREM', K .. 'expires', id)
 call('ZREM', K .. 'dead', id)
-publish({ id }, 'deleted')
-if state then leave_place(state, key, id, f[1]) end
+call('UNLINK', t, K .. 'log:' .. id)
+if is_awaited then publish({ id }, 'deleted') end
+if state then leave_place(state, key, id, name) end
 return 'deleted'

@@ -26,6 +26,13 @@ local function rank(priority, seq) return int((9 - (tonumber(priority) or 5)) * 
 
 local function id_of(member) return string.sub(member, 1, string.find(member, '@', 1, true) - 1) end
 
+-- The same of what anybody may have written into a held set.
+local function id_in(member) return string.match(member, '^(.*)@%d*$') or member end
+
+-- Whether a hash that was read and has these values of `task` and `state` is a task that has not ended. One without a name is one, too:
+-- somebody else wrote it, it is claimed like any, and whoever claims it ends it as unreadable.
+local function is_open(id, task, state) return not state and (task or call('EXISTS', T .. id) == 1) end
+
 -- Where a task waits: the state and its key; nil when it runs.
 local function place(id, name)
   if call('ZSCORE', K .. 'ready', id) then return 'ready', K .. 'ready' end
@@ -63,7 +70,7 @@ local function view_of(id, claim)
   local fields = call('HGETALL', T .. id)
   local f = {}
   for n = 1, #fields, 2 do f[fields[n]] = fields[n + 1] end
-  if not f.task then return {} end
+  if #fields == 0 then return {} end
   if f.done then
     local ended, start, by = string.match(f.done, '^(%d+) (%d+) (%S*)$')
     for name, value in pairs({ ['end'] = ended, start = start, by = by }) do
@@ -75,7 +82,7 @@ local function view_of(id, claim)
   local state, due, by = f.state, '', ''
   if not state then
     local _
-    state, _, due = place(id, f.task)
+    state, _, due = place(id, f.task or '')
     state = state or 'running'
   end
   if f.by then by = call('GET', K .. 'by:' .. f.by) or '' end
@@ -106,7 +113,8 @@ local function settle(id, state, ttl)
     call('ZADD', K .. 'dead', now, id)
     return
   end
-  ttl = tonumber(own[1]) or ttl
+  local asked = tonumber(own[1])
+  if asked and asked >= 0 and asked <= 31536000000000 then ttl = asked end
   if ttl == 0 then
     call('UNLINK', t, K .. 'log:' .. id)
   else
@@ -115,13 +123,13 @@ local function settle(id, state, ttl)
   end
 end
 
--- Ends a task that no attempt ended. Its place is the caller's.
+-- Ends a task that no attempt ended. Its place is the caller's. The feed first: an end that is asked for again finds the state.
 local function end_waiting(id, state, ttl, kind, message)
   local error = string.format('{"kind":"%s","message":"%s"}', kind, message)
+  tell({ [state] = { id } })
   call('HSET', T .. id, 'state', state, 'end', int(now), 'error', error)
   settle(id, state, ttl)
   publish({ id }, state)
-  tell({ [state] = { id } })
 end
 
 -- What a worker gets of a task.
@@ -146,16 +154,17 @@ local function adopt(me)
   for i = 1, #late, 2 do
     local other, deadline = late[i], tonumber(late[i + 1])
     if other ~= me and deadline % 1 == 0 then
-      local lease = tonumber(string.match(other, ':(%d+)$')) or 30000
+      local lease = math.min(tonumber(string.match(other, ':(%d+)$')) or 30000, 31536000000)
       call('ZADD', K .. 'workers', 'XX', int(now + grace(lease) - 1) .. '.5', other)
     elseif other ~= me then
       local mine, gone = {}, {}
       for _, member in ipairs(call('SRANDMEMBER', K .. 'held:' .. other, 500)) do
         if #found >= 500 or bytes > 4194304 then break end
-        local f = read(id_of(member))
+        local id = id_in(member)
+        local f = read(id)
         gone[#gone + 1] = member
-        if f[1] and not f[11] then
-          bytes = bytes + #f[2]
+        if is_open(id, f[1], f[11]) then
+          bytes = bytes + #(f[2] or '')
           found[#found + 1] = { member, f }
           mine[#mine + 1] = member
         end
@@ -176,7 +185,7 @@ local function promote()
   local ready = {}
   for i, id in ipairs(due) do
     local f = call('HMGET', T .. id, 'task', 'state', 'priority')
-    if f[1] and not f[2] then
+    if is_open(id, f[1], f[2]) then
       call('HSET', T .. id, 'seq', int(seq + i))
       ready[#ready + 1] = rank(f[3], seq + i)
       ready[#ready + 1] = id
@@ -202,6 +211,75 @@ local function expire(ttl)
     call('ZREM', K .. 'expires', id)
   end
   return #late
+end
+
+-- Since when somebody holds a task, in microseconds; empty when nobody does. It looks through all held sets.
+local function held_since(id)
+  for _, inc in ipairs(call('ZRANGE', K .. 'workers', 0, -1)) do
+    local cursor = '0'
+    repeat
+      local page = call('SSCAN', K .. 'held:' .. inc, cursor, 'MATCH', id .. '@*', 'COUNT', 1000)
+      if page[2][1] then return string.sub(page[2][1], #id + 2) end
+      cursor = page[1]
+    until cursor == '0'
+  end
+  return ''
+end
+
+-- What can be seen to be wrong with records that others made, before anything is written: an error that says where, or nothing. They
+-- begin with the argument `first`, which says how many they are, or `plain`.
+local RULES = {
+  id = { '1 to 128 of A-Z a-z 0-9 . _ : / + = -', '^[%w._:/+=%-]+$', 128 },
+  task = { 'a letter, then at most 127 of A-Z a-z 0-9 _ . : / -', '^%a[%w_.:/%-]*$', 128 },
+  args = { 'a JSON array', '^%[.*%]$', math.huge },
+  headers = { 'a JSON array of pairs', '^%[.*%]$', math.huge },
+  priority = { '0 to 9', '^%d$', 1 },
+  start = { 'empty, +MILLISECONDS or @MILLISECONDS', '^[+@]%d+$', 16 },
+  ['unique time'] = { 'a number of milliseconds, at least 1, where there is a unique key', '^[1-9]%d*$', 15 },
+  count = { 'the number of pairs that follow', '^%d%d?$', 2 },
+  timeout = { 'a number of milliseconds', '^%d+$', 15 },
+  max = { 'a number, at least 1', '^[1-9]%d*$', 9 },
+  ttl = { 'a number of milliseconds', '^%d+$', 15 },
+  expires = { 'a time in milliseconds', '^%d+$', 15 },
+}
+local FIELD = { task = true, args = true, headers = true, timeout = true, max = true, ttl = true, expires = true }
+local function refusal(first)
+  local function no(why) return redis.error_reply('INVALID ' .. why .. '; nothing was enqueued, see docs/protocol.md') end
+  local function broken(n, what, value)
+    local rule = RULES[what]
+    if value and #value <= rule[3] and string.find(value, rule[2]) then return nil end
+    return no('record ' .. n .. ': `' .. what .. '` is ' .. rule[1])
+  end
+  local queue = string.match(K, '{(%w[%w_.%-]*)}:$')
+  if not queue or #queue > 64 then return no('the key is PREFIX:{QUEUE}: with the name of a queue') end
+  if ARGV[first] == 'plain' then
+    if (#ARGV - first) % 3 ~= 0 then return no('a plain task is three arguments: id, task, args') end
+    for i = first + 1, #ARGV, 3 do
+      local n = (i - first + 2) / 3
+      local bad = broken(n, 'id', ARGV[i]) or broken(n, 'task', ARGV[i + 1]) or broken(n, 'args', ARGV[i + 2])
+      if bad then return bad end
+    end
+    return nil
+  end
+  if not string.find(ARGV[first] or '', '^%d+$') then return no('the first argument is `plain` or the number of records') end
+  local i = first + 1
+  for n = 1, tonumber(ARGV[first]) do
+    local bad = broken(n, 'id', ARGV[i]) or broken(n, 'priority', ARGV[i + 1])
+      or (ARGV[i + 2] ~= '' and broken(n, 'start', ARGV[i + 2]))
+      or (ARGV[i + 3] ~= '' and broken(n, 'unique time', ARGV[i + 4])) or broken(n, 'count', ARGV[i + 5])
+    if bad then return bad end
+    local last, seen = i + 4 + 2 * ARGV[i + 5], {}
+    for f = i + 6, last, 2 do
+      local field = ARGV[f]
+      if not FIELD[field] or seen[field] then return no('record ' .. n .. ': a field that a record has not, or one given twice') end
+      seen[field] = true
+      bad = broken(n, field, ARGV[f + 1])
+      if bad then return bad end
+    end
+    if not seen.task or not seen.args then return no('record ' .. n .. ': `task` and `args` are required') end
+    i = last + 2
+  end
+  if i ~= #ARGV + 1 then return no('there are more arguments than the number of records says') end
 end
 
 -- Enqueues `n` records that stand in ARGV from `i`: id, priority, start ('' now, '+ms', '@ms'), unique key or '', its ttl in ms,

@@ -6,6 +6,6 @@ local key = K .. 'schedule:' .. ARGV[1]
 local s = call('HMGET', key, 'paused', 'last')
 if not s[1] then return 0 end
 -- Resuming what was not paused leaves its due times alone.
-if s[1] == '1' and ARGV[2] == '0' then call('HSET', key, 'last', int(math.max(now, tonumber(s[2])))) end
+if s[1] == '1' and ARGV[2] == '0' then call('HSET', key, 'last', int(math.max(now, tonumber(s[2]) or 0))) end
 call('HSET', key, 'paused', ARGV[2])
 return 1

@@ -21,8 +21,14 @@ drop('ready', K .. 'ready')
 if gone < 500 then drop('scheduled', K .. 'scheduled') end
 for _, name in ipairs(call('SRANDMEMBER', K .. 'parked', 1000)) do
   if gone < 500 then drop('parked', K .. 'parked:' .. name, name) end
+  if call('EXISTS', K .. 'parked:' .. name) == 0 then call('SREM', K .. 'parked', name) end
 end
-local waits = call('EXISTS', K .. 'ready', K .. 'scheduled', K .. 'parked')
+-- What was set aside because it was of another kind, see careful.lua.
+for _, name in ipairs(call('SRANDMEMBER', K .. 'aside', 500)) do
+  call('UNLINK', K .. 'aside:' .. name)
+  call('SREM', K .. 'aside', name)
+end
+local waits = call('EXISTS', K .. 'aside', K .. 'ready', K .. 'scheduled', K .. 'parked')
 local other = call('EXISTS', K .. 'dead', K .. 'workers', K .. 'out', K .. 'schedules')
 if call('HGET', K .. 'control', 'paused') then other = other + 1 end
 return { gone, waits, waits + other }

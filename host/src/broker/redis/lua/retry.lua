@@ -5,11 +5,11 @@
 local id = ARGV[1]
 local t = T .. id
 local f = call('HMGET', t, 'task', 'state', 'tries', 'priority', 'unique', 'unique_ttl', 'ttl')
-if not f[1] then return { 'unknown' } end
+if not f[1] and call('EXISTS', t) == 0 then return { 'unknown' } end
 if f[2] == 'succeeded' then return { 'state', f[2] } end
 local state, key
 if not f[2] then
-  state, key = place(id, f[1])
+  state, key = place(id, f[1] or '')
   if state ~= 'scheduled' or not f[3] then return { 'state', state or 'running' } end
 elseif f[5] then
   local holder = call('GET', K .. 'unique:' .. f[5])
@@ -17,7 +17,7 @@ elseif f[5] then
     local h = call('HMGET', T .. holder, 'task', 'state')
     if h[1] and not h[2] then return { 'duplicate', holder } end
   end
-  call('SET', K .. 'unique:' .. f[5], id, 'PX', f[6])
+  call('SET', K .. 'unique:' .. f[5], id, 'PX', string.match(f[6] or '', '^[1-9]%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?$') or 3600000)
 end
 local seq = call('HINCRBY', K .. 'control', 'seq', 1)
 call('PERSIST', t)
@@ -29,7 +29,7 @@ if f[2] then
   call('HDEL', t, 'state', 'end', 'error', 'tries', 'losses', 'expires', 'progress')
   call('ZREM', K .. 'dead', id)
 else
-  leave_place(state, key, id, f[1])
+  leave_place(state, key, id, f[1] or '')
 end
 wake()
 return { 'ready' }

@@ -25,12 +25,14 @@ for _, name in ipairs(call('SRANDMEMBER', K .. 'parked', 1000)) do
     for _, id in ipairs(late) do
       local f = call('HMGET', T .. id, 'task', 'state')
       if f[1] and not f[2] then
-        local message = 'no plugin offered `' .. name .. '` for ' .. ARGV[5] .. '; drop one in, then retry the task'
+        local message = 'no plugin offered `' .. string.gsub(name, '[^%w_.:/%-]', '?') .. '` for ' .. ARGV[5] .. '; drop one in, then retry the task'
         end_waiting(id, 'dead', ttl, 'unknown-task', message)
       end
       leave_place('parked', K .. 'parked:' .. name, id, name)
     end
     if #late == 200 then more = 1 end
   end
+  -- A name that somebody else wrote there.
+  if call('EXISTS', K .. 'parked:' .. name) == 0 then call('SREM', K .. 'parked', name) end
 end
 return more
