@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     catalogue::{Catalogue, PluginInfo},
+    retry,
     task::{CodeId, Millis, NewTask, Priority, Progress, QueueName, State, Task, TaskId, TaskName, TaskView, Verdict},
 };
 
@@ -112,16 +113,13 @@ pub fn grace(lease: Duration) -> Duration {
 
 /// Refuses a task that is over the payload limit, before anything is written.
 fn check_payload(task: &NewTask, limit: usize) -> Result<()> {
-    let size = task.args.len() + task.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-    if size <= limit {
-        return Ok(());
-    }
-    Err(BrokerError::Invalid(format!(
-        "arguments and headers of `{}` are {size} bytes, over the payload limit of {limit}; send a reference (a path, a URL) instead, \
-         or raise `payload_limit`",
-        task.name
-    )))
+    retry::oversize(task, limit).map_or(Ok(()), |why| Err(BrokerError::Invalid(why)))
 }
+
+/// How long what the broker itself starts (a child, a firing) is known after its end, whatever is kept of it and whoever deleted it.
+pub const STUB: Duration = Duration::from_secs(600);
+/// How long an awaited end is told after it, and an `enqueue` whose answer was lost may be repeated, whatever is kept of the task.
+pub const TOLD: Duration = Duration::from_secs(60);
 
 /// What became of one enqueued task.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -250,9 +248,9 @@ pub enum CancelReply {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RetryReply {
-    /// Ready again with a fresh count of tries.
+    /// Ready: a dead or cancelled one with a fresh count of tries, a delayed one sooner than it was due.
     Ready,
-    /// Only dead and cancelled tasks are retried; one that waits for its next attempt becomes ready at once (`Ready`).
+    /// Only dead, cancelled and scheduled tasks are retried.
     NotEnded(State),
     /// Another task holds its unique key.
     Duplicate {
@@ -419,7 +417,8 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
     async fn enqueue(&self, tasks: &[NewTask]) -> Result<Vec<Enqueued>>;
 
     /// Waits until the task has ended, by push; the view then, or the newest view after `limit`; `None`: no such task.
-    /// Looks in all queues unless `queue` says where. A task enqueued with a zero `result_ttl` is `None` once it is gone.
+    /// Looks in all queues unless `queue` says where. Whoever waits gets the end, also of a task that is gone with it; a deleted one ended
+    /// cancelled.
     async fn await_end(&self, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<Option<TaskView>>;
 
     // -- tasks and queues, shown and steered -------------------------------------------------------------------------
@@ -461,7 +460,7 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
     async fn cancellations(&self, sender: mpsc::Sender<(QueueName, TaskId)>) -> Result<()>;
     /// Newest wins; gone with the task's end.
     async fn progress(&self, queue: &QueueName, id: &TaskId, progress: &Progress) -> Result<()>;
-    /// Moves outbox entries of this queue to the queues they are for; how many.
+    /// Moves outbox entries of this queue to the queues they are for; how many. A child that is known, or was within [`STUB`], is not added.
     async fn relay(&self, queue: &QueueName) -> Result<usize>;
     /// Trims the dead set to its bounds, ends expired waiting tasks, ends tasks parked longer than `unknown_task_ttl` under a name
     /// that is not in `offered` as dead (`unknown-task`), relays. In bounded steps; for every worker, now and then.

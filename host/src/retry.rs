@@ -12,6 +12,10 @@ use crate::{
     task::{ErrorKind, Outcome, Task, Verdict},
 };
 
+mod transition;
+
+pub use transition::{Next, Transition, cancelled_instead, oversize, transition};
+
 /// The longest delay that a body may ask for.
 pub const LONGEST_WISH: Duration = Duration::from_secs(30 * 24 * 3600);
 

@@ -101,7 +101,7 @@ pub enum Start {
 pub struct Unique {
     /// What must be unique; by default the task's name and arguments.
     pub key: String,
-    /// Released after this time at the latest, counted from the enqueue.
+    /// Released after this time at the latest, counted from when the task may start: from the enqueue, or from when it is due.
     pub ttl: Duration,
 }
 
@@ -126,6 +126,8 @@ pub struct NewTask {
     pub unique: Option<Unique>,
     /// `traceparent` included; names in lower case.
     pub headers: Vec<(String, String)>,
+    /// Somebody is about to await its end: it is told for a minute, however soon it comes and however short the result is kept.
+    pub awaited: bool,
 }
 
 impl NewTask {
@@ -144,6 +146,7 @@ impl NewTask {
             result_ttl: None,
             unique: None,
             headers: Vec::new(),
+            awaited: false,
         }
     }
 }

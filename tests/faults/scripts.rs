@@ -24,7 +24,7 @@ use super::proxy::{Act, Moment, Proxy};
 use crate::support::{LEASE, RedisServer, finish, named, ok, queue, task_name};
 
 /// Every script there is, by its header.
-const VERBS: [&str; 22] = [
+const VERBS: [&str; 23] = [
     "register",
     "enqueue",
     "claim",
@@ -35,6 +35,7 @@ const VERBS: [&str; 22] = [
     "cancel",
     "retry",
     "leave",
+    "relay",
     "sweep",
     "resume",
     "progress",
@@ -137,7 +138,8 @@ impl Scene<'_> {
         let who = self.twice(async || b.register(&self.queue, LEASE).await).await;
         let held = self.claim(&who, 6, &[]).await.tasks;
         let other = QueueName::new(format!("{}-other", self.queue)).expect("a name");
-        let children = vec![self.task("child", 0), NewTask { queue: other.clone(), ..self.task("child", 1) }];
+        let fleeting = NewTask { result_ttl: Some(Duration::ZERO), awaited: true, ..self.task("child", 2) };
+        let children = vec![self.task("child", 0), NewTask { queue: other.clone(), ..self.task("child", 1) }, fleeting];
         let error = || TaskError::new(ErrorKind::Permanent, "no");
         let verdicts = [
             Verdict::Succeed { result: "1".into(), children },
@@ -150,7 +152,7 @@ impl Scene<'_> {
         let finishes: Vec<_> = held.iter().zip(verdicts).map(|(leased, verdict)| finish(&leased.member, verdict)).collect();
         assert_eq!(finishes.len(), 6);
         self.twice(async || b.finish(&who, &finishes).await).await;
-        b.relay(&self.queue).await.expect("relay");
+        self.twice(async || b.relay(&self.queue).await).await;
         self.twice(async || b.retry(&self.queue, &held[2].member.id).await).await;
 
         // One incarnation leaves with tasks in hand, one dies and is adopted.
@@ -187,14 +189,19 @@ impl Scene<'_> {
         let progress = Progress { done: 1, total: None, note: "half".into() };
         self.twice(async || b.progress(&self.queue, &tasks[9].id, &progress).await).await;
         let _held = self.twice(async || b.held(who).await).await;
-        let doomed = self.task("doomed", 0);
+        let doomed = NewTask { result_ttl: Some(Duration::ZERO), awaited: true, ..self.task("doomed", 0) };
         self.enqueue(std::slice::from_ref(&doomed)).await;
         self.twice(async || b.delete(&self.queue, &doomed.id).await).await;
         assert!(self.twice(async || b.find(Some(&self.queue), &doomed.id).await).await.is_none(), "deleted");
         let purged = QueueName::new(format!("{}-purged", self.queue)).expect("a name");
         let unique = || Some(Unique { key: "u".into(), ttl: LEASE });
         let waiting: Vec<_> = (0..3)
-            .map(|index| NewTask { queue: purged.clone(), unique: unique().filter(|_| index == 1), ..self.task("waits", index) })
+            .map(|index| NewTask {
+                queue: purged.clone(),
+                unique: unique().filter(|_| index == 1),
+                awaited: index == 2,
+                ..self.task("waits", index)
+            })
             .collect();
         self.enqueue(&waiting).await;
         self.twice(async || b.purge(&purged).await).await;

@@ -102,6 +102,28 @@ pub(crate) async fn a_unique_key_is_of_one_queue(b: &dyn Broker) {
     enqueue(b, NewTask { queue: queue("mail"), ..keyed("second", LONG) }).await;
 }
 
+pub(crate) async fn a_unique_key_s_time_counts_from_when_its_task_is_due(b: &dyn Broker) {
+    let (delay, ttl) = (Duration::from_millis(1_500), Duration::from_millis(300));
+    for name in ["in", "at"] {
+        let now = b.now().await.expect("now");
+        let start = if name == "in" { Start::In(delay) } else { Start::At(now.after(delay)) };
+        let keyed = |id: &str| NewTask { unique: Some(Unique { key: name.into(), ttl }), ..with_id(&format!("{name}-{id}")) };
+        let first = keyed("first");
+        enqueue(b, NewTask { start, ..first.clone() }).await;
+        let due = view(b, &first.id).await.due_at.expect("due");
+        wait_until(SOON, "its key is free", || async {
+            let is_free = b.enqueue(&[keyed("second")]).await.expect("enqueue") == [Enqueued::Added];
+            // Asked afterwards: it was free by then at the latest. A millisecond for clocks that round.
+            assert!(
+                !is_free || b.now().await.expect("now").after(Duration::from_millis(1)) >= due.after(ttl),
+                "free before its task is due"
+            );
+            is_free
+        })
+        .await;
+    }
+}
+
 pub(crate) async fn a_unique_key_is_released_when_its_time_is_over_and_then_only_by_its_new_holder(b: &dyn Broker) {
     enqueue(b, keyed("first", Duration::from_secs(2))).await;
     let second = [keyed("second", LONG)];

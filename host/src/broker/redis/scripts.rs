@@ -117,7 +117,7 @@ scripts! {
     LEAVE: ALLOW_OOM LIB, "leave.lua";
     HELD: ALLOW_OOM LIB, "held.lua";
     FINISH: ALLOW_OOM LIB, "finish.lua";
-    RELAY: ALLOW_OOM LIB, "enqueue.lua";
+    RELAY: ALLOW_OOM LIB, "relay.lua";
     COUNTS: ALLOW_OOM LIB, "counts.lua";
     VIEW: ALLOW_OOM LIB, "view.lua";
     AWAIT: ALLOW_OOM LIB, "await.lua";

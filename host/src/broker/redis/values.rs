@@ -118,6 +118,9 @@ pub(super) fn record(task: &NewTask) -> Result<Vec<String>> {
     fields.extend(task.max_attempts.map(|max| ("max", max.to_string())));
     fields.extend(task.result_ttl.map(|ttl| ("ttl", millis(ttl).to_string())));
     fields.extend(task.expires.map(|at| ("expires", at.0.min(31_536_000_000_000).to_string())));
+    if task.awaited {
+        fields.push(("awaited", "1".to_owned()));
+    }
     if !task.headers.is_empty() {
         let headers =
             serde_json::to_string(&task.headers).map_err(|error| BrokerError::Invalid(format!("failed to write headers: {error}")))?;
@@ -146,6 +149,7 @@ pub(super) fn is_plain(task: &NewTask) -> bool {
         && task.result_ttl.is_none()
         && task.expires.is_none()
         && task.headers.is_empty()
+        && !task.awaited
 }
 
 /// A task from `FIELDS` of lib.lua.

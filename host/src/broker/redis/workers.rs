@@ -19,10 +19,9 @@ use super::{
     values::{Row, claimed, count, entry, is_yes, json, leased_list, list, millis, names, number, record, word, words},
 };
 use crate::{
-    broker::{
-        BrokerError, Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, Leased, Member, Result, check_payload, grace,
-    },
-    task::{ErrorKind, NewTask, Progress, QueueName, TaskError, TaskId, TaskName, Verdict},
+    broker::{BrokerError, Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, Leased, Member, Result, grace},
+    retry::{Next, transition},
+    task::{NewTask, Progress, QueueName, TaskId, TaskName, Verdict},
 };
 
 /// Attempts of one `finish` call: it keeps the server for some 5 µs each.
@@ -188,30 +187,21 @@ impl RedisBroker {
     }
 
     fn told<'a>(&self, finish: &'a Finish) -> Result<Told<'a>> {
-        let limit = self.settings.payload_limit;
-        let failed = |kind: &'static str, error: &TaskError, delay: Duration| -> Result<Told<'a>> {
-            let entry = entry(&finish.worker, finish.code.as_deref(), error)?;
-            Ok(Told { kind, data: json(error)?.into(), entry, delay: millis(delay) })
+        let becomes = transition(&finish.verdict, self.settings.payload_limit);
+        let is_loss = becomes.is_loss();
+        let (kind, delay) = match becomes.next {
+            Next::Succeeded { result, .. } => return Ok(Told { kind: "S", data: Cow::Borrowed(result), entry: String::new(), delay: 0 }),
+            Next::Dead => (if is_loss { "W" } else { "D" }, Duration::ZERO),
+            Next::Cancelled => ("C", Duration::ZERO),
+            Next::Waiting(delay) if !becomes.is_counted => ("H", delay),
+            Next::Waiting(delay) => (if is_loss { "L" } else { "R" }, delay),
+            Next::Parked => ("P", Duration::ZERO),
         };
-        let is_loss = |error: &TaskError| error.kind == ErrorKind::WorkerLost;
-        match &finish.verdict {
-            Verdict::Succeed { result, children } => {
-                if result.len() > limit {
-                    let size = result.len();
-                    let message = format!("the result is {size} bytes, over the payload limit of {limit}; return a reference instead");
-                    return failed("D", &TaskError::new(ErrorKind::ResultTooLarge, message), Duration::ZERO);
-                }
-                if let Some(BrokerError::Invalid(message)) = children.iter().find_map(|child| check_payload(child, limit).err()) {
-                    return failed("D", &TaskError::new(ErrorKind::Permanent, format!("a child is too large: {message}")), Duration::ZERO);
-                }
-                Ok(Told { kind: "S", data: Cow::Borrowed(result), entry: String::new(), delay: 0 })
-            }
-            Verdict::Retry { error, delay } => failed(if is_loss(error) { "L" } else { "R" }, error, *delay),
-            Verdict::Dead { error } => failed(if is_loss(error) { "W" } else { "D" }, error, Duration::ZERO),
-            Verdict::Cancel { error } => failed("C", error, Duration::ZERO),
-            Verdict::HandBack { delay } => Ok(Told { kind: "H", data: "".into(), entry: String::new(), delay: millis(*delay) }),
-            Verdict::Park => Ok(Told { kind: "P", data: "".into(), entry: String::new(), delay: 0 }),
-        }
+        let (data, entry) = match &becomes.error {
+            Some(error) => (json(&**error)?, entry(&finish.worker, finish.code.as_deref(), error)?),
+            None => (String::new(), String::new()),
+        };
+        Ok(Told { kind, data: data.into(), entry, delay: millis(delay) })
     }
 
     /// Children of this queue as records, those of others as they stand in the outbox.
@@ -314,7 +304,7 @@ impl RedisBroker {
         self.commands.call(&call).await.map(drop)
     }
 
-    /// Enqueue there first, remove here last: an entry that is relayed twice finds its id known.
+    /// Enqueue there first, remove here last: an entry that is relayed twice finds its id known, or its stub.
     pub(super) async fn relay_all(&self, queue: &QueueName) -> Result<usize> {
         let out = self.keys.of(queue, "out");
         let mut moved = 0;

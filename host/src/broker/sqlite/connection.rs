@@ -16,7 +16,7 @@ use crate::broker::{BrokerError, Result};
 const BUSY: Duration = Duration::from_secs(5);
 /// `th` and a shape; in the file's header, so that another application's database is recognised.
 const APPLICATION_ID: i32 = 0x7468_6f31;
-const SCHEMA: i32 = 1;
+const SCHEMA: i32 = 2;
 /// Connections for reading that are kept open.
 const IDLE_READERS: usize = 4;
 
@@ -45,9 +45,15 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
         }
     }
     let step = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fault)?;
-    if identify(path, &step)? == 0 {
+    let found = identify(path, &step)?;
+    if found == 0 {
         step.execute_batch(include_str!("schema.sql")).map_err(fault)?;
         step.pragma_update(None, "application_id", APPLICATION_ID).map_err(fault)?;
+    }
+    if found == 1 {
+        step.execute_batch(include_str!("schema_2.sql")).map_err(fault)?;
+    }
+    if found < SCHEMA {
         step.pragma_update(None, "user_version", SCHEMA).map_err(fault)?;
     }
     step.commit().map_err(fault)?;
@@ -203,6 +209,36 @@ mod tests {
         let again = open(&path).expect("again");
         again.pragma_update(None, "user_version", SCHEMA + 1).expect("raise");
         drop(again);
-        assert!(refusal(&path).contains("written by a newer taskhost (schema 2, this one knows 1); upgrade"));
+        assert!(refusal(&path).contains("written by a newer taskhost (schema 3, this one knows 2); upgrade"));
+    }
+
+    #[test]
+    fn a_database_of_schema_1_is_brought_up_with_what_stands_in_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("x.db");
+        let shape = |db: &Connection| {
+            let mut find = db.prepare("SELECT name, type, \"notnull\" FROM pragma_table_info('task')").expect("columns");
+            let task: Vec<(String, String, bool)> = find
+                .query_map((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                .expect("columns")
+                .map(|row| row.expect("one"))
+                .collect();
+            let mut find = db.prepare("SELECT type, name FROM sqlite_schema ORDER BY 1, 2").expect("all");
+            let all: Vec<(String, String)> =
+                find.query_map((), |row| Ok((row.get(0)?, row.get(1)?))).expect("all").map(|row| row.expect("one")).collect();
+            (task, all)
+        };
+        let old = open(&path).expect("fresh");
+        let expected = shape(&old);
+        old.execute_batch(
+            "DROP TABLE stub; DROP TABLE awaited; ALTER TABLE task DROP COLUMN child; PRAGMA user_version = 1;
+             INSERT INTO task (queue, id, name, args, rank, state, turn, enqueued_at) VALUES ('default', 't', 'add', '[]', 4, 1, 1, 1);",
+        )
+        .expect("as schema 1 had it");
+        drop(old);
+        let new = open(&path).expect("brought up");
+        assert_eq!(shape(&new), expected);
+        assert_eq!(new.query_row("SELECT child FROM task WHERE id = 't'", (), |row| row.get::<_, i64>(0)), Ok(0));
+        assert_eq!(identify(&path, &new).expect("ours"), SCHEMA);
     }
 }

@@ -4,11 +4,12 @@ use rusqlite::{OptionalExtension, params};
 
 use super::{
     enqueue::take,
+    kept,
     rows::{BRIEF, Brief, brief, ms, number},
     writer::{Failure, Step},
 };
 use crate::{
-    broker::{CancelReply, DeleteReply, Result, RetryReply},
+    broker::{CancelReply, DeleteReply, Result, RetryReply, STUB},
     task::{ErrorKind, QueueName, State, TaskError, TaskId, Unique},
 };
 
@@ -24,7 +25,7 @@ pub(super) fn look_up(step: &Step<'_>, queue: &QueueName, id: &TaskId) -> Result
 pub(super) fn end(step: &mut Step<'_>, task: &Brief, state: State, error: &TaskError) -> Result<(), Failure> {
     release(step, task)?;
     step.news.ended.push(task.id.clone());
-    let Some(gone_at) = gone_at(step, task, state) else { return remove(step, task) };
+    let Kept::Until(gone_at) = keep(step, task, state)? else { return remove(step, task) };
     let mut update = step.connection.prepare_cached(
         "UPDATE task SET state = ?, ended_at = ?, gone_at = ?, error = ?, due_at = NULL, parked_at = NULL, held_by = NULL,
                          cancel_asked = 0, progress = NULL WHERE seq = ?",
@@ -33,16 +34,23 @@ pub(super) fn end(step: &mut Step<'_>, task: &Brief, state: State, error: &TaskE
     Ok(())
 }
 
-/// When an end is forgotten: `Some(None)` never by itself (the dead set has bounds of its own), `None` at once.
-#[expect(clippy::option_option, reason = "at once, never and then are three answers, and the inner one is the column's value")]
-pub(super) fn gone_at(step: &Step<'_>, task: &Brief, state: State) -> Option<Option<i64>> {
+/// What is kept of an ended task.
+pub(super) enum Kept {
+    Nothing,
+    /// Its row, until this `gone_at`; never by itself when that is none: the dead set has bounds of its own.
+    Until(Option<i64>),
+}
+
+pub(super) fn keep(step: &Step<'_>, task: &Brief, state: State) -> Result<Kept, Failure> {
     if state == State::Dead {
-        return Some(None);
+        return Ok(Kept::Until(None));
     }
-    match task.result_ttl_ms.unwrap_or_else(|| ms(step.settings.result_ttl)) {
-        0 => None,
-        ttl => Some(Some(step.now_ms().saturating_add(ttl))),
+    let ttl = task.result_ttl_ms.unwrap_or_else(|| ms(step.settings.result_ttl));
+    if task.child && ttl < ms(STUB) {
+        kept::leave_stub(step, task)?;
     }
+    // Hidden from now on, and told to those who await it.
+    if ttl > 0 || kept::is_awaited(step, task)? { Ok(Kept::Until(Some(step.now_ms().saturating_add(ttl)))) } else { Ok(Kept::Nothing) }
 }
 
 /// Gives the unique key back, if it is still this task's.
@@ -54,7 +62,28 @@ pub(super) fn release(step: &Step<'_>, task: &Brief) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Deletes a task that does not run. Whoever awaits one that has not ended is told that it never will.
+pub(super) fn discard(step: &mut Step<'_>, task: &Brief) -> Result<(), Failure> {
+    release(step, task)?;
+    step.news.ended.push(task.id.clone());
+    if task.state.is_ended() || !kept::is_awaited(step, task)? {
+        return remove(step, task);
+    }
+    if task.child {
+        kept::leave_stub(step, task)?;
+    }
+    let error = TaskError::new(ErrorKind::Cancelled, "deleted before it started");
+    let mut hide = step.connection.prepare_cached(
+        "UPDATE task SET state = 6, ended_at = ?1, gone_at = ?1, error = ?2, due_at = NULL, parked_at = NULL, progress = NULL WHERE seq = ?3",
+    )?;
+    hide.execute(params![step.now_ms(), serde_json::to_string(&error)?, task.seq])?;
+    Ok(())
+}
+
 pub(super) fn remove(step: &Step<'_>, task: &Brief) -> Result<(), Failure> {
+    if task.child {
+        kept::leave_stub(step, task)?;
+    }
     step.connection.prepare_cached("DELETE FROM task WHERE seq = ?")?.execute([task.seq])?;
     Ok(())
 }
@@ -79,7 +108,7 @@ pub(super) fn retry(step: &mut Step<'_>, queue: &QueueName, id: &TaskId) -> Resu
         State::Dead | State::Cancelled => {
             if let (Some(key), Some(ttl)) = (&task.unique_key, task.unique_ttl_ms) {
                 let unique = Unique { key: key.clone(), ttl: super::rows::duration(ttl) };
-                if let Some(holder) = take(step, queue, id, &unique)? {
+                if let Some(holder) = take(step, queue, id, &unique, step.now_ms())? {
                     return Ok(RetryReply::Duplicate { holder });
                 }
             }
@@ -91,10 +120,13 @@ pub(super) fn retry(step: &mut Step<'_>, queue: &QueueName, id: &TaskId) -> Resu
             )?;
             update.execute([turn, task.seq])?;
         }
-        State::Scheduled if task.tries > 0 => {
+        State::Scheduled => {
             let turn = step.stamp();
-            let mut update = step.connection.prepare_cached("UPDATE task SET state = 1, turn = ?, due_at = NULL WHERE seq = ?")?;
-            update.execute([turn, task.seq])?;
+            let now = step.now_ms();
+            let mut update = step.connection.prepare_cached(
+                "UPDATE task SET state = 1, turn = ?, due_at = NULL, expires_at = iif(expires_at <= ?, NULL, expires_at) WHERE seq = ?",
+            )?;
+            update.execute([turn, now, task.seq])?;
         }
         other => return Ok(RetryReply::NotEnded(other)),
     }
@@ -107,8 +139,6 @@ pub(super) fn delete(step: &mut Step<'_>, queue: &QueueName, id: &TaskId) -> Res
     if task.state == State::Running {
         return Ok(DeleteReply::Running);
     }
-    release(step, &task)?;
-    remove(step, &task)?;
-    step.news.ended.push(task.id);
+    discard(step, &task)?;
     Ok(DeleteReply::Deleted)
 }

@@ -5,14 +5,15 @@
 use rusqlite::{OptionalExtension, params};
 
 use super::{
-    end::{gone_at, release, remove},
-    enqueue::{add, meet},
+    end::{Kept, keep, release, remove},
+    enqueue::{add_child, meet},
     lease::alive,
     rows::{BRIEF, Brief, brief, number},
     writer::{Failure, Step, sql},
 };
 use crate::{
     broker::{Finish, FinishReply, Finished, Incarnation, Result},
+    retry::{Next, cancelled_instead, transition},
     task::{ErrorEntry, ErrorKind, State, TaskError, Verdict},
 };
 
@@ -38,7 +39,7 @@ fn one(step: &mut Step<'_>, who: &Incarnation, n: i64, finish: &Finish) -> Resul
         for child in children {
             meet(step, &child.queue)?;
             // A known id is silently nothing: that is what makes repeating safe.
-            let _known = add(step, child)?;
+            let _known = add_child(step, child)?;
         }
     }
     if after.state.is_ended() {
@@ -72,51 +73,30 @@ struct After {
 }
 
 fn settle(step: &mut Step<'_>, task: &Brief, finish: &Finish) -> (After, Finished) {
-    let ended = |state, error: Option<&TaskError>| After {
-        state,
-        counted: true,
-        turn: task.turn,
-        due_at: None,
-        error: error.cloned(),
-        noted: error.cloned(),
-    };
-    let cancelled = || TaskError::new(ErrorKind::Cancelled, "cancelled while it ran");
-    let due = |delay| Some(sql(step.now.after(delay))).filter(|due| *due > step.now_ms());
-    let after = match &finish.verdict {
-        Verdict::Succeed { result, .. } if result.len() > step.settings.payload_limit => {
-            let limit = step.settings.payload_limit;
-            let message = format!("the result is {} bytes, over the payload limit of {limit}; return a reference instead", result.len());
-            ended(State::Dead, Some(&TaskError::new(ErrorKind::ResultTooLarge, message)))
-        }
-        Verdict::Succeed { .. } => ended(State::Succeeded, None),
-        Verdict::Dead { error } => ended(State::Dead, Some(error)),
-        Verdict::Cancel { error } => ended(State::Cancelled, Some(error)),
-        Verdict::Retry { error, .. } if task.cancel_asked => {
-            After { noted: Some(error.clone()), ..ended(State::Cancelled, Some(&cancelled())) }
-        }
-        Verdict::HandBack { .. } | Verdict::Park if task.cancel_asked => {
-            After { counted: false, noted: None, ..ended(State::Cancelled, Some(&cancelled())) }
-        }
-        Verdict::Retry { error, delay } => match due(*delay) {
-            None => After { state: State::Ready, turn: step.stamp(), ..ended(State::Ready, Some(error)) },
-            due_at => After { due_at, ..ended(State::Scheduled, Some(error)) },
+    let becomes = transition(&finish.verdict, step.settings.payload_limit);
+    let noted = becomes.error.as_deref().cloned();
+    let after = After { state: State::Cancelled, counted: becomes.is_counted, turn: task.turn, due_at: None, error: noted.clone(), noted };
+    if task.cancel_asked && becomes.yields_to_cancel {
+        return (After { error: Some(cancelled_instead()), ..after }, Finished::CancelledInstead);
+    }
+    let (state, turn, due_at) = match becomes.next {
+        Next::Succeeded { .. } => (State::Succeeded, task.turn, None),
+        Next::Dead => (State::Dead, task.turn, None),
+        Next::Cancelled => (State::Cancelled, task.turn, None),
+        Next::Parked => (State::Parked, task.turn, None),
+        Next::Waiting(delay) => match Some(sql(step.now.after(delay))).filter(|due| *due > step.now_ms()) {
+            Some(due) => (State::Scheduled, task.turn, Some(due)),
+            // Handed back it keeps its place, after an attempt it goes behind the others.
+            None => (State::Ready, if becomes.is_counted { step.stamp() } else { task.turn }, None),
         },
-        Verdict::HandBack { delay } => {
-            let due_at = due(*delay);
-            let state = if due_at.is_some() { State::Scheduled } else { State::Ready };
-            After { counted: false, due_at, ..ended(state, None) }
-        }
-        Verdict::Park => After { counted: false, ..ended(State::Parked, None) },
     };
-    let was_end = matches!(finish.verdict, Verdict::Succeed { .. } | Verdict::Dead { .. } | Verdict::Cancel { .. });
-    let reply = if after.state == State::Cancelled && !was_end { Finished::CancelledInstead } else { Finished::Recorded };
-    (after, reply)
+    (After { state, turn, due_at, ..after }, Finished::Recorded)
 }
 
 fn write(step: &Step<'_>, task: &Brief, finish: &Finish, after: After) -> Result<(), Failure> {
-    let gone_at = match after.state.is_ended().then(|| gone_at(step, task, after.state)) {
-        Some(None) => return remove(step, task),
-        Some(Some(gone_at)) => gone_at,
+    let gone_at = match after.state.is_ended().then(|| keep(step, task, after.state)).transpose()? {
+        Some(Kept::Nothing) => return remove(step, task),
+        Some(Kept::Until(gone_at)) => gone_at,
         None => None,
     };
     let tries = task.tries.saturating_add(u32::from(after.counted));

@@ -294,7 +294,7 @@ pub(super) fn end_unknown(step: &mut Step<'_>, queue: &QueueName, offered: &[Tas
              WHERE queue = ? AND state = 2 AND parked_at <= ? AND name NOT IN (SELECT value FROM json_each(?)) LIMIT ?"
         ))?;
         let before = step.now_ms().saturating_sub(ms(ttl));
-        find.query_map(params![queue.as_str(), before, names(offered), BATCH_ROWS], |row| Ok((brief(row)?, row.get::<_, String>(12)?)))?
+        find.query_map(params![queue.as_str(), before, names(offered), BATCH_ROWS], |row| Ok((brief(row)?, row.get::<_, String>(13)?)))?
             .collect::<rusqlite::Result<Vec<_>>>()?
     };
     for (task, name) in &late {

@@ -10,6 +10,7 @@ mod connection;
 mod end;
 mod enqueue;
 mod finish;
+mod kept;
 mod lease;
 mod rows;
 mod schedules;

@@ -91,9 +91,11 @@ pub(super) struct Brief {
     pub(super) result_ttl_ms: Option<i64>,
     pub(super) cancel_asked: bool,
     pub(super) errors: Option<String>,
+    pub(super) child: bool,
 }
 
-pub(super) const BRIEF: &str = "seq, queue, id, state, tries, losses, turn, unique_key, unique_ttl_ms, result_ttl_ms, cancel_asked, errors";
+pub(super) const BRIEF: &str =
+    "seq, queue, id, state, tries, losses, turn, unique_key, unique_ttl_ms, result_ttl_ms, cancel_asked, errors, child";
 
 /// A row of [`BRIEF`].
 pub(super) fn brief(row: &Row<'_>) -> Read<Brief> {
@@ -110,6 +112,7 @@ pub(super) fn brief(row: &Row<'_>) -> Read<Brief> {
         result_ttl_ms: row.get(9)?,
         cancel_asked: row.get(10)?,
         errors: row.get(11)?,
+        child: row.get(12)?,
     })
 }
 

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
     end::look_up,
-    enqueue::{add, meet},
+    enqueue::{add_child, meet},
     rows::{json, time},
     writer::{Failure, Step, sql},
 };
@@ -94,7 +94,7 @@ pub(super) fn fire(step: &mut Step<'_>, schedule: &Schedule, due: Millis, task: 
     update.execute(params![sql(due), task.id.as_str(), stored.name])?;
     meet(step, &task.queue)?;
     // An id that is known already is this very firing, enqueued by hand or by a definition that came back.
-    let _known = add(step, task)?;
+    let _known = add_child(step, task)?;
     Ok(Fired::Enqueued(task.id.clone()))
 }
 

@@ -3,23 +3,28 @@
 use rusqlite::{OptionalExtension, params};
 
 use super::{
-    end::{release, remove},
+    end::discard,
+    kept,
     lease::{BATCH, BATCH_ROWS},
     rows::{BRIEF, Brief, brief, ms, parsed},
     writer::{Failure, Step},
 };
 use crate::{
-    broker::Result,
+    broker::{Result, TOLD},
     task::{QueueName, TaskId},
 };
 
-/// Ended tasks over their time, of all queues, and keys over theirs; whether there may be more.
+/// Ended tasks over their time, a minute later where somebody awaited them, of all queues, and keys over theirs; whether there may be more.
 pub(super) fn forget(step: &Step<'_>) -> Result<bool, Failure> {
     let now = step.now_ms();
-    let mut tasks = step
-        .connection
-        .prepare_cached("DELETE FROM task WHERE seq IN (SELECT seq FROM task INDEXED BY task_gone WHERE gone_at <= ? LIMIT ?)")?;
-    let forgotten = tasks.execute(params![now, BATCH_ROWS])?;
+    let mut tasks = step.connection.prepare_cached(
+        "DELETE FROM task WHERE seq IN (
+           SELECT seq FROM task INDEXED BY task_gone WHERE gone_at <= ?1
+             AND NOT (gone_at > ?1 - ?2 AND EXISTS (
+               SELECT 1 FROM awaited WHERE awaited.queue = task.queue AND awaited.id = task.id AND until > ?1)) LIMIT ?3)",
+    )?;
+    let forgotten = tasks.execute(params![now, ms(TOLD), BATCH_ROWS])?;
+    kept::forget(step)?;
     step.connection.prepare_cached("DELETE FROM unique_key WHERE until <= ?")?.execute([now])?;
     step.connection.prepare_cached("DELETE FROM worker WHERE until <= ?")?.execute([now])?;
     Ok(forgotten == BATCH)
@@ -64,9 +69,10 @@ pub(super) fn purge(step: &mut Step<'_>, queue: &QueueName) -> Result<(usize, bo
         let mut drop = step.connection.prepare_cached(
             "DELETE FROM queue WHERE name = ?1 AND NOT paused AND NOT EXISTS (SELECT 1 FROM incarnation WHERE queue = ?1)
                AND NOT EXISTS (SELECT 1 FROM task INDEXED BY task_running WHERE queue = ?1 AND state = 3)
-               AND NOT EXISTS (SELECT 1 FROM task INDEXED BY task_ended WHERE queue = ?1 AND state > 3)",
+               AND NOT EXISTS (SELECT 1 FROM task INDEXED BY task_ended
+                               WHERE queue = ?1 AND state > 3 AND (gone_at IS NULL OR gone_at > ?2))",
         )?;
-        drop.execute([queue.as_str()])?;
+        drop.execute(params![queue.as_str(), step.now_ms()])?;
     }
     Ok((victims.len(), more))
 }
@@ -78,9 +84,7 @@ fn select(step: &Step<'_>, query: &str, values: &[&dyn rusqlite::ToSql]) -> Resu
 
 fn remove_all(step: &mut Step<'_>, victims: &[Brief]) -> Result<bool, Failure> {
     for task in victims {
-        release(step, task)?;
-        remove(step, task)?;
-        step.news.ended.push(task.id.clone());
+        discard(step, task)?;
     }
     Ok(victims.len() == BATCH)
 }

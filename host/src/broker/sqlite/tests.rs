@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 
 use super::*;
 use crate::{
-    broker::{Finished, grace},
+    broker::{Finished, STUB, TOLD, grace},
     task::{ErrorKind, State, TaskError, Verdict},
 };
 
@@ -279,6 +279,49 @@ async fn a_handle_whose_clock_is_an_hour_off_loses_nothing_and_nothing_is_record
     assert_eq!((two.taken().await, look().await, two.taken().await), (0, 3, 0));
     assert_eq!(two.one.broker.finish(&two.who, &two.succeeded()).await.expect("finish"), [Finished::Stale; 3]);
     assert_eq!(two.one.broker.finish(&right, &two.succeeded()).await.expect("finish"), [Finished::Recorded; 3]);
+}
+
+/// A stub bars its child for ten minutes, what was awaited is told for one; then a sweep leaves nothing of them.
+#[tokio::test]
+async fn what_is_known_of_a_task_beyond_its_result_goes_by_itself() {
+    let clock = Arc::new(Hand(AtomicU64::new(RIGHT)));
+    let place = place(clock.clone());
+    let b = &place.broker;
+    let queue = QueueName::default();
+    let who = b.register(&queue, LEASE).await.expect("register");
+    let child = NewTask { id: TaskId::new("child").expect("valid"), result_ttl: Some(Duration::ZERO), awaited: true, ..add() };
+    // A task runs that says it follows; how often the child runs then.
+    let follows = async || {
+        b.enqueue(&[add()]).await.expect("enqueue");
+        let mut ran = 0;
+        loop {
+            let who = b.register(&queue, LEASE).await.expect("register");
+            let Some(leased) = held(b.claim(&who, LEASE, 1, &[]).await.expect("claim")).tasks.pop() else { return ran - 1 };
+            let children = if leased.task.id == child.id { Vec::new() } else { vec![child.clone()] };
+            let verdict = Verdict::Succeed { result: "1".into(), children };
+            let finish = Finish { member: leased.member, verdict, code: None, worker: "w".into(), ran_ms: 0, log: String::new() };
+            b.finish(&who, &[finish]).await.expect("finish");
+            b.leave(&who).await.expect("leave");
+            ran += 1;
+        }
+    };
+    let pass = |time: Duration| clock.0.fetch_add(ms(time), Ordering::Relaxed);
+    let told = async || b.await_end(None, &child.id, Duration::ZERO).await.expect("await").map(|view| view.state);
+    let left = async || -> (i64, i64) {
+        b.sweep(&queue, &[]).await.expect("sweep");
+        let counts = "SELECT (SELECT count(*) FROM stub), (SELECT count(*) FROM awaited)";
+        b.read(move |db, _| Ok(db.query_row(counts, (), |row| Ok((row.get(0)?, row.get(1)?)))?)).await.expect("counts")
+    };
+    assert_eq!((follows().await, told().await, left().await), (1, Some(State::Succeeded), (1, 1)));
+    pass(TOLD);
+    assert_eq!((follows().await, told().await, left().await), (0, None, (1, 0)));
+    pass(STUB.saturating_sub(TOLD + Duration::from_millis(1)));
+    assert_eq!((follows().await, left().await), (0, (1, 0)));
+    pass(Duration::from_millis(1));
+    assert_eq!((follows().await, told().await), (1, Some(State::Succeeded)));
+    pass(STUB);
+    assert_eq!(left().await, (0, 0));
+    b.leave(&who).await.expect("leave");
 }
 
 fn ms(time: Duration) -> u64 {

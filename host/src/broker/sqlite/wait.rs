@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{
-    SqliteBroker,
+    SqliteBroker, kept,
     rows::time,
     sweep,
     wake::Waiting,
@@ -80,10 +80,16 @@ impl SqliteBroker {
         let _waiting = self.begin_waiting();
         let end = self.bells.end(id);
         let mut foreign = self.bells.foreign();
+        let noted = if limit.is_zero() { None } else { self.note_awaited(queue, id, limit).await };
+        let queue = noted.or_else(|| queue.cloned());
         loop {
             let rung = end.bell.notified();
-            let (of, id) = (queue.cloned(), id.clone());
-            let view = self.read(move |db, now| super::show::find(db, now, of.as_ref(), &id)).await?;
+            let (of, sought) = (queue.clone(), id.clone());
+            let found = self.read(move |db, now| match super::show::find(db, now, of.as_ref(), &sought)? {
+                Some(view) => Ok(Some(view)),
+                None => kept::told(db, now, of.as_ref(), &sought),
+            });
+            let view = found.await?;
             if view.as_ref().is_none_or(|view| view.state.is_ended()) || Instant::now() >= until {
                 return Ok(view);
             }
@@ -93,6 +99,23 @@ impl SqliteBroker {
                 _ = foreign.changed() => {}
             }
         }
+    }
+
+    /// From here on the end stays to be told, however short it is kept; the queue of the task, if it is there and goes on.
+    async fn note_awaited(&self, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Option<QueueName> {
+        let (of, sought) = (queue.cloned(), id.clone());
+        let noted = self.write(move |step| {
+            let queue = kept::going_on(step, of.as_ref(), &sought)?;
+            if let Some(queue) = &queue {
+                kept::note_awaited(step, queue, &sought, limit)?;
+            }
+            Ok(queue)
+        });
+        // A disk that is full keeps nobody from waiting: an end that is kept for its time is seen all the same.
+        noted.await.unwrap_or_else(|error| {
+            tracing::debug!(%id, %error, "not noted as awaited");
+            None
+        })
     }
 
     pub(super) async fn tell_cancels(&self, sender: mpsc::Sender<(QueueName, TaskId)>) -> Result<()> {

@@ -66,14 +66,14 @@ end
 -- Children of this queue come to be here; those of others go through the outbox.
 local function beget(from, length)
   if length == 0 then return end
-  local _, after = admit(from + 1, tonumber(ARGV[from]))
+  local _, after = admit(from + 1, tonumber(ARGV[from]), true)
   for i = after, from + length - 1, 2 do call('XADD', K .. 'out', '*', 'queue', ARGV[i], 'record', ARGV[i + 1]) end
 end
 
 -- Everything but the plain success.
 local function other(id, kind, data, entry, delay, by, start)
   local t = T .. id
-  local f = call('HMGET', t, 'task', 'state', 'tries', 'losses', 'priority', 'seq', 'errors')
+  local f = call('HMGET', t, 'task', 'state', 'tries', 'losses', 'priority', 'seq', 'errors', 'expires')
   if not f[1] or f[2] then return '0' end
   local code = '1'
   local state, error = nil, data
@@ -107,6 +107,8 @@ local function other(id, kind, data, entry, delay, by, start)
     return code
   end
   local due = now + delay
+  -- One that counts as not started may have been passed by while it was held.
+  if entry == '' and f[8] and not f[3] then call('ZADD', K .. 'expires', f[8], id) end
   if kind == 'P' then
     call('ZADD', K .. 'parked:' .. f[1], rank(f[5], tonumber(f[6]) or 0), id)
     call('ZADD', K .. 'parked_at:' .. f[1], at, id)
@@ -133,7 +135,9 @@ local function succeed(i, id, result, by)
   local t = T .. id
   local done = at .. ' ' .. string.sub(members[i], #id + 2, -4) .. ' ' .. by
   call('HSET', t, 'state', 'succeeded', 'result', result, 'done', done)
-  if special[id] or cancelled[id] or ttl == 0 then settle(id, 'succeeded', ttl) else call('PEXPIRE', t, ARGV[1]) end
+  if special[id] or cancelled[id] or ttl == 0 then return settle(id, 'succeeded', ttl) end
+  if ttl < STUB_MS and call('HGET', t, 'child') then leave_stub(id) end
+  call('PEXPIRE', t, ARGV[1])
 end
 
 local by = ARGV[5]
@@ -177,7 +181,7 @@ for i = plain + 1, plain + n do
   end
   children = children + length
 end
-for state, list in pairs(ended) do publish(list, state) end
+for state, list in pairs(ended) do publish(list, state, ttl < 60000) end
 tell(ended)
 local left = members
 if done < plain + n then

@@ -15,6 +15,6 @@ if s[7] == 'skip' and s[6] then
   end
 end
 -- An id that is known is this very firing: a step that was repeated, or enqueued by hand.
-admit(6, 1)
+admit(6, 1, true)
 call('HSET', key, 'last', int(due), 'last_task', ARGV[6])
 return { 'fired' }

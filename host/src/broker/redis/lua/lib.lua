@@ -82,23 +82,46 @@ local function view_of(id, claim)
   return { id, fields, state, due or '', state == 'running' and claim or '', call('SISMEMBER', K .. 'cancelled', id), by }
 end
 
--- Whoever awaits one of them is told, and with it what became of it, where that is short: else they ask.
-local function publish(ids, state)
+-- Whoever awaits one of them is told, and with it what became of it (`view`, or what stands there), where that is short: else they ask.
+-- `is_going`: nothing else of it is kept for a minute, so this is kept for those who await it. A message may be lost.
+local function publish(ids, state, is_going, view)
   if call('EXISTS', K .. 'awaited') == 0 then return end
   for _, id in ipairs(ids) do
-    if call('SREM', K .. 'awaited', id) == 1 then
-      local text, view, size = state, view_of(id, ''), 0
-      for _, value in ipairs(view[2] or {}) do size = size + #value end
-      if view[1] and size < 16384 then text = text .. ' ' .. cjson.encode(view) end
-      call('PUBLISH', K .. 'done:' .. id, text)
+    if call(is_going and 'SISMEMBER' or 'SREM', K .. 'awaited', id) == 1 then
+      local text, ended, size = state, view or view_of(id, ''), 0
+      for _, value in ipairs(ended[2] or {}) do size = size + #value end
+      if ended[1] and (is_going or size < 16384) then text = text .. ' ' .. cjson.encode(ended) end
+      if is_going then
+        call('SET', K .. 'told:' .. id, text, 'PX', 60000)
+        call('SREM', K .. 'awaited', id)
+      end
+      call('PUBLISH', K .. 'done:' .. id, size < 16384 and text or state)
     end
   end
 end
 
+-- A task that waits is deleted: whoever awaits it is told that it will never run.
+local function tell_deleted(id)
+  if call('SISMEMBER', K .. 'awaited', id) == 0 then return end
+  local view = view_of(id, '')
+  if not view[1] then return end
+  view[3], view[4] = 'cancelled', ''
+  for name, value in pairs({ ['end'] = int(now), error = '{"kind":"cancelled","message":"deleted before it started"}' }) do
+    view[2][#view[2] + 1] = name
+    view[2][#view[2] + 1] = value
+  end
+  publish({ id }, 'cancelled', true, view)
+end
+
+-- The broker itself starts children and firings, and may come to do so twice. One that is known is left out; of one that is no longer
+-- kept, a stub makes it known for ten minutes after its end.
+local STUB_MS = 600000
+local function leave_stub(id) call('SET', K .. 'stub:' .. id, '1', 'PX', STUB_MS) end
+
 -- After an end: the key is released, the result's time begins. The dead set has bounds of its own.
 local function settle(id, state, ttl)
   local t = T .. id
-  local own = call('HMGET', t, 'ttl', 'unique')
+  local own = call('HMGET', t, 'ttl', 'unique', 'child')
   release(id, own[2])
   call('SREM', K .. 'special', id)
   call('SREM', K .. 'cancelled', id)
@@ -107,6 +130,8 @@ local function settle(id, state, ttl)
     return
   end
   ttl = tonumber(own[1]) or ttl
+  if ttl < 60000 then publish({ id }, state, true) end
+  if ttl < STUB_MS and own[3] then leave_stub(id) end
   if ttl == 0 then
     call('UNLINK', t, K .. 'log:' .. id)
   else
@@ -207,21 +232,24 @@ end
 -- Enqueues `n` records that stand in ARGV from `i`: id, priority, start ('' now, '+ms', '@ms'), unique key or '', its ttl in ms,
 -- number of fields, then field and value each. Answers {} when all were added, else {'' or the holder's id…}; and where the next
 -- argument stands. The places come first, then the hashes: an id without a hash is dropped by claim, a hash without a place would
--- never run. `extra` in a hash says that there is more to read than the name and arguments.
-local function admit(i, n)
-  local from, keys = {}, {}
+-- never run. `extra` in a hash says that there is more to read than the name and arguments. `is_child`: the broker itself starts them,
+-- so one that left a stub is known too.
+local function admit(i, n, is_child)
+  local from, keys, stubs = {}, {}, {}
   for r = 1, n do
     from[r] = i
     keys[r] = T .. ARGV[i]
+    if is_child then stubs[r] = K .. 'stub:' .. ARGV[i] end
     i = i + 6 + 2 * ARGV[i + 5]
   end
   local known = 0
   slices(keys, function(...) known = known + call('EXISTS', ...) end)
+  slices(stubs, function(...) known = known + call('EXISTS', ...) end)
   local replies, fresh, added, seen, taken = {}, {}, 0, {}, {}
   for r = 1, n do
     local id, key = ARGV[from[r]], ARGV[from[r] + 3]
     local holder = ''
-    if seen[id] or (known > 0 and call('EXISTS', keys[r]) == 1) then
+    if seen[id] or (known > 0 and call('EXISTS', keys[r], stubs[r] or keys[r]) > 0) then
       holder = id
     elseif key ~= '' then
       local unique = redis.sha1hex(key)
@@ -244,7 +272,7 @@ local function admit(i, n)
   end
   if added == 0 then return replies, i end
   local seq = call('HINCRBY', K .. 'control', 'seq', int(added)) - added
-  local ready, scheduled, special, expires = {}, {}, {}, {}
+  local ready, scheduled, special, expires, awaited = {}, {}, {}, {}, {}
   for turn = 1, added do
     local a = from[fresh[turn]]
     local id, start, key = ARGV[a], ARGV[a + 2], ARGV[a + 3]
@@ -262,10 +290,15 @@ local function admit(i, n)
       ready[n + 2] = id
     end
     local own = key ~= ''
-    if own then call('SET', K .. 'unique:' .. redis.sha1hex(key), id, 'PX', ARGV[a + 4]) end
+    if own then
+      -- Its time counts from when the task may start.
+      local lasts = due > now and int(ARGV[a + 4] + due - now) or ARGV[a + 4]
+      call('SET', K .. 'unique:' .. redis.sha1hex(key), id, 'PX', lasts)
+    end
     if ARGV[a + 5] ~= '2' then
       for f = a + 6, a + 5 + 2 * ARGV[a + 5], 2 do
         if ARGV[f] == 'ttl' then own = true end
+        if ARGV[f] == 'awaited' then awaited[#awaited + 1] = id end
         if ARGV[f] == 'expires' then
           expires[#expires + 1] = ARGV[f + 1]
           expires[#expires + 1] = id
@@ -276,6 +309,7 @@ local function admit(i, n)
   end
   slices(special, function(...) call('SADD', K .. 'special', ...) end)
   slices(expires, function(...) call('ZADD', K .. 'expires', ...) end)
+  slices(awaited, function(...) call('SADD', K .. 'awaited', ...) end)
   slices(ready, function(...) call('ZADD', K .. 'ready', ...) end)
   slices(scheduled, function(...) call('ZADD', K .. 'scheduled', ...) end)
   local at = int(now)
@@ -283,7 +317,7 @@ local function admit(i, n)
     local r = fresh[turn]
     local a, key = from[r], keys[r]
     local priority, unique, count = ARGV[a + 1], ARGV[a + 3], ARGV[a + 5]
-    if priority == '5' and unique == '' and count == '2' then
+    if priority == '5' and unique == '' and count == '2' and not is_child then
       call('HSET', key, 'at', at, 'seq', int(seq + turn), ARGV[a + 6], ARGV[a + 7], ARGV[a + 8], ARGV[a + 9])
     else
       local fields = { 'at', at, 'seq', int(seq + turn), unpack(ARGV, a + 6, a + 5 + 2 * count) }
@@ -293,6 +327,7 @@ local function admit(i, n)
       end
       if priority ~= '5' then put('priority', priority) end
       if priority ~= '5' or count ~= '2' then put('extra', '1') end
+      if is_child then put('child', '1') end
       if unique ~= '' then
         put('unique', redis.sha1hex(unique))
         put('unique_ttl', ARGV[a + 4])

@@ -5,13 +5,14 @@ local gone = 0
 local function drop(state, key, name)
   local ids = call('ZRANGE', key, 0, 499 - gone)
   for _, id in ipairs(ids) do
-    local f = call('HMGET', T .. id, 'state', 'unique')
+    local f = call('HMGET', T .. id, 'state', 'unique', 'child')
     if not f[1] then
+      tell_deleted(id)
       release(id, f[2])
+      if f[3] then leave_stub(id) end
       call('UNLINK', T .. id, K .. 'log:' .. id)
       call('SREM', K .. 'special', id)
       call('ZREM', K .. 'expires', id)
-      publish({ id }, 'deleted')
     end
     leave_place(state, key, id, name)
   end

@@ -1,16 +1,16 @@
--- retry: a dead or cancelled task is ready again with a fresh count of tries; one that waits for its next attempt is ready at once.
+-- retry: a dead or cancelled task is ready again with a fresh count of tries; a delayed one, also between attempts, is ready at once.
 -- KEYS    1 th:{Q}:
 -- ARGV    1 id
 -- RETURNS 'unknown', 'ready', 'duplicate' and the holder, or 'state' and the state it is in
 local id = ARGV[1]
 local t = T .. id
-local f = call('HMGET', t, 'task', 'state', 'tries', 'priority', 'unique', 'unique_ttl', 'ttl')
+local f = call('HMGET', t, 'task', 'state', 'tries', 'priority', 'unique', 'unique_ttl', 'ttl', 'expires')
 if not f[1] then return { 'unknown' } end
 if f[2] == 'succeeded' then return { 'state', f[2] } end
 local state, key
 if not f[2] then
   state, key = place(id, f[1])
-  if state ~= 'scheduled' or not f[3] then return { 'state', state or 'running' } end
+  if state ~= 'scheduled' then return { 'state', state or 'running' } end
 elseif f[5] then
   local holder = call('GET', K .. 'unique:' .. f[5])
   if holder and holder ~= id then
@@ -29,6 +29,8 @@ if f[2] then
   call('HDEL', t, 'state', 'end', 'error', 'tries', 'losses', 'expires', 'progress')
   call('ZREM', K .. 'dead', id)
 else
+  -- Somebody wants it to run although its time to start may be over.
+  if f[8] and tonumber(f[8]) <= now then call('HDEL', t, 'expires') end
   leave_place(state, key, id, f[1])
 end
 wake()

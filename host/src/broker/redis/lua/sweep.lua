@@ -5,7 +5,9 @@
 local ttl, more = tonumber(ARGV[1]), 0
 local function forget(ids)
   for _, id in ipairs(ids) do
-    if call('HGET', T .. id, 'state') == 'dead' then
+    local f = call('HMGET', T .. id, 'state', 'child')
+    if f[1] == 'dead' then
+      if f[2] then leave_stub(id) end
       call('UNLINK', T .. id, K .. 'log:' .. id)
     end
     call('ZREM', K .. 'dead', id)
