@@ -1,7 +1,8 @@
 //! The command line as a person or a script meets it: the real program, its words, tables, JSON and exit codes.
 //!
-//! `options` follows the options of `enqueue` to the attempt. Snapshots (`cli/snapshots`) hold what is shown; ids, times and sizes of terminals are filtered out.
+//! `options` follows the options of `enqueue` to the attempt, `ends` what is said of ends. Snapshots (`cli/snapshots`) hold what is shown; ids, times and sizes of terminals are filtered out.
 
+mod ends;
 mod options;
 
 use std::{fs, net::TcpListener, thread};

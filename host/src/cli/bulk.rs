@@ -10,6 +10,7 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader, Read},
     task::Poll,
+    time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesOrdered};
@@ -18,14 +19,14 @@ use serde_json::value::RawValue;
 
 use super::{
     Failure,
-    new_task::{Defaults, duplicate, refusal},
+    new_task::{Defaults, duplicate, refusal, same},
     output,
 };
 use crate::{
     broker::{Broker, BrokerError, Enqueued},
     catalogue::{Catalogue, Checker, Given},
     config::units,
-    task::{NewTask, Priority, QueueName, Start, TaskId, TaskName},
+    task::{Millis, NewTask, Priority, QueueName, Start, TaskId, TaskName, Unique},
 };
 
 const BATCH_TASKS: usize = 1_000;
@@ -55,6 +56,7 @@ pub(super) async fn call(broker: &dyn Broker, file: &str, defaults: &Defaults, u
     if !check && !unchecked {
         output::note("taskhost: no worker has announced anything yet, so the tasks are enqueued unchecked");
     }
+    let clock = Clock { read: broker.now().await?, at: Instant::now() };
     let mut reader = BufReader::with_capacity(1 << 20, source);
     let mut line = Vec::new();
     let mut number = 0_u64;
@@ -75,7 +77,7 @@ pub(super) async fn call(broker: &dyn Broker, file: &str, defaults: &Defaults, u
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        match task(&line, defaults, &catalogue, check.then_some(&mut checker)) {
+        match task(&line, defaults, &clock, &catalogue, check.then_some(&mut checker)) {
             Ok(task) => bulk.add(number, task),
             Err(why) => bulk.refuse(number, &why),
         }
@@ -209,21 +211,74 @@ struct Line {
     args: Option<Box<RawValue>>,
     queue: Option<QueueName>,
     id: Option<TaskId>,
-    /// `"5m"`, or milliseconds.
-    delay: Option<Delay>,
+    #[serde(alias = "in")]
+    delay: Option<Time>,
+    at: Option<Time>,
+    expires: Option<Time>,
     priority: Option<Priority>,
+    retries: Option<u32>,
+    timeout: Option<Time>,
+    unique: Option<Time>,
+    unique_key: Option<String>,
+    /// Zero keeps none.
+    #[serde(alias = "ttl")]
+    result_ttl: Option<Time>,
     #[serde(default)]
     headers: BTreeMap<String, String>,
 }
 
+/// A duration is text such as `"5m"`, or milliseconds; a point in time is as on the command line.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Delay {
-    Millis(u64),
+enum Time {
+    Number(u64),
     Text(String),
 }
 
-fn task(line: &[u8], defaults: &Defaults, catalogue: &Catalogue, checker: Option<&mut Checker<'_>>) -> Result<NewTask, String> {
+impl Time {
+    fn duration(&self, field: &str) -> Result<Duration, String> {
+        match self {
+            Self::Number(millis) => units::duration(&format!("{millis}ms")),
+            Self::Text(text) => units::duration(text),
+        }
+        .map_err(|why| format!("`{field}`: {why}"))
+    }
+
+    fn positive(&self, field: &str) -> Result<Duration, String> {
+        match self.duration(field)? {
+            Duration::ZERO => Err(format!("`{field}`: a duration here is longer than zero, such as \"30s\"")),
+            duration => Ok(duration),
+        }
+    }
+
+    fn start(&self, field: &str) -> Result<Start, String> {
+        match self {
+            Self::Number(number) => units::instant(&number.to_string()).map(Start::At),
+            Self::Text(text) => units::start(text),
+        }
+        .map_err(|why| format!("`{field}`: {why}"))
+    }
+}
+
+/// The broker's time, told by our own monotonic clock: reading a pipe may take long.
+struct Clock {
+    read: Millis,
+    at: Instant,
+}
+
+impl Clock {
+    fn after(&self, time: Duration) -> Millis {
+        self.read.after(self.at.elapsed()).after(time)
+    }
+}
+
+fn task(
+    line: &[u8],
+    defaults: &Defaults,
+    clock: &Clock,
+    catalogue: &Catalogue,
+    checker: Option<&mut Checker<'_>>,
+) -> Result<NewTask, String> {
     let line: Line = serde_json::from_slice(line).map_err(|error| {
         // serde counts within the line, where "line 1" would mislead.
         let text = error.to_string();
@@ -239,11 +294,28 @@ fn task(line: &[u8], defaults: &Defaults, catalogue: &Catalogue, checker: Option
     task.queue = line.queue.unwrap_or(task.queue);
     task.id = line.id.unwrap_or(task.id);
     task.priority = line.priority.unwrap_or(task.priority);
-    task.start = match line.delay {
-        Some(Delay::Millis(millis)) => Start::In(std::time::Duration::from_millis(millis)),
-        Some(Delay::Text(text)) => Start::In(units::duration(&text)?),
-        None => task.start,
+    task.start = match (&line.delay, &line.at) {
+        (Some(_), Some(_)) => return Err("give `delay` or `at`, not both".to_owned()),
+        (Some(delay), None) => Start::In(delay.duration("delay")?),
+        (None, Some(at)) => at.start("at")?,
+        (None, None) => task.start,
     };
+    match line.expires.map(|time| time.start("expires")).transpose()? {
+        Some(Start::At(at)) => task.expires = Some(at),
+        Some(Start::In(time)) => task.expires = Some(clock.after(time)),
+        Some(Start::Now) | None => {}
+    }
+    task.max_attempts = line.retries.map(|retries| retries.saturating_add(1)).or(task.max_attempts);
+    task.timeout = line.timeout.map(|time| time.positive("timeout")).transpose()?.or(task.timeout);
+    task.result_ttl = line.result_ttl.map(|time| time.duration("result_ttl")).transpose()?.or(task.result_ttl);
+    if let Some(time) = line.unique {
+        task.unique = Some(Unique { key: same(&task.name, &task.args), ttl: time.positive("unique")? });
+    }
+    match (&mut task.unique, line.unique_key) {
+        (Some(unique), Some(key)) => unique.key = key,
+        (None, Some(_)) => return Err("`unique_key` needs `unique`, such as \"1h\"".to_owned()),
+        (_, None) => {}
+    }
     task.headers.extend(line.headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)));
     Ok(task)
 }

@@ -16,7 +16,7 @@ use crate::{
     broker::Enqueued,
     catalogue::{Catalogue, Given},
     config::{Settings, units},
-    task::{Millis, NewTask, Start, TaskId, TaskName, Unique},
+    task::{Millis, NewTask, Start, TaskId, TaskName},
 };
 
 #[derive(Debug, Args)]
@@ -41,13 +41,13 @@ pub(super) struct EnqueueArgs {
     expires: Option<Start>,
     #[command(flatten)]
     wishes: Wishes,
-    /// Enqueue nothing while the same task with the same arguments has not ended, for this time at most
+    /// Enqueue nothing while the same task with the same arguments has not ended, for this time at most after it may start
     #[arg(long, value_name = "TIME", value_parser = units::positive_duration)]
     unique: Option<Duration>,
     /// What --unique compares, instead of name and arguments
     #[arg(long, value_name = "KEY", requires = "unique")]
     unique_key: Option<String>,
-    /// Your own id: enqueueing it again enqueues nothing
+    /// Your own id: enqueueing it again enqueues nothing while the task, or its result, is kept
     #[arg(long)]
     id: Option<TaskId>,
     /// Something for the body to read (may be repeated)
@@ -57,7 +57,7 @@ pub(super) struct EnqueueArgs {
     #[arg(long, value_name = "TIME", value_parser = units::positive_duration)]
     result_ttl: Option<Duration>,
     /// Keep no result
-    #[arg(long, conflicts_with_all = ["result_ttl", "wait"])]
+    #[arg(long, conflicts_with = "result_ttl")]
     no_result: bool,
     /// Wait for the end, for TIME at most, and print the result instead of the id
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = optional_time)]
@@ -66,7 +66,7 @@ pub(super) struct EnqueueArgs {
     #[arg(long)]
     unchecked: bool,
     /// Enqueue every line of FILE (- for stdin), printing the ids
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["task", "wait", "id", "unique", "args_json", "named"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["task", "wait", "id", "unique_key", "args_json", "named"])]
     bulk: Option<String>,
 }
 
@@ -91,7 +91,7 @@ pub(super) async fn call(args: EnqueueArgs, settings: &Settings) -> Result<(), F
     };
     let catalogue = if args.unchecked { Catalogue::default() } else { broker.catalogue().await? };
     let given = args.arguments.given(settings.bounds.payload_limit)?;
-    let task = args.task(&defaults, name, &given, &catalogue)?;
+    let task = NewTask { awaited: args.wait.is_some(), ..args.task(&defaults, name, &given, &catalogue)? };
     let wanted = task.id.clone();
     let queue = task.queue.clone();
     let answers = broker.enqueue(std::slice::from_ref(&task)).await?;
@@ -103,7 +103,7 @@ pub(super) async fn call(args: EnqueueArgs, settings: &Settings) -> Result<(), F
         _ => wanted,
     };
     match args.wait {
-        Some(Limit(limit)) => wait::for_result(&*broker, Some(&queue), &id, limit).await,
+        Some(Limit(limit)) => wait::for_result(&*broker, Some(&queue), &id, limit, true).await,
         None => output::line(id.as_str()),
     }
 }
@@ -126,6 +126,7 @@ impl EnqueueArgs {
             timeout: self.wishes.timeout,
             max_attempts: self.wishes.max_attempts(),
             result_ttl: if self.no_result { Some(Duration::ZERO) } else { self.result_ttl },
+            unique: self.unique,
             headers: self.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect(),
         }
     }
@@ -143,9 +144,8 @@ impl EnqueueArgs {
         if let Some(id) = &self.id {
             task.id = id.clone();
         }
-        if let Some(ttl) = self.unique {
-            let key = self.unique_key.clone().unwrap_or_else(|| format!("{name} {}", task.args));
-            task.unique = Some(Unique { key, ttl });
+        if let (Some(unique), Some(key)) = (&mut task.unique, &self.unique_key) {
+            unique.key.clone_from(key);
         }
         Ok(task)
     }

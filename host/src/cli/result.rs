@@ -28,7 +28,7 @@ pub(super) struct ResultArgs {
 pub(super) async fn call(args: ResultArgs, settings: &Settings) -> Result<(), Failure> {
     let broker = ask::broker(settings).await?;
     if let Some(Limit(limit)) = args.wait {
-        return wait::for_result(&*broker, args.queue.as_ref(), &args.id, limit).await;
+        return wait::for_result(&*broker, args.queue.as_ref(), &args.id, limit, false).await;
     }
     let view = ask::find(&*broker, args.queue.as_ref(), &args.id).await?;
     if !view.state.is_ended() {

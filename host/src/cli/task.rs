@@ -87,7 +87,7 @@ struct Filter {
     /// Only whose error's kind, code or message contains this
     #[arg(long, value_name = "TEXT")]
     error: Option<String>,
-    /// Only those that last changed so long ago, such as 1d
+    /// Only those that ended so long ago, such as 1d; if they have not ended: were due, else enqueued
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     older: Option<Duration>,
 }
@@ -160,6 +160,7 @@ async fn show(broker: &dyn Broker, args: &OneArgs) -> Result<(), Failure> {
         format!("queue     {}", view.queue),
         format!("state     {}{}", view.state, if view.cancel_asked { " (cancel asked)" } else { "" }),
         format!("args      {}", output::short(view.args.get(), 2_000)),
+        format!("priority  {}", view.priority),
         format!("tries     {}{}", view.tries, view.max_attempts.map_or_else(String::new, |most| format!(" of {most}"))),
         format!("enqueued  {}", at(view.enqueued_at)),
     ];
@@ -238,6 +239,20 @@ impl Change {
         }
     }
 
+    /// Says that nothing became of tasks that were chosen by a filter, and what to do.
+    fn unfit(self, views: &[TaskView]) -> String {
+        let counts = State::ALL.into_iter().filter_map(|state| {
+            let count = views.iter().filter(|view| view.state == state).count();
+            (count > 0).then(|| format!("{count} {state}"))
+        });
+        let why = match self {
+            Self::Cancel => "what has ended can't be cancelled",
+            Self::Retry => "only dead, cancelled and delayed tasks are retried",
+            Self::Delete => "what runs is deleted after `taskhost task cancel` has stopped it",
+        };
+        format!("left as they are: {}; {why}", counts.collect::<Vec<_>>().join(", "))
+    }
+
     /// What became of one task; `Err` when nothing did.
     async fn apply(self, broker: &dyn Broker, queue: &QueueName, id: &TaskId) -> Result<Result<&'static str, String>, Failure> {
         Ok(match self {
@@ -264,6 +279,7 @@ impl Change {
 
 async fn change(broker: &dyn Broker, args: ManyArgs, change: Change) -> Result<(), Failure> {
     let mut chosen: Vec<(QueueName, TaskId)> = Vec::new();
+    let mut refused = 0;
     if args.ids.is_empty() {
         if args.filter.is_empty() {
             return Err(Failure::Usage(format!(
@@ -273,10 +289,20 @@ async fn change(broker: &dyn Broker, args: ManyArgs, change: Change) -> Result<(
         }
         let filter = args.filter.filter();
         let (views, _) = pages(broker, &filter, usize::MAX).await?;
-        chosen.extend(views.into_iter().filter(|view| change.fits(view.state)).map(|view| (view.queue, view.id)));
-        if chosen.is_empty() {
+        let (fit, unfit): (Vec<_>, Vec<_>) = views.into_iter().partition(|view| change.fits(view.state));
+        if fit.is_empty() {
+            if !unfit.is_empty() {
+                return Err(Failure::Usage(change.unfit(&unfit)));
+            }
             output::note("taskhost: no such task");
             return Ok(());
+        }
+        chosen.extend(fit.into_iter().map(|view| (view.queue, view.id)));
+        // Those of a state that was asked for by its name are refused; else they are only not meant.
+        let named: Vec<_> = unfit.into_iter().filter(|view| args.filter.state.contains(&view.state)).collect();
+        refused = named.len();
+        if refused > 0 {
+            output::note(&format!("taskhost: {}", change.unfit(&named)));
         }
         let noun = if chosen.len() == 1 { "task" } else { "tasks" };
         ask::agreed(&format!("{} {} {noun}?", change.verb(), chosen.len()), args.yes)?;
@@ -292,7 +318,7 @@ async fn change(broker: &dyn Broker, args: ManyArgs, change: Change) -> Result<(
             chosen.push((queue, id.clone()));
         }
     }
-    let mut refused = 0;
+    let all = chosen.len() + refused;
     for (queue, id) in &chosen {
         match change.apply(broker, queue, id).await? {
             Ok(done) => output::line(&format!("{id} {done}"))?,
@@ -302,7 +328,7 @@ async fn change(broker: &dyn Broker, args: ManyArgs, change: Change) -> Result<(
             }
         }
     }
-    if refused == 0 { Ok(()) } else { Err(Failure::Usage(format!("{refused} of {} tasks are as they were", chosen.len()))) }
+    if refused == 0 { Ok(()) } else { Err(Failure::Usage(format!("{refused} of {all} tasks are as they were"))) }
 }
 
 impl Filter {

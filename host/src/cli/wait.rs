@@ -18,25 +18,35 @@ const FIRST_LOOK: Duration = Duration::from_secs(2);
 /// A task that waits for long is looked at again this often, to say when what it waits for changes.
 const LATER_LOOKS: Duration = Duration::from_secs(10);
 
-/// Waits for the end, `limit` at most; then prints the result to stdout, or fails with what is known.
+/// Waits for the end, `limit` at most; then prints the result to stdout, or fails with what is known. `is_known`: it was just enqueued.
 pub(super) async fn for_result(
     broker: &dyn Broker,
     queue: Option<&QueueName>,
     id: &TaskId,
     limit: Option<Duration>,
+    is_known: bool,
 ) -> Result<(), Failure> {
-    let view = for_end(broker, queue, id, limit).await?;
+    let view = for_end(broker, queue, id, limit, is_known).await?;
     print_result(&view)
 }
 
-async fn for_end(broker: &dyn Broker, queue: Option<&QueueName>, id: &TaskId, limit: Option<Duration>) -> Result<TaskView, Failure> {
+async fn for_end(
+    broker: &dyn Broker,
+    queue: Option<&QueueName>,
+    id: &TaskId,
+    limit: Option<Duration>,
+    mut is_known: bool,
+) -> Result<TaskView, Failure> {
     // A limit beyond what a clock holds is no limit.
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     let mut look = FIRST_LOOK;
     let mut said = String::new();
     loop {
         let left = deadline.map_or(look, |deadline| look.min(deadline.saturating_duration_since(Instant::now())));
-        let view = broker.await_end(queue, id, left).await?.ok_or_else(|| ask::no_such_task(queue, id))?;
+        let Some(view) = broker.await_end(queue, id, left).await? else {
+            return Err(if is_known { gone(id) } else { ask::no_such_task(queue, id) });
+        };
+        is_known = true;
         if view.state.is_ended() {
             return Ok(view);
         }
@@ -54,6 +64,13 @@ async fn for_end(broker: &dyn Broker, queue: Option<&QueueName>, id: &TaskId, li
         }
         look = LATER_LOOKS;
     }
+}
+
+/// It was there, and nobody knows any more how it ended.
+fn gone(id: &TaskId) -> Failure {
+    Failure::Failed(format!(
+        "task `{id}` has ended or was deleted, and nothing of it is kept, so how it ended is not known; keep results for longer (`result_ttl`)"
+    ))
 }
 
 /// Why the task does not run now, if that is worth telling.
