@@ -129,10 +129,16 @@ macro_rules! laws {
                         a_listing_is_filtered,
                         pages_show_each_task_once,
                         queues_count_their_tasks,
+                        every_ended_task_is_listed_and_counted_however_many_ended_after_it,
+                        what_leaves_before_its_time_is_neither_listed_nor_counted,
+                        a_listing_goes_on_where_it_was_whatever_comes_and_goes,
+                        a_page_looks_at_some_thousand_tasks_and_says_where_it_goes_on,
+                        a_queue_is_known_while_what_ended_there_is_kept,
                         a_purge_deletes_what_waits_and_nothing_else,
                         a_purge_gives_unique_keys_back,
                         a_check_says_what_the_broker_is,
                     ]
+                    with short_results [what_is_over_its_time_is_neither_listed_nor_counted_swept_or_not]
                 }
                 shared {
                     one [

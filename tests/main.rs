@@ -8,6 +8,7 @@ mod engine;
 mod faults;
 mod fuzz;
 mod laws;
+mod looks;
 mod neighbours;
 mod plugins;
 mod redis;

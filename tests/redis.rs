@@ -309,22 +309,22 @@ async fn a_script_that_fails_midway_loses_no_task() {
     let second = worker.claim_one().await;
     assert_eq!(second.task.id, other.id);
 
-    // Finish fails at the feed of endings, after the result, before it leaves the held set.
-    break_key("events").await;
+    // Finish fails at the list of what has ended, after the result, before it leaves the held set.
+    break_key("ended:succeeded:3600000").await;
     assert!(broker.finish(&worker.who, &[crate::support::finish(&second.member, ok("2"))]).await.is_err());
-    mended("events").await;
+    mended("ended:succeeded:3600000").await;
     assert_eq!(worker.finish(&second.member, ok("2")).await, Finished::Recorded);
     assert_eq!(state(&broker, &other.id).await, State::Succeeded);
 
-    // A retry fails at its place; a cancel of the waiting one at the feed.
+    // A retry fails at its place; a cancel of the waiting one at that list.
     raw(&server, &["SET", "th:{default}:scheduled", "x"]).await;
     assert!(broker.finish(&worker.who, &[crate::support::finish(&leased.member, retry_after(SOON))]).await.is_err());
     fresh("scheduled").await;
     assert_eq!(worker.finish(&leased.member, retry_after(SOON)).await, Finished::Recorded);
     assert_eq!(state(&broker, &task.id).await, State::Scheduled);
-    break_key("events").await;
+    break_key("ended").await;
     assert!(broker.cancel(&default, &task.id).await.is_err());
-    mended("events").await;
+    mended("ended").await;
     broker.cancel(&default, &task.id).await.expect("again");
     assert_eq!(state(&broker, &task.id).await, State::Cancelled);
     assert!(worker.claim(9).await.is_empty());

@@ -8,11 +8,13 @@
 //! safe. The laws that every driver keeps stand in `tests/laws.rs`.
 
 mod kv;
+mod listing;
 pub mod redis;
 pub mod sqlite;
 pub mod traced;
 
 pub use kv::{KvError, KvRoom};
+pub use listing::{TaskFilter, TaskPage};
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -269,33 +271,11 @@ pub enum DeleteReply {
     NotFound,
 }
 
-/// Which tasks to list.
-#[derive(Debug, Clone, Default)]
-pub struct TaskFilter {
-    /// All queues when `None`.
-    pub queue: Option<QueueName>,
-    /// Any state when empty.
-    pub states: Vec<State>,
-    pub task: Option<TaskName>,
-    /// Part of the error's kind, code or message, case-sensitive.
-    pub error: Option<String>,
-    /// Only those whose last change (end, due or enqueue time) is at least so long ago.
-    pub older: Option<Duration>,
-}
-
-/// A page of a listing: running first, then ready, scheduled, parked, ended newest first.
-#[derive(Debug, Clone, Default)]
-pub struct TaskPage {
-    pub tasks: Vec<TaskView>,
-    /// Give it back to go on; `None` at the end.
-    pub next: Option<String>,
-}
-
 /// A queue at a glance.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct QueueView {
     pub queue: QueueName,
-    /// Succeeded counts what is still kept.
+    /// Exact; what has ended counts while it is kept.
     pub counts: BTreeMap<State, u64>,
     /// Age of the oldest ready task.
     pub oldest_ready_ms: Option<u64>,
@@ -427,6 +407,7 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
     async fn find(&self, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<TaskView>>;
     /// What the task's bodies logged, newline-delimited JSON, at most 64 KiB, the newest; `None`: no such task.
     async fn log(&self, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<String>>;
+    /// Each task once, also while others begin and end; one that moves on meanwhile may be met again, or missed.
     async fn list(&self, filter: &TaskFilter, from: Option<&str>, limit: usize) -> Result<TaskPage>;
     async fn cancel(&self, queue: &QueueName, id: &TaskId) -> Result<CancelReply>;
     async fn retry(&self, queue: &QueueName, id: &TaskId) -> Result<RetryReply>;

@@ -9,7 +9,9 @@ use std::{
 };
 
 use taskhost::{
-    broker::{Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued, Finished, Incarnation, Lease, Leased, Member, RetryReply},
+    broker::{
+        Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued, Finished, Incarnation, Lease, Leased, Member, RetryReply, TaskFilter,
+    },
     task::{ErrorKind, NewTask, Priority, QueueName, Start, State, TaskError, TaskId, Unique, Verdict},
 };
 
@@ -105,7 +107,7 @@ impl Model {
             name,
             priority: task.priority.get(),
             unique,
-            keeps_result: task.result_ttl.is_none(),
+            keeps_result: task.result_ttl != Some(Duration::ZERO),
             state: if task.start == Start::Now { State::Ready } else { State::Scheduled },
             turn: self.next_turn(),
             tries: 0,
@@ -293,8 +295,10 @@ impl Run<'_> {
             if self.random.u8(0..5) == 0 {
                 task.unique = Some(Unique { key: format!("k{}", self.random.u8(0..6)), ttl: 24 * HOUR });
             }
-            if self.random.u8(0..8) == 0 {
-                task.result_ttl = Some(Duration::ZERO);
+            match self.random.u8(0..8) {
+                0 => task.result_ttl = Some(Duration::ZERO),
+                1 => task.result_ttl = Some(2 * HOUR),
+                _ => {}
             }
             expected.push(self.model.enqueue(&task, name));
             tasks.push(task);
@@ -402,6 +406,25 @@ impl Run<'_> {
             let shown = view.map(|view| (view.state, view.tries, view.cancel_asked));
             let known = self.model.tasks.get(&id).map(|task| (task.state, task.tries, task.cancel_asked));
             assert_eq!(shown, known, "step {step}: {id}");
+        }
+        // What is listed and counted is what there is.
+        let filter = TaskFilter { queue: Some(self.queue.clone()), ..TaskFilter::default() };
+        let (mut listed, mut from) = (Vec::new(), None);
+        loop {
+            let page = self.broker.list(&filter, from.as_deref(), 60).await.expect("list");
+            listed.extend(page.tasks.into_iter().map(|view| (view.id, view.state)));
+            from = page.next;
+            if from.is_none() {
+                break;
+            }
+        }
+        listed.sort();
+        let known: Vec<_> = self.model.tasks.iter().map(|(id, task)| (id.clone(), task.state)).collect();
+        assert_eq!(listed, known, "step {step}: listed");
+        let queues = self.broker.queues().await.expect("queues");
+        for state in State::ALL {
+            let known = known.iter().filter(|(_, known)| *known == state).count() as u64;
+            assert_eq!(queues[0].counts.get(&state), Some(&known), "step {step}: {state} tasks counted");
         }
         for hand in &self.crew {
             let held: BTreeSet<_> = self.broker.held(&hand.who).await.expect("held").into_iter().map(|leased| leased.member).collect();

@@ -14,7 +14,7 @@ use std::{
 
 use taskhost::{
     broker::{
-        Broker, BrokerSettings, CatchUp, Enqueued, Finished, Fired, Incarnation, KvRoom, Lease, Overlap, Schedule, Source,
+        Broker, BrokerSettings, CatchUp, Enqueued, Finished, Fired, Incarnation, KvRoom, Lease, Overlap, Schedule, Source, TaskFilter,
         redis::RedisBroker,
     },
     task::{ErrorKind, Millis, NewTask, Priority, Progress, QueueName, Start, TaskError, TaskId, Unique, Verdict},
@@ -24,7 +24,7 @@ use super::proxy::{Act, Moment, Proxy};
 use crate::support::{LEASE, RedisServer, finish, named, ok, queue, task_name};
 
 /// Every script there is, by its header.
-const VERBS: [&str; 22] = [
+const VERBS: [&str; 24] = [
     "register",
     "enqueue",
     "claim",
@@ -41,6 +41,8 @@ const VERBS: [&str; 22] = [
     "delete",
     "purge",
     "view",
+    "waiting",
+    "ended",
     "counts",
     "await",
     "put_schedule",
@@ -208,6 +210,10 @@ impl Scene<'_> {
             let queues = self.twice(async || b.queues().await).await;
             assert!(queues.iter().any(|view| view.queue == self.queue), "{queues:?}");
         }
+        if ["waiting", "ended"].contains(&self.verb) {
+            let ended = self.all_ended().await;
+            assert!(!ended.is_empty());
+        }
         if self.verb == "await" {
             let id = &tasks[9].id;
             assert!(self.twice(async || b.await_end(Some(&self.queue), id, Duration::ZERO).await).await.is_some());
@@ -284,11 +290,27 @@ impl Scene<'_> {
             }
         }
         let place = &self.queue;
+        let ended = self.all_ended().await;
         assert!(recorded.values().all(|times| *times == 1), "{place}: recorded more than once: {recorded:?}");
         for task in tasks.iter().chain([&self.task("child", 0)]) {
             let view = self.twice(async || self.broker.find(Some(place), &task.id).await).await;
             let view = view.unwrap_or_else(|| panic!("{place}: `{}` is lost", task.id));
             assert!(view.state.is_ended(), "{place}: {view:#?}");
+            assert!(ended.contains(&task.id), "{place}: in no list: {view:#?}");
+        }
+    }
+
+    /// The ids of all that is listed as ended.
+    async fn all_ended(&self) -> Vec<TaskId> {
+        let filter = TaskFilter { queue: Some(self.queue.clone()), ..TaskFilter::default() };
+        let (mut ids, mut from) = (Vec::new(), None);
+        loop {
+            let page = self.twice(async || self.broker.list(&filter, from.as_deref(), 9).await).await;
+            ids.extend(page.tasks.into_iter().filter(|view| view.state.is_ended()).map(|view| view.id));
+            from = page.next;
+            if from.is_none() {
+                return ids;
+            }
         }
     }
 }

@@ -30,6 +30,7 @@ mod connection;
 mod fault;
 mod health;
 mod keys;
+mod listing;
 mod load;
 mod producers;
 mod schedules;

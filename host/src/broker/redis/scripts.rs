@@ -120,6 +120,8 @@ scripts! {
     RELAY: ALLOW_OOM LIB, "enqueue.lua";
     COUNTS: ALLOW_OOM LIB, "counts.lua";
     VIEW: ALLOW_OOM LIB, "view.lua";
+    WAITING: ALLOW_OOM LIB, "waiting.lua";
+    ENDED: ALLOW_OOM LIB, "ended.lua";
     AWAIT: ALLOW_OOM LIB, "await.lua";
     PROGRESS: ALLOW_OOM LIB, "progress.lua";
     CANCEL: ALLOW_OOM LIB, "cancel.lua";

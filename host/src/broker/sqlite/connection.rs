@@ -16,7 +16,7 @@ use crate::broker::{BrokerError, Result};
 const BUSY: Duration = Duration::from_secs(5);
 /// `th` and a shape; in the file's header, so that another application's database is recognised.
 const APPLICATION_ID: i32 = 0x7468_6f31;
-const SCHEMA: i32 = 1;
+const SCHEMA: i32 = 2;
 /// Connections for reading that are kept open.
 const IDLE_READERS: usize = 4;
 
@@ -45,9 +45,15 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
         }
     }
     let step = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fault)?;
-    if identify(path, &step)? == 0 {
+    let found = identify(path, &step)?;
+    if found == 0 {
         step.execute_batch(include_str!("schema.sql")).map_err(fault)?;
         step.pragma_update(None, "application_id", APPLICATION_ID).map_err(fault)?;
+    }
+    if found == 1 {
+        step.execute_batch(include_str!("schema_2.sql")).map_err(fault)?;
+    }
+    if found < SCHEMA {
         step.pragma_update(None, "user_version", SCHEMA).map_err(fault)?;
     }
     step.commit().map_err(fault)?;
@@ -203,6 +209,6 @@ mod tests {
         let again = open(&path).expect("again");
         again.pragma_update(None, "user_version", SCHEMA + 1).expect("raise");
         drop(again);
-        assert!(refusal(&path).contains("written by a newer taskhost (schema 2, this one knows 1); upgrade"));
+        assert!(refusal(&path).contains("written by a newer taskhost (schema 3, this one knows 2); upgrade"));
     }
 }

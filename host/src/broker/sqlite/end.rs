@@ -30,7 +30,33 @@ pub(super) fn end(step: &mut Step<'_>, task: &Brief, state: State, error: &TaskE
                          cancel_asked = 0, progress = NULL WHERE seq = ?",
     )?;
     update.execute(params![number(state), step.now_ms(), gone_at, serde_json::to_string(error)?, task.seq])?;
+    count(step, &task.queue, state, gone_at, 1)
+}
+
+/// What is never over its time by itself stands under this one.
+const NEVER: i64 = i64::MAX;
+
+/// So many of a queue have ended so, and are over their time then.
+pub(super) fn count(step: &Step<'_>, queue: &QueueName, state: State, gone_at: Option<i64>, n: i64) -> Result<(), Failure> {
+    let mut add = step.connection.prepare_cached(
+        "INSERT INTO ended (queue, state, gone_at, n) VALUES (?, ?, ?, ?) ON CONFLICT (queue, state, gone_at) DO UPDATE SET n = n + excluded.n",
+    )?;
+    add.execute(params![queue.as_str(), number(state), gone_at.unwrap_or(NEVER), n])?;
     Ok(())
+}
+
+/// An ended task goes before its time is over, or runs again.
+fn uncount(step: &Step<'_>, task: &Brief) -> Result<(), Failure> {
+    let mut find = step.connection.prepare_cached("SELECT gone_at FROM task WHERE seq = ?")?;
+    let gone_at = find.query_row([task.seq], |row| row.get(0)).optional()?.flatten();
+    count(step, &task.queue, task.state, gone_at, -1)
+}
+
+/// `now + ttl`, later by a two-thousandth of `ttl` at most: then tasks share their times, and there are few counts.
+fn over_at(now: i64, ttl: i64) -> i64 {
+    let grid = i64::try_from((ttl / 4096).max(1).unsigned_abs().next_power_of_two()).unwrap_or(1);
+    let at = now.saturating_add(ttl);
+    at.checked_add(grid - 1).map_or(at, |end| end - end % grid)
 }
 
 /// When an end is forgotten: `Some(None)` never by itself (the dead set has bounds of its own), `None` at once.
@@ -41,7 +67,7 @@ pub(super) fn gone_at(step: &Step<'_>, task: &Brief, state: State) -> Option<Opt
     }
     match task.result_ttl_ms.unwrap_or_else(|| ms(step.settings.result_ttl)) {
         0 => None,
-        ttl => Some(Some(step.now_ms().saturating_add(ttl))),
+        ttl => Some(Some(over_at(step.now_ms(), ttl))),
     }
 }
 
@@ -55,6 +81,9 @@ pub(super) fn release(step: &Step<'_>, task: &Brief) -> Result<(), Failure> {
 }
 
 pub(super) fn remove(step: &Step<'_>, task: &Brief) -> Result<(), Failure> {
+    if task.state.is_ended() {
+        uncount(step, task)?;
+    }
     step.connection.prepare_cached("DELETE FROM task WHERE seq = ?")?.execute([task.seq])?;
     Ok(())
 }
@@ -83,6 +112,7 @@ pub(super) fn retry(step: &mut Step<'_>, queue: &QueueName, id: &TaskId) -> Resu
                     return Ok(RetryReply::Duplicate { holder });
                 }
             }
+            uncount(step, &task)?;
             let turn = step.stamp();
             // Somebody wants it to run although its `expires` may be over.
             let mut update = step.connection.prepare_cached(

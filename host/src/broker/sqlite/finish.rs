@@ -2,10 +2,12 @@
 //!
 //! member → still held by this incarnation? → verdict, or cancelled instead → the row, the log, the children, the news
 
+use std::collections::BTreeMap;
+
 use rusqlite::{OptionalExtension, params};
 
 use super::{
-    end::{gone_at, release, remove},
+    end::{count, gone_at, release, remove},
     enqueue::{add, meet},
     lease::alive,
     rows::{BRIEF, Brief, brief, number},
@@ -23,10 +25,18 @@ const LOG_BYTES: usize = 64 << 10;
 
 pub(super) fn finish(step: &mut Step<'_>, who: &Incarnation, finishes: &[Finish]) -> Result<FinishReply, Failure> {
     let Some(n) = alive(step, who)? else { return Ok(vec![Finished::Stale; finishes.len()]) };
-    finishes.iter().map(|finish| one(step, who, n, finish)).collect()
+    let mut ends = Ends::new();
+    let reply = finishes.iter().map(|finish| one(step, who, n, finish, &mut ends)).collect();
+    for ((state, gone_at), n) in ends {
+        count(step, &who.queue, state, gone_at, n)?;
+    }
+    reply
 }
 
-fn one(step: &mut Step<'_>, who: &Incarnation, n: i64, finish: &Finish) -> Result<Finished, Failure> {
+/// How many of a batch ended so, and are over their time then.
+type Ends = BTreeMap<(State, Option<i64>), i64>;
+
+fn one(step: &mut Step<'_>, who: &Incarnation, n: i64, finish: &Finish, ends: &mut Ends) -> Result<Finished, Failure> {
     let Some(task) = held(step, who, n, finish)? else { return Ok(Finished::Stale) };
     let (after, reply) = settle(step, &task, finish);
     if !finish.log.is_empty() {
@@ -47,7 +57,7 @@ fn one(step: &mut Step<'_>, who: &Incarnation, n: i64, finish: &Finish) -> Resul
     } else {
         step.news.claimable.insert(task.queue.clone());
     }
-    write(step, &task, finish, after)?;
+    write(step, &task, finish, after, ends)?;
     Ok(reply)
 }
 
@@ -113,10 +123,13 @@ fn settle(step: &mut Step<'_>, task: &Brief, finish: &Finish) -> (After, Finishe
     (after, reply)
 }
 
-fn write(step: &Step<'_>, task: &Brief, finish: &Finish, after: After) -> Result<(), Failure> {
+fn write(step: &Step<'_>, task: &Brief, finish: &Finish, after: After, ends: &mut Ends) -> Result<(), Failure> {
     let gone_at = match after.state.is_ended().then(|| gone_at(step, task, after.state)) {
         Some(None) => return remove(step, task),
-        Some(Some(gone_at)) => gone_at,
+        Some(Some(gone_at)) => {
+            *ends.entry((after.state, gone_at)).or_default() += 1;
+            gone_at
+        }
         None => None,
     };
     let tries = task.tries.saturating_add(u32::from(after.counted));

@@ -11,6 +11,7 @@ mod end;
 mod enqueue;
 mod finish;
 mod lease;
+mod listing;
 mod rows;
 mod schedules;
 mod shared;
@@ -145,7 +146,7 @@ impl Broker for SqliteBroker {
 
     async fn list(&self, filter: &TaskFilter, from: Option<&str>, limit: usize) -> Result<TaskPage> {
         let (filter, from) = (filter.clone(), from.map(str::to_owned));
-        self.read(move |db, now| show::list(db, now, &filter, from.as_deref(), limit)).await
+        self.read(move |db, now| listing::list(db, now, &filter, from.as_deref(), limit)).await
     }
 
     async fn cancel(&self, queue: &QueueName, id: &TaskId) -> Result<CancelReply> {

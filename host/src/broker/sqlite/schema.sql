@@ -1,4 +1,4 @@
--- The whole database, schema 1. A change of shape is a new number in connection.rs and a step from the old one.
+-- The whole database, schema 2. A change of shape is a new number in connection.rs and a step from the old one.
 -- Times are milliseconds since 1970, except `turn` and `claimed_us`: microseconds, never given twice.
 -- `rank` is 9 - priority, so that every order of claiming ascends. States: 0 scheduled 1 ready 2 parked 3 running,
 -- ended: 4 succeeded 5 dead 6 cancelled. Each task stands in exactly one of the partial indices of its state.
@@ -47,6 +47,12 @@ CREATE INDEX task_ended     ON task (queue, state, ended_at) WHERE state > 3;
 CREATE INDEX task_gone      ON task (gone_at) WHERE gone_at IS NOT NULL;
 CREATE INDEX task_expires   ON task (queue, expires_at) WHERE expires_at IS NOT NULL AND tries = 0 AND state < 3;
 CREATE INDEX task_asked     ON task (queue) WHERE cancel_asked = 1;
+
+-- How many have ended and are over their time then, the dead never: counts cost no scan of what has ended.
+CREATE TABLE ended (
+    queue TEXT NOT NULL, state INTEGER NOT NULL, gone_at INTEGER NOT NULL, n INTEGER NOT NULL,
+    PRIMARY KEY (queue, state, gone_at)
+) WITHOUT ROWID;
 
 -- What bodies logged, apart from the task so that its steps stay small.
 CREATE TABLE log (seq INTEGER PRIMARY KEY, text TEXT NOT NULL);

@@ -20,6 +20,7 @@ pub(super) fn forget(step: &Step<'_>) -> Result<bool, Failure> {
         .connection
         .prepare_cached("DELETE FROM task WHERE seq IN (SELECT seq FROM task INDEXED BY task_gone WHERE gone_at <= ? LIMIT ?)")?;
     let forgotten = tasks.execute(params![now, BATCH_ROWS])?;
+    step.connection.prepare_cached("DELETE FROM ended WHERE gone_at <= ?")?.execute([now])?;
     step.connection.prepare_cached("DELETE FROM unique_key WHERE until <= ?")?.execute([now])?;
     step.connection.prepare_cached("DELETE FROM worker WHERE until <= ?")?.execute([now])?;
     Ok(forgotten == BATCH)

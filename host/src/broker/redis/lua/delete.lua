@@ -12,6 +12,7 @@ if not f[2] then
   if not state then return 'running' end
 end
 release(id, f[3])
+if f[2] then unlist(id, f[2]) end
 call('UNLINK', t, K .. 'log:' .. id)
 call('SREM', K .. 'special', id)
 call('ZREM', K .. 'expires', id)

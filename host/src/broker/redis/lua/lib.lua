@@ -47,14 +47,70 @@ local function release(id, unique)
   if unique and call('GET', K .. 'unique:' .. unique) == id then call('DEL', K .. 'unique:' .. unique) end
 end
 
--- One entry a batch: the feed of endings, bounded, may be incomplete.
-local function tell(ended)
-  local entry = { 'at', int(now) }
-  for state, ids in pairs(ended) do
-    entry[#entry + 1] = state
-    entry[#entry + 1] = table.concat(ids, ' ')
+-- Lists what has ended, one entry a batch: a stream for each state and time of keeping, so that its oldest entries are over their time first,
+-- and go with the newest that come. `before` is how many were ever listed there earlier: a count is a difference. `apart` has the
+-- ids that are listed elsewhere (see `settle`).
+local function tell(ended, ttl, apart)
+  if ttl == 0 then return end
+  for _, state in ipairs({ 'succeeded', 'cancelled' }) do
+    local ids = ended[state] or {}
+    if apart then
+      local all = ids
+      ids = {}
+      for _, id in ipairs(all) do
+        if not apart[id] then ids[#ids + 1] = id end
+      end
+    end
+    if #ids > 0 then
+      local group, at, text = state .. ':' .. int(ttl), int(now), table.concat(ids, ' ')
+      local before = int(call('HINCRBY', K .. 'ended', group, int(#ids)) - #ids)
+      local key, oldest = K .. 'ended:' .. group, int(math.max(now - ttl, 0))
+      local told = redis.pcall('XADD', key, 'MINID', '~', oldest, 'LIMIT', '200', at .. '-*', 'at', at, 'before', before, 'ids', text)
+      -- A clock that was set back: the entry stands behind the last one.
+      if type(told) == 'table' and told.err then call('XADD', key, '*', 'at', at, 'before', before, 'ids', text) end
+    end
   end
-  if #entry > 2 then call('XADD', K .. 'events', 'MAXLEN', '~', 2000, '*', unpack(entry)) end
+end
+
+-- How many of a group of ends are kept still: all that came, less those before the first that is in time, less those that left early.
+local function kept_of(group, total)
+  local oldest = int(math.max(now - (tonumber(string.match(group, '%d+$')) or 0), 0))
+  local first = call('XRANGE', K .. 'ended:' .. group, oldest, '+', 'COUNT', '1')[1]
+  local before = first and tonumber(first[2][4])
+  if not before then return 0 end
+  return math.max(total - before - call('ZCOUNT', K .. 'left:' .. group, oldest, '+inf'), 0)
+end
+
+-- An ended task that leaves before its time is over is not counted any more.
+local function unlist(id, state)
+  if state == 'dead' then return end
+  if call('ZREM', K .. 'kept:' .. state, id) == 1 then
+    call('ZREM', K .. 'kept_until:' .. state, id)
+    return
+  end
+  local f = call('HMGET', T .. id, 'end', 'done')
+  local at = tonumber(f[1] or string.match(f[2] or '', '^%d+'))
+  if not at then return end
+  local group = state .. ':' .. int(call('PEXPIRETIME', T .. id) - at)
+  if call('HEXISTS', K .. 'ended', group) == 1 then call('ZADD', K .. 'left:' .. group, int(at), id .. '@' .. int(at)) end
+end
+
+-- How many members of a sorted set stand before this one, and whether it is there. Lua compares text by the server's locale, Redis by bytes.
+local function standing(key, score, id)
+  if tonumber(call('ZSCORE', key, id) or nil) == tonumber(score) then return call('ZRANK', key, id), true end
+  local function precedes(a, b)
+    for i = 1, math.min(#a, #b) do
+      local x, y = string.byte(a, i), string.byte(b, i)
+      if x ~= y then return x < y end
+    end
+    return #a < #b
+  end
+  local low, high = call('ZCOUNT', key, '-inf', '(' .. score), call('ZCOUNT', key, '-inf', score)
+  while low < high do
+    local mid = math.floor((low + high) / 2)
+    if precedes(call('ZRANGE', key, int(mid), int(mid))[1], id) then low = mid + 1 else high = mid end
+  end
+  return low, false
 end
 
 -- All that is known of a task: {id, fields and values, state, due ms or '', claim µs or '', cancel asked, by}, {} of an unknown one. A task
@@ -95,7 +151,8 @@ local function publish(ids, state)
   end
 end
 
--- After an end: the key is released, the result's time begins. The dead set has bounds of its own.
+-- After an end: the key is released, the result's time begins. The dead set has bounds of its own. Whether the end is to be listed with
+-- those of its batch: the dead are not, nor what is kept for a time of its own (both are listed one by one), nor what is not kept.
 local function settle(id, state, ttl)
   local t = T .. id
   local own = call('HMGET', t, 'ttl', 'unique')
@@ -104,24 +161,30 @@ local function settle(id, state, ttl)
   call('SREM', K .. 'cancelled', id)
   if state == 'dead' then
     call('ZADD', K .. 'dead', now, id)
-    return
+    return false
   end
+  local usual = ttl
   ttl = tonumber(own[1]) or ttl
   if ttl == 0 then
     call('UNLINK', t, K .. 'log:' .. id)
-  else
-    call('PEXPIRE', t, int(ttl))
-    call('PEXPIRE', K .. 'log:' .. id, int(ttl))
+    return false
   end
+  call('PEXPIREAT', t, int(now + ttl))
+  call('PEXPIREAT', K .. 'log:' .. id, int(now + ttl))
+  if ttl == usual then return true end
+  call('ZADD', K .. 'kept:' .. state, int(now), id)
+  call('ZADD', K .. 'kept_until:' .. state, int(now + ttl), id)
+  return false
 end
 
--- Ends a task that no attempt ended. Its place is the caller's.
+-- Ends a task that no attempt ended. Its place is the caller's. It is listed first: when the rest is asked for again, it may have ended.
 local function end_waiting(id, state, ttl, kind, message)
+  local own = call('HGET', T .. id, 'ttl')
+  if state == 'dead' then call('ZADD', K .. 'dead', now, id) elseif (tonumber(own or nil) or ttl) == ttl then tell({ [state] = { id } }, ttl) end
   local error = string.format('{"kind":"%s","message":"%s"}', kind, message)
   call('HSET', T .. id, 'state', state, 'end', int(now), 'error', error)
   settle(id, state, ttl)
   publish({ id }, state)
-  tell({ [state] = { id } })
 end
 
 -- What a worker gets of a task.

@@ -25,4 +25,8 @@ end
 local waits = call('EXISTS', K .. 'ready', K .. 'scheduled', K .. 'parked')
 local other = call('EXISTS', K .. 'dead', K .. 'workers', K .. 'out', K .. 'schedules')
 if call('HGET', K .. 'control', 'paused') then other = other + 1 end
+-- What has ended is shown as long as it is kept, and so is its queue.
+local groups = call('HGETALL', K .. 'ended')
+for i = 1, #groups, 2 do other = other + kept_of(groups[i], tonumber(groups[i + 1]) or 0) end
+for _, state in ipairs({ 'succeeded', 'cancelled' }) do other = other + call('ZCOUNT', K .. 'kept_until:' .. state, int(now), '+inf') end
 return { gone, waits, waits + other }

@@ -19,6 +19,7 @@ elseif f[5] then
   end
   call('SET', K .. 'unique:' .. f[5], id, 'PX', f[6])
 end
+if f[2] then unlist(id, f[2]) end
 local seq = call('HINCRBY', K .. 'control', 'seq', 1)
 call('PERSIST', t)
 call('PERSIST', K .. 'log:' .. id)

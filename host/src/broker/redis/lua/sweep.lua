@@ -1,4 +1,4 @@
--- sweep: the dead set keeps its bounds, what has not started in time is cancelled, what nobody offered for long is dead.
+-- sweep: what is over its time ends or goes: dead tasks, those not started or offered in time, and entries of the lists of ends.
 -- KEYS    1 th:{Q}:
 -- ARGV    1 result_ttl ms   2 dead_count   3 dead_age ms   4 unknown_task_ttl ms   5 the same in words   6… names that are offered
 -- RETURNS whether there is more to do
@@ -33,4 +33,30 @@ for _, name in ipairs(call('SRANDMEMBER', K .. 'parked', 1000)) do
     if #late == 200 then more = 1 end
   end
 end
+
+local groups = call('HGETALL', K .. 'ended')
+for i = 1, #groups, 2 do
+  local group = groups[i]
+  local stream, left = K .. 'ended:' .. group, K .. 'left:' .. group
+  local oldest = int(math.max(now - (tonumber(string.match(group, '%d+$')) or 0), 0))
+  if kept_of(group, tonumber(groups[i + 1]) or 0) == 0 then
+    call('UNLINK', stream, left)
+    call('HDEL', K .. 'ended', group)
+  else
+    if call('XTRIM', stream, 'MINID', '~', oldest, 'LIMIT', '1000') > 900 then more = 1 end
+    local over = call('ZCOUNT', left, '-inf', '(' .. oldest)
+    if over > 0 then call('ZREMRANGEBYRANK', left, '0', int(math.min(over, 1000) - 1)) end
+    if over > 1000 then more = 1 end
+  end
+end
+for _, state in ipairs({ 'succeeded', 'cancelled' }) do
+  local over = call('ZRANGEBYSCORE', K .. 'kept_until:' .. state, '-inf', '(' .. int(now), 'LIMIT', '0', '500')
+  if #over > 0 then
+    call('ZREM', K .. 'kept:' .. state, unpack(over))
+    call('ZREM', K .. 'kept_until:' .. state, unpack(over))
+  end
+  if #over == 500 then more = 1 end
+end
+-- The first builds listed ends there, and cut them at some 2,000 batches.
+call('UNLINK', K .. 'events')
 return more
