@@ -241,6 +241,17 @@ fn tasks_are_steered_by_id_or_by_filter() {
 }
 
 #[test]
+fn a_change_by_filter_is_made_to_all_that_fit_and_is_no_success_where_none_does() {
+    let host = Taskhost::new();
+    let lines = "{\"task\":\"add\",\"args\":[1,1]}\n".repeat(1_200);
+    assert_eq!(host.run_with(&["enqueue", "--unchecked", "--bulk", "-"], &lines).code, 0);
+    for (verb, state) in [("cancel", "ready"), ("retry", "cancelled"), ("delete", "ready")] {
+        assert_eq!(host.ok(&["task", verb, "--state", state, "--yes"]).lines().count(), 1_200, "{verb}");
+        refused(&host.run(&["task", verb, "--state", state, "--yes"]), 2, &["nothing to", verb, "task list"]);
+    }
+}
+
+#[test]
 fn waiting_ends_with_exit_4_and_says_what_is_missing() {
     let host = Taskhost::new();
     let output = host.run(&["enqueue", "add", "1", "1", "--unchecked", "--wait=3s"]);

@@ -2,7 +2,7 @@
 //!
 //! Invariant: what is chosen by a filter is counted and agreed to before anything changes.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use clap::{Args, Subcommand};
 
@@ -272,11 +272,23 @@ async fn change(broker: &dyn Broker, args: ManyArgs, change: Change) -> Result<(
             )));
         }
         let filter = args.filter.filter();
-        let (views, _) = pages(broker, &filter, usize::MAX).await?;
-        chosen.extend(views.into_iter().filter(|view| change.fits(view.state)).map(|view| (view.queue, view.id)));
+        let mut seen = HashSet::new();
+        let mut from = None;
+        // One that moves on meanwhile may be met twice. Results are not kept until the end of the list.
+        loop {
+            let page = broker.list(&filter, from.as_deref(), PAGE).await?;
+            let fitting = page.tasks.into_iter().filter(|view| change.fits(view.state)).map(|view| (view.queue, view.id));
+            chosen.extend(fitting.filter(|key| seen.insert(key.clone())));
+            from = page.next;
+            if from.is_none() {
+                break;
+            }
+        }
         if chosen.is_empty() {
-            output::note("taskhost: no such task");
-            return Ok(());
+            let verb = change.verb().to_lowercase();
+            return Err(Failure::Usage(format!(
+                "nothing to {verb}: no such task is in a state for it; `taskhost task list` shows what there is"
+            )));
         }
         let noun = if chosen.len() == 1 { "task" } else { "tasks" };
         ask::agreed(&format!("{} {} {noun}?", change.verb(), chosen.len()), args.yes)?;
