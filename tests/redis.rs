@@ -92,6 +92,29 @@ async fn a_user_who_may_too_little_is_told_so() {
 }
 
 #[tokio::test]
+async fn a_socket_serves_as_well_as_a_port_in_the_database_that_is_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("redis.sock");
+    let server = RedisServer::start_with(&["--unixsocket", &socket.to_string_lossy(), "--requirepass", "secret"]);
+    let url = format!("redis+unix://:secret@{}?db=2", socket.display());
+    let broker = RedisBroker::connect(&url, BrokerSettings::default()).await.expect("connect");
+    assert!(broker.check().await.expect("check").about.contains(&*socket.to_string_lossy()));
+    // Commands, a connection that blocks, and one that listens.
+    let id = enqueue(&broker, add()).await;
+    broker.wait(&QueueName::default(), SOON).await.expect("wait");
+    let worker = Worker::new(&broker).await;
+    let leased = worker.claim_one().await;
+    let (view, _) = tokio::join!(broker.await_end(None, &id, SOON), worker.finish(&leased.member, ok("2")));
+    assert_eq!(view.expect("await").expect("known").state, State::Succeeded);
+    let size = |db: u8| format!("redis://:secret@127.0.0.1:{}/{db}", server.port());
+    assert_eq!(raw_as(&size(0), &["DBSIZE"]).await, Value::Int(0));
+    assert!(matches!(raw_as(&size(2), &["DBSIZE"]).await, Value::Int(1..)));
+
+    let gone = refusal(&format!("redis+unix://{}/absent.sock", dir.path().display())).await;
+    assert!(gone.to_string().contains("absent.sock"), "{gone}");
+}
+
+#[tokio::test]
 async fn another_kind_of_server_at_the_port_is_no_redis() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let port = listener.local_addr().expect("bound").port();

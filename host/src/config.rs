@@ -28,7 +28,7 @@ pub use address::BrokerAddress;
 
 /// Every setting: its key in `taskhost.toml` (upper-cased behind `TASKHOST_` its environment name), its default as text, and what it is.
 pub const KEYS: &[(&str, &str, &str)] = &[
-    ("broker", "sqlite:taskhost.db", "redis://…, rediss://…, redis+sentinel://…, redis+cluster://… or sqlite:PATH"),
+    ("broker", "sqlite:taskhost.db", "redis://…, rediss://…, redis+unix://…, redis+sentinel://…, redis+cluster://… or sqlite:PATH"),
     ("prefix", "th", "what every Redis key begins with"),
     ("plugins", "./plugins", "the directory whose *.wasm files are the plugins"),
     ("state", "", "where last good plugins are kept; by default $XDG_STATE_HOME/taskhost"),

@@ -17,8 +17,8 @@ use redis::{Value, aio::PubSub};
 use tokio::sync::mpsc;
 
 use super::{
-    Broker, BrokerSettings, CancelReply, Claimed, DeleteReply, Durability, Enqueued, Extended, Finish, FinishReply, Fired, Health,
-    Incarnation, KvError, KvRoom, Lease, Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
+    Broker, BrokerError, BrokerSettings, CancelReply, Claimed, DeleteReply, Durability, Enqueued, Extended, Finish, FinishReply, Fired,
+    Health, Incarnation, KvError, KvRoom, Lease, Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
 };
 use crate::{
     catalogue::Catalogue,
@@ -35,16 +35,17 @@ mod producers;
 mod schedules;
 mod scripts;
 mod shared;
+mod url;
 mod values;
 mod views;
 mod workers;
 
-pub use address::display_url;
-use address::{Address, place};
+use address::Address;
 use connection::{Link, Target};
 use keys::Keys;
 pub use load::ServerLoad;
 use scripts::Call;
+pub use url::RedisUrl;
 
 /// A handle on one Redis; cheap to share, reconnects by itself.
 pub struct RedisBroker {
@@ -72,9 +73,10 @@ impl fmt::Debug for RedisBroker {
 impl RedisBroker {
     /// Connects, and refuses at once what will not do: unreachable, wrong password, no Redis, too old, another schema.
     pub async fn connect(url: &str, settings: BrokerSettings) -> Result<Self> {
-        let address = Address::parse(url)?;
+        let url = RedisUrl::parse(url).map_err(BrokerError::Misconfigured)?;
+        let address = Address::of(&url)?;
         let keys = Keys::new(&settings.prefix)?;
-        let at: Arc<str> = place(url).into();
+        let at: Arc<str> = url.place().into();
         let target = Arc::new(Target::new(&address)?);
         let link = || Link::new(Arc::clone(&target), Arc::clone(&at));
         let (commands, heartbeats) = (link(), link());
