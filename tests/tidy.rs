@@ -6,7 +6,8 @@ use std::{
 };
 
 /// Rooms of one row never meet; imports go to lower rows only. Lowest first.
-const ROWS: [&[&str]; 9] = [
+const ROWS: [&[&str]; 10] = [
+    &["text"],
     &["task", "telemetry"],
     &["catalogue"],
     &["retry", "cron", "workflow"],

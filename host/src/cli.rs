@@ -4,7 +4,7 @@
 //!
 //! Exit codes: 0 done, 1 the task failed (or something here did), 2 usage, 3 broker unreachable, 4 timed out waiting.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{env, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -25,6 +25,7 @@ mod plugin_history;
 mod plugin_new;
 mod plugin_sign;
 mod queue;
+mod rejected;
 mod result;
 mod run;
 mod schedule;
@@ -190,9 +191,29 @@ impl Global {
 
 /// Help and version are what was asked for; everything else is a usage error, exit 2.
 fn usage(error: &clap::Error) -> ExitCode {
-    // A closed stdout is no reason to complain about help that nobody reads.
-    let _ = error.print();
-    if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
+    if !error.use_stderr() {
+        // A closed stdout is no reason to complain about help that nobody reads.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.render().to_string();
+    let shown = without_addresses(&text, env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()));
+    if shown == text && output::clean_lines(&text) == text {
+        let _ = error.print();
+    } else {
+        output::note(shown.trim_end());
+    }
+    ExitCode::from(2)
+}
+
+/// An error names the word that it does not understand: one that may be an address holds a password.
+fn without_addresses(text: &str, words: impl Iterator<Item = String>) -> String {
+    let addresses = words.filter_map(|word| {
+        let at = word.find("://").filter(|at| word[*at..].contains('@') || word[*at..].contains("pass"))?;
+        // In `--brokr=redis://…` the address begins behind the `=`.
+        Some(word[word[..at].rfind('=').map_or(0, |equals| equals + 1)..].to_owned())
+    });
+    addresses.fold(text.to_owned(), |text, address| text.replace(&address, "an address that is not shown"))
 }
 
 impl From<ConfigError> for Failure {

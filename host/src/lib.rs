@@ -11,4 +11,5 @@ pub mod retry;
 pub mod schedule;
 pub mod task;
 pub mod telemetry;
+pub mod text;
 pub mod worker;

@@ -6,6 +6,8 @@ use std::io::{self, IsTerminal};
 
 use tracing_subscriber::{EnvFilter, fmt};
 
+mod shown;
+
 /// Libraries speak up only when something is wrong; a filter given by the user may raise any of them again.
 const QUIET: &str = "wasmtime=warn,wasmtime_wasi=warn,wasmtime_wasi_http=warn,cranelift_codegen=warn,regalloc2=warn,\
 redis=warn,hyper=warn,rustls=warn,mio=warn,notify=warn";
@@ -17,9 +19,9 @@ pub fn start(filter: &str, json: bool) -> Result<(), String> {
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let builder = fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
     let started = if json {
-        builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
+        builder.json().flatten_event(true).with_current_span(true).with_span_list(false).map_event_format(shown::Json).try_init()
     } else {
-        builder.compact().with_target(false).try_init()
+        builder.compact().with_target(false).fmt_fields(shown::Fields).try_init()
     };
     started.map_err(|error| format!("failed to start the log: {error}"))
 }

@@ -138,10 +138,10 @@ async fn list(broker: &dyn Broker, json: bool) -> Result<(), Failure> {
     rows.print(nothing)?;
     for Listed { info, .. } in &listed {
         if let Some(error) = &info.error {
-            output::line(&format!("\n{}: {}", info.file, output::clean_lines(error)))?;
+            output::line(&format!("\n{}: {error}", output::clean(&info.file)))?;
         }
         for warning in &info.warnings {
-            output::line(&format!("\n{}: warning: {}", info.file, output::clean_lines(warning)))?;
+            output::line(&format!("\n{}: warning: {warning}", output::clean(&info.file)))?;
         }
     }
     Ok(())

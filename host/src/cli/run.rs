@@ -105,7 +105,7 @@ pub(super) async fn call(args: RunArgs, settings: &Settings) -> Result<(), Failu
             for child in &children {
                 output::note(&enqueued(child));
             }
-            output::line(&result)
+            output::json_text(&result)
         }
         Outcome::Failed { error, after } => {
             let mut lines = vec![format!("{} failed: {}", args.body, output::clean(&error.to_string()))];

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::{Failure, ask, output};
@@ -29,7 +30,13 @@ pub(super) async fn for_result(
     print_result(&view)
 }
 
-async fn for_end(broker: &dyn Broker, queue: Option<&QueueName>, id: &TaskId, limit: Option<Duration>) -> Result<TaskView, Failure> {
+/// Waits for the end, `limit` at most.
+pub(super) async fn for_end(
+    broker: &dyn Broker,
+    queue: Option<&QueueName>,
+    id: &TaskId,
+    limit: Option<Duration>,
+) -> Result<TaskView, Failure> {
     // A limit beyond what a clock holds is no limit.
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     let mut look = FIRST_LOOK;
@@ -93,9 +100,10 @@ async fn what_for(broker: &dyn Broker, view: &TaskView) -> Result<String, Failur
 /// The result alone on stdout, or a failure with everything that is known of an ended task.
 pub(super) fn print_result(view: &TaskView) -> Result<(), Failure> {
     match (view.state, &view.result) {
-        (State::Succeeded, Some(result)) => output::line(result.get()),
-        // Its result was not to be kept, and the end was seen all the same.
-        (State::Succeeded, None) => output::line("null"),
+        // Without one: it was not to be kept, and the end was seen all the same.
+        (State::Succeeded, result) => output::json_text(result.as_deref().map_or("null", RawValue::get)).map_err(|failure| {
+            failure.and(&format!("task `{0}` has succeeded; `taskhost result {0}` prints its result again, as long as it is kept", view.id))
+        }),
         _ => Err(Failure::Task(report(view))),
     }
 }
@@ -114,7 +122,11 @@ pub(super) fn report(view: &TaskView) -> String {
         lines.extend(output::clean_lines(detail.trim()).lines().map(|line| format!("  | {line}")));
     }
     for entry in &view.errors {
-        let code = if entry.code.plugin.is_empty() { String::new() } else { format!(", {} {}", entry.code.plugin, entry.code.version) };
+        let code = if entry.code.plugin.is_empty() {
+            String::new()
+        } else {
+            output::clean(&format!(", {} {}", entry.code.plugin, entry.code.version))
+        };
         let message = output::short(&entry.error.to_string(), 200);
         lines.push(format!("  attempt {} at {}{code}: {message}", entry.attempt, output::instant(entry.at)));
     }
