@@ -1,8 +1,15 @@
 //! The command line as a person or a script meets it: the real program, its words, tables, JSON and exit codes.
 //!
-//! `options` follows the options of `enqueue` to the attempt. Snapshots (`cli/snapshots`) hold what is shown; ids, times and sizes of terminals are filtered out.
+//! `options` follows the options of `enqueue` to the attempt, `pipes` loses whoever reads, `shown` tries to steer the terminal, `address`
+//! looks for passwords, `database` loses the file, `bulk` feeds odd files, `wrong` asks wrongly. Snapshots (`cli/snapshots`) hold what is shown; ids, times and sizes of terminals are filtered out.
 
+mod address;
+mod bulk;
+mod database;
 mod options;
+mod pipes;
+mod shown;
+mod wrong;
 
 use std::{fs, net::TcpListener, thread};
 
@@ -270,6 +277,8 @@ fn a_reader_that_goes_away_is_no_panic() {
     assert_eq!(host.run_with(&["enqueue", "--unchecked", "--bulk", "-"], &lines).code, 0);
     let output = host.run_into_closed_pipe(&["task", "list", "--limit", "3000", "--json"]);
     assert_eq!((output.code, output.stderr.as_str()), (0, ""), "{output:?}");
+    let output = host.run(&["task", "list", "--limit", "2000", "--json"]);
+    assert!(output.stderr.contains("there are more; --limit 20000"), "a cut list says so, as JSON too: {}", output.stderr);
 }
 
 #[test]

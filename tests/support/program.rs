@@ -33,6 +33,8 @@ pub(crate) struct Taskhost {
     redis: Option<RedisServer>,
     /// Of compiled code; by default one that all tests share.
     cache: Option<PathBuf>,
+    /// Whether it runs under umask 000.
+    open: bool,
 }
 
 impl Taskhost {
@@ -40,7 +42,7 @@ impl Taskhost {
     pub(crate) fn new() -> Self {
         let dir = TempDir::new().expect("a temporary directory");
         fs::create_dir(dir.path().join("plugins")).expect("a plugin directory");
-        Self { dir, redis: None, cache: None }
+        Self { dir, redis: None, cache: None, open: false }
     }
 
     /// The same with a cache of its own, cold.
@@ -52,6 +54,11 @@ impl Taskhost {
     /// The same on a Redis of its own.
     pub(crate) fn on_redis() -> Self {
         Self { redis: Some(RedisServer::start()), ..Self::new() }
+    }
+
+    /// The same under a umask that forbids nothing.
+    pub(crate) fn with_open_umask() -> Self {
+        Self { open: true, ..Self::new() }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -90,9 +97,14 @@ impl Taskhost {
 
     /// The same with a stdout that nobody reads.
     pub(crate) fn run_into_closed_pipe(&self, words: &[&str]) -> Output {
-        let mut child = self.command(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-        drop(child.stdout.take());
-        let output = child.wait_with_output().expect("it ends");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        self.run_into(words, writer)
+    }
+
+    /// The same with this as its stdout.
+    pub(crate) fn run_into(&self, words: &[&str], stdout: impl Into<Stdio>) -> Output {
+        let output = self.command(words).stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()).output().expect("it starts");
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         Output { code: output.status.code().unwrap_or(-1), stdout: String::new(), stderr }
     }
@@ -171,7 +183,11 @@ impl Taskhost {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_taskhost"));
+        let program = env!("CARGO_BIN_EXE_taskhost");
+        let mut command = Command::new(if self.open { "sh" } else { program });
+        if self.open {
+            command.args(["-c", "umask 000; exec \"$@\"", "sh", program]);
+        }
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TASKHOST_")) {
             command.env_remove(name);
         }
@@ -231,6 +247,11 @@ impl Worker {
     pub(crate) fn stop(mut self) -> ExitStatus {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own child");
+        self.end()
+    }
+
+    /// Its end, by itself.
+    pub(crate) fn end(&mut self) -> ExitStatus {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("our own child") {

@@ -3,23 +3,26 @@
 //! read → check → send when a batch is full or the reader has nothing more at hand → print ids; the next lines are read while the
 //! broker takes the last batches.
 //!
-//! Invariant: a line that is refused is named and keeps no other line back; memory holds a few batches, however long the file.
+//! Invariant: a line that is refused is named and keeps no other line back; a reader of the ids that leaves keeps none back either; memory
+//! holds a few batches, however long the file.
 
 use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, BufRead, BufReader, Read},
+    path::Path,
     task::Poll,
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesOrdered};
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::{
     Failure,
     new_task::{Defaults, duplicate, refusal},
-    output,
+    output::{self, Sink},
+    rejected::{Rejected, Source},
 };
 use crate::{
     broker::{Broker, BrokerError, Enqueued},
@@ -39,7 +42,17 @@ const LINE_BYTES: u64 = 256 << 20;
 /// After so many, further refusals are counted and not printed.
 const SHOWN_REFUSALS: usize = 20;
 
-pub(super) async fn call(broker: &dyn Broker, file: &str, defaults: &Defaults, unchecked: bool) -> Result<(), Failure> {
+/// What some editors put before the first line of a UTF-8 file.
+const MARK: &[u8] = "\u{feff}".as_bytes();
+
+pub(super) async fn call(
+    broker: &dyn Broker,
+    file: &str,
+    rejected: Option<&Path>,
+    defaults: &Defaults,
+    unchecked: bool,
+) -> Result<(), Failure> {
+    let rejected = rejected.map(Rejected::new).transpose()?;
     let catalogue = if unchecked { Catalogue::default() } else { broker.catalogue().await? };
     let source: Box<dyn Read> =
         if file == "-" {
@@ -49,13 +62,34 @@ pub(super) async fn call(broker: &dyn Broker, file: &str, defaults: &Defaults, u
                 Failure::Usage(format!("failed to open `{file}`: {error}; name a file of JSON lines, or `-` for stdin"))
             })?)
         };
-    let mut bulk = Bulk { broker, batch: Vec::new(), bytes: 0, under_way: FuturesOrdered::new(), enqueued: 0, refused: 0 };
+    let mut bulk = Bulk {
+        broker,
+        batch: Vec::new(),
+        bytes: 0,
+        under_way: FuturesOrdered::new(),
+        enqueued: 0,
+        refused: 0,
+        rejected,
+        sink: Sink::default(),
+    };
     let mut checker = Checker::new(&catalogue);
     let check = !catalogue.offers.is_empty();
     if !check && !unchecked {
         output::note("taskhost: no worker has announced anything yet, so the tasks are enqueued unchecked");
     }
-    let mut reader = BufReader::with_capacity(1 << 20, source);
+    let went = read(&mut bulk, BufReader::with_capacity(1 << 20, source), file, defaults, &catalogue, check.then_some(&mut checker)).await;
+    let sink = std::mem::take(&mut bulk.sink);
+    sink.end(went.and_then(|()| bulk.finish()))
+}
+
+async fn read(
+    bulk: &mut Bulk<'_>,
+    mut reader: BufReader<Box<dyn Read>>,
+    file: &str,
+    defaults: &Defaults,
+    catalogue: &Catalogue,
+    mut checker: Option<&mut Checker<'_>>,
+) -> Result<(), Failure> {
     let mut line = Vec::new();
     let mut number = 0_u64;
     loop {
@@ -72,41 +106,52 @@ pub(super) async fn call(broker: &dyn Broker, file: &str, defaults: &Defaults, u
             break;
         }
         number += 1;
+        if number == 1 && line.starts_with(MARK) {
+            line.drain(..MARK.len());
+        }
+        if number == 1 && (line.starts_with(b"\xff\xfe") || line.starts_with(b"\xfe\xff")) {
+            return Err(bulk.stopped(0, &format!("`{file}` is written in UTF-16; write it in UTF-8")));
+        }
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        match task(&line, defaults, &catalogue, check.then_some(&mut checker)) {
-            Ok(task) => bulk.add(number, task),
-            Err(why) => bulk.refuse(number, &why),
+        let source = Source::new(number, &line, bulk.rejected.is_some());
+        match task(&line, defaults, catalogue, checker.as_deref_mut()) {
+            Ok(task) => bulk.add(source, task),
+            Err(why) => bulk.refuse(&source, &why),
         }
     }
     bulk.send().await?;
-    bulk.settle(0).await?;
-    bulk.finish()
+    bulk.settle(0).await
 }
 
-/// What was asked and answered: the numbers of the lines, their tasks.
-type Sent = (Vec<u64>, Vec<NewTask>, Result<Vec<Enqueued>, BrokerError>);
+/// What was asked and answered: the lines, their tasks.
+type Sent = (Vec<Source>, Vec<NewTask>, Result<Vec<Enqueued>, BrokerError>);
 
 struct Bulk<'a> {
     broker: &'a dyn Broker,
-    batch: Vec<(u64, NewTask)>,
+    batch: Vec<(Source, NewTask)>,
     bytes: usize,
     under_way: FuturesOrdered<BoxFuture<'a, Sent>>,
     enqueued: u64,
     refused: usize,
+    rejected: Option<Rejected>,
+    sink: Sink,
 }
 
 impl<'a> Bulk<'a> {
-    fn add(&mut self, line: u64, task: NewTask) {
+    fn add(&mut self, line: Source, task: NewTask) {
         self.bytes += task.args.len();
         self.batch.push((line, task));
     }
 
-    fn refuse(&mut self, line: u64, why: &str) {
+    fn refuse(&mut self, line: &Source, why: &str) {
         self.refused += 1;
         if self.refused <= SHOWN_REFUSALS {
-            output::note(&format!("taskhost: line {line}: {why}"));
+            output::note(&format!("taskhost: line {}: {why}", line.number));
+        }
+        if let Some(rejected) = &mut self.rejected {
+            rejected.keep(line, why);
         }
     }
 
@@ -116,7 +161,7 @@ impl<'a> Bulk<'a> {
             return Ok(());
         }
         self.settle(UNDER_WAY - 1).await?;
-        let (lines, tasks): (Vec<u64>, Vec<NewTask>) = std::mem::take(&mut self.batch).into_iter().unzip();
+        let (lines, tasks): (Vec<Source>, Vec<NewTask>) = std::mem::take(&mut self.batch).into_iter().unzip();
         self.bytes = 0;
         let broker: &'a dyn Broker = self.broker;
         self.under_way.push_back(Box::pin(async move {
@@ -149,19 +194,20 @@ impl<'a> Bulk<'a> {
             Err(BrokerError::Invalid(_)) => {
                 for (line, task) in lines.iter().zip(&tasks) {
                     match self.broker.enqueue(std::slice::from_ref(task)).await {
-                        Ok(answers) => self.answered(std::slice::from_ref(task), &answers)?,
-                        Err(BrokerError::Invalid(why)) => self.refuse(*line, &why),
-                        Err(error) => return Err(self.broken(line.saturating_sub(1), &error)),
+                        Ok(answers) => self.answered(std::slice::from_ref(task), &answers),
+                        Err(BrokerError::Invalid(why)) => self.refuse(line, &why),
+                        Err(error) => return Err(self.broken(line.number.saturating_sub(1), &error)),
                     }
                 }
                 return Ok(());
             }
-            answers => answers.map_err(|error| self.broken(lines.first().map_or(0, |line| line.saturating_sub(1)), &error))?,
+            answers => answers.map_err(|error| self.broken(lines.first().map_or(0, |line| line.number.saturating_sub(1)), &error))?,
         };
-        self.answered(&tasks, &answers)
+        self.answered(&tasks, &answers);
+        Ok(())
     }
 
-    fn answered(&mut self, tasks: &[NewTask], answers: &[Enqueued]) -> Result<(), Failure> {
+    fn answered(&mut self, tasks: &[NewTask], answers: &[Enqueued]) {
         let mut ids = String::new();
         for (task, answer) in tasks.iter().zip(answers) {
             if !ids.is_empty() {
@@ -178,7 +224,7 @@ impl<'a> Bulk<'a> {
                 }
             }
         }
-        output::line(&ids)
+        self.sink.line(&ids);
     }
 
     fn broken(&self, last: u64, error: &BrokerError) -> Failure {
@@ -194,16 +240,25 @@ impl<'a> Bulk<'a> {
         if self.refused == 0 {
             return Ok(());
         }
-        Err(Failure::Usage(format!(
-            "{} lines were refused, {} tasks enqueued; mend those lines and enqueue them alone",
-            self.refused, self.enqueued
-        )))
+        let next = match self.rejected {
+            Some(rejected) => rejected.end(),
+            None if self.refused > SHOWN_REFUSALS => {
+                format!(
+                    "the first {SHOWN_REFUSALS} are named above, `--rejected FILE` writes all of them; mend those lines and enqueue them alone"
+                )
+            }
+            None => "mend those lines and enqueue them alone".to_owned(),
+        };
+        Err(Failure::Usage(format!("{} lines were refused, {} tasks enqueued; {next}", self.refused, self.enqueued)))
     }
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
+    /// Why it was refused before, in a file of `--rejected`.
+    #[serde(default, rename = "refused")]
+    _refused: IgnoredAny,
     task: TaskName,
     #[serde(default)]
     args: Option<Box<RawValue>>,

@@ -2,7 +2,7 @@
 //!
 //! words → the catalogue's parameters → [`NewTask`] → broker → the id, or with `--wait` the result, on stdout.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
@@ -68,6 +68,9 @@ pub(super) struct EnqueueArgs {
     /// Enqueue every line of FILE (- for stdin), printing the ids
     #[arg(long, value_name = "FILE", conflicts_with_all = ["task", "wait", "id", "unique", "args_json", "named"])]
     bulk: Option<String>,
+    /// With --bulk: write the lines that are refused to FILE, with the reason, to be mended and enqueued
+    #[arg(long, value_name = "FILE")]
+    rejected: Option<PathBuf>,
 }
 
 /// How long to wait: `--wait` waits without a limit.
@@ -79,12 +82,16 @@ pub(super) fn optional_time(text: &str) -> Result<Limit, String> {
 }
 
 pub(super) async fn call(args: EnqueueArgs, settings: &Settings) -> Result<(), Failure> {
+    // Not by clap, which forgets what an option requires when that conflicts with another word.
+    if args.rejected.is_some() && args.bulk.is_none() {
+        return Err(Failure::Usage("--rejected is for the lines of --bulk FILE: name that too, or leave this out".to_owned()));
+    }
     let broker = ask::broker(settings).await?;
     // By the broker's clock: ours may be wrong, and it is the broker's that decides.
     let now = if matches!(args.expires, Some(Start::In(_))) { broker.now().await? } else { Millis(0) };
     let defaults = args.defaults(now);
     if let Some(file) = &args.bulk {
-        return bulk::call(&*broker, file, &defaults, args.unchecked).await;
+        return bulk::call(&*broker, file, args.rejected.as_deref(), &defaults, args.unchecked).await;
     }
     let Some(name) = &args.task else {
         return Err(Failure::Usage("name the task to enqueue, such as `taskhost enqueue add 1 1`".to_owned()));
@@ -104,7 +111,7 @@ pub(super) async fn call(args: EnqueueArgs, settings: &Settings) -> Result<(), F
     };
     match args.wait {
         Some(Limit(limit)) => wait::for_result(&*broker, Some(&queue), &id, limit).await,
-        None => output::line(id.as_str()),
+        None => output::told(id.as_str()),
     }
 }
 

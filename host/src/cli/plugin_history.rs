@@ -98,7 +98,7 @@ pub(super) async fn roll_back(args: &RollbackArgs, settings: &Settings) -> Resul
     let asked = plugins::roll_back(&settings.plugins, &settings.state, &args.name).map_err(failure)?;
     let to = format!("version {} ({})", output::clean(&asked.to.version), short(&asked.to));
     if !asked.attended {
-        return output::line(&format!(
+        return output::told(&format!(
             "{}: {to} serves from the next start: no worker of this machine runs on this directory now",
             asked.file
         ));
@@ -108,7 +108,7 @@ pub(super) async fn roll_back(args: &RollbackArgs, settings: &Settings) -> Resul
         let generations = plugins::history(&settings.plugins, &settings.state, &args.name).map_err(failure)?;
         if let Some(current) = generations.iter().find(|generation| generation.state == GenerationState::Current) {
             if current.digest == asked.to.digest {
-                return output::line(&format!("{}: {to} serves again, until other bytes stand in the file", asked.file));
+                return output::told(&format!("{}: {to} serves again, until other bytes stand in the file", asked.file));
             }
             let given_up = generations.iter().any(|g| g.digest == asked.to.digest && g.state == GenerationState::Refused);
             if given_up {

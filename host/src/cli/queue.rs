@@ -47,11 +47,11 @@ pub(super) async fn call(command: QueueCommand, settings: &Settings) -> Result<(
         QueueCommand::List { json } => list(&*broker, json).await,
         QueueCommand::Pause(Named { queue }) => {
             broker.pause(&queue).await?;
-            output::line(&format!("queue `{queue}` is paused"))
+            output::told(&format!("queue `{queue}` is paused"))
         }
         QueueCommand::Resume(Named { queue }) => {
             broker.resume(&queue).await?;
-            output::line(&format!("queue `{queue}` goes on"))
+            output::told(&format!("queue `{queue}` goes on"))
         }
         QueueCommand::Purge { named: Named { queue }, yes } => {
             let queues = broker.queues().await?;
@@ -64,7 +64,7 @@ pub(super) async fn call(command: QueueCommand, settings: &Settings) -> Result<(
                 ask::agreed(&format!("Delete the {waiting} waiting tasks of queue `{queue}`?"), yes)?;
             }
             let purged = broker.purge(&queue).await?;
-            output::line(&format!("{purged} tasks deleted from queue `{queue}`"))
+            output::told(&format!("{purged} tasks deleted from queue `{queue}`"))
         }
     }
 }

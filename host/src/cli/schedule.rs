@@ -91,16 +91,16 @@ pub(super) async fn call(command: ScheduleCommand, settings: &Settings) -> Resul
         ScheduleCommand::List { json } => list(&*broker, json).await,
         ScheduleCommand::Pause(Named { name }) => {
             found(broker.pause_schedule(&name, true).await?, &name)?;
-            output::line(&format!("schedule `{name}` is paused"))
+            output::told(&format!("schedule `{name}` is paused"))
         }
         ScheduleCommand::Resume(Named { name }) => {
             found(broker.pause_schedule(&name, false).await?, &name)?;
-            output::line(&format!("schedule `{name}` goes on"))
+            output::told(&format!("schedule `{name}` goes on"))
         }
         ScheduleCommand::Run(Named { name }) => run(&*broker, &name).await,
         ScheduleCommand::Remove(Named { name }) => {
             found(broker.remove_schedule(&name).await?, &name)?;
-            output::line(&format!("schedule `{name}` is removed"))
+            output::told(&format!("schedule `{name}` is removed"))
         }
     }
 }
@@ -145,12 +145,10 @@ async fn add(broker: &dyn Broker, args: AddArgs, payload_limit: usize) -> Result
         ));
     }
     broker.put_schedule(&schedule).await?;
-    output::line(&format!("schedule `{}` enqueues {} {}", schedule.name, schedule.task, output::short(&schedule.args, 200)))?;
+    let mut lines = vec![format!("schedule `{}` enqueues {} {}", schedule.name, schedule.task, output::short(&schedule.args, 200))];
     let rule = rule(&schedule)?;
-    for at in rule.firings(now, now).take(SHOWN_FIRINGS) {
-        output::line(&format!("  {}  {}", rule.show(at), output::until(at, now)))?;
-    }
-    Ok(())
+    lines.extend(rule.firings(now, now).take(SHOWN_FIRINGS).map(|at| format!("  {}  {}", rule.show(at), output::until(at, now))));
+    output::told(&lines.join("\n"))
 }
 
 fn rule(schedule: &Schedule) -> Result<Rule, Failure> {
@@ -210,7 +208,7 @@ async fn run(broker: &dyn Broker, name: &str) -> Result<(), Failure> {
     };
     // Its id is fresh, so it can't be a duplicate.
     broker.enqueue(std::slice::from_ref(&task)).await?;
-    output::line(task.id.as_str())
+    output::told(task.id.as_str())
 }
 
 fn found(there: bool, name: &str) -> Result<(), Failure> {

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::{
     Failure, ask,
-    output::{self, Rows, cell},
+    output::{self, Rows, Sink, cell},
     wait,
 };
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     config::{Settings, units},
     engine::LogLine,
     task::{QueueName, State, TaskId, TaskName, TaskView},
+    text::clean_json,
 };
 
 #[derive(Debug, Subcommand)]
@@ -110,6 +111,9 @@ pub(super) async fn call(command: TaskCommand, settings: &Settings) -> Result<()
 async fn list(broker: &dyn Broker, args: ListArgs) -> Result<(), Failure> {
     let filter = args.filter.filter();
     let (tasks, more) = pages(broker, &filter, args.limit).await?;
+    if more {
+        output::note(&format!("taskhost: there are more; --limit {} shows more of them", args.limit.saturating_mul(10)));
+    }
     if args.json {
         return output::json(&tasks);
     }
@@ -126,11 +130,7 @@ async fn list(broker: &dyn Broker, args: ListArgs) -> Result<(), Failure> {
             cell(output::short(&output::gist(view, now), 80)),
         ]);
     }
-    rows.print("taskhost: no such task")?;
-    if more {
-        output::note(&format!("taskhost: there are more; --limit {} shows more of them", args.limit.saturating_mul(10)));
-    }
-    Ok(())
+    rows.print("taskhost: no such task")
 }
 
 /// At most `limit` tasks, and whether there are more.
@@ -177,7 +177,7 @@ async fn show(broker: &dyn Broker, args: &OneArgs) -> Result<(), Failure> {
     }
     lines.extend(view.headers.iter().map(|(name, value)| format!("header    {}: {}", output::clean(name), output::clean(value))));
     if let Some(result) = &view.result {
-        lines.push(format!("result    {}", result.get()));
+        lines.push(format!("result    {}", clean_json(&one_line(result.get()))));
     }
     if view.error.is_some() || !view.errors.is_empty() {
         lines.push(wait::report(&view));
@@ -194,7 +194,7 @@ async fn logs(broker: &dyn Broker, args: &OneArgs) -> Result<(), Failure> {
         return Ok(());
     }
     if args.json {
-        return output::line(log);
+        return output::json_text(log);
     }
     for text in log.lines() {
         match serde_json::from_str::<LogLine>(text) {
@@ -206,9 +206,14 @@ async fn logs(broker: &dyn Broker, args: &OneArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One line of a body's log, for people.
+/// JSON of one line: between its tokens a line end is as good as a space.
+fn one_line(json: &str) -> String {
+    json.replace(['\n', '\t'], " ")
+}
+
+/// One line of a body's log, for people. What the body says on further lines is moved in, so that it can't pass for another line.
 pub(super) fn log_line(line: &LogLine) -> String {
-    let mut words = vec![output::clean_lines(line.message.trim_end())];
+    let mut words = vec![line.message.trim_end().replace('\n', "\n    ")];
     words.extend(line.fields.iter().map(|(name, value)| format!("{}={}", output::clean(name), output::clean(value))));
     format!("{} #{} {:>6} {}", output::instant(line.at), line.attempt, line.level, words.join(" "))
 }
@@ -292,10 +297,18 @@ async fn change(broker: &dyn Broker, args: ManyArgs, change: Change) -> Result<(
             chosen.push((queue, id.clone()));
         }
     }
+    let mut sink = Sink::default();
+    let went = change_each(broker, &chosen, change, &mut sink).await;
+    sink.end(went)
+}
+
+async fn change_each(broker: &dyn Broker, chosen: &[(QueueName, TaskId)], change: Change, sink: &mut Sink) -> Result<(), Failure> {
     let mut refused = 0;
-    for (queue, id) in &chosen {
-        match change.apply(broker, queue, id).await? {
-            Ok(done) => output::line(&format!("{id} {done}"))?,
+    for (at, (queue, id)) in chosen.iter().enumerate() {
+        let changed = change.apply(broker, queue, id).await;
+        let so_far = |failure: Failure| failure.and(&format!("{at} of {} tasks came before that; ask again for the rest", chosen.len()));
+        match changed.map_err(so_far)? {
+            Ok(done) => sink.line(&format!("{id} {done}")),
             Err(why) => {
                 refused += 1;
                 output::note(&format!("taskhost: `{id}`: {why}"));
