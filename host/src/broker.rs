@@ -7,11 +7,13 @@
 //! Invariant: every method is one atomic step: after a crash or an error it happened or it did not, and repeating it is
 //! safe. The laws that every driver keeps stand in `tests/laws.rs`.
 
+mod error;
 mod kv;
 pub mod redis;
 pub mod sqlite;
 pub mod traced;
 
+pub use error::BrokerError;
 pub use kv::{KvError, KvRoom};
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
@@ -26,38 +28,6 @@ use crate::{
 };
 
 pub type Result<T, E = BrokerError> = std::result::Result<T, E>;
-
-/// Why the broker could not do what it was asked; split by what the caller does next.
-#[derive(Debug, thiserror::Error)]
-pub enum BrokerError {
-    /// Not reachable, or it stopped answering: whether the step happened is unknown. Try again later.
-    #[error("{0}")]
-    Unavailable(String),
-    /// It answered and refused for now (out of memory, disk full, read-only replica, loading). Nothing happened. Try again later.
-    #[error("{0}")]
-    Refused(String),
-    /// Wrong password, not a Redis, incompatible schema, bad address: somebody must change a setting.
-    #[error("{0}")]
-    Misconfigured(String),
-    /// What was asked can't be done as asked (payload over the limit, unknown schedule …). Nothing happened.
-    #[error("{0}")]
-    Invalid(String),
-    /// The broker holds something we can't read: its text says where.
-    #[error("{0}")]
-    Corrupt(String),
-}
-
-impl BrokerError {
-    /// Whether the same call may succeed later without anybody changing anything.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Refused(_))
-    }
-
-    /// Whether the call may have taken effect although it failed.
-    pub fn is_fate_unknown(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
-    }
-}
 
 /// Bounds and defaults that every driver enforces.
 #[derive(Debug, Clone)]

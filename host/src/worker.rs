@@ -207,6 +207,10 @@ pub async fn run_with(
         () = stop.now.cancelled() => Ok(()),
         refused = shared.fatal() => Err(WorkerError::Broker(refused)),
     };
+    if ended.is_err() {
+        // What still runs could not be recorded.
+        stop.now.cancel();
+    }
     drain::run(&shared, &stop).await;
     shared.end.cancel();
     // A broker that neither answers nor refuses must not hold up the end.

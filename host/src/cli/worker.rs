@@ -105,6 +105,8 @@ pub(super) async fn call(_args: WorkerArgs, settings: Settings) -> Result<(), Fa
     let shutdown = CancellationToken::new();
     loops.spawn(signals(stop.clone(), shutdown.clone())?);
     let done = serve(&settings, &stop, &shutdown, &mut loops).await;
+    // Also what ends with the drain, when the worker has ended without a signal.
+    stop.drain.cancel();
     shutdown.cancel();
     while let Some(joined) = loops.join_next().await {
         if let Err(error) = joined {

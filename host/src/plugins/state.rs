@@ -10,7 +10,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, DirBuilder, File, TryLockError},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -174,7 +174,7 @@ impl State {
     }
 
     fn open_lock(&self, name: &str) -> io::Result<File> {
-        File::options().create(true).truncate(false).write(true).open(self.dir.join(name))
+        File::options().create(true).truncate(false).write(true).mode(0o600).open(self.dir.join(name))
     }
 
     /// Shows, as long as the answer is held, that a worker attends to this directory.

@@ -24,7 +24,7 @@ use super::{
     share::{self, Wish},
 };
 use crate::{
-    broker::{Claimed, Lease},
+    broker::{BrokerError, Claimed, Lease},
     task::{QueueName, TaskName},
 };
 
@@ -326,6 +326,7 @@ pub(super) async fn wait(shared: Arc<Shared>, index: usize) {
         };
         match waited {
             Ok(()) => failures = 0,
+            Err(error @ BrokerError::Gone(_)) => return shared.refuse(error),
             Err(error) => {
                 shared.link.failed(&error);
                 failures += 1;

@@ -38,6 +38,9 @@ pub(super) async fn run(shared: Arc<Shared>, index: usize) {
                 began + shared.settings.lease / 3
             }
             Err(error) => {
+                if matches!(error, BrokerError::Gone(_)) {
+                    return shared.refuse(error);
+                }
                 if failures == 0 && !error.is_fate_unknown() {
                     tracing::warn!(queue = %lane.queue, %error, "the broker refused the heartbeat; retrying");
                 }

@@ -8,7 +8,7 @@
 use std::{
     fs::{File, TryLockError},
     io,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -132,7 +132,7 @@ fn make(dir: &Path, incarnation: &Incarnation) -> io::Result<Proof> {
     let stem = format!("{}@{}", incarnation.queue, incarnation.id);
     let making = dir.join(format!("{stem}.{MAKING}"));
     let path = dir.join(format!("{stem}.{NAMED}"));
-    let file = File::create_new(&making)?;
+    let file = File::options().write(true).create_new(true).mode(0o600).open(&making)?;
     file.try_lock().map_err(io::Error::from)?;
     std::fs::rename(&making, &path)?;
     Ok(Proof { path, _locked: file })

@@ -4,12 +4,13 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
 
+use super::standing::{Standing, create_private};
 use crate::broker::{BrokerError, Result};
 
 /// How long a step waits for another process that writes.
@@ -32,7 +33,7 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
             path.display()
         )));
     }
-    let mut connection = Connection::open(path).map_err(fault)?;
+    let mut connection = open_private(path).map_err(fault)?;
     prepare(&connection).map_err(fault)?;
     identify(path, &connection)?;
     // The change to WAL needs the file alone for a moment and does not wait for it by itself.
@@ -52,6 +53,19 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
     }
     step.commit().map_err(fault)?;
     Ok(connection)
+}
+
+/// Makes the file where there is none, for this user alone; SQLite gives the same mode to its log and its index.
+fn open_private(path: &Path) -> rusqlite::Result<Connection> {
+    /// Closing a file takes this process's locks on it away. While it is empty and nobody else here has it open, there are none.
+    static OPENING: Mutex<()> = Mutex::new(());
+    let _alone = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_file = path != ":memory:" && !path.as_os_str().as_encoded_bytes().starts_with(b"file:");
+    if is_file {
+        // It is there already, or can't be made: SQLite says so in its own words.
+        let _ = create_private(path);
+    }
+    Connection::open(path)
 }
 
 /// The schema's number, 0 for an empty file; refuses what is not ours or too new.
@@ -90,20 +104,26 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
 #[derive(Debug)]
 pub(super) struct Readers {
     path: PathBuf,
+    standing: Arc<Standing>,
     idle: Mutex<Vec<Connection>>,
 }
 
 impl Readers {
-    pub(super) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), idle: Mutex::default() }
+    pub(super) fn new(path: &Path, standing: Arc<Standing>) -> Self {
+        Self { path: path.to_owned(), standing, idle: Mutex::default() }
     }
 
     /// Runs `read` in one transaction, so that all it sees is of one moment. Blocks.
     pub(super) fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        self.standing.check()?;
         let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut connection = match kept {
-            Some(connection) => connection,
-            None => self.connect().map_err(|error| fault(&self.path, &error))?,
+        let mut connection = if let Some(connection) = kept {
+            connection
+        } else {
+            let connection = self.connect();
+            // Opened by name, it is of no use when another file stands there now.
+            self.standing.check_names()?;
+            connection.map_err(|error| fault(&self.path, &error))?
         };
         let value = {
             let step = connection.transaction().map_err(|error| fault(&self.path, &error))?;

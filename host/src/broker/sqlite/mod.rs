@@ -15,6 +15,7 @@ mod rows;
 mod schedules;
 mod shared;
 mod show;
+mod standing;
 mod sweep;
 mod wait;
 mod wake;
@@ -32,6 +33,7 @@ use tokio::sync::mpsc;
 
 use self::{
     connection::Readers,
+    standing::Standing,
     wake::Bells,
     writer::{Failure, Step, Writer},
 };
@@ -65,8 +67,9 @@ impl SqliteBroker {
         let path = Arc::new(path.as_ref().to_owned());
         let connection = connection::open(&path)?;
         let bells = Arc::new(Bells::new());
-        let writer = Writer::start(path.clone(), connection, settings, clock.clone(), bells.clone())?;
-        Ok(Self { readers: Arc::new(Readers::new(&path)), path, writer, bells, clock })
+        let standing = Arc::new(Standing::of(&path));
+        let writer = Writer::start(path.clone(), connection, settings, clock.clone(), bells.clone(), standing.clone())?;
+        Ok(Self { readers: Arc::new(Readers::new(&path, standing)), path, writer, bells, clock })
     }
 
     /// One step on the writer.

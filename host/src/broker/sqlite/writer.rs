@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 
 use super::{
     connection::fault,
+    standing::{Standing, Watch},
     wake::{Bells, News},
 };
 use crate::{
@@ -170,9 +171,10 @@ impl Writer {
         settings: BrokerSettings,
         clock: Arc<dyn Clock>,
         bells: Arc<Bells>,
+        standing: Arc<Standing>,
     ) -> Result<Self> {
         let (commands, queue) = channel();
-        let pen = Pen { path: path.clone(), connection, settings, clock, bells };
+        let pen = Pen { path: path.clone(), connection, settings, clock, bells, standing };
         let thread = std::thread::Builder::new().name("taskhost-sqlite".into()).spawn(move || pen.run(&queue)).map_err(|error| {
             BrokerError::Unavailable(format!("failed to start the database's thread: {error}; raise the limit of threads"))
         })?;
@@ -218,12 +220,14 @@ struct Pen {
     settings: BrokerSettings,
     clock: Arc<dyn Clock>,
     bells: Arc<Bells>,
+    standing: Arc<Standing>,
 }
 
 impl Pen {
     fn run(&self, queue: &Receiver<Command>) {
         let mut seen = None;
         let mut happened = Instant::now();
+        let mut watch = Watch::new();
         loop {
             let first = if self.bells.is_awaited() {
                 match queue.recv_timeout(if happened.elapsed() < AWAKE { POLL } else { DOZE }) {
@@ -247,8 +251,14 @@ impl Pen {
                 }
             }
             let has_jobs = !jobs.is_empty();
-            if has_jobs {
-                self.step(jobs);
+            if watch.look(&self.standing, &self.connection) {
+                // Who only reads is to learn of it as well.
+                self.bells.ring_foreign();
+            }
+            match self.standing.check() {
+                Ok(()) if has_jobs => self.step(jobs),
+                Ok(()) => {}
+                Err(error) => jobs.into_iter().for_each(|job| job.answer(Some(again(&error)))),
             }
             if self.look(&mut seen) || has_jobs {
                 happened = Instant::now();
@@ -326,7 +336,7 @@ impl Pen {
 }
 
 /// The same error for each of a group.
-fn again(error: &BrokerError) -> BrokerError {
+pub(super) fn again(error: &BrokerError) -> BrokerError {
     let text = error.to_string();
     match error {
         BrokerError::Unavailable(_) => BrokerError::Unavailable(text),
@@ -334,5 +344,6 @@ fn again(error: &BrokerError) -> BrokerError {
         BrokerError::Misconfigured(_) => BrokerError::Misconfigured(text),
         BrokerError::Invalid(_) => BrokerError::Invalid(text),
         BrokerError::Corrupt(_) => BrokerError::Corrupt(text),
+        BrokerError::Gone(_) => BrokerError::Gone(text),
     }
 }
