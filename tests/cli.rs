@@ -1,8 +1,16 @@
 //! The command line as a person or a script meets it: the real program, its words, tables, JSON and exit codes.
 //!
-//! `options` follows the options of `enqueue` to the attempt. Snapshots (`cli/snapshots`) hold what is shown; ids, times and sizes of terminals are filtered out.
+//! `options` follows the options of `enqueue` to the attempt, `ends` what is said of ends, `pipes` loses whoever reads, `shown` tries to steer the terminal, `address`
+//! looks for passwords, `database` loses the file, `bulk` feeds odd files, `wrong` asks wrongly. Snapshots (`cli/snapshots`) hold what is shown; ids, times and sizes of terminals are filtered out.
 
+mod address;
+mod bulk;
+mod database;
+mod ends;
 mod options;
+mod pipes;
+mod shown;
+mod wrong;
 
 use std::{fs, net::TcpListener, thread};
 
@@ -241,6 +249,17 @@ fn tasks_are_steered_by_id_or_by_filter() {
 }
 
 #[test]
+fn a_change_by_filter_is_made_to_all_that_fit_and_is_no_success_where_none_does() {
+    let host = Taskhost::new();
+    let lines = "{\"task\":\"add\",\"args\":[1,1]}\n".repeat(1_200);
+    assert_eq!(host.run_with(&["enqueue", "--unchecked", "--bulk", "-"], &lines).code, 0);
+    for (verb, state) in [("cancel", "ready"), ("retry", "cancelled"), ("delete", "ready")] {
+        assert_eq!(host.ok(&["task", verb, "--state", state, "--yes"]).lines().count(), 1_200, "{verb}");
+        refused(&host.run(&["task", verb, "--state", state, "--yes"]), 2, &["nothing to", verb, "task list"]);
+    }
+}
+
+#[test]
 fn waiting_ends_with_exit_4_and_says_what_is_missing() {
     let host = Taskhost::new();
     let output = host.run(&["enqueue", "add", "1", "1", "--unchecked", "--wait=3s"]);
@@ -264,12 +283,31 @@ fn schedules_show_their_next_firings() {
 }
 
 #[test]
+fn a_queue_that_is_misspelt_is_not_made_by_pausing_it() {
+    let host = Taskhost::new();
+    host.ok(&["enqueue", "add", "--unchecked", "--queue", "mail"]);
+    refused(&host.run(&["queue", "pause", "mial"]), 2, &["no queue `mial` is known", "did you mean `mail`?", "--create"]);
+    refused(&host.run(&["queue", "resume", "mial"]), 2, &["no queue `mial` is known"]);
+    assert_eq!(host.json(&["queue", "list", "--json"]).as_array().map(Vec::len), Some(1));
+    host.ok(&["queue", "pause", "mail"]);
+    host.ok(&["queue", "resume", "mail"]);
+    host.ok(&["queue", "pause", "later", "--create"]);
+    assert_eq!(host.json(&["queue", "list", "--json"]).as_array().map(Vec::len), Some(2));
+    host.ok(&["schedule", "add", "bu", "@daily", "add", "--queue", "reports", "--unchecked"]);
+    host.ok(&["queue", "pause", "reports"]);
+    let worker = host.worker(&["--queue", "idle"]);
+    worker.until("its queue is known", |_| host.run(&["queue", "pause", "idle"]).code == 0);
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_panic() {
     let host = Taskhost::new();
     let lines = "{\"task\":\"add\"}\n".repeat(3_000);
     assert_eq!(host.run_with(&["enqueue", "--unchecked", "--bulk", "-"], &lines).code, 0);
     let output = host.run_into_closed_pipe(&["task", "list", "--limit", "3000", "--json"]);
     assert_eq!((output.code, output.stderr.as_str()), (0, ""), "{output:?}");
+    let output = host.run(&["task", "list", "--limit", "2000", "--json"]);
+    assert!(output.stderr.contains("there are more; --limit 20000"), "a cut list says so, as JSON too: {}", output.stderr);
 }
 
 #[test]

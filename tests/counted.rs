@@ -10,6 +10,7 @@ use taskhost::{
     broker::BrokerSettings,
     engine::{Engine, EngineSettings},
     plugins::{self, Plugin, Registry},
+    retry::RetrySettings,
     task::NewTask,
     worker::{self, Roster, Stop, WorkerSettings},
 };
@@ -54,7 +55,7 @@ async fn a_full_queue_is_drained() {
         broker.enqueue(some).await.expect("enqueue");
     }
     let registry = Registry { bodies: HashMap::from([(task_name("add"), Arc::new(math))]), ..Registry::default() };
-    let (_plugins, roster) = watch::channel(Arc::new(Roster::of(&registry)));
+    let (_plugins, roster) = watch::channel(Arc::new(Roster::of(&registry, &RetrySettings::default())));
     let settings = WorkerSettings {
         queues: vec![(queue("default"), 1)],
         concurrency: SLOTS,

@@ -1,6 +1,7 @@
 //! The engine on real guests: what they return, and every way in which they may not.
 
 mod bombs;
+pub(crate) mod held;
 pub(crate) mod hostile;
 pub(crate) mod support;
 

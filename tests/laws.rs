@@ -3,14 +3,17 @@
 //! A law is a plain async function named as a sentence, taking handles on one fresh, empty broker. `laws!` makes each of them
 //! a test of one driver; a new driver adds a [`Place`] to support.rs and one line here.
 
+mod becomes;
 mod cancel;
 mod ends;
 mod enqueue;
 mod lease;
+mod once;
 mod order;
 mod schedules;
-mod shared;
+pub(crate) mod shared;
 mod shown;
+mod told;
 
 use taskhost::broker::BrokerSettings;
 
@@ -25,9 +28,11 @@ macro_rules! laws {
                     one [
                         a_known_id_is_a_duplicate_and_changes_nothing,
                         ids_are_unique_in_their_queue_only,
+                        an_id_that_stands_in_two_queues_is_acted_on_only_where_one_is_named,
                         many_are_enqueued_in_one_call_and_answered_in_its_order,
                         a_unique_key_holds_until_the_end_and_names_its_holder,
                         a_unique_key_is_of_one_queue,
+                        a_unique_key_s_time_counts_from_when_its_task_is_due,
                         a_unique_key_is_released_when_its_time_is_over_and_then_only_by_its_new_holder,
                         a_delayed_task_is_not_claimed_before_it_is_due_and_on_time_then,
                         a_task_for_a_time_that_has_passed_is_ready,
@@ -41,6 +46,28 @@ macro_rules! laws {
                         an_earlier_due_time_wakes_who_waits_for_a_later_one,
                     ]
                     with small_payloads [a_payload_over_the_limit_refuses_the_whole_call]
+                }
+                becomes {
+                    one [what_is_handed_back_after_its_time_to_start_expires,]
+                    with kilobyte_payloads [a_verdict_has_the_same_end_on_every_broker]
+                }
+                once {
+                    one [
+                        a_child_is_added_once_whatever_its_result_ttl,
+                        a_child_that_was_cancelled_deleted_purged_or_has_expired_is_not_added_again,
+                        a_child_that_is_no_longer_kept_is_nowhere_shown_and_its_id_is_free_to_enqueue,
+                    ]
+                    with no_results [a_child_is_added_once_whatever_the_broker_keeps]
+                }
+                told {
+                    one []
+                    two [
+                        who_waits_when_a_task_ends_gets_the_end_although_nothing_is_kept,
+                        who_enqueues_to_wait_gets_an_end_that_came_before_it_waited,
+                        who_waits_for_a_task_that_is_deleted_or_purged_is_told_that_it_is_cancelled,
+                        who_waits_for_a_task_that_expires_is_told_although_nothing_is_kept,
+                    ]
+                    with no_results [a_success_is_told_when_the_broker_keeps_no_results]
                 }
                 order {
                     one [
@@ -61,6 +88,10 @@ macro_rules! laws {
                         a_random_drain_ends_each_task_once,
                     ]
                     with impatient [a_task_parked_too_long_under_a_name_nobody_offers_is_dead]
+                    with impatient [a_task_that_waited_for_a_slot_outlives_its_plugin_by_the_whole_time]
+                    with impatient [a_plugin_that_comes_back_gives_those_who_wait_their_time_anew]
+                    with impatient [a_backlog_older_than_the_time_outlives_the_first_sweep]
+                    with impatient [a_task_that_is_parked_late_has_its_own_time]
                 }
                 ends {
                     one [
@@ -68,7 +99,8 @@ macro_rules! laws {
                         awaiting_gives_the_newest_view_when_the_time_is_over,
                         a_dead_end_stands_in_the_dead_set_and_is_awaited_like_any,
                         a_dead_task_retried_begins_anew,
-                        only_what_ended_without_a_result_or_waits_for_its_next_attempt_is_retried,
+                        only_what_ended_without_a_result_or_is_delayed_is_retried,
+                        a_delayed_task_is_run_at_once_by_a_retry,
                         a_retry_is_refused_while_another_holds_the_unique_key,
                         a_task_is_deleted_unless_it_runs,
                         a_result_is_gone_after_its_time_and_its_id_free_again,
@@ -117,6 +149,7 @@ macro_rules! laws {
                         an_end_after_a_cancel_is_recorded_as_it_is,
                         a_finish_that_came_first_wins,
                         a_task_cancelled_while_its_worker_dies_ends_cancelled,
+                        a_task_cancelled_while_its_worker_dies_ends_cancelled_without_attempts_left,
                         a_task_cancelled_while_its_worker_leaves_ends_cancelled,
                     ]
                     two [
@@ -129,10 +162,16 @@ macro_rules! laws {
                         a_listing_is_filtered,
                         pages_show_each_task_once,
                         queues_count_their_tasks,
+                        every_ended_task_is_listed_and_counted_however_many_ended_after_it,
+                        what_leaves_before_its_time_is_neither_listed_nor_counted,
+                        a_listing_goes_on_where_it_was_whatever_comes_and_goes,
+                        a_page_looks_at_some_thousand_tasks_and_says_where_it_goes_on,
+                        a_queue_is_known_while_what_ended_there_is_kept,
                         a_purge_deletes_what_waits_and_nothing_else,
                         a_purge_gives_unique_keys_back,
                         a_check_says_what_the_broker_is,
                     ]
+                    with short_results [what_is_over_its_time_is_neither_listed_nor_counted_swept_or_not]
                 }
                 shared {
                     one [
@@ -151,6 +190,10 @@ macro_rules! laws {
                 schedules {
                     one [
                         putting_the_same_rule_again_keeps_its_past,
+                        a_definition_that_names_paused_is_as_it_says,
+                        a_schedule_that_moves_to_another_queue_goes_on_there_and_there_only,
+                        another_rule_does_not_let_a_firing_overlap,
+                        a_schedule_that_comes_back_goes_on_from_where_it_was,
                         nothing_fires_too_early,
                         nothing_fires_that_is_not_after_the_last,
                         a_schedule_that_is_gone_changed_or_paused_does_not_fire,
@@ -158,6 +201,7 @@ macro_rules! laws {
                     ]
                     two [
                         a_schedule_is_kept_by_name,
+                        an_operator_s_pause_outlives_another_rule_zone_and_queue,
                         a_due_time_is_fired_once_by_racing_hosts,
                     ]
                 }

@@ -21,7 +21,10 @@ use taskhost::{
 use tokio::task::JoinSet;
 
 use super::{
-    engine::hostile::{FIELDS, Guest, LOG, OWN_RESOURCE, large_component},
+    engine::{
+        held,
+        hostile::{FIELDS, Guest, LOG, OWN_RESOURCE, large_component},
+    },
     support::{
         named,
         program::{Taskhost, Worker, until},
@@ -104,6 +107,7 @@ fn written() -> Vec<(&'static str, Vec<u8>, &'static str)> {
             Guest { name: "heap", more: objects, run: "(call $grow) (unreachable)", ..guest() }.build(),
             "memory limit of 64 MiB reached",
         ),
+        ("paths", held::paths("paths"), "memory limit of 64 MiB reached"),
         ("shout", Guest { name: "shout", imports: &[LOG], run: shouting, memory: 2, ..guest() }.build(), "timed out after 1 s"),
         ("alloc", Guest { name: "alloc", realloc: "(unreachable)", ..guest() }.build(), "trapped: wasm `unreachable`"),
         (
@@ -288,8 +292,12 @@ async fn end(broker: &dyn Broker, task: NewTask) -> TaskView {
 }
 
 fn resident(pid: u32) -> u64 {
+    memory(pid, "VmRSS:")
+}
+
+fn memory(pid: u32, which: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the worker lives");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a resident size");
+    let line = status.lines().find_map(|line| line.strip_prefix(which)).expect("a size");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
 }
 
@@ -372,6 +380,30 @@ async fn eight_at_once(scene: &Scene, before: u64) {
         eprintln!("{when:<8}  {:>10.1}  {:>6.1}  {:>7}", took.p50(), took.p99(), resident >> 20);
     }
     assert!(turns.is_under(2.0 * TIMES), "`add` is slow beside eight hostile plugins: {}", turns.line());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_with_no_grants_takes_its_memory_of_the_host_and_gives_it_back() {
+    let scene = Scene::open(&[]).await;
+    scene.host.drop_in("probe");
+    scene.host.place("paths", &held::paths("paths"));
+    until("all of them serve", || ["paths.wasm", "probe.wasm"].iter().all(|file| scene.host.lists(file)) && !scene.host.lists("loading"));
+    scene.warm().await;
+    let before = scene.resident();
+    // A hundred and twenty at once: many more than there are slots, and all that stays is that of the slots.
+    let mut hostile = JoinSet::new();
+    for _ in 0..120 {
+        let broker = Arc::clone(&scene.broker);
+        hostile.spawn(async move { end(&*broker, named("paths", "[]")).await });
+    }
+    for view in hostile.join_all().await {
+        assert_eq!(view.state, State::Dead, "{view:?}");
+        assert!(message(&view).contains("memory limit of 64 MiB reached"), "{view:?}");
+    }
+    let (most, slots) = (memory(scene.worker.pid(), "VmHWM:"), SLOTS as u64);
+    assert!(most < before + slots * (64 << 20) + KEPT, "{} MiB at most, {} MiB before", most >> 20, before >> 20);
+    settled(&scene, before, "requests with long paths", "");
+    assert!(scene.worker.stop().success());
 }
 
 /// The process that compiles for this worker, if one is there.

@@ -50,8 +50,10 @@ impl Place {
         let settings = EngineSettings {
             slots: 8,
             guest_memory: 1 << 30,
+            descriptors: None,
             threads: 2,
             cache: Some(root.path().join("cache")),
+            state: Some(root.path().join("state")),
             cache_bytes: 1 << 30,
             compiler: None,
             network: Arc::new(System),

@@ -1,5 +1,7 @@
 //! What only Redis has: a server that goes away, refuses, forgets its scripts, or is none. The laws stand in laws.rs.
 
+mod start;
+
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener},
@@ -9,7 +11,7 @@ use std::{
 use futures_util::StreamExt;
 use redis::Value;
 use taskhost::{
-    broker::{Broker, BrokerError, BrokerSettings, Enqueued, Finish, Finished, redis::RedisBroker},
+    broker::{Broker, BrokerError, BrokerSettings, Finish, Finished, redis::RedisBroker},
     task::{ErrorKind, NewTask, QueueName, Start, State, TaskError, TaskId, Unique, Verdict},
 };
 
@@ -89,6 +91,29 @@ async fn a_user_who_may_too_little_is_told_so() {
     assert_eq!(view.expect("await").expect("known").state, State::Succeeded);
     broker.wait(&QueueName::default(), Duration::from_millis(10)).await.expect("wait");
     assert_eq!(broker.queues().await.expect("queues").len(), 1);
+}
+
+#[tokio::test]
+async fn a_socket_serves_as_well_as_a_port_in_the_database_that_is_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("redis.sock");
+    let server = RedisServer::start_with(&["--unixsocket", &socket.to_string_lossy(), "--requirepass", "secret"]);
+    let url = format!("redis+unix://:secret@{}?db=2", socket.display());
+    let broker = RedisBroker::connect(&url, BrokerSettings::default()).await.expect("connect");
+    assert!(broker.check().await.expect("check").about.contains(&*socket.to_string_lossy()));
+    // Commands, a connection that blocks, and one that listens.
+    let id = enqueue(&broker, add()).await;
+    broker.wait(&QueueName::default(), SOON).await.expect("wait");
+    let worker = Worker::new(&broker).await;
+    let leased = worker.claim_one().await;
+    let (view, _) = tokio::join!(broker.await_end(None, &id, SOON), worker.finish(&leased.member, ok("2")));
+    assert_eq!(view.expect("await").expect("known").state, State::Succeeded);
+    let size = |db: u8| format!("redis://:secret@127.0.0.1:{}/{db}", server.port());
+    assert_eq!(raw_as(&size(0), &["DBSIZE"]).await, Value::Int(0));
+    assert!(matches!(raw_as(&size(2), &["DBSIZE"]).await, Value::Int(1..)));
+
+    let gone = refusal(&format!("redis+unix://{}/absent.sock", dir.path().display())).await;
+    assert!(gone.to_string().contains("absent.sock"), "{gone}");
 }
 
 #[tokio::test]
@@ -267,68 +292,6 @@ async fn scripts_that_the_server_forgot_are_sent_again() {
         worker.run_one(ok("2")).await;
         assert_eq!(state(&broker, &id).await, State::Succeeded);
     }
-}
-
-/// Each verb is broken in its midst by a key of another type, mended, and repeated.
-#[tokio::test]
-async fn a_script_that_fails_midway_loses_no_task() {
-    let server = RedisServer::start();
-    let broker = connect(&server).await;
-    let worker = Worker::new(&broker).await;
-    let default = QueueName::default();
-    let break_key = async |key: &str| {
-        raw(&server, &["RENAMENX", &format!("th:{{default}}:{key}"), "aside"]).await;
-        raw(&server, &["SET", &format!("th:{{default}}:{key}"), "x"]).await;
-    };
-    let mended = async |key: &str| {
-        raw(&server, &["DEL", &format!("th:{{default}}:{key}")]).await;
-        raw(&server, &["RENAME", "aside", &format!("th:{{default}}:{key}")]).await;
-    };
-    let fresh = async |key: &str| raw(&server, &["DEL", &format!("th:{{default}}:{key}")]).await;
-
-    // Enqueue fails at its wake-up, when hash and place stand; at its place, when nothing does.
-    enqueue(&broker, add()).await;
-    worker.run_one(ok("0")).await;
-    break_key("wake").await;
-    let task = NewTask { unique: Some(Unique { key: "k".into(), ttl: SOON }), ..add() };
-    assert!(matches!(broker.enqueue(std::slice::from_ref(&task)).await, Err(BrokerError::Corrupt(_))));
-    mended("wake").await;
-    broker.enqueue(std::slice::from_ref(&task)).await.expect("again");
-    let leased = worker.claim_one().await;
-    assert_eq!(leased.task.id, task.id);
-    raw(&server, &["SET", "th:{default}:ready", "x"]).await;
-    let other = add();
-    assert!(broker.enqueue(std::slice::from_ref(&other)).await.is_err());
-    fresh("ready").await;
-    assert_eq!(broker.enqueue(std::slice::from_ref(&other)).await.expect("again"), [Enqueued::Added]);
-
-    // Claim fails at the held set: the task is still ready.
-    break_key(&format!("held:{}", worker.who.id)).await;
-    assert!(broker.claim(&worker.who, SOON, 9, &[]).await.is_err());
-    mended(&format!("held:{}", worker.who.id)).await;
-    let second = worker.claim_one().await;
-    assert_eq!(second.task.id, other.id);
-
-    // Finish fails at the feed of endings, after the result, before it leaves the held set.
-    break_key("events").await;
-    assert!(broker.finish(&worker.who, &[crate::support::finish(&second.member, ok("2"))]).await.is_err());
-    mended("events").await;
-    assert_eq!(worker.finish(&second.member, ok("2")).await, Finished::Recorded);
-    assert_eq!(state(&broker, &other.id).await, State::Succeeded);
-
-    // A retry fails at its place; a cancel of the waiting one at the feed.
-    raw(&server, &["SET", "th:{default}:scheduled", "x"]).await;
-    assert!(broker.finish(&worker.who, &[crate::support::finish(&leased.member, retry_after(SOON))]).await.is_err());
-    fresh("scheduled").await;
-    assert_eq!(worker.finish(&leased.member, retry_after(SOON)).await, Finished::Recorded);
-    assert_eq!(state(&broker, &task.id).await, State::Scheduled);
-    break_key("events").await;
-    assert!(broker.cancel(&default, &task.id).await.is_err());
-    mended("events").await;
-    broker.cancel(&default, &task.id).await.expect("again");
-    assert_eq!(state(&broker, &task.id).await, State::Cancelled);
-    assert!(worker.claim(9).await.is_empty());
-    assert!(broker.held(&worker.who).await.expect("held").is_empty());
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use super::{
@@ -94,6 +94,20 @@ fn what_inspect_prints_can_be_pasted_and_then_the_transfer_works() {
 }
 
 #[test]
+fn a_hint_goes_no_further_than_the_workers_own_settings_unless_a_policy_says_more() {
+    for (policy, ended) in [("", "timed out after 1 s"), ("[plugins.probe]\ntimeout = \"1500ms\"\n", "timed out after 1.5 s")] {
+        let host = Taskhost::new();
+        host.write("taskhost.toml", &format!("timeout = \"1s\"\nretries = 0\n{policy}"));
+        host.drop_in("probe");
+        let worker = host.worker(&[]);
+        // It asks for an hour.
+        let output = host.run(&["enqueue", "spin_forever", "--unchecked", "--wait=60s"]);
+        assert!(output.code == 1 && output.stderr.contains(ended), "{output:?}");
+        assert!(worker.stop().success());
+    }
+}
+
+#[test]
 fn a_policy_takes_hold_without_a_restart_and_a_bad_edit_changes_nothing() {
     let host = Taskhost::new();
     // A file that the commands do not read: they would refuse a bad one at once.
@@ -113,6 +127,77 @@ fn a_policy_takes_hold_without_a_restart_and_a_bad_edit_changes_nothing() {
     host.write("policy.toml", "retries = 0\n");
     until("the grant is taken back", || asked().stderr.contains("denied: kv"));
     assert!(worker.stop().success());
+}
+
+/// What a container without a home, or with a volume that root made for everybody, does to a command and to a worker.
+#[test]
+fn without_a_writable_home_a_body_runs_and_it_is_said_what_is_lost() {
+    let desk = Desk::new();
+    desk.put("math");
+    fs::write(desk.at("nothing"), "").unwrap();
+    let homeless = |args: &[&str]| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_taskhost"));
+        program.args(args).current_dir(desk.0.path()).env_remove("XDG_STATE_HOME").env_remove("XDG_CACHE_HOME");
+        program.env("HOME", desk.at("nothing")).stdout(Stdio::piped()).stderr(Stdio::piped());
+        program
+    };
+    let ran = homeless(&["run", "plugins/math.wasm", "add", "1", "1"]).output().expect("the program starts");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert_eq!(String::from_utf8_lossy(&ran.stdout), "2\n", "{said}");
+    assert!(
+        said.contains("cannot use the cache directory") && said.contains("every start compiles anew: set `cache` and `state`"),
+        "{said}"
+    );
+
+    let mut worker = homeless(&["worker"]).spawn().expect("the program starts");
+    let listed = || {
+        let listed = homeless(&["plugin", "list"]).output().expect("the program starts");
+        String::from_utf8_lossy(&listed.stdout).contains("serving")
+    };
+    until("it serves", listed);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&worker), rustix::process::Signal::TERM).expect("our own child");
+    assert!(worker.wait().expect("our own child").success());
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut worker.stderr.take().expect("a pipe"), &mut said).expect("a log");
+    for lost in ["cannot use the state directory", "will not be replaced by its last good version", "what was rolled back serves again"] {
+        assert!(said.contains(lost), "no `{lost}` in:\n{said}");
+    }
+}
+
+/// As an emptyDir of Kubernetes is: root's, and open to all. Only root can make one to try.
+#[test]
+fn a_volume_that_root_made_for_everybody_holds_the_state_and_the_cache() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not tried: only root can run a program as another user");
+        return;
+    }
+    let desk = Desk::new();
+    desk.put("math");
+    fs::create_dir(desk.at("volume")).unwrap();
+    for (path, mode) in
+        [(desk.at(""), 0o755), (desk.at("volume"), 0o777), (desk.at("plugins"), 0o755), (desk.at("plugins/math.wasm"), 0o644)]
+    {
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    }
+    // The program may lie where only root can go.
+    let program = desk.at("taskhost");
+    fs::copy(env!("CARGO_BIN_EXE_taskhost"), &program).unwrap();
+    for state in ["volume", "volume/taskhost"] {
+        let mut command = Command::new(&program);
+        command.args(["run", "plugins/math.wasm", "add", "1", "1"]).current_dir(desk.0.path());
+        command.env("TASKHOST_STATE", desk.at(state)).env("HOME", "/nonexistent");
+        std::os::unix::process::CommandExt::uid(&mut command, 65_534);
+        let ran = command.output().expect("the program starts");
+        let said = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!(String::from_utf8_lossy(&ran.stdout), "2\n", "{said}");
+        assert!(!said.contains("compiles anew"), "it is kept: {said}");
+    }
+    let own = desk.at("volume/taskhost-65534/compiled.key");
+    assert!(
+        own.exists(),
+        "a directory of its own, since the volume is everybody's: {:?}",
+        fs::read_dir(desk.at("volume")).unwrap().collect::<Vec<_>>()
+    );
 }
 
 /// Puts another text in the place of each `old` in a component's data: as long as that, by slashes at its end.

@@ -6,8 +6,9 @@ use std::{
 };
 
 /// Rooms of one row never meet; imports go to lower rows only. Lowest first.
-const ROWS: [&[&str]; 9] = [
-    &["task", "telemetry"],
+const ROWS: [&[&str]; 10] = [
+    &["text"],
+    &["task", "telemetry", "private"],
     &["catalogue"],
     &["retry", "cron", "workflow"],
     &["engine", "broker"],

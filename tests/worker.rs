@@ -1,7 +1,9 @@
 //! The worker from outside: scripted bodies, a real broker, faults between them.
 
+mod deaths;
 mod flaky;
 mod points;
+mod pressure;
 mod script;
 
 use std::{

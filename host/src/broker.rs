@@ -1,18 +1,24 @@
 //! Where tasks, results, schedules and the catalogue live: the trait and its types. Drivers: `redis`, `sqlite`.
 //!
-//! enqueue → claim → (extend …) → finish. A worker registers one incarnation a queue; what the incarnation claims is in its
-//! held set until it is finished, and an expired incarnation's held set is adopted whole by the next claim or extend that
-//! finds it.
+//! enqueue → claim → (extend …) → finish. A worker registers one incarnation a queue; what the incarnation claims is in its held set
+//! until it is finished, and an expired incarnation's held set is adopted whole by the next claim or extend that finds it.
 //!
 //! Invariant: every method is one atomic step: after a crash or an error it happened or it did not, and repeating it is
 //! safe. The laws that every driver keeps stand in `tests/laws.rs`.
 
+mod error;
 mod kv;
+mod listing;
 pub mod redis;
+mod schedule;
 pub mod sqlite;
 pub mod traced;
+mod unreadable;
 
+pub use error::BrokerError;
 pub use kv::{KvError, KvRoom};
+pub use listing::{TaskFilter, TaskPage};
+pub use schedule::{CatchUp, FileSchedule, Fired, Overlap, Schedule, Source};
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -22,42 +28,11 @@ use tokio::sync::mpsc;
 
 use crate::{
     catalogue::{Catalogue, PluginInfo},
-    task::{CodeId, Millis, NewTask, Priority, Progress, QueueName, State, Task, TaskId, TaskName, TaskView, Verdict},
+    retry,
+    task::{CodeId, Millis, NewTask, Progress, QueueName, State, Task, TaskId, TaskName, TaskView, Verdict},
 };
 
 pub type Result<T, E = BrokerError> = std::result::Result<T, E>;
-
-/// Why the broker could not do what it was asked; split by what the caller does next.
-#[derive(Debug, thiserror::Error)]
-pub enum BrokerError {
-    /// Not reachable, or it stopped answering: whether the step happened is unknown. Try again later.
-    #[error("{0}")]
-    Unavailable(String),
-    /// It answered and refused for now (out of memory, disk full, read-only replica, loading). Nothing happened. Try again later.
-    #[error("{0}")]
-    Refused(String),
-    /// Wrong password, not a Redis, incompatible schema, bad address: somebody must change a setting.
-    #[error("{0}")]
-    Misconfigured(String),
-    /// What was asked can't be done as asked (payload over the limit, unknown schedule …). Nothing happened.
-    #[error("{0}")]
-    Invalid(String),
-    /// The broker holds something we can't read: its text says where.
-    #[error("{0}")]
-    Corrupt(String),
-}
-
-impl BrokerError {
-    /// Whether the same call may succeed later without anybody changing anything.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Refused(_))
-    }
-
-    /// Whether the call may have taken effect although it failed.
-    pub fn is_fate_unknown(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
-    }
-}
 
 /// Bounds and defaults that every driver enforces.
 #[derive(Debug, Clone)]
@@ -72,7 +47,7 @@ pub struct BrokerSettings {
     pub dead_count: u64,
     /// … and none older than this.
     pub dead_age: Duration,
-    /// A task parked for want of a plugin is dead after this time.
+    /// A task parked under a name that nobody has offered for this time is dead.
     pub unknown_task_ttl: Duration,
     /// Who must have what is acknowledged; SQLite has no replicas.
     pub durability: Durability,
@@ -112,16 +87,13 @@ pub fn grace(lease: Duration) -> Duration {
 
 /// Refuses a task that is over the payload limit, before anything is written.
 fn check_payload(task: &NewTask, limit: usize) -> Result<()> {
-    let size = task.args.len() + task.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-    if size <= limit {
-        return Ok(());
-    }
-    Err(BrokerError::Invalid(format!(
-        "arguments and headers of `{}` are {size} bytes, over the payload limit of {limit}; send a reference (a path, a URL) instead, \
-         or raise `payload_limit`",
-        task.name
-    )))
+    retry::oversize(task, limit).map_or(Ok(()), |why| Err(BrokerError::Invalid(why)))
 }
+
+/// How long what the broker itself starts (a child, a firing) is known after its end, whatever is kept of it and whoever deleted it.
+pub const STUB: Duration = Duration::from_secs(600);
+/// How long an awaited end is told after it, and an `enqueue` whose answer was lost may be repeated, whatever is kept of the task.
+pub const TOLD: Duration = Duration::from_secs(60);
 
 /// What became of one enqueued task.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -250,9 +222,9 @@ pub enum CancelReply {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RetryReply {
-    /// Ready again with a fresh count of tries.
+    /// Ready: a dead or cancelled one with a fresh count of tries, a delayed one sooner than it was due.
     Ready,
-    /// Only dead and cancelled tasks are retried; one that waits for its next attempt becomes ready at once (`Ready`).
+    /// Only dead, cancelled and scheduled tasks are retried.
     NotEnded(State),
     /// Another task holds its unique key.
     Duplicate {
@@ -269,33 +241,11 @@ pub enum DeleteReply {
     NotFound,
 }
 
-/// Which tasks to list.
-#[derive(Debug, Clone, Default)]
-pub struct TaskFilter {
-    /// All queues when `None`.
-    pub queue: Option<QueueName>,
-    /// Any state when empty.
-    pub states: Vec<State>,
-    pub task: Option<TaskName>,
-    /// Part of the error's kind, code or message, case-sensitive.
-    pub error: Option<String>,
-    /// Only those whose last change (end, due or enqueue time) is at least so long ago.
-    pub older: Option<Duration>,
-}
-
-/// A page of a listing: running first, then ready, scheduled, parked, ended newest first.
-#[derive(Debug, Clone, Default)]
-pub struct TaskPage {
-    pub tasks: Vec<TaskView>,
-    /// Give it back to go on; `None` at the end.
-    pub next: Option<String>,
-}
-
 /// A queue at a glance.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct QueueView {
     pub queue: QueueName,
-    /// Succeeded counts what is still kept.
+    /// Exact; what has ended counts while it is kept.
     pub counts: BTreeMap<State, u64>,
     /// Age of the oldest ready task.
     pub oldest_ready_ms: Option<u64>,
@@ -316,6 +266,9 @@ pub struct WorkerInfo {
     pub draining: bool,
     /// Every plugin file it sees, serving or not.
     pub plugins: Vec<PluginInfo>,
+    /// The schedules of its `taskhost.toml`; `None` from a taskhost that did not say so yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedules: Option<Vec<FileSchedule>>,
 }
 
 /// One attempt under way.
@@ -325,76 +278,6 @@ pub struct RunningInfo {
     pub task: TaskName,
     pub queue: QueueName,
     pub since: Millis,
-}
-
-/// A schedule as it is stored. Firing uses this alone, never a file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Schedule {
-    /// `[A-Za-z0-9][A-Za-z0-9_.-]{0,63}`, unique over all queues.
-    pub name: String,
-    /// As written; `cron.rs` reads it.
-    pub rule: String,
-    /// An IANA name.
-    pub timezone: String,
-    pub task: TaskName,
-    /// A JSON array.
-    pub args: String,
-    pub queue: QueueName,
-    pub priority: Priority,
-    pub timeout_ms: Option<u64>,
-    pub max_attempts: Option<u32>,
-    pub catch_up: CatchUp,
-    pub overlap: Overlap,
-    pub source: Source,
-    pub created_at: Millis,
-    pub paused: bool,
-    /// The due time of the last firing, or when it was created or resumed: the next due time is after it.
-    pub last: Millis,
-    /// The task of the last firing.
-    pub last_task: Option<TaskId>,
-}
-
-/// What happens to due times that passed while nobody fired.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum CatchUp {
-    Skip,
-    /// The newest of them.
-    #[default]
-    Once,
-    /// At most 1,000, oldest first.
-    All,
-}
-
-/// Whether a firing waits for nothing, or is skipped while the last firing's task has not ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Overlap {
-    #[default]
-    Allow,
-    Skip,
-}
-
-/// Who defined a schedule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Source {
-    #[default]
-    Cli,
-    /// `taskhost.toml`: rewritten at each start of a worker that has it.
-    Toml,
-}
-
-/// What became of one firing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fired {
-    Enqueued(TaskId),
-    /// Somebody else fired this due time, or a later one; or the schedule is gone, changed or paused.
-    NotNow,
-    /// Beyond the broker's own clock: come again in so long.
-    TooEarly(Duration),
-    /// `overlap = skip` and this task of the last firing has not ended: `last` moved on, nothing enqueued.
-    Skipped(TaskId),
 }
 
 /// How well the broker is set up: shown at the start of a worker.
@@ -419,14 +302,17 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
     async fn enqueue(&self, tasks: &[NewTask]) -> Result<Vec<Enqueued>>;
 
     /// Waits until the task has ended, by push; the view then, or the newest view after `limit`; `None`: no such task.
-    /// Looks in all queues unless `queue` says where. A task enqueued with a zero `result_ttl` is `None` once it is gone.
+    /// Looks in all queues unless `queue` says where. Whoever waits gets the end, also of a task that is gone with it; a deleted one ended
+    /// cancelled.
     async fn await_end(&self, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<Option<TaskView>>;
 
     // -- tasks and queues, shown and steered -------------------------------------------------------------------------
 
+    /// Without a queue, an id that stands in several is `Invalid`, here, for the log and for waiting.
     async fn find(&self, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<TaskView>>;
     /// What the task's bodies logged, newline-delimited JSON, at most 64 KiB, the newest; `None`: no such task.
     async fn log(&self, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<String>>;
+    /// Each task once, also while others begin and end; one that moves on meanwhile may be met again, or missed.
     async fn list(&self, filter: &TaskFilter, from: Option<&str>, limit: usize) -> Result<TaskPage>;
     async fn cancel(&self, queue: &QueueName, id: &TaskId) -> Result<CancelReply>;
     async fn retry(&self, queue: &QueueName, id: &TaskId) -> Result<RetryReply>;
@@ -461,10 +347,10 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
     async fn cancellations(&self, sender: mpsc::Sender<(QueueName, TaskId)>) -> Result<()>;
     /// Newest wins; gone with the task's end.
     async fn progress(&self, queue: &QueueName, id: &TaskId, progress: &Progress) -> Result<()>;
-    /// Moves outbox entries of this queue to the queues they are for; how many.
+    /// Moves outbox entries of this queue to the queues they are for; how many. A child that is known, or was within [`STUB`], is not added.
     async fn relay(&self, queue: &QueueName) -> Result<usize>;
-    /// Trims the dead set to its bounds, ends expired waiting tasks, ends tasks parked longer than `unknown_task_ttl` under a name
-    /// that is not in `offered` as dead (`unknown-task`), relays. In bounded steps; for every worker, now and then.
+    /// Trims the dead set to its bounds, ends expired waiting tasks, relays; ends as dead (`unknown-task`) what was parked for
+    /// `unknown_task_ttl` under a name that sweeps found missing from `offered` for as long. In bounded steps; every worker's, now and then.
     async fn sweep(&self, queue: &QueueName, offered: &[TaskName]) -> Result<()>;
 
     // -- workers and catalogue ---------------------------------------------------------------------------------------
@@ -486,8 +372,9 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
 
     // -- schedules ---------------------------------------------------------------------------------------------------
 
-    /// Creates or replaces by name; `last`, `last_task`, `created_at` and `paused` of one with the same rule, zone and queue are kept.
-    /// `last` of a new one is the broker's now.
+    /// Creates or replaces by name. With the same rule and zone, `last` and `created_at` are kept; with another, `last` is the broker's
+    /// now. `last_task` is kept in the same queue. `paused` is kept, unless `says_paused` says something, or said `true` before.
+    /// Of a new one, `last` is kept if it is past and not 0; else it is the broker's now.
     async fn put_schedule(&self, schedule: &Schedule) -> Result<()>;
     async fn schedules(&self) -> Result<Vec<Schedule>>;
     /// Whether there was one. Resuming sets `last` to now.

@@ -11,11 +11,13 @@ use crate::task::{CodeId, TaskName};
 
 mod arguments;
 mod hints;
+mod json;
 mod schema;
 #[cfg(test)]
 mod tests;
 
 pub use arguments::{ArgumentsError, Checker, Given, near};
+pub use hints::Bound;
 pub use schema::signature;
 
 /// What a plugin says of itself.

@@ -4,7 +4,7 @@
 //!
 //! Exit codes: 0 done, 1 the task failed (or something here did), 2 usage, 3 broker unreachable, 4 timed out waiting.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{env, ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -16,6 +16,7 @@ use crate::{
 mod ask;
 mod bench;
 mod bulk;
+mod descriptors;
 mod enqueue;
 mod failure;
 mod new_task;
@@ -25,9 +26,12 @@ mod plugin_history;
 mod plugin_new;
 mod plugin_sign;
 mod queue;
+mod rejected;
 mod result;
 mod run;
 mod schedule;
+mod schedule_file;
+mod signals;
 mod task;
 mod wait;
 mod words;
@@ -105,27 +109,48 @@ enum Command {
         memory: u64,
         /// Seconds of CPU that it may take
         cpu: u64,
+        /// Its nice value
+        nice: i32,
     },
 }
 
 /// The whole process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse(&std::env::args_os().collect::<Vec<_>>()) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    if let Command::CompilePlugin { memory, cpu } = cli.command {
-        return compile(memory, cpu);
+    if let Command::CompilePlugin { memory, cpu, nice } = cli.command {
+        return compile(memory, cpu, nice);
     }
-    match start(cli) {
+    let code = match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
+    };
+    telemetry::finish();
+    code
+}
+
+/// Reads the words. `--wait 30s` is `--wait=30s` where that alone can be read; where the word may be an argument as well, `enqueue` asks
+/// the body.
+fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
+    let cli = Cli::try_parse_from(words);
+    let Some(joined) = enqueue::with_wait_joined(words) else { return cli };
+    match (cli, Cli::try_parse_from(joined)) {
+        (Ok(mut cli), Ok(joined)) => {
+            if let (Command::Enqueue(args), Command::Enqueue(joined)) = (&mut cli.command, joined.command) {
+                args.joined = Some(Box::new(joined));
+            }
+            Ok(cli)
+        }
+        (Err(_), Ok(joined)) => Ok(joined),
+        (cli, Err(_)) => cli,
     }
 }
 
 /// Needs no settings, and takes none: what it compiles was chosen by others.
-fn compile(memory: u64, cpu: u64) -> ExitCode {
-    match engine::compile_plugin(memory, cpu, std::io::stdin().lock(), std::io::stdout().lock()) {
+fn compile(memory: u64, cpu: u64, nice: i32) -> ExitCode {
+    match engine::compile_plugin(memory, cpu, nice, std::io::stdin().lock(), std::io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         Err((status, why)) => {
             output::note(&why);
@@ -150,7 +175,8 @@ fn start(cli: Cli) -> Result<(), Failure> {
         Command::Bench(_) => "warn,taskhost::worker::attempt=info",
         _ => "warn",
     };
-    telemetry::start(settings.log.as_deref().unwrap_or(level), settings.log_json).map_err(Failure::Usage)?;
+    let writer = if matches!(cli.command, Command::Worker(_)) { telemetry::Writer::Worker } else { telemetry::Writer::Command };
+    telemetry::start(settings.log.as_deref().unwrap_or(level), settings.log_json, writer).map_err(Failure::Usage)?;
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
@@ -174,7 +200,7 @@ async fn dispatch(command: Command, settings: Settings) -> Result<(), Failure> {
         Command::Schedule(command) => schedule::call(command, &settings).await,
         Command::Plugin(command) => plugin::call(command, &settings).await,
         Command::Workers(args) => workers::call(&args, &settings).await,
-        Command::Bench(args) => bench::call(args, settings).await,
+        Command::Bench(args) => Box::pin(bench::call(args, settings)).await,
         Command::Run(args) => run::call(args, &settings).await,
         // Taken care of before there are settings.
         Command::CompilePlugin { .. } => Ok(()),
@@ -190,9 +216,29 @@ impl Global {
 
 /// Help and version are what was asked for; everything else is a usage error, exit 2.
 fn usage(error: &clap::Error) -> ExitCode {
-    // A closed stdout is no reason to complain about help that nobody reads.
-    let _ = error.print();
-    if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
+    if !error.use_stderr() {
+        // A closed stdout is no reason to complain about help that nobody reads.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.render().to_string();
+    let shown = without_addresses(&text, env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()));
+    if shown == text && output::clean_lines(&text) == text {
+        let _ = error.print();
+    } else {
+        output::note(shown.trim_end());
+    }
+    ExitCode::from(2)
+}
+
+/// An error names the word that it does not understand: one that may be an address holds a password.
+fn without_addresses(text: &str, words: impl Iterator<Item = String>) -> String {
+    let addresses = words.filter_map(|word| {
+        let at = word.find("://").filter(|at| word[*at..].contains('@') || word[*at..].contains("pass"))?;
+        // In `--brokr=redis://…` the address begins behind the `=`.
+        Some(word[word[..at].rfind('=').map_or(0, |equals| equals + 1)..].to_owned())
+    });
+    addresses.fold(text.to_owned(), |text, address| text.replace(&address, "an address that is not shown"))
 }
 
 impl From<ConfigError> for Failure {

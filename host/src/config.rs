@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod address;
+mod arguments;
 mod file;
 pub mod units;
 
@@ -28,7 +29,7 @@ pub use address::BrokerAddress;
 
 /// Every setting: its key in `taskhost.toml` (upper-cased behind `TASKHOST_` its environment name), its default as text, and what it is.
 pub const KEYS: &[(&str, &str, &str)] = &[
-    ("broker", "sqlite:taskhost.db", "redis://…, rediss://…, redis+sentinel://…, redis+cluster://… or sqlite:PATH"),
+    ("broker", "sqlite:taskhost.db", "redis://…, rediss://…, redis+unix://…, redis+sentinel://…, redis+cluster://… or sqlite:PATH"),
     ("prefix", "th", "what every Redis key begins with"),
     ("plugins", "./plugins", "the directory whose *.wasm files are the plugins"),
     ("state", "", "where last good plugins are kept; by default $XDG_STATE_HOME/taskhost"),
@@ -54,7 +55,7 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ("backoff_cap", "1h", "the longest delay before a retry"),
     ("require_signed", "false", "only plugins signed with a key of `trust` serve"),
     ("trust", "", "a file of minisign public keys, for `require_signed`"),
-    ("plugin_dir_writable", "warn", "when others may write to the plugin directory or a plugin: warn, refuse or allow"),
+    ("plugin_dir_writable", "warn", "when others may write to plugins, policies or trusted keys: warn, refuse or allow"),
     ("log", "info", "a level, or a filter such as `info,taskhost::worker=debug`"),
     ("log_format", "pretty", "pretty or json"),
 ];
@@ -132,6 +133,13 @@ impl Settings {
     ) -> Result<Self, ConfigError> {
         let mut gathered = Gathered::default();
         let mut warnings = Vec::new();
+        let environment: Vec<_> = environment().collect();
+        for (name, _) in environment.iter().filter(|(_, value)| value.to_str().is_none()) {
+            let name = name.to_string_lossy();
+            if name.starts_with(ENVIRONMENT_PREFIX) {
+                return Err(ConfigError(format!("{name}: its value is not UTF-8, so it would become another one; write it in UTF-8")));
+            }
+        }
         let named =
             config.map(Path::to_path_buf).or_else(|| variable(ENVIRONMENT_CONFIG).filter(|text| !text.is_empty()).map(PathBuf::from));
         let found = named.or_else(|| Some(PathBuf::from(FILE_NAME)).filter(|path| path.exists()));
@@ -148,7 +156,7 @@ impl Settings {
                 gathered.0.insert(key, Given { text, place: name });
             }
         }
-        for (name, _) in environment() {
+        for (name, _) in environment {
             let name = name.to_string_lossy();
             let known = name == ENVIRONMENT_CONFIG || KEYS.iter().any(|(key, _, _)| environment_name(key) == name);
             if name.starts_with(ENVIRONMENT_PREFIX) && !known {

@@ -21,8 +21,11 @@ use crate::{
     task::{ErrorKind, Millis, Outcome, Progress, QueueName, TaskError, TaskId},
 };
 
+mod account;
 mod address;
+mod allocator;
 mod attempt;
+mod blame;
 mod cache;
 mod capture;
 mod compile;
@@ -30,12 +33,15 @@ mod compiler;
 mod cpu;
 mod describe;
 mod ending;
+mod files;
 mod guest;
 mod host;
 mod http;
 mod json;
 mod limits;
+mod memory;
 mod network;
+mod requests;
 mod secrets;
 mod setup;
 mod shape;
@@ -57,10 +63,15 @@ pub struct EngineSettings {
     pub slots: usize,
     /// Bytes that all guests together may have grown to.
     pub guest_memory: u64,
+    /// Files and connections that all guests together may have open; `None`: three quarters of what this process may open, whose soft limit
+    /// is raised to the hard one.
+    pub descriptors: Option<usize>,
     /// Threads that run guests; by default the number of cores.
     pub threads: usize,
-    /// Where compiled code is kept; owned by this user and closed to others, else refused. `None`: nothing is kept.
+    /// Where compiled code is kept; owned by this user and closed to others, else refused. `None`, or where it can't be: nothing is.
     pub cache: Option<PathBuf>,
+    /// Where the key lies by which kept code is known again; owned by this user as well. Without one nothing is kept.
+    pub state: Option<PathBuf>,
     /// The cache is trimmed to this size, least recently used first.
     pub cache_bytes: u64,
     /// What compiles in a process of its own; `None`: a thread of this one does.
@@ -185,7 +196,7 @@ pub struct Engine {
     wasm: wasmtime::Engine,
     linker: Linker<Guest>,
     cpu: Arc<Cpu>,
-    memory: Arc<guest::MemoryTotal>,
+    pool: Arc<account::Pool>,
     outside: Arc<network::Outside>,
     cache: Option<Cache>,
     compiler: Option<Compiler>,
@@ -205,9 +216,11 @@ impl fmt::Debug for Engine {
 impl Engine {
     /// Starts the guests' runtime and the epoch ticker.
     pub fn start(settings: EngineSettings) -> Result<Arc<Self>, EngineError> {
-        let EngineSettings { slots, guest_memory, threads, cache, cache_bytes, compiler, network } = settings;
+        let EngineSettings { slots, guest_memory, descriptors, threads, cache, state, cache_bytes, compiler, network } = settings;
         let threads = threads.max(1);
-        let cache = cache.map(|dir| Cache::open(&dir, cache_bytes)).transpose()?;
+        allocator::configure();
+        let for_guests = account::descriptors_for_guests();
+        let cache = cache.map(|dir| Cache::open(&dir, state.as_deref(), cache_bytes)).transpose()?.flatten();
         let wasm = setup::engine(slots)?;
         let linker = setup::linker(&wasm)?;
         let runtime = setup::runtime(threads)?;
@@ -215,11 +228,12 @@ impl Engine {
         Ok(Arc::new(Self {
             linker,
             cpu,
-            memory: Arc::new(guest::MemoryTotal::new(guest_memory)),
+            pool: Arc::new(account::Pool::new(guest_memory, descriptors.unwrap_or(for_guests))),
             outside: network::Outside::new(network),
             cache,
             compiler,
-            compiling: Arc::new(Semaphore::new(threads.div_ceil(2))),
+            // Two at least: one that takes long must not keep all others waiting.
+            compiling: Arc::new(Semaphore::new(threads.div_ceil(2).max(2))),
             guests: runtime.handle().clone(),
             runtime: std::sync::Mutex::new(Some(runtime)),
             wasm,

@@ -39,7 +39,7 @@ use policy_file::PolicyFile;
 use reconcile::{Past, Reconciler};
 use signature::TrustFile;
 use signed::Signatures;
-use state::{Index, OpenError, State};
+use state::{Index, OpenError, State, Unread};
 
 pub use guard::{Guard, Tally};
 pub use history::{Generation, GenerationState};
@@ -48,7 +48,7 @@ pub use policy::{Policies, Policy, http_grant};
 pub use rollback::{RolledBack, history, roll_back};
 pub use signature::{Trust, keygen, read_signature, sign, signature_path};
 pub use wants::Wants;
-pub use writable::Writable;
+pub use writable::{Writable, exposed};
 
 /// Where plugins come from.
 #[derive(Debug, Clone)]
@@ -79,6 +79,9 @@ pub enum PluginsError {
     /// The one file that was asked for.
     #[error("{0}")]
     File(String),
+    /// The machine could not do it now, whatever the file is.
+    #[error("{0}")]
+    Machine(String),
 }
 
 /// One loaded component under its policy. `C` is the engine's code; only tests stand in another.
@@ -150,8 +153,8 @@ impl Plugins {
         self.reconciler.registry.subscribe()
     }
 
-    /// Reconciles until `shutdown`. The first registry is published when every file found at the start has been judged, or
-    /// after ten seconds. A plugin directory that disappears is taken as empty after ten seconds; one that cannot be read
+    /// Reconciles until `shutdown`. The first registry is published when every file found at the start has been judged, after a second
+    /// where some are ready, after ten seconds in any case. A plugin directory that disappears is taken as empty after ten seconds; one that cannot be read
     /// leaves everything as it is.
     pub async fn run(self, shutdown: CancellationToken) {
         self.reconciler.run(shutdown).await;
@@ -170,16 +173,26 @@ fn open<L: Loader>(settings: PluginsSettings, loader: L) -> Result<Reconciler<L>
     }
     let policy = PolicyFile::open(policy.as_deref())?;
     let trust = trust.map(|path| TrustFile::open(&path)).transpose()?.map(Signatures::new);
+    let exposed = policy.exposed().or_else(|| trust.as_ref().and_then(Signatures::exposed));
+    if let Some(text) = exposed.filter(|_| writable == Writable::Refuse) {
+        return Err(PluginsError::Policy(text));
+    }
+    let without = |text: String| {
+        let text = format!(
+            "{text}; plugins serve, but after a restart a bad file will not be replaced by its last good version, and what was rolled \
+             back serves again; `plugin history` and `plugin rollback` know nothing: set `state` to a directory that this user can write to"
+        );
+        (None, Index::default(), Some(text))
+    };
     let state = match State::open(&state, &dir) {
         Ok(state) => match state.index() {
             Ok(index) => (Some(Arc::new(state)), index, None),
-            Err(text) => (Some(Arc::new(state)), Index::default(), Some(text)),
+            Err(Unread::Spoilt(text)) => (Some(Arc::new(state)), Index::default(), Some(text)),
+            // It is there, and must not be written over.
+            Err(Unread::Trouble(text)) => without(text),
         },
         Err(OpenError::Refused(e)) => return Err(e),
-        Err(OpenError::Failed(text)) => {
-            let text = format!("{text}; plugins serve, but after a restart a bad file will not be replaced by its last good version");
-            (None, Index::default(), Some(text))
-        }
+        Err(OpenError::Failed(text)) => without(text),
     };
     let (state, index, trouble) = state;
     let (past, past_trouble) = Past::open(state.as_deref());

@@ -12,6 +12,10 @@ use crate::{
     task::{ErrorKind, Outcome, Task, Verdict},
 };
 
+mod transition;
+
+pub use transition::{Next, Transition, cancelled_instead, oversize, transition};
+
 /// The longest delay that a body may ask for.
 pub const LONGEST_WISH: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -48,7 +52,7 @@ pub fn backoff(tries: u32, settings: &RetrySettings, jitter: f64) -> Duration {
     whole.mul_f64(0.5 + share / 2.0).min(whole)
 }
 
-/// The enqueuer's word, then the body's hint, then the worker's default.
+/// The enqueuer's word, then the body's hint as far as it is followed (`catalogue::Bound`), then the worker's default.
 pub fn max_attempts(task: &Task, hints: Option<&Hints>, settings: &RetrySettings) -> u32 {
     task.max_attempts.or_else(|| hints?.retries.map(|retries| retries.saturating_add(1))).unwrap_or(settings.max_attempts).max(1)
 }

@@ -1,17 +1,13 @@
 //! The loop that enqueues what is due.
 //!
-//! put the file's schedules → (read all from the broker → sleep until the earliest is due, by the broker's clock → fire) …
+//! (read all from the broker → put the file's where missing → sleep until the earliest is due, by the broker's clock → fire) …
 //!
 //! Any number of hosts run it at once: the broker moves a schedule's `last` and enqueues in one step, so that each due time fires once,
 //! without a leader and whatever the hosts' clocks say.
 //!
 //! Invariant: hosts fire what stands in the broker and nothing else; no error ends the loop.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
@@ -24,9 +20,12 @@ use crate::{
     task::{Millis, NewTask, TaskId},
 };
 
+mod file;
 mod plan;
 #[cfg(test)]
 mod tests;
+
+use file::File;
 
 /// How often the broker's schedules are read again: a change made elsewhere takes hold within this time.
 const REFRESH: Duration = Duration::from_secs(2);
@@ -43,19 +42,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Schedules fired at the same time by one host.
 const ABREAST: usize = 16;
 
-/// Fires until `shutdown`. `defined` are the schedules of this host's `taskhost.toml`: they are put first, where they are new or
-/// changed. One that left the file is not removed, since another host's file may have it: the log says so.
+/// Fires until `shutdown`. `defined` are the schedules of this host's `taskhost.toml`; see `file.rs` for when they are put. One that left
+/// the file is not removed, since another host's file may have it: the log says so.
 pub async fn run(broker: Arc<dyn Broker>, defined: Vec<Schedule>, shutdown: CancellationToken) {
-    let work = async {
-        let mut troubles = Troubles::default();
-        while let Err(error) = define(&*broker, &defined).await {
-            troubles.pause(&error).await;
-        }
-        fire_for_ever(&*broker).await;
-    };
+    let mut file = File::new(defined);
     tokio::select! {
         () = shutdown.cancelled() => {}
-        () = work => {}
+        () = fire_for_ever(&*broker, &mut file) => {}
     }
 }
 
@@ -96,51 +89,12 @@ pub fn upcoming(schedule: &Schedule, now: Millis, count: usize) -> Vec<Millis> {
     }
 }
 
-// -- what the file says -----------------------------------------------------------------------------------------------
-
-/// Puts each of `defined` that is new or differs from what stands in the broker. Repeating it is safe.
-async fn define<B: Schedules + ?Sized>(broker: &B, defined: &[Schedule]) -> broker::Result<()> {
-    if defined.is_empty() {
-        return Ok(());
-    }
-    let now = broker.now().await?;
-    let stored: HashMap<_, _> = broker.schedules().await?.into_iter().map(|schedule| (schedule.name.clone(), schedule)).collect();
-    for schedule in defined {
-        if let Err(why) = validate(schedule) {
-            tracing::error!(schedule = schedule.name, "schedule of taskhost.toml left out: {why}");
-            continue;
-        }
-        if stored.get(&schedule.name).is_some_and(|old| definition(old) == definition(schedule)) {
-            continue;
-        }
-        match broker.put_schedule(&Schedule { created_at: now, last: now, ..schedule.clone() }).await {
-            Ok(()) => tracing::info!(schedule = schedule.name, rule = schedule.rule, "schedule taken from taskhost.toml"),
-            Err(error) if error.is_transient() => return Err(error),
-            Err(error) => tracing::error!(schedule = schedule.name, "schedule of taskhost.toml left out: {error}"),
-        }
-    }
-    let here: HashSet<_> = defined.iter().map(|schedule| &schedule.name).collect();
-    for old in stored.values().filter(|old| old.source == broker::Source::Toml && !here.contains(&old.name)) {
-        tracing::info!(
-            schedule = old.name,
-            "this schedule came from a taskhost.toml, but not from this one, and goes on; `taskhost schedule remove {}` ends it",
-            old.name
-        );
-    }
-    Ok(())
-}
-
-/// A schedule without its history.
-fn definition(schedule: &Schedule) -> Schedule {
-    Schedule { created_at: Millis(0), last: Millis(0), last_task: None, paused: false, ..schedule.clone() }
-}
-
 // -- the loop ---------------------------------------------------------------------------------------------------------
 
-async fn fire_for_ever<B: Schedules + ?Sized>(broker: &B) {
+async fn fire_for_ever<B: Schedules + ?Sized>(broker: &B, file: &mut File) {
     let (mut plans, mut troubles) = (Plans::default(), Troubles::default());
     loop {
-        match turn(broker, &mut plans).await {
+        match turn(broker, file, &mut plans).await {
             Ok(()) => troubles.over(),
             Err(error) => troubles.pause(&error).await,
         }
@@ -148,8 +102,12 @@ async fn fire_for_ever<B: Schedules + ?Sized>(broker: &B) {
 }
 
 /// Reads the schedules, then fires what falls due until it is time to read them again.
-async fn turn<B: Schedules + ?Sized>(broker: &B, plans: &mut Plans) -> broker::Result<()> {
-    plans.refresh(broker.schedules().await?);
+async fn turn<B: Schedules + ?Sized>(broker: &B, file: &mut File, plans: &mut Plans) -> broker::Result<()> {
+    let mut stored = broker.schedules().await?;
+    if file.put(broker, &stored, plans).await? {
+        stored = broker.schedules().await?;
+    }
+    plans.refresh(stored);
     let until = Instant::now() + REFRESH.mul_f64(0.8 + 0.4 * fastrand::f64());
     if plans.0.is_empty() {
         // Nothing to be on time for: the broker is not asked what time it is.
@@ -211,7 +169,11 @@ impl Plans {
         let mut before = std::mem::take(&mut self.0);
         for schedule in schedules {
             let plan = match before.remove(&schedule.name) {
-                Some(old) if definition(&old.schedule) == definition(&schedule) && old.schedule.created_at == schedule.created_at => {
+                Some(old) if old.schedule.is_defined_as(&schedule) && old.schedule.created_at == schedule.created_at => {
+                    if old.schedule.paused != schedule.paused {
+                        let now = if schedule.paused { "is paused" } else { "goes on" };
+                        tracing::info!(schedule = schedule.name, "schedule {now}");
+                    }
                     Plan { done: old.done.max(schedule.last), schedule, rule: old.rule }
                 }
                 _ => {
@@ -227,6 +189,15 @@ impl Plans {
                 }
             };
             self.0.insert(plan.schedule.name.clone(), plan);
+        }
+    }
+
+    /// `new`, which is missing in the broker, with what had become of it as far as this host saw: its due times and its pause.
+    fn remembered(&self, new: Schedule) -> Schedule {
+        let alike = |plan: &&Plan| (&plan.schedule.rule, &plan.schedule.timezone) == (&new.rule, &new.timezone);
+        match self.0.get(&new.name).filter(alike) {
+            Some(plan) => Schedule { created_at: plan.schedule.created_at, last: plan.done, paused: plan.schedule.paused, ..new },
+            None => new,
         }
     }
 

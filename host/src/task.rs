@@ -13,7 +13,7 @@ mod name;
 mod view;
 
 pub use name::{InvalidName, QueueName, TaskId, TaskName};
-pub use view::{ErrorEntry, Progress, State, TaskView};
+pub use view::{ErrorEntry, Progress, State, TaskView, WaitsFor};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -101,7 +101,7 @@ pub enum Start {
 pub struct Unique {
     /// What must be unique; by default the task's name and arguments.
     pub key: String,
-    /// Released after this time at the latest, counted from the enqueue.
+    /// Released after this time at the latest, counted from when the task may start: from the enqueue, or from when it is due.
     pub ttl: Duration,
 }
 
@@ -126,6 +126,8 @@ pub struct NewTask {
     pub unique: Option<Unique>,
     /// `traceparent` included; names in lower case.
     pub headers: Vec<(String, String)>,
+    /// Somebody is about to await its end: it is told for a minute, however soon it comes and however short the result is kept.
+    pub awaited: bool,
 }
 
 impl NewTask {
@@ -144,6 +146,7 @@ impl NewTask {
             result_ttl: None,
             unique: None,
             headers: Vec::new(),
+            awaited: false,
         }
     }
 }
@@ -187,6 +190,8 @@ pub enum ErrorKind {
     ResultTooLarge,
     /// Nobody offered the task's name for `unknown_task_ttl`.
     UnknownTask,
+    /// What stands in the broker is no task that can be run: somebody else wrote it, or it was damaged.
+    Unreadable,
     // neither
     Cancelled,
     /// Not started by its `expires`: ends cancelled.
@@ -226,6 +231,7 @@ impl ErrorKind {
             Self::BadResult => "bad-result",
             Self::ResultTooLarge => "result-too-large",
             Self::UnknownTask => "unknown-task",
+            Self::Unreadable => "unreadable",
             Self::Cancelled => "cancelled",
             Self::Expired => "expired",
         }

@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    broker::{Broker, BrokerError},
+    broker::{Broker, BrokerError, FileSchedule},
     engine::Engine,
     plugins::Registry,
     retry::RetrySettings,
@@ -44,8 +44,10 @@ mod proof;
 mod roster;
 mod services;
 mod share;
+mod stop;
 
 pub use roster::{Invoke, Offer, Roster, Work};
+pub use stop::Stop;
 
 use crew::Crew;
 use finisher::Inbox;
@@ -75,6 +77,8 @@ pub struct WorkerSettings {
     pub state: Option<PathBuf>,
     /// Tells one broker from another in that directory: its address and prefix, without a password.
     pub broker_identity: String,
+    /// The schedules of its file, which it announces; `schedule::run` fires them.
+    pub schedules: Vec<FileSchedule>,
 }
 
 impl WorkerSettings {
@@ -92,6 +96,7 @@ impl WorkerSettings {
             retry: RetrySettings::default(),
             state: None,
             broker_identity: String::new(),
+            schedules: Vec::new(),
         }
     }
 
@@ -123,15 +128,6 @@ pub fn worker_id() -> String {
     format!("{}:{}:{:06x}", host(), std::process::id(), fastrand::u32(..) >> 8)
 }
 
-/// When to end.
-#[derive(Debug, Clone, Default)]
-pub struct Stop {
-    /// First signal: claim nothing more, let attempts run for the drain time, hand back the rest.
-    pub drain: CancellationToken,
-    /// Second signal: hand back at once.
-    pub now: CancellationToken,
-}
-
 /// What a worker did, for its last line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Summary {
@@ -153,11 +149,14 @@ pub enum WorkerError {
     /// The broker refuses us for good: wrong password, not a Redis, incompatible schema.
     #[error(transparent)]
     Broker(#[from] BrokerError),
+    /// A part of it died: see [`Stop::watch`].
+    #[error("{0}")]
+    Died(String),
 }
 
 /// Runs until `stop`. To be called on the control runtime; guests run on the engine's own.
 ///
-/// An unreachable broker is waited for. `Err` only for settings that can't work.
+/// An unreachable broker is waited for. `Err` only for settings that can't work, and when a part of the worker dies.
 pub async fn run(
     settings: WorkerSettings,
     broker: Arc<dyn Broker>,
@@ -165,8 +164,8 @@ pub async fn run(
     registry: watch::Receiver<Arc<Registry>>,
     stop: Stop,
 ) -> Result<Summary, WorkerError> {
-    let (sender, roster) = watch::channel(Arc::new(Roster::of(&registry.borrow().clone())));
-    let forward = roster::follow(registry, sender);
+    let (sender, roster) = watch::channel(Arc::new(Roster::of(&registry.borrow().clone(), &settings.retry)));
+    let forward = roster::follow(registry, settings.retry.clone(), sender);
     let worker = run_with(settings, broker, Arc::new(engine), roster, stop);
     tokio::pin!(forward, worker);
     tokio::select! {
@@ -185,32 +184,39 @@ pub async fn run_with(
     stop: Stop,
 ) -> Result<Summary, WorkerError> {
     settings.validate()?;
-    let shared = Shared::new(settings, broker, invoke, roster);
+    let shared = Shared::new(settings, broker, invoke, roster, stop.clone());
     let names: Vec<_> = shared.lanes.iter().map(|lane| lane.queue.as_str()).collect();
     tracing::info!(worker = %shared.settings.id, queues = names.join(","), concurrency = shared.settings.concurrency, "worker started");
 
     let mut loops = JoinSet::new();
-    loops.spawn(heartbeat::cancellations(shared.clone()));
-    loops.spawn(finisher::run(shared.clone()));
-    loops.spawn(finisher::relay(shared.clone()));
-    loops.spawn(progress::run(shared.clone()));
-    loops.spawn(announce::run(shared.clone()));
-    loops.spawn(announce::sweep(shared.clone()));
-    loops.spawn(proof::watch(shared.clone()));
+    let end = || shared.end.clone();
+    loops.spawn(stop.clone().watch("cancellations", end(), heartbeat::cancellations(shared.clone())));
+    loops.spawn(stop.clone().watch("finisher", end(), finisher::run(shared.clone())));
+    loops.spawn(stop.clone().watch("relay", end(), finisher::relay(shared.clone())));
+    loops.spawn(stop.clone().watch("progress", end(), progress::run(shared.clone())));
+    loops.spawn(stop.clone().watch("announcement", end(), announce::run(shared.clone())));
+    loops.spawn(stop.clone().watch("sweep", end(), announce::sweep(shared.clone())));
+    loops.spawn(stop.clone().watch("proof", end(), proof::watch(shared.clone())));
+    loops.spawn(stop.clone().watch("signals", end(), stop::listen(shared.clone())));
     for index in 0..shared.lanes.len() {
-        loops.spawn(heartbeat::run(shared.clone(), index));
-        loops.spawn(dispatcher::wait(shared.clone(), index));
+        loops.spawn(stop.clone().watch("heartbeat", end(), heartbeat::run(shared.clone(), index)));
+        loops.spawn(stop.clone().watch("wait", shared.draining.clone(), dispatcher::wait(shared.clone(), index)));
     }
 
     let ended = tokio::select! {
-        () = dispatcher::run(&shared, &stop.drain) => Ok(()),
+        () = stop.clone().watch("dispatcher", stop.drain.clone(), dispatcher::run(&shared, &stop.drain)) => Ok(()),
         () = stop.now.cancelled() => Ok(()),
         refused = shared.fatal() => Err(WorkerError::Broker(refused)),
     };
-    drain::run(&shared, &stop).await;
+    if ended.is_err() {
+        // What still runs could not be recorded.
+        stop.now.cancel();
+    }
+    stop.clone().watch("drain", shared.draining.clone(), drain::run(&shared, &stop)).await;
     shared.end.cancel();
     // A broker that neither answers nor refuses must not hold up the end.
-    if tokio::time::timeout(LAST, finished(&shared, &mut loops)).await.is_err() {
+    let last = if stop.failed().is_some() { LAST_AFTER_FAILURE } else { LAST };
+    if tokio::time::timeout(last, finished(&shared, &mut loops)).await.is_err() {
         tracing::debug!(worker = %shared.settings.id, "a call to the broker did not return: given up");
         loops.shutdown().await;
     }
@@ -222,22 +228,23 @@ pub async fn run_with(
         handed_back = summary.handed_back,
         "worker stopped"
     );
-    ended.map(|()| summary)
+    match stop.failed() {
+        Some(why) => Err(WorkerError::Died(why.to_owned())),
+        None => ended.map(|()| summary),
+    }
 }
 
 /// Waits for every loop, attempt and question of a guest.
 async fn finished(shared: &Shared, loops: &mut JoinSet<()>) {
-    while let Some(joined) = loops.join_next().await {
-        if let Err(error) = joined {
-            tracing::error!(worker = %shared.settings.id, %error, "a loop of the worker panicked: please report it");
-        }
-    }
+    while loops.join_next().await.is_some() {}
     shared.tracker.close();
     shared.tracker.wait().await;
 }
 
 /// How long the loops and the attempts that were told to stop may take to do so.
 const LAST: Duration = Duration::from_secs(10);
+/// The same after a part of the worker died.
+const LAST_AFTER_FAILURE: Duration = Duration::from_millis(200);
 /// What has ended waits so long to be recorded with others, and free slots to be filled with others, while the cores have work: then
 /// nothing is held back, however long those run that have the other slots.
 const BATCHING: Duration = Duration::from_millis(2);
@@ -267,6 +274,8 @@ struct Shared {
     kv_turns: Semaphore,
     /// The attempts, and what they ask of the broker.
     tracker: TaskTracker,
+    stop: Stop,
+    anchor: proof::Anchor,
     /// The control runtime, where everything that talks to the broker runs.
     control: tokio::runtime::Handle,
     /// Set when draining began.
@@ -280,7 +289,13 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(settings: WorkerSettings, broker: Arc<dyn Broker>, invoke: Arc<dyn Invoke>, roster: watch::Receiver<Arc<Roster>>) -> Arc<Self> {
+    fn new(
+        settings: WorkerSettings,
+        broker: Arc<dyn Broker>,
+        invoke: Arc<dyn Invoke>,
+        roster: watch::Receiver<Arc<Roster>>,
+        stop: Stop,
+    ) -> Arc<Self> {
         Arc::new(Self {
             lanes: settings.queues.iter().map(|(queue, weight)| Lane::new(queue.clone(), *weight)).collect(),
             crew: Crew::new(settings.concurrency),
@@ -300,10 +315,12 @@ impl Shared {
             registered: AtomicBool::new(false),
             refused: std::sync::Mutex::default(),
             refusal: Notify::new(),
+            anchor: proof::Anchor::default(),
             settings,
             broker,
             invoke,
             roster,
+            stop,
         })
     }
 

@@ -98,3 +98,21 @@ fn a_body_sees_its_options_and_its_words_are_kept() {
     }
     assert!(said.to_string().contains("\"attempt\":1") && said.to_string().contains("\"worker\":"), "{said}");
 }
+
+#[test]
+fn a_time_behind_wait_is_its_limit_where_the_body_takes_no_more_arguments() {
+    let host = Taskhost::new();
+    let unknown = host.run(&["enqueue", "add", "1", "1", "--unchecked", "--wait", "30s"]);
+    assert!(unknown.code == 2 && unknown.stderr.contains("write `--wait=30s`") && unknown.stdout.is_empty(), "{unknown:?}");
+    let _worker = serving(&host);
+    assert_eq!(host.ok(&["enqueue", "add", "1", "1", "--wait", "30s"]).trim(), "2");
+    assert_eq!(host.ok(&["enqueue", "--wait", "30s", "add", "1", "1"]).trim(), "2");
+    assert_eq!(host.ok(&["enqueue", "add", "--wait", "30s", "1", "1"]).trim(), "2");
+    let id = host.ok(&["enqueue", "add", "2", "2"]);
+    assert_eq!(host.ok(&["result", id.trim(), "--wait", "30s"]).trim(), "4");
+    let short = host.run(&["enqueue", "add", "1", "--wait", "30s"]);
+    assert!(short.code == 2 && short.stderr.contains("missing `b`"), "{short:?}");
+    // A body that wants the word as its argument gets it.
+    let said = host.run(&["enqueue", "echo", "--wait", "30s"]);
+    assert!(said.code == 0 && said.stdout.trim() == "\"30s\"" && said.stderr.contains("`--wait=30s`"), "{said:?}");
+}

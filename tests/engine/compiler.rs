@@ -66,7 +66,7 @@ async fn a_compiler_that_breaks_is_not_the_end() {
         ("kill -XCPU $$", "240 s of CPU"),
         ("kill -XFSZ $$", "1 GiB of code"),
         ("echo memory allocation of 5 bytes failed >&2; ulimit -c 0; kill -ABRT $$", "3 GiB of memory"),
-        ("yes >&2; exit 1", "gave up on it"),
+        ("yes >&2; exit 101", "gave up on it"),
     ] {
         match compile(&apart(None, script(does)), &bytes).await {
             Err(EngineError::BadComponent(why)) => assert!(why.contains(expected), "{does}: {why}"),
@@ -74,12 +74,55 @@ async fn a_compiler_that_breaks_is_not_the_end() {
         }
     }
     // What the machine did, or what is not there, may be different next time.
-    for compiler in [script("kill -KILL $$"), script("echo no artefact"), Some("/nowhere/at/all".into())] {
+    let by_the_machine = ["kill -KILL $$", "kill -INT $$", "kill -HUP $$", "echo no artefact", "yes >&2; exit 1", "exit 127"].map(script);
+    for compiler in by_the_machine.into_iter().chain([Some("/nowhere/at/all".into())]) {
         match compile(&apart(None, compiler), &bytes).await {
             Err(EngineError::Busy(_) | EngineError::Host(_)) => {}
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// `/dev/full` is a disk without any room.
+#[tokio::test]
+async fn a_disk_that_is_full_is_not_held_against_a_plugin() {
+    let (dir, scripts) = (private_dir(), private_dir());
+    let script = |name: &str, text: &str| {
+        let path = scripts.path().join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        Some(path)
+    };
+    let (bytes, program) = (Guest::default().build(), program());
+    let full = script("full", &format!("exec {} \"$@\" > /dev/full", program.display()));
+    match compile(&apart(Some(dir.path().into()), full), &bytes).await {
+        Err(EngineError::Host(why)) => assert!(why.contains("No space left"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    // Full where the cache is, and nowhere else: it runs from memory, and says so.
+    let once = scripts.path().join("once");
+    let text = format!("[ -e {0} ] && exec {1} \"$@\"; touch {0}; exec {1} \"$@\" > /dev/full", once.display(), program.display());
+    let engine = apart(Some(dir.path().into()), script("once-full", &text));
+    let code = compile(&engine, &bytes).await.unwrap();
+    assert!(code.unkept().unwrap().contains("No space left") && code.unkept().unwrap().contains("make room"), "{:?}", code.unkept());
+    assert_eq!(result(engine.invoke(call(&code, "go", "[]")).await), "7");
+    assert!(entries(dir.path()).is_empty(), "nothing is left behind: {:?}", entries(dir.path()));
+}
+
+#[tokio::test]
+async fn a_command_that_somebody_waits_for_compiles_at_normal_priority() {
+    let dir = private_dir();
+    let (path, told) = (dir.path().join("compiler"), dir.path().join("told"));
+    // What it is told last is its nice value.
+    std::fs::write(&path, format!("#!/bin/sh\necho $4 > {}; exec {} \"$@\"\n", told.display(), program().display())).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let with = async |compiler: Compiler| {
+        let engine = Engine::start(EngineSettings { compiler: Some(compiler), ..settings() }).unwrap();
+        compile(&engine, &Guest::default().build()).await.unwrap();
+        std::fs::read_to_string(&told).unwrap().trim().to_owned()
+    };
+    assert_eq!(with(Compiler::foreground(path.clone())).await, "0");
+    assert_ne!(with(Compiler::new(path)).await, "0", "beside guests it steps back");
 }
 
 #[tokio::test]

@@ -25,12 +25,20 @@ pub(crate) fn settings() -> EngineSettings {
     EngineSettings {
         slots: 56,
         guest_memory: 8 << 30,
+        descriptors: None,
         threads: 2,
         cache: None,
+        state: Some(state().to_owned()),
         cache_bytes: 1 << 30,
         compiler: None,
         network: Arc::new(System),
     }
+}
+
+/// Where the key of compiled code lies: one for all engines of this process.
+fn state() -> &'static Path {
+    static STATE: OnceLock<tempfile::TempDir> = OnceLock::new();
+    STATE.get_or_init(private_dir).path()
 }
 
 /// One engine for the tests that need nothing special of it.

@@ -20,7 +20,10 @@ use taskhost::{
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::support::{named, program::built};
+use crate::support::{
+    named,
+    program::{built, share_the_key},
+};
 
 /// One scenario with processes at a time: two of them on two cores would only measure each other.
 pub(crate) async fn turn() -> MutexGuard<'static, ()> {
@@ -62,6 +65,7 @@ impl Fleet {
     pub(crate) fn start(&mut self, broker: &str, settings: &[(&str, &str)]) -> Process {
         self.started += 1;
         let state = if self.shares_state { "state".to_owned() } else { format!("state-{}", self.started) };
+        share_the_key(&self.path().join(&state));
         let log = self.path().join(format!("worker-{}.log", self.started));
         let file = fs::File::create(&log).expect("a log file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_taskhost"));

@@ -9,7 +9,9 @@ use std::{
 };
 
 use taskhost::{
-    broker::{Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued, Finished, Incarnation, Lease, Leased, Member, RetryReply},
+    broker::{
+        Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued, Finished, Incarnation, Lease, Leased, Member, RetryReply, TaskFilter,
+    },
     task::{ErrorKind, NewTask, Priority, QueueName, Start, State, TaskError, TaskId, Unique, Verdict},
 };
 
@@ -18,6 +20,8 @@ use crate::support::{LEASE, Place, RedisServer, SqlitePlace, finish, named, task
 const STEPS: usize = 10_000;
 const HOUR: Duration = Duration::from_secs(3600);
 const NAMES: [&str; 3] = ["a", "b", "c"];
+/// Ids of children.
+const CHILDREN: u32 = 300;
 
 #[tokio::test]
 async fn sqlite_does_what_the_model_does() {
@@ -51,6 +55,7 @@ struct Known {
     priority: u8,
     unique: Option<String>,
     keeps_result: bool,
+    is_child: bool,
     state: State,
     turn: u64,
     tries: u32,
@@ -62,6 +67,8 @@ struct Known {
 struct Model {
     tasks: BTreeMap<TaskId, Known>,
     keys: BTreeMap<String, TaskId>,
+    /// Children that are no longer kept.
+    stubs: BTreeSet<TaskId>,
     turn: u64,
     paused: bool,
 }
@@ -80,7 +87,13 @@ impl Model {
         let (unique, gone) = (task.unique.clone(), !task.keeps_result && state != State::Dead);
         self.release(id, unique.as_ref());
         if gone {
-            self.tasks.remove(id);
+            self.forget(id);
+        }
+    }
+
+    fn forget(&mut self, id: &TaskId) {
+        if self.tasks.remove(id).is_some_and(|task| task.is_child) {
+            self.stubs.insert(id.clone());
         }
     }
 
@@ -90,8 +103,8 @@ impl Model {
         }
     }
 
-    fn enqueue(&mut self, task: &NewTask, name: &'static str) -> Enqueued {
-        if self.tasks.contains_key(&task.id) {
+    fn enqueue(&mut self, task: &NewTask, name: &'static str, is_child: bool) -> Enqueued {
+        if self.tasks.contains_key(&task.id) || (is_child && self.stubs.contains(&task.id)) {
             return Enqueued::Duplicate { holder: task.id.clone() };
         }
         let unique = task.unique.as_ref().map(|unique| unique.key.clone());
@@ -105,7 +118,8 @@ impl Model {
             name,
             priority: task.priority.get(),
             unique,
-            keeps_result: task.result_ttl.is_none(),
+            keeps_result: task.result_ttl != Some(Duration::ZERO),
+            is_child,
             state: if task.start == Start::Now { State::Ready } else { State::Scheduled },
             turn: self.next_turn(),
             tries: 0,
@@ -136,17 +150,23 @@ impl Model {
 
     fn finish(&mut self, id: &TaskId, verdict: &Verdict) -> Finished {
         let turn = self.next_turn();
+        if let Verdict::Succeed { children, .. } = verdict {
+            for child in children {
+                self.enqueue(child, NAMES[0], true);
+            }
+        }
         let task = self.tasks.get_mut(id).expect("known");
         if matches!(verdict, Verdict::Retry { .. } | Verdict::Dead { .. } | Verdict::Cancel { .. }) {
             task.tries += 1;
         }
+        let is_lost = matches!(verdict, Verdict::Dead { error } if error.kind == ErrorKind::WorkerLost);
         let waits = match verdict {
             Verdict::Succeed { .. } => {
                 task.tries += 1;
                 self.end(id, State::Succeeded);
                 return Finished::Recorded;
             }
-            Verdict::Dead { .. } => {
+            Verdict::Dead { .. } if !(is_lost && task.cancel_asked) => {
                 self.end(id, State::Dead);
                 return Finished::Recorded;
             }
@@ -165,6 +185,7 @@ impl Model {
             Verdict::HandBack { delay } if delay.is_zero() => State::Ready,
             Verdict::Retry { .. } | Verdict::HandBack { .. } => State::Scheduled,
             Verdict::Park => State::Parked,
+            Verdict::Dead { .. } => unreachable!("it has ended"),
         };
         task.state = waits;
         task.holder = None;
@@ -190,7 +211,7 @@ impl Model {
         let turn = self.next_turn();
         let Some(task) = self.tasks.get_mut(id) else { return RetryReply::NotFound };
         match task.state {
-            State::Scheduled if task.tries > 0 => {}
+            State::Scheduled => {}
             State::Dead | State::Cancelled => {
                 if let Some(key) = &task.unique {
                     if let Some(holder) = self.keys.get(key) {
@@ -214,7 +235,7 @@ impl Model {
             Some(task) => {
                 let unique = task.unique.clone();
                 self.release(id, unique.as_ref());
-                self.tasks.remove(id);
+                self.forget(id);
                 DeleteReply::Deleted
             }
         }
@@ -276,6 +297,15 @@ impl Run<'_> {
         self.compare(STEPS).await;
     }
 
+    /// Of a task, or of a child: nobody enqueues those.
+    fn any_id(&mut self) -> TaskId {
+        if self.random.u8(0..3) == 0 { self.child_id() } else { self.some_id() }
+    }
+
+    fn child_id(&mut self) -> TaskId {
+        TaskId::new(format!("c{}", self.random.u32(0..CHILDREN))).expect("an id")
+    }
+
     fn some_id(&mut self) -> TaskId {
         TaskId::new(format!("t{}", self.random.u32(0..400))).expect("an id")
     }
@@ -293,10 +323,12 @@ impl Run<'_> {
             if self.random.u8(0..5) == 0 {
                 task.unique = Some(Unique { key: format!("k{}", self.random.u8(0..6)), ttl: 24 * HOUR });
             }
-            if self.random.u8(0..8) == 0 {
-                task.result_ttl = Some(Duration::ZERO);
+            match self.random.u8(0..8) {
+                0 => task.result_ttl = Some(Duration::ZERO),
+                1 => task.result_ttl = Some(2 * HOUR),
+                _ => {}
             }
-            expected.push(self.model.enqueue(&task, name));
+            expected.push(self.model.enqueue(&task, name, false));
             tasks.push(task);
         }
         let told = self.broker.enqueue(&tasks).await.expect("enqueue");
@@ -320,6 +352,17 @@ impl Run<'_> {
 
     async fn finish(&mut self, step: usize) {
         let index = self.random.usize(0..self.crew.len());
+        let mut children = Vec::new();
+        for _ in 0..5 {
+            let some: Vec<_> = (0..self.random.usize(1..3))
+                .map(|_| {
+                    let result_ttl = Some(Duration::ZERO).filter(|_| self.random.bool());
+                    NewTask { id: self.child_id(), result_ttl, ..named(NAMES[0], "[]") }
+                })
+                .collect();
+            children.push(some);
+        }
+        let mut children = children.into_iter();
         let hand = &mut self.crew[index];
         let count = self.random.usize(0..=hand.held.len().min(5));
         self.random.shuffle(&mut hand.held);
@@ -334,6 +377,8 @@ impl Run<'_> {
                 3 => Verdict::Park,
                 4 => Verdict::Dead { error: error() },
                 5 => Verdict::Cancel { error: error() },
+                6 => Verdict::Dead { error: TaskError::new(ErrorKind::WorkerLost, "gone") },
+                7 => Verdict::Succeed { result: "1".into(), children: children.next().into_iter().flatten().collect() },
                 _ => Verdict::Succeed { result: "1".into(), children: Vec::new() },
             })
             .collect();
@@ -346,19 +391,19 @@ impl Run<'_> {
     }
 
     async fn cancel(&mut self, step: usize) {
-        let id = self.some_id();
+        let id = self.any_id();
         let expected = self.model.cancel(&id);
         assert_eq!(self.broker.cancel(&self.queue, &id).await.expect("cancel"), expected, "step {step}: {id}");
     }
 
     async fn retry(&mut self, step: usize) {
-        let id = self.some_id();
+        let id = self.any_id();
         let expected = self.model.retry(&id);
         assert_eq!(self.broker.retry(&self.queue, &id).await.expect("retry"), expected, "step {step}: {id}");
     }
 
     async fn delete(&mut self, step: usize) {
-        let id = self.some_id();
+        let id = self.any_id();
         let expected = self.model.delete(&id);
         assert_eq!(self.broker.delete(&self.queue, &id).await.expect("delete"), expected, "step {step}: {id}");
     }
@@ -396,12 +441,32 @@ impl Run<'_> {
     }
 
     async fn compare(&self, step: usize) {
-        for number in 0..400 {
-            let id = TaskId::new(format!("t{number}")).expect("an id");
+        let ids = (0..400).map(|number| format!("t{number}")).chain((0..CHILDREN).map(|number| format!("c{number}")));
+        for id in ids {
+            let id = TaskId::new(id).expect("an id");
             let view = self.broker.find(Some(&self.queue), &id).await.expect("find");
             let shown = view.map(|view| (view.state, view.tries, view.cancel_asked));
             let known = self.model.tasks.get(&id).map(|task| (task.state, task.tries, task.cancel_asked));
             assert_eq!(shown, known, "step {step}: {id}");
+        }
+        // What is listed and counted is what there is.
+        let filter = TaskFilter { queue: Some(self.queue.clone()), ..TaskFilter::default() };
+        let (mut listed, mut from) = (Vec::new(), None);
+        loop {
+            let page = self.broker.list(&filter, from.as_deref(), 60).await.expect("list");
+            listed.extend(page.tasks.into_iter().map(|view| (view.id, view.state)));
+            from = page.next;
+            if from.is_none() {
+                break;
+            }
+        }
+        listed.sort();
+        let known: Vec<_> = self.model.tasks.iter().map(|(id, task)| (id.clone(), task.state)).collect();
+        assert_eq!(listed, known, "step {step}: listed");
+        let queues = self.broker.queues().await.expect("queues");
+        for state in State::ALL {
+            let known = known.iter().filter(|(_, known)| *known == state).count() as u64;
+            assert_eq!(queues[0].counts.get(&state), Some(&known), "step {step}: {state} tasks counted");
         }
         for hand in &self.crew {
             let held: BTreeSet<_> = self.broker.held(&hand.who).await.expect("held").into_iter().map(|leased| leased.member).collect();

@@ -14,9 +14,10 @@ use redis::Value;
 use rustix::process::{Pid, Signal, kill_process};
 use taskhost::{
     broker::{
-        Broker, BrokerError, BrokerSettings, CancelReply, CatchUp, DeleteReply, Enqueued, Fired, Overlap, RetryReply, Schedule, Source,
+        Broker, BrokerError, BrokerSettings, CancelReply, CatchUp, DeleteReply, Enqueued, Finished, Fired, Overlap, RetryReply, Schedule,
+        Source,
     },
-    task::{Millis, NewTask, Priority, QueueName, State, TaskId},
+    task::{Millis, NewTask, Priority, QueueName, State, TaskId, Verdict},
 };
 
 use super::{
@@ -24,7 +25,7 @@ use super::{
     ground::DURABLE,
     proxy::{Act, Moment, Proxy},
 };
-use crate::support::{RedisServer, named, task_name};
+use crate::support::{LEASE, RedisServer, Worker, named, ok, queue, task_name};
 
 async fn connect(url: &str) -> Arc<dyn Broker> {
     super::ground::connect(url, BrokerSettings::default()).await
@@ -146,6 +147,65 @@ async fn every_answer_to_a_producer_is_lost_once_and_asking_again_is_safe() {
     assert_eq!((purged, direct.queues().await.expect("queues").iter().filter_map(|view| view.counts.get(&State::Ready)).sum()), (0, 0));
 }
 
+/// The task has come and gone before its producer asks again.
+#[tokio::test]
+async fn an_enqueue_whose_answer_was_lost_adds_once_also_what_keeps_no_result() {
+    let server = RedisServer::start();
+    let (proxy, direct) = (Proxy::before(server.port()).await, connect(&server.url()).await);
+    let broker = connect(&proxy.url()).await;
+    let worker = Worker::new(&*direct).await;
+    for priority in ["5", "7"] {
+        let fleeting = || NewTask { result_ttl: Some(Duration::ZERO), priority: priority.parse().expect("valid"), ..named("echo", "[1]") };
+        let known = fleeting();
+        direct.enqueue(std::slice::from_ref(&known)).await.expect("enqueue");
+        worker.claim_one().await;
+        let tasks = [fleeting(), known.clone(), fleeting()];
+        let runs = async {
+            let mut run = Vec::new();
+            while run.len() < 2 {
+                for leased in worker.claim(9).await {
+                    assert_eq!(worker.finish(&leased.member, ok("1")).await, Finished::Recorded);
+                    run.push(leased.task.id);
+                }
+            }
+            run
+        };
+        let (replies, run) = tokio::join!(lost_once(&proxy, "enqueue", async || broker.enqueue(&tasks).await), runs);
+        assert_eq!(replies, [Enqueued::Added, Enqueued::Duplicate { holder: known.id }, Enqueued::Added], "the first answer, again");
+        assert_eq!(run, [tasks[0].id.clone(), tasks[2].id.clone()]);
+        assert!(worker.claim(9).await.is_empty(), "added again");
+    }
+}
+
+/// It was enqueued there, and not yet removed here.
+#[tokio::test]
+async fn a_relay_that_is_repeated_after_the_child_is_gone_adds_nothing() {
+    let server = RedisServer::start();
+    let (proxy, direct) = (Proxy::before(server.port()).await, connect(&server.url()).await);
+    let broker = connect(&proxy.url()).await;
+    let (place, mail) = (QueueName::default(), queue("mail"));
+    let worker = Worker::new(&*direct).await;
+    let child = NewTask { queue: mail.clone(), result_ttl: Some(Duration::ZERO), ..named("echo", "[1]") };
+    direct.enqueue(&[named("echo", "[1]")]).await.expect("enqueue");
+    worker.run_one(Verdict::Succeed { result: "1".into(), children: vec![child.clone()] }).await;
+    let cut = Arc::new(AtomicBool::new(false));
+    let done = Arc::clone(&cut);
+    proxy.hook(move |seen, moment| {
+        let hit = seen == "relay" && moment == Moment::Answered && !done.swap(true, Ordering::SeqCst);
+        if hit { Act::Cut } else { Act::Pass }
+    });
+    broker.relay(&place).await.expect_err("its answer is lost");
+    let there = Worker::on(&*direct, &mail, LEASE).await;
+    assert_eq!(there.run_one(ok("1")).await.task.id, child.id);
+    assert!(direct.find(Some(&mail), &child.id).await.expect("find").is_none(), "nothing is kept");
+    assert_eq!(broker.relay(&place).await.expect("relay"), 1, "the entry is still there");
+    assert!(there.claim(9).await.is_empty(), "added again");
+    // What keeps it from coming again goes by itself.
+    let mut raw = redis::Client::open(server.url()).and_then(|client| client.get_connection()).expect("connect");
+    let left: i64 = redis::cmd("PTTL").arg(format!("th:{{mail}}:stub:{}", child.id)).query(&mut raw).expect("a time");
+    assert!((590_000..=600_000).contains(&left), "ten minutes after its end: {left} ms");
+}
+
 fn schedule(name: &str) -> Schedule {
     Schedule {
         name: name.into(),
@@ -160,6 +220,8 @@ fn schedule(name: &str) -> Schedule {
         catch_up: CatchUp::Once,
         overlap: Overlap::Allow,
         source: Source::Cli,
+        defined_at: Millis(0),
+        says_paused: None,
         created_at: Millis(1),
         paused: false,
         last: Millis(0),
@@ -240,8 +302,8 @@ async fn a_worker_dies_between_any_two_steps() {
         ("finish", Asked),
         ("finish", Answered),
         ("XRANGE", Asked),
-        ("enqueue", Asked),
-        ("enqueue", Answered),
+        ("relay", Asked),
+        ("relay", Answered),
         ("XDEL", Asked),
         ("XDEL", Answered),
         ("extend", Answered),

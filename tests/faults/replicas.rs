@@ -4,6 +4,7 @@
 //! the replica: everything since the cut is gone. By default that was acknowledged, and is counted; with `replica` it was not.
 
 use std::{
+    cell::{Cell, RefCell},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -156,4 +157,57 @@ async fn workers_keep_results_until_a_replica_has_them() {
     told.all_succeeded();
     assert_eq!(told.counted, 0, "no attempt is counted twice");
     assert!(begun.elapsed() < END);
+}
+
+/// Claims succeed, finishes do not: what waits for a replica takes the slots of what could be claimed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_worker_whose_ends_no_replica_acknowledges_holds_no_more_than_its_slots() {
+    const SLOTS: u64 = 8;
+    let _turn = turn().await;
+    let master = RedisServer::start();
+    let broker = connect(&master.url(), BrokerSettings::default()).await;
+    let ids = super::fleet::sleeps(&*broker, 300, 0.001).await;
+    let mut fleet = Fleet::new(Duration::from_secs(5));
+    let slots = SLOTS.to_string();
+    let worker = fleet.worker(&master.url(), &[("durability", "replica"), ("concurrency", &slots)]).await;
+    let held = async || -> u64 {
+        broker.queues().await.expect("queues").iter().filter_map(|queue| queue.counts.get(&taskhost::task::State::Running)).sum()
+    };
+    let most = Cell::new(0);
+    until("it has tried to record three times", async || {
+        most.set(most.get().max(held().await));
+        worker.log().matches("no replica acknowledged").count() >= 3
+    })
+    .await;
+    assert!(most.get() <= SLOTS, "it held {}", most.get());
+    let _follower = RedisServer::start_with(&["--replicaof", "127.0.0.1", &master.port().to_string(), "--repl-diskless-sync-delay", "0"]);
+    let told = account("a worker that began without a replica", &broker, &ids).await;
+    told.all_succeeded();
+    assert_eq!(told.counted, 0, "no attempt is counted twice");
+}
+
+/// The sentinels are up: what can't be reached is the master that they name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_error_names_the_master_that_is_down_and_not_the_sentinels_as_redis() {
+    let _turn = turn().await;
+    let mut watched = Watched::start().await;
+    let url = watched.url();
+    let broker = RedisBroker::connect(&url, BrokerSettings::default()).await.expect("connect");
+    let master = format!("127.0.0.1:{}", watched.master.port());
+    watched.master.kill();
+    let said = RefCell::new(Vec::new());
+    // Until the failover is over: each error on the way names the master, or says what the sentinels know of it.
+    until("the replica is the master", async || match broker.now().await {
+        Ok(_) => true,
+        Err(error) => {
+            said.borrow_mut().push(error.to_string());
+            false
+        }
+    })
+    .await;
+    assert!(!said.borrow().is_empty());
+    for text in said.into_inner() {
+        assert!(text.contains(&format!("{master} (the master `mymaster`")) || text.contains("sentinels at"), "{text}");
+        assert!(!text.contains("cannot reach Redis at") || text.contains("(the master `mymaster`"), "{text}");
+    }
 }

@@ -97,6 +97,22 @@ pub(crate) async fn a_task_cancelled_while_its_worker_dies_ends_cancelled(b: &dy
     assert!(heir.claim(9).await.is_empty());
 }
 
+pub(crate) async fn a_task_cancelled_while_its_worker_dies_ends_cancelled_without_attempts_left(b: &dyn Broker) {
+    let id = enqueue(b, NewTask { max_attempts: Some(1), ..add() }).await;
+    let gone = Worker::new(b).await;
+    gone.claim_one().await;
+    assert_eq!(b.cancel(&QueueName::default(), &id).await.expect("cancel"), CancelReply::Asked);
+    b.expire(&gone.who).await.expect("expire");
+    let heir = Worker::new(b).await;
+    for leased in heir.adopt().await {
+        let error = TaskError::new(ErrorKind::WorkerLost, "its worker is gone");
+        assert_eq!(heir.finish(&leased.member, Verdict::Dead { error }).await, Finished::CancelledInstead);
+    }
+    let ended = view(b, &id).await;
+    assert_eq!((ended.state, ended.error.expect("an error").kind, ended.tries), (State::Cancelled, ErrorKind::Cancelled, 1));
+    assert_eq!(ended.errors.last().expect("it was lost").error.kind, ErrorKind::WorkerLost);
+}
+
 pub(crate) async fn a_task_cancelled_while_its_worker_leaves_ends_cancelled(b: &dyn Broker) {
     let id = enqueue(b, add()).await;
     let worker = Worker::new(b).await;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::value::RawValue;
 use taskhost::{
     broker::{Broker, BrokerSettings, DeleteReply, Finished, RetryReply},
-    task::{ErrorKind, NewTask, Priority, Progress, QueueName, State, TaskError, TaskId, Unique, Verdict},
+    task::{ErrorKind, NewTask, Priority, Progress, QueueName, Start, State, TaskError, TaskId, Unique, Verdict},
 };
 
 use crate::support::{
@@ -115,7 +115,7 @@ pub(crate) async fn a_dead_task_retried_begins_anew(b: &dyn Broker) {
     assert!(ended.error.is_none());
 }
 
-pub(crate) async fn only_what_ended_without_a_result_or_waits_for_its_next_attempt_is_retried(b: &dyn Broker) {
+pub(crate) async fn only_what_ended_without_a_result_or_is_delayed_is_retried(b: &dyn Broker) {
     let worker = Worker::new(b).await;
     let default = QueueName::default();
     assert_eq!(b.retry(&default, &task_id("nobody")).await.expect("retry"), RetryReply::NotFound);
@@ -134,6 +134,25 @@ pub(crate) async fn only_what_ended_without_a_result_or_waits_for_its_next_attem
     b.cancel(&default, &cancelled).await.expect("cancel");
     assert_eq!(b.retry(&default, &cancelled).await.expect("retry"), RetryReply::Ready);
     assert_eq!(worker.claim_one().await.task.id, cancelled);
+}
+
+pub(crate) async fn a_delayed_task_is_run_at_once_by_a_retry(b: &dyn Broker) {
+    let default = QueueName::default();
+    let (now, hour) = (b.now().await.expect("now"), Duration::from_secs(3600));
+    for start in [Start::In(hour), Start::At(now.after(hour))] {
+        let expires = Some(now.after(2 * hour));
+        let id = enqueue(b, NewTask { start, expires, ..add() }).await;
+        assert_eq!(b.retry(&default, &id).await.expect("retry"), RetryReply::Ready);
+        let shown = view(b, &id).await;
+        assert_eq!((shown.state, shown.due_at, shown.expires_at), (State::Ready, None, expires), "only its delay is over");
+        let worker = Worker::new(b).await;
+        let leased = worker.claim_one().await;
+        assert_eq!((&leased.task.id, leased.task.tries), (&id, 0));
+        assert_eq!(b.retry(&default, &id).await.expect("retry"), RetryReply::NotEnded(State::Running));
+        worker.finish(&leased.member, Verdict::HandBack { delay: hour }).await;
+        assert_eq!(b.retry(&default, &id).await.expect("retry"), RetryReply::Ready, "also one that was handed back");
+        worker.run_one(ok("2")).await;
+    }
 }
 
 pub(crate) async fn a_retry_is_refused_while_another_holds_the_unique_key(b: &dyn Broker) {

@@ -46,7 +46,22 @@ pub(crate) async fn ids_are_unique_in_their_queue_only(b: &dyn Broker) {
     enqueue(b, NewTask { queue: queue("mail"), ..with_id("mine") }).await;
     let found = b.find(Some(&queue("mail")), &task_id("mine")).await.expect("find").expect("known");
     assert_eq!(found.queue, queue("mail"));
-    assert!(b.find(None, &task_id("mine")).await.expect("find").is_some());
+}
+
+pub(crate) async fn an_id_that_stands_in_two_queues_is_acted_on_only_where_one_is_named(b: &dyn Broker) {
+    enqueue(b, with_id("mine")).await;
+    assert!(b.find(None, &task_id("mine")).await.expect("find").is_some(), "one queue has it");
+    enqueue(b, NewTask { queue: queue("mail"), ..with_id("mine") }).await;
+    let refusals = [
+        b.find(None, &task_id("mine")).await.map(drop),
+        b.log(None, &task_id("mine")).await.map(drop),
+        b.await_end(None, &task_id("mine"), SOON).await.map(drop),
+    ];
+    for refused in refusals {
+        let Err(BrokerError::Invalid(text)) = refused else { panic!("{refused:?}") };
+        assert_eq!(text, "`mine` stands in the queues `default`, `mail`: say which is meant with --queue");
+    }
+    assert!(b.find(Some(&queue("mail")), &task_id("mine")).await.expect("find").is_some());
 }
 
 pub(crate) async fn eight_concurrent_enqueues_of_one_id_add_it_once(one: &dyn Broker, other: &dyn Broker) {
@@ -100,6 +115,28 @@ pub(crate) async fn a_unique_key_holds_until_the_end_and_names_its_holder(b: &dy
 pub(crate) async fn a_unique_key_is_of_one_queue(b: &dyn Broker) {
     enqueue(b, keyed("first", LONG)).await;
     enqueue(b, NewTask { queue: queue("mail"), ..keyed("second", LONG) }).await;
+}
+
+pub(crate) async fn a_unique_key_s_time_counts_from_when_its_task_is_due(b: &dyn Broker) {
+    let (delay, ttl) = (Duration::from_millis(1_500), Duration::from_millis(300));
+    for name in ["in", "at"] {
+        let now = b.now().await.expect("now");
+        let start = if name == "in" { Start::In(delay) } else { Start::At(now.after(delay)) };
+        let keyed = |id: &str| NewTask { unique: Some(Unique { key: name.into(), ttl }), ..with_id(&format!("{name}-{id}")) };
+        let first = keyed("first");
+        enqueue(b, NewTask { start, ..first.clone() }).await;
+        let due = view(b, &first.id).await.due_at.expect("due");
+        wait_until(SOON, "its key is free", || async {
+            let is_free = b.enqueue(&[keyed("second")]).await.expect("enqueue") == [Enqueued::Added];
+            // Asked afterwards: it was free by then at the latest. A millisecond for clocks that round.
+            assert!(
+                !is_free || b.now().await.expect("now").after(Duration::from_millis(1)) >= due.after(ttl),
+                "free before its task is due"
+            );
+            is_free
+        })
+        .await;
+    }
 }
 
 pub(crate) async fn a_unique_key_is_released_when_its_time_is_over_and_then_only_by_its_new_holder(b: &dyn Broker) {

@@ -4,7 +4,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use taskhost::{
     broker::{Broker, BrokerSettings, Finished},
-    task::{NewTask, Priority, QueueName, Start, State, Verdict},
+    task::{NewTask, Priority, QueueName, Start, State, TaskName, Verdict},
 };
 
 use crate::support::{SOON, Worker, add, enqueue, named, ok, queue, retry_after, state, still_waits, task_name, view, wait_until};
@@ -188,6 +188,68 @@ pub(crate) async fn a_task_parked_too_long_under_a_name_nobody_offers_is_dead(b:
     assert_eq!(ended.kind.as_str(), "unknown-task");
     assert!(ended.message.contains("unknown"), "{}", ended.message);
     assert_eq!(state(b, &known).await, State::Parked, "somebody offers it");
+}
+
+/// Sweeps as a worker does, with these names offered, until `unknown_task_ttl` of [`impatient`] is over by the broker's clock.
+async fn sweep_for_its_time(b: &dyn Broker, offered: &[TaskName]) {
+    let begun = b.now().await.expect("now");
+    wait_until(SOON, "the time is over", || async {
+        b.sweep(&QueueName::default(), offered).await.expect("sweep");
+        b.now().await.expect("now").since(begun) > 2 * impatient().unknown_task_ttl
+    })
+    .await;
+}
+
+/// It waited for a free slot of a plugin; that is no time in which nobody offered it.
+pub(crate) async fn a_task_that_waited_for_a_slot_outlives_its_plugin_by_the_whole_time(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let id = enqueue(b, named("known", "[]")).await;
+    worker.run_one(Verdict::Park).await;
+    sweep_for_its_time(b, &[task_name("known")]).await;
+    b.sweep(&QueueName::default(), &[]).await.expect("sweep");
+    assert_eq!(state(b, &id).await, State::Parked, "its plugin went a moment ago");
+    sweep_for_its_time(b, &[]).await;
+    assert_eq!(state(b, &id).await, State::Dead);
+}
+
+pub(crate) async fn a_plugin_that_comes_back_gives_those_who_wait_their_time_anew(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let id = enqueue(b, named("known", "[]")).await;
+    worker.run_one(Verdict::Park).await;
+    b.sweep(&QueueName::default(), &[]).await.expect("sweep");
+    sweep_for_its_time(b, &[task_name("known")]).await;
+    b.sweep(&QueueName::default(), &[]).await.expect("sweep");
+    assert_eq!(state(b, &id).await, State::Parked);
+}
+
+/// As in a deploy: they were parked long ago, and no worker looked meanwhile.
+pub(crate) async fn a_backlog_older_than_the_time_outlives_the_first_sweep(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let id = enqueue(b, named("known", "[]")).await;
+    worker.run_one(Verdict::Park).await;
+    let begun = b.now().await.expect("now");
+    wait_until(SOON, "the time is over", || async { b.now().await.expect("now").since(begun) > 2 * impatient().unknown_task_ttl }).await;
+    b.sweep(&QueueName::default(), &[]).await.expect("sweep");
+    assert_eq!(state(b, &id).await, State::Parked);
+}
+
+/// The name is known to be missing for long when this task comes.
+pub(crate) async fn a_task_that_is_parked_late_has_its_own_time(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let first = enqueue(b, named("nosuch", "[]")).await;
+    worker.run_one(Verdict::Park).await;
+    let begun = b.now().await.expect("now");
+    wait_until(SOON, "the first is dead", || async {
+        b.sweep(&QueueName::default(), &[]).await.expect("sweep");
+        state(b, &first).await == State::Dead
+    })
+    .await;
+    assert!(b.now().await.expect("now").since(begun) >= impatient().unknown_task_ttl / 2);
+    let (late, parked) = (enqueue(b, named("nosuch", "[]")).await, b.now().await.expect("now"));
+    worker.run_one(Verdict::Park).await;
+    b.sweep(&QueueName::default(), &[]).await.expect("sweep");
+    let was_early = b.now().await.expect("now").since(parked) < impatient().unknown_task_ttl;
+    assert!(!was_early || state(b, &late).await == State::Parked);
 }
 
 /// 3,000 tasks, four incarnations on two handles, every kind of verdict: each task ends once.

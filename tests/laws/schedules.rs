@@ -24,6 +24,8 @@ fn schedule(name: &str) -> Schedule {
         catch_up: CatchUp::Once,
         overlap: Overlap::Allow,
         source: Source::Cli,
+        defined_at: Millis(0),
+        says_paused: None,
         created_at: Millis(1_700_000_000_000),
         paused: false,
         last: Millis(0),
@@ -74,8 +76,77 @@ pub(crate) async fn putting_the_same_rule_again_keeps_its_past(b: &dyn Broker) {
     let again = put(b, Schedule { args: "[2,2]".into(), created_at: Millis(9), source: Source::Toml, ..schedule("bu") }).await;
     assert_eq!((again.last, again.last_task.as_ref(), again.paused, again.created_at), (due, Some(&id), true, first.created_at));
     assert_eq!((&*again.args, again.source), ("[2,2]", Source::Toml));
-    let other = put(b, Schedule { rule: "0 0 * * *".into(), ..schedule("bu") }).await;
-    assert!(other.last >= due && other.last <= b.now().await.expect("now") && !other.paused, "another rule begins anew");
+    let other = put(b, Schedule { rule: "0 0 * * *".into(), created_at: Millis(9), ..schedule("bu") }).await;
+    assert!(other.last >= due && other.last <= b.now().await.expect("now"), "due times of another rule are counted from now");
+    assert_eq!((other.last_task, other.created_at), (Some(id), Millis(9)), "but its last task may still run");
+}
+
+pub(crate) async fn an_operator_s_pause_outlives_another_rule_zone_and_queue(one: &dyn Broker, other: &dyn Broker) {
+    put(one, schedule("bu")).await;
+    assert!(other.pause_schedule("bu", true).await.expect("pause"));
+    let mail = QueueName::new("mail").expect("valid");
+    for changed in [
+        Schedule { rule: "0 0 * * *".into(), ..schedule("bu") },
+        Schedule { timezone: "UTC".into(), ..schedule("bu") },
+        Schedule { queue: mail.clone(), rule: "1 1 * * *".into(), ..schedule("bu") },
+        Schedule { queue: mail, source: Source::Toml, ..schedule("bu") },
+        schedule("bu"),
+    ] {
+        let stored = put(one, changed.clone()).await;
+        assert!(stored.paused, "{changed:?}");
+        assert_eq!(stored.queue, changed.queue);
+    }
+    let before = one.now().await.expect("now");
+    assert!(other.pause_schedule("bu", false).await.expect("resume"));
+    assert!(stored(one, "bu").await.last >= before);
+}
+
+pub(crate) async fn a_definition_that_names_paused_is_as_it_says(b: &dyn Broker) {
+    let says = |says_paused| Schedule { says_paused, ..schedule("bu") };
+    assert!(put(b, says(Some(true))).await.paused, "of a new one");
+    assert!(!put(b, says(Some(false))).await.paused);
+    let before = b.now().await.expect("now");
+    assert!(put(b, says(Some(true))).await.paused, "of a known one");
+    let resumed = put(b, says(Some(false))).await;
+    assert!(!resumed.paused && resumed.last >= before, "what passed while it was paused is not made up for");
+    assert!(b.pause_schedule("bu", true).await.expect("pause"));
+    assert!(put(b, says(None)).await.paused, "nothing is said, and nothing was asked for before");
+    put(b, says(Some(true))).await;
+    assert!(!put(b, says(None)).await.paused, "a pause that only the definition asked for ends with its word");
+    put(b, says(Some(true))).await;
+    assert!(b.pause_schedule("bu", true).await.expect("pause"));
+    assert!(put(b, says(None)).await.paused, "an operator has asked for it since");
+}
+
+pub(crate) async fn a_schedule_that_moves_to_another_queue_goes_on_there_and_there_only(b: &dyn Broker) {
+    let first = put(b, schedule("bu")).await;
+    let mail = QueueName::new("mail").expect("valid");
+    let moved = put(b, Schedule { queue: mail.clone(), created_at: Millis(9), ..schedule("bu") }).await;
+    assert_eq!((&moved.queue, moved.last, moved.created_at), (&mail, first.last, first.created_at), "no due time is lost between");
+    let due = next_due(b, &first).await;
+    let task = NewTask { queue: mail.clone(), ..firing("bu", due) };
+    assert_eq!(b.fire(&first, due, &firing("bu", due)).await.expect("fire"), Fired::NotNow);
+    assert_eq!(b.fire(&moved, due, &task).await.expect("fire"), Fired::Enqueued(task.id));
+    assert_eq!(b.schedules().await.expect("schedules").len(), 1);
+    assert!(b.remove_schedule("bu").await.expect("remove"));
+}
+
+pub(crate) async fn another_rule_does_not_let_a_firing_overlap(b: &dyn Broker) {
+    let bu = put(b, Schedule { overlap: Overlap::Skip, ..schedule("bu") }).await;
+    let due = next_due(b, &bu).await;
+    let Fired::Enqueued(first) = b.fire(&bu, due, &firing("bu", due)).await.expect("fire") else { panic!("nothing is under way") };
+    let changed = put(b, Schedule { rule: "0 0 * * *".into(), ..bu }).await;
+    let due = next_due(b, &changed).await;
+    assert_eq!(b.fire(&changed, due, &firing("bu", due)).await.expect("fire"), Fired::Skipped(first), "it waits still");
+}
+
+pub(crate) async fn a_schedule_that_comes_back_goes_on_from_where_it_was(b: &dyn Broker) {
+    let past = Millis(b.now().await.expect("now").0 - 60_000);
+    let back = put(b, Schedule { last: past, paused: true, ..schedule("bu") }).await;
+    assert_eq!((back.last, back.created_at, back.paused), (past, schedule("bu").created_at, true));
+    let future = b.now().await.expect("now").after(Duration::from_secs(3600));
+    let other = put(b, Schedule { last: future, ..schedule("staff") }).await;
+    assert!(other.last <= b.now().await.expect("now"), "no due time is passed over");
 }
 
 pub(crate) async fn a_due_time_is_fired_once_by_racing_hosts(one: &dyn Broker, other: &dyn Broker) {

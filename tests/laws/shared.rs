@@ -44,7 +44,13 @@ fn worker(id: &str, plugins: Vec<PluginInfo>) -> WorkerInfo {
         running: vec![RunningInfo { id: TaskId::fresh(), task: task_name("add"), queue: QueueName::default(), since: Millis(5) }],
         draining: false,
         plugins,
+        schedules: None,
     }
+}
+
+/// A worker that serves one body of one plugin.
+pub(crate) fn serving(id: &str, file: &str, body: &str) -> WorkerInfo {
+    worker(id, vec![plugin(file, "1.0.0", body)])
 }
 
 const LONG: Duration = Duration::from_secs(600);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use taskhost::{
-    broker::{Broker, BrokerError, TaskFilter},
+    broker::{Broker, BrokerError, BrokerSettings, TaskFilter},
     task::{ErrorKind, NewTask, QueueName, Start, State, TaskError, TaskId, Verdict},
 };
 
@@ -147,4 +147,195 @@ pub(crate) async fn a_purge_gives_unique_keys_back(b: &dyn Broker) {
 pub(crate) async fn a_check_says_what_the_broker_is(b: &dyn Broker) {
     let health = b.check().await.expect("check");
     assert!(!health.about.is_empty());
+}
+
+/// Every id of a listing, asked for in pages of `limit`, `between` after each.
+async fn in_pages(b: &dyn Broker, filter: &TaskFilter, limit: usize, mut between: impl AsyncFnMut(&[TaskId])) -> Vec<TaskId> {
+    let (mut got, mut from) = (Vec::new(), None);
+    loop {
+        let page = b.list(filter, from.as_deref(), limit).await.expect("list");
+        assert!(page.tasks.len() <= limit);
+        let ids: Vec<_> = page.tasks.into_iter().map(|view| view.id).collect();
+        between(&ids).await;
+        got.extend(ids);
+        from = page.next;
+        if from.is_none() {
+            return got;
+        }
+    }
+}
+
+fn only(states: &[State]) -> TaskFilter {
+    TaskFilter { states: states.to_vec(), ..TaskFilter::default() }
+}
+
+async fn counted(b: &dyn Broker, state: State) -> u64 {
+    b.queues().await.expect("queues").iter().map(|view| view.counts.get(&state).copied().unwrap_or(0)).sum()
+}
+
+/// More ends, one by one, than the 2,000 that were listed once.
+pub(crate) async fn every_ended_task_is_listed_and_counted_however_many_ended_after_it(b: &dyn Broker) {
+    const ENDS: usize = 2_300;
+    let first = enqueue(b, add()).await;
+    b.cancel(&QueueName::default(), &first).await.expect("cancel");
+    let worker = Worker::new(b).await;
+    let succeeded = enqueue(b, add()).await;
+    worker.run_one(ok("2")).await;
+    let tasks: Vec<_> = (0..ENDS).map(|_| NewTask { queue: queue("busy"), ..add() }).collect();
+    for some in tasks.chunks(500) {
+        b.enqueue(some).await.expect("enqueue");
+    }
+    for task in &tasks {
+        b.cancel(&task.queue, &task.id).await.expect("cancel");
+    }
+    let mut listed = in_pages(b, &only(&[State::Cancelled]), 500, async |_| {}).await;
+    assert_eq!(listed.last(), Some(&first), "the oldest is the last of the list");
+    listed.sort();
+    let mut known: Vec<_> = tasks.iter().map(|task| task.id.clone()).chain([first]).collect();
+    known.sort();
+    assert!(listed == known, "{} of {} are listed", listed.len(), known.len());
+    assert_eq!(in_pages(b, &only(&[State::Succeeded]), 9, async |_| {}).await, [succeeded]);
+    assert_eq!((counted(b, State::Cancelled).await, counted(b, State::Succeeded).await), (ENDS as u64 + 1, 1));
+}
+
+pub(crate) async fn what_leaves_before_its_time_is_neither_listed_nor_counted(b: &dyn Broker) {
+    let default = QueueName::default();
+    let own = |ttl| NewTask { result_ttl: Some(ttl), ..add() };
+    let worker = Worker::new(b).await;
+    let mut succeeded = Vec::new();
+    for task in [add(), add(), add(), own(Duration::from_secs(7)), own(Duration::from_secs(7)), own(Duration::ZERO)] {
+        succeeded.push(enqueue(b, task).await);
+        worker.run_one(ok("2")).await;
+    }
+    let mut cancelled = Vec::new();
+    for task in [add(), add(), own(Duration::from_secs(7)), own(Duration::from_secs(7)), own(Duration::ZERO)] {
+        cancelled.push(enqueue(b, task).await);
+        b.cancel(&default, cancelled.last().expect("one")).await.expect("cancel");
+    }
+    assert_eq!((counted(b, State::Succeeded).await, counted(b, State::Cancelled).await), (5, 4));
+    for id in [&succeeded[0], &succeeded[3]] {
+        b.delete(&default, id).await.expect("delete");
+        b.delete(&default, id).await.expect("delete");
+    }
+    for id in [&cancelled[0], &cancelled[2]] {
+        b.retry(&default, id).await.expect("retry");
+    }
+    assert_eq!((counted(b, State::Succeeded).await, counted(b, State::Cancelled).await), (3, 2));
+    // One of them ends again, and so stands twice in what was written of ends.
+    b.cancel(&default, &cancelled[0]).await.expect("cancel");
+    worker.run_one(dead("no")).await;
+    assert_eq!((counted(b, State::Succeeded).await, counted(b, State::Cancelled).await), (3, 3));
+    for (state, mut known) in [
+        (State::Succeeded, vec![succeeded[1].clone(), succeeded[2].clone(), succeeded[4].clone()]),
+        (State::Cancelled, vec![cancelled[0].clone(), cancelled[1].clone(), cancelled[3].clone()]),
+        (State::Dead, vec![cancelled[2].clone()]),
+    ] {
+        let mut listed = in_pages(b, &only(&[state]), 2, async |_| {}).await;
+        listed.sort();
+        known.sort();
+        assert_eq!(listed, known, "{state}");
+    }
+    b.sweep(&default, &[]).await.expect("sweep");
+    assert_eq!((counted(b, State::Succeeded).await, counted(b, State::Cancelled).await, counted(b, State::Dead).await), (3, 3, 1));
+}
+
+const KEPT: Duration = Duration::from_millis(400);
+
+pub(crate) fn short_results() -> BrokerSettings {
+    BrokerSettings { result_ttl: KEPT, ..BrokerSettings::default() }
+}
+
+pub(crate) async fn what_is_over_its_time_is_neither_listed_nor_counted_swept_or_not(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let mut last = enqueue(b, add()).await;
+    worker.run_one(ok("2")).await;
+    let long = enqueue(b, NewTask { result_ttl: Some(Duration::from_secs(600)), ..add() }).await;
+    worker.run_one(ok("2")).await;
+    for swept in [false, true] {
+        wait_until(SOON, "a result is over its time", || async { b.find(None, &last).await.expect("find").is_none() }).await;
+        if swept {
+            b.sweep(&QueueName::default(), &[]).await.expect("sweep");
+        }
+        assert_eq!((counted(b, State::Succeeded).await, ids(b, &TaskFilter::default()).await), (1, vec![long.clone()]));
+        last = enqueue(b, add()).await;
+        worker.run_one(ok("2")).await;
+    }
+    b.delete(&QueueName::default(), &long).await.expect("delete");
+    wait_until(SOON, "the rest is over its time", || async { b.find(None, &last).await.expect("find").is_none() }).await;
+    b.sweep(&QueueName::default(), &[]).await.expect("sweep");
+    assert_eq!((counted(b, State::Succeeded).await, ids(b, &TaskFilter::default()).await), (0, vec![]));
+}
+
+pub(crate) async fn a_listing_goes_on_where_it_was_whatever_comes_and_goes(b: &dyn Broker) {
+    let (default, mail) = (QueueName::default(), queue("mail"));
+    // What is shown goes away, and what stands behind it is shown all the same.
+    for state in [State::Ready, State::Scheduled, State::Cancelled] {
+        let new = || match state {
+            State::Scheduled => NewTask { start: Start::In(Duration::from_secs(600)), ..add() },
+            _ => add(),
+        };
+        let mut all = Vec::new();
+        for _ in 0..10 {
+            all.push(enqueue(b, new()).await);
+            all.push(enqueue(b, NewTask { queue: mail.clone(), ..new() }).await);
+        }
+        if state == State::Cancelled {
+            for (n, id) in all.iter().enumerate() {
+                b.cancel(if n % 2 == 0 { &default } else { &mail }, id).await.expect("cancel");
+            }
+        }
+        let filter = only(&[state]);
+        let shown = in_pages(b, &filter, 3, async |ids| {
+            for id in ids {
+                let task = b.find(None, id).await.expect("find").expect("known");
+                b.delete(&task.queue, id).await.expect("delete");
+            }
+            let more = enqueue(b, add()).await;
+            b.cancel(&default, &more).await.expect("cancel");
+            b.delete(&default, &more).await.expect("delete");
+        });
+        let mut shown = shown.await;
+        assert_eq!(shown.len(), 20, "each {state} task once");
+        shown.sort();
+        all.sort();
+        assert_eq!(shown, all);
+    }
+    // What ends meanwhile comes before what is shown already.
+    let mut all = Vec::new();
+    for _ in 0..9 {
+        all.push(enqueue(b, add()).await);
+        b.cancel(&default, all.last().expect("one")).await.expect("cancel");
+    }
+    tick(b).await;
+    all.reverse();
+    let filter = only(&[State::Cancelled, State::Dead]);
+    let shown = in_pages(b, &filter, 2, async |_| {
+        let more = enqueue(b, NewTask { queue: mail.clone(), ..add() }).await;
+        b.cancel(&mail, &more).await.expect("cancel");
+    });
+    let shown = shown.await;
+    assert_eq!(shown.iter().filter(|id| all.contains(id)).count(), 9);
+    assert_eq!(shown.len(), 9, "and nothing else");
+}
+
+pub(crate) async fn a_page_looks_at_some_thousand_tasks_and_says_where_it_goes_on(b: &dyn Broker) {
+    let many: Vec<_> = (0..6_000).map(|_| add()).collect();
+    for some in many.chunks(1_000) {
+        b.enqueue(some).await.expect("enqueue");
+    }
+    let rare = enqueue(b, named("rare", "[]")).await;
+    let filter = TaskFilter { task: Some(task_name("rare")), ..TaskFilter::default() };
+    let page = b.list(&filter, None, 9).await.expect("list");
+    assert!(page.tasks.is_empty() && page.next.is_some(), "it does not look at all of them at once");
+    assert_eq!(in_pages(b, &filter, 9, async |_| {}).await, [rare]);
+}
+
+pub(crate) async fn a_queue_is_known_while_what_ended_there_is_kept(b: &dyn Broker) {
+    let id = enqueue(b, NewTask { queue: queue("mail"), ..add() }).await;
+    b.cancel(&queue("mail"), &id).await.expect("cancel");
+    assert_eq!(b.purge(&queue("mail")).await.expect("purge"), 0);
+    assert_eq!(ids(b, &only(&[State::Cancelled])).await, std::slice::from_ref(&id));
+    b.delete(&queue("mail"), &id).await.expect("delete");
+    assert_eq!(b.purge(&queue("mail")).await.expect("purge"), 0);
+    assert!(b.queues().await.expect("queues").is_empty());
 }

@@ -33,6 +33,8 @@ pub(crate) struct Taskhost {
     redis: Option<RedisServer>,
     /// Of compiled code; by default one that all tests share.
     cache: Option<PathBuf>,
+    /// Whether it runs under umask 000.
+    open: bool,
 }
 
 impl Taskhost {
@@ -40,7 +42,8 @@ impl Taskhost {
     pub(crate) fn new() -> Self {
         let dir = TempDir::new().expect("a temporary directory");
         fs::create_dir(dir.path().join("plugins")).expect("a plugin directory");
-        Self { dir, redis: None, cache: None }
+        share_the_key(&dir.path().join("state"));
+        Self { dir, redis: None, cache: None, open: false }
     }
 
     /// The same with a cache of its own, cold.
@@ -52,6 +55,16 @@ impl Taskhost {
     /// The same on a Redis of its own.
     pub(crate) fn on_redis() -> Self {
         Self { redis: Some(RedisServer::start()), ..Self::new() }
+    }
+
+    /// Its Redis dies, and comes back on the same port without anything in it.
+    pub(crate) fn empty_redis(&mut self) {
+        self.redis.as_mut().expect("it is on a Redis of its own").restart(&[]);
+    }
+
+    /// The same under a umask that forbids nothing.
+    pub(crate) fn with_open_umask() -> Self {
+        Self { open: true, ..Self::new() }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -90,9 +103,14 @@ impl Taskhost {
 
     /// The same with a stdout that nobody reads.
     pub(crate) fn run_into_closed_pipe(&self, words: &[&str]) -> Output {
-        let mut child = self.command(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-        drop(child.stdout.take());
-        let output = child.wait_with_output().expect("it ends");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        self.run_into(words, writer)
+    }
+
+    /// The same with this as its stdout.
+    pub(crate) fn run_into(&self, words: &[&str], stdout: impl Into<Stdio>) -> Output {
+        let output = self.command(words).stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()).output().expect("it starts");
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         Output { code: output.status.code().unwrap_or(-1), stdout: String::new(), stderr }
     }
@@ -150,6 +168,13 @@ impl Taskhost {
         self.starting(&[&["worker"], words].concat())
     }
 
+    /// A worker whose stderr goes elsewhere; not waited for.
+    pub(crate) fn worker_logging_to(&self, stderr: Stdio, words: &[&str]) -> Worker {
+        let mut command = self.command(&[&["worker"], words].concat());
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().expect("a worker starts");
+        Worker { child, log: self.dir().join("nowhere") }
+    }
+
     /// Any command that runs on until it is stopped.
     pub(crate) fn starting(&self, words: &[&str]) -> Worker {
         let log = self.dir().join(format!("worker-{:08x}.log", fastrand::u32(..)));
@@ -171,7 +196,11 @@ impl Taskhost {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_taskhost"));
+        let program = env!("CARGO_BIN_EXE_taskhost");
+        let mut command = Command::new(if self.open { "sh" } else { program });
+        if self.open {
+            command.args(["-c", "umask 000; exec \"$@\"", "sh", program]);
+        }
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TASKHOST_")) {
             command.env_remove(name);
         }
@@ -227,10 +256,23 @@ impl Worker {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).expect("our own child");
+    }
+
     /// SIGTERM, then its end.
-    pub(crate) fn stop(mut self) -> ExitStatus {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own child");
+    pub(crate) fn stop(self) -> ExitStatus {
+        self.stop_by(rustix::process::Signal::TERM)
+    }
+
+    /// A signal, then its end.
+    pub(crate) fn stop_by(mut self, signal: rustix::process::Signal) -> ExitStatus {
+        self.signal(signal);
+        self.ended()
+    }
+
+    /// Its end.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("our own child") {
@@ -263,6 +305,16 @@ pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
     while !so() {
         assert!(begun.elapsed() < LIMIT, "waited {LIMIT:?} in vain until {what}");
         thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Compiled code is known again by a key of the state directory: with one key the tests share what they have compiled.
+pub(crate) fn share_the_key(state: &Path) {
+    use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(state).expect("a state directory");
+    match fs::File::options().write(true).create_new(true).mode(0o600).open(state.join("compiled.key")) {
+        Ok(mut file) => file.write_all(&[7; 32]).expect("a key"),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists),
     }
 }
 

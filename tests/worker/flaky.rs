@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use taskhost::{
     broker::{
-        Broker, BrokerError, CancelReply, Claimed, DeleteReply, Enqueued, Extended, Finish, FinishReply, Fired, Health, Incarnation,
-        KvError, KvRoom, Lease, Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
+        Broker, BrokerError, CancelReply, Claimed, DeleteReply, Enqueued, Extended, Finish, FinishReply, Finished, Fired, Health,
+        Incarnation, KvError, KvRoom, Lease, Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
     },
     catalogue::Catalogue,
     task::{Millis, NewTask, Progress, QueueName, TaskId, TaskName, TaskView},
@@ -31,6 +31,29 @@ pub(super) struct Flaky {
     pub(super) beats: AtomicUsize,
     pub(super) claims: AtomicUsize,
     pub(super) registered: Mutex<Vec<Incarnation>>,
+    /// This verb panics.
+    pub(super) panics: Mutex<Option<&'static str>>,
+    /// How ends are recorded.
+    pub(super) ends: Mutex<Ends>,
+    /// Calls of `finish` that recorded nothing.
+    pub(super) unrecorded: AtomicUsize,
+    /// How many claimed tasks have no recorded end, and the most there were.
+    holds: AtomicUsize,
+    pub(super) most_held: AtomicUsize,
+}
+
+/// What the broker makes of ends while claims succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ends {
+    Recorded,
+    /// After this time.
+    Slow(Duration),
+    /// It may have them: no replica acknowledges.
+    Unacknowledged,
+    /// It is full.
+    Refused,
+    /// Something that is not ours stands where they go.
+    Unwritable,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,11 +73,22 @@ impl Flaky {
             beats: AtomicUsize::new(0),
             claims: AtomicUsize::new(0),
             registered: Mutex::default(),
+            panics: Mutex::default(),
+            ends: Mutex::new(Ends::Recorded),
+            unrecorded: AtomicUsize::new(0),
+            holds: AtomicUsize::new(0),
+            most_held: AtomicUsize::new(0),
         })
     }
 
     fn reach(&self) -> Result<&Arc<dyn Broker>> {
         if self.away.load(Ordering::SeqCst) { Err(BrokerError::Unavailable("away".into())) } else { Ok(&self.inner) }
+    }
+
+    /// As a fault of the broker's own code would.
+    fn may_panic(&self, verb: &str) {
+        let panics = *self.panics.lock().expect("not poisoned");
+        assert!(panics != Some(verb), "injected into {verb}");
     }
 
     fn fails(&self, verb: &str, moment: Moment) -> bool {
@@ -64,6 +98,7 @@ impl Flaky {
 
     /// One step that may fail before it happens or after.
     async fn step<T>(&self, verb: &str, happens: impl Future<Output = Result<T>>) -> Result<T> {
+        self.may_panic(verb);
         if self.fails(verb, Moment::Before) {
             return Err(BrokerError::Unavailable(format!("{verb} was lost")));
         }
@@ -123,11 +158,16 @@ impl Broker for Flaky {
         Ok(incarnation)
     }
     async fn claim(&self, who: &Incarnation, lease: Duration, limit: usize, startable: &[TaskName]) -> Result<Lease<Claimed>> {
+        self.may_panic("claim");
         if self.fails("claim", Moment::Before) {
             return Err(BrokerError::Unavailable("the claim was lost".into()));
         }
         let claimed = self.reach()?.claim(who, lease, limit, startable).await?;
         self.claims.fetch_add(1, Ordering::SeqCst);
+        if let Lease::Held(claimed) = &claimed {
+            let holds = self.holds.fetch_add(claimed.tasks.len(), Ordering::SeqCst) + claimed.tasks.len();
+            self.most_held.fetch_max(holds, Ordering::SeqCst);
+        }
         let brings = matches!(&claimed, Lease::Held(claimed) if !claimed.tasks.is_empty());
         if brings && self.fails("claim", Moment::After) {
             return Err(BrokerError::Unavailable("the reply was lost".into()));
@@ -143,21 +183,41 @@ impl Broker for Flaky {
         self.step("held", self.reach()?.held(who)).await
     }
     async fn finish(&self, who: &Incarnation, finishes: &[Finish]) -> Result<FinishReply> {
-        self.step("finish", self.reach()?.finish(who, finishes)).await
+        let ends = *self.ends.lock().expect("not poisoned");
+        let refused = match ends {
+            Ends::Recorded => None,
+            Ends::Slow(time) => {
+                tokio::time::sleep(time).await;
+                None
+            }
+            Ends::Unacknowledged => Some(BrokerError::Unavailable("no replica acknowledged it".into())),
+            Ends::Refused => Some(BrokerError::Refused("it is full".into())),
+            Ends::Unwritable => Some(BrokerError::Corrupt("a key of another type".into())),
+        };
+        if let Some(refused) = refused {
+            self.unrecorded.fetch_add(1, Ordering::SeqCst);
+            return Err(refused);
+        }
+        let reply = self.step("finish", self.reach()?.finish(who, finishes)).await?;
+        self.holds.fetch_sub(reply.iter().filter(|reply| **reply != Finished::Stale).count(), Ordering::SeqCst);
+        Ok(reply)
     }
     async fn leave(&self, who: &Incarnation) -> Result<()> {
         self.step("leave", self.reach()?.leave(who)).await
     }
     async fn expire(&self, who: &Incarnation) -> Result<()> {
+        self.may_panic("expire");
         self.reach()?.expire(who).await
     }
     async fn wait(&self, queue: &QueueName, limit: Duration) -> Result<()> {
         self.step("wait", self.reach()?.wait(queue, limit)).await
     }
     async fn cancellations(&self, sender: mpsc::Sender<(QueueName, TaskId)>) -> Result<()> {
+        self.may_panic("cancellations");
         self.reach()?.cancellations(sender).await
     }
     async fn progress(&self, queue: &QueueName, id: &TaskId, progress: &Progress) -> Result<()> {
+        self.may_panic("progress");
         self.reach()?.progress(queue, id, progress).await
     }
     async fn relay(&self, queue: &QueueName) -> Result<usize> {
@@ -167,6 +227,7 @@ impl Broker for Flaky {
         self.step("sweep", self.reach()?.sweep(queue, offered)).await
     }
     async fn announce(&self, worker: &WorkerInfo, ttl: Duration) -> Result<()> {
+        self.may_panic("announce");
         self.reach()?.announce(worker, ttl).await
     }
     async fn retire(&self, worker: &str) -> Result<()> {

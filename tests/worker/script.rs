@@ -177,6 +177,11 @@ impl Started {
         self.worker.await.expect("it does not panic").expect("it was set up right")
     }
 
+    /// Waits for its end, which it comes to by itself.
+    pub(super) async fn ended(self) -> Result<Summary, worker::WorkerError> {
+        tokio::time::timeout(crate::support::SOON, self.worker).await.expect("it ends by itself").expect("it does not panic")
+    }
+
     /// Stops it by both signals.
     pub(super) async fn stop(self) -> Summary {
         self.stop.now.cancel();

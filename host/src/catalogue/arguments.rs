@@ -18,6 +18,7 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     Body, Catalogue, Parameter, brief,
+    json::{parse, refused as refused_json},
     schema::{self, Rule},
 };
 use crate::task::TaskName;
@@ -63,13 +64,16 @@ impl<'a> Checker<'a> {
         Self { catalogue, rules: HashMap::new() }
     }
 
-    /// The arguments as a compact JSON array, one item a parameter; what was left out is `null`.
+    /// The arguments as a compact JSON array, one item a parameter. Optional ones at the end that were left out stay out, as
+    /// `plugin.wit` has it: a later version of the body may give them another default. One left out before others is `null`.
     pub fn check(&mut self, name: &TaskName, given: &Given) -> Result<String, ArgumentsError> {
         let Some((name, offer)) = self.catalogue.offers.get_key_value(name) else { return Err(unknown(self.catalogue, name)) };
         let body = &offer.body;
         let rules = self.rules.entry(name).or_insert_with(|| body.parameters.iter().map(|p| Rule::compile(&p.schema)).collect());
         let mut array = String::from("[");
-        for ((item, parameter), rule) in placed(body, given)?.iter().zip(&body.parameters).zip(rules) {
+        let items = placed(body, given)?;
+        let given = items.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        for ((item, parameter), rule) in items[..given].iter().zip(&body.parameters).zip(rules) {
             let text = match item {
                 None => "null".into(),
                 Some(item) => value(body, parameter, rule, item)?,
@@ -99,11 +103,16 @@ impl Given {
                 Err(ArgumentsError::Name("arguments by name need a body to take their order from: give them by position".into()))
             }
             Self::Words { words, .. } => {
-                let items = words.iter().map(|word| if parse(word).is_ok() { compact(word) } else { quoted(word) });
-                Ok(format!("[{}]", items.collect::<Vec<_>>().join(",")))
+                let item = |word: &String| match parse(word) {
+                    Ok(_) => Ok(compact(word)),
+                    Err(error @ ArgumentsError::Name(_)) => Err(error),
+                    Err(_) => Ok(quoted(word)),
+                };
+                Ok(format!("[{}]", words.iter().map(item).collect::<Result<Vec<_>, _>>()?.join(",")))
             }
             Self::Json(text) => match json(text)? {
-                Items::Array(_) => Ok(compact(text)),
+                // A raw value is not looked into: half a surrogate, a number without end or depth without end would reach the guest.
+                Items::Array(_) => parse(text).map(|_| compact(text)),
                 Items::Object(_) => {
                     Err(ArgumentsError::Name("arguments by name need a body to take their order from: give a JSON array".into()))
                 }
@@ -175,6 +184,8 @@ fn value(body: &Body, parameter: &Parameter, rule: &Rule, item: &Item) -> Result
             let strings_only = types & !(schema::STRING | schema::NULL) == 0;
             let read = if strings_only { None } else { Some(parse(word)) };
             let why_not = match &read {
+                // It is JSON, and nobody can say which: no string was meant.
+                Some(Err(error @ ArgumentsError::Name(_))) => return Err(error.clone()),
                 Some(Ok(value)) => match judged(value) {
                     Ok(()) => return Ok(compact(word)),
                     Err(why) => Some((compact(word), why)),
@@ -208,26 +219,12 @@ enum Items {
 
 fn json(text: &str) -> Result<Items, ArgumentsError> {
     match text.trim_start().bytes().next() {
-        Some(b'[') => serde_json::from_str(text).map(Items::Array).map_err(|error| not_json(&error)),
-        Some(b'{') => serde_json::from_str::<Pairs>(text).map(|pairs| Items::Object(pairs.0)).map_err(|error| not_json(&error)),
+        Some(b'[') => serde_json::from_str(text).map(Items::Array).map_err(|error| refused_json(&error)),
+        Some(b'{') => serde_json::from_str::<Pairs>(text).map(|pairs| Items::Object(pairs.0)).map_err(|error| refused_json(&error)),
         _ => Err(ArgumentsError::Json(format!(
             "arguments are a JSON array such as [1, \"x\"], or an object of parameters by name; got {}",
             brief(text.trim())
         ))),
-    }
-}
-
-/// Parses to judge. The parser's limit of 128 levels keeps deep input from overflowing a stack, here and in the guest.
-fn parse(text: &str) -> Result<Value, ArgumentsError> {
-    serde_json::from_str(text).map_err(|error| not_json(&error))
-}
-
-fn not_json(error: &serde_json::Error) -> ArgumentsError {
-    let text = error.to_string();
-    if text.starts_with("recursion limit") {
-        ArgumentsError::Json("nested deeper than 127 levels: flatten it".into())
-    } else {
-        ArgumentsError::Json(format!("not JSON: {text}"))
     }
 }
 

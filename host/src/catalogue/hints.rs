@@ -1,6 +1,6 @@
 //! Hints: what a body suggests, from the contract's string pairs to [`Hints`].
 //!
-//! Hints ask, they never grant, so an unreadable one is a warning and not an error.
+//! Hints ask, they never grant: an unreadable one is a warning and not an error, and [`Bound`] says how far one that can be read goes.
 
 use std::time::Duration;
 
@@ -13,7 +13,31 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 /// More than this is taken for a slip of the pen.
 const MOST_RETRIES: u32 = 1_000_000;
 
+/// How far a hint goes, whichever it is: the operator's policy for the plugin bounds it, else the worker's own setting. A hint may ask for
+/// less. More than the setting takes a policy that says so.
+#[derive(Debug, Clone, Copy)]
+pub struct Bound<T> {
+    pub policy: Option<T>,
+    pub setting: T,
+}
+
+impl<T: Ord + Copy> Bound<T> {
+    /// What holds where the enqueuer says nothing.
+    pub fn settle(self, hint: Option<T>) -> T {
+        let most = self.policy.unwrap_or(self.setting);
+        hint.map_or(most, |hint| hint.min(most))
+    }
+}
+
 impl Hints {
+    /// As they are followed: every hint that is a number comes to what its bound leaves of it.
+    pub fn settled(mut self, timeout: Bound<Duration>, retries: Bound<u32>) -> Self {
+        let wished = self.timeout_ms.map(Duration::from_millis);
+        self.timeout_ms = Some(u64::try_from(timeout.settle(wished).as_millis()).unwrap_or(u64::MAX));
+        self.retries = Some(retries.settle(self.retries));
+        self
+    }
+
     /// The keys that are understood.
     pub const KEYS: [&str; 7] = ["timeout", "retries", "queue", "cron", "http", "env", "enqueue"];
 
@@ -90,6 +114,26 @@ mod tests {
             ..Hints::default()
         };
         assert_eq!((hints, warnings), (expected, vec![]));
+    }
+
+    #[test]
+    fn a_hint_asks_for_less_than_the_setting_and_a_policy_decides_otherwise() {
+        for (policy, hint, settled) in [
+            (None, None, 60),
+            (None, Some(5), 5),
+            (None, Some(600), 60),
+            (Some(300), None, 300),
+            (Some(300), Some(600), 300),
+            (Some(300), Some(5), 5),
+        ] {
+            assert_eq!(Bound { policy, setting: 60 }.settle(hint), settled, "policy {policy:?}, hint {hint:?}");
+        }
+        let hints = Hints { timeout_ms: Some(364 * 24 * 3_600_000), retries: Some(1_000_000), ..Hints::default() };
+        let (timeout, retries) = (Bound { policy: None, setting: Duration::from_secs(3) }, Bound { policy: None, setting: 0 });
+        let settled = hints.clone().settled(timeout, retries);
+        assert_eq!((settled.timeout_ms, settled.retries), (Some(3000), Some(0)));
+        let allowed = hints.settled(Bound { policy: Some(Duration::from_secs(3600)), ..timeout }, Bound { policy: Some(9), ..retries });
+        assert_eq!((allowed.timeout_ms, allowed.retries), (Some(3_600_000), Some(9)));
     }
 
     #[test]

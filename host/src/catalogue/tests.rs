@@ -85,9 +85,9 @@ fn words_of_a_command_line_become_what_the_schema_says() {
         ("add", &["--b=2", "--a=1"], "[1,2]"),
         ("sum_ints", &["[1, 2, 3]"], "[[1,2,3]]"),
         ("sum_floats", &["[1, 2.50, 1e3]"], "[[1,2.50,1e3]]"),
-        ("greet", &["1"], r#"["1",null]"#),
-        ("greet", &["null"], r#"["null",null]"#),
-        ("greet", &["\"x\" \\ é"], r#"["\"x\" \\ é",null]"#),
+        ("greet", &["1"], r#"["1"]"#),
+        ("greet", &["null"], r#"["null"]"#),
+        ("greet", &["\"x\" \\ é"], r#"["\"x\" \\ é"]"#),
         ("greet", &["Ann", "3"], r#"["Ann",3]"#),
         ("greet", &["Ann", "null"], r#"["Ann",null]"#),
         ("mail", &["a@b", "--urgent=true"], r#"["a@b",null,true]"#),
@@ -99,7 +99,7 @@ fn words_of_a_command_line_become_what_the_schema_says() {
         ("either", &["1"], "[1]"),
         ("either", &["1.5"], r#"["1.5"]"#),
         ("either", &["one"], r#"["one"]"#),
-        ("level", &["255"], "[255,null]"),
+        ("level", &["255"], "[255]"),
         ("level", &["0", "7"], "[0,7]"),
         ("level", &["0", "null"], "[0,null]"),
         ("sum_floats", &["[1,2.0,-0,18446744073709551616]"], "[[1,2.0,-0,18446744073709551616]]"),
@@ -111,6 +111,16 @@ fn words_of_a_command_line_become_what_the_schema_says() {
     ] {
         assert_eq!(check(name, &words(line)), expected, "{name} {line:?}");
     }
+}
+
+#[test]
+fn an_optional_argument_that_is_left_out_is_not_stored() {
+    assert_eq!(check("greet", &words(&["Ann"])), r#"["Ann"]"#);
+    assert_eq!(check("mail", &words(&["a@b"])), r#"["a@b"]"#);
+    assert_eq!(check("mail", &Given::Json(r#"{"to": "a@b"}"#.into())), r#"["a@b"]"#);
+    // A place before one that was given can't be left empty, and `null` that was given stays.
+    assert_eq!(check("mail", &words(&["a@b", "--urgent=true"])), r#"["a@b",null,true]"#);
+    assert_eq!(check("mail", &Given::Json(r#"["a@b", null]"#.into())), r#"["a@b",null]"#);
 }
 
 #[test]
@@ -291,7 +301,7 @@ proptest! {
     #[test]
     fn any_string_arrives_as_it_was_typed(text in any::<String>()) {
         let args = check("greet", &Given::Words { words: vec![text.clone()], named: vec![] });
-        prop_assert_eq!(serde_json::from_str::<Value>(&args).unwrap(), json!([text, null]));
+        prop_assert_eq!(serde_json::from_str::<Value>(&args).unwrap(), json!([text]));
     }
 
     #[test]
@@ -300,8 +310,40 @@ proptest! {
             let given = Given::Words { words: line.clone(), named: vec![] };
             if let Ok(args) = catalogue().check(name, &given) {
                 let items: Vec<Value> = serde_json::from_str(&args).unwrap();
-                prop_assert_eq!(items.len(), catalogue().offers[name].body.parameters.len());
+                prop_assert_eq!(items.len(), line.len(), "what was left out stays out");
             }
         }
+    }
+}
+
+#[test]
+fn unchecked_arguments_are_json_that_a_guest_can_read() {
+    let deep = format!("[{}1{}]", "[".repeat(200), "]".repeat(200));
+    for (text, why) in [(r#"["\ud800"]"#, "not JSON"), ("[1e999]", "not JSON"), (&*deep, "nested deeper than 127 levels")] {
+        let refused = Given::Json(text.to_owned()).unchecked().unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+    assert_eq!(Given::Json(" [9007199254740993, 1.50] ".to_owned()).unchecked().unwrap(), "[9007199254740993,1.50]");
+}
+
+#[test]
+fn a_name_that_stands_twice_in_an_object_is_refused_wherever_it_stands() {
+    let twice = r#"{"name":"a","name":"b"}"#;
+    let named = |given: &str| vec![("person".to_owned(), given.to_owned())];
+    for given in [
+        Given::Json(format!("[{twice}]")),
+        Given::Json(format!(r#"{{"person":{twice}}}"#)),
+        Given::Words { words: vec![twice.to_owned()], named: Vec::new() },
+        Given::Words { words: Vec::new(), named: named(twice) },
+    ] {
+        let refused = catalogue().check(&TaskName::new("hire").unwrap(), &given).unwrap_err().to_string();
+        assert!(refused.starts_with("an object names twice, leave one out: `name`"), "{refused}");
+    }
+    // Where any value is taken it is no string either.
+    for word in [twice, r#"[{"a":{"b":1,"b":1}}]"#] {
+        let given = Given::Words { words: vec![word.to_owned()], named: Vec::new() };
+        assert!(catalogue().check(&TaskName::new("echo").unwrap(), &given).is_err());
+        assert!(given.unchecked().is_err());
+        assert!(Given::Json(format!("[{word}]")).unchecked().is_err());
     }
 }

@@ -8,8 +8,9 @@ use std::{
 use super::{Failure, output};
 use crate::{
     broker::{self, Broker, BrokerSettings},
+    catalogue::PluginStatus,
     config::{BrokerAddress, Settings},
-    task::{QueueName, TaskId, TaskView},
+    task::{QueueName, State, TaskId, TaskView, WaitsFor},
 };
 
 /// Connects to the broker of these settings.
@@ -19,7 +20,7 @@ pub(super) async fn broker(settings: &Settings) -> Result<Arc<dyn Broker>, Failu
 
 pub(super) async fn connect(address: &BrokerAddress, bounds: BrokerSettings) -> broker::Result<Arc<dyn Broker>> {
     Ok(match address {
-        BrokerAddress::Redis(url) => Arc::new(broker::redis::RedisBroker::connect(url, bounds).await?),
+        BrokerAddress::Redis(url) => Arc::new(broker::redis::RedisBroker::connect(url.reveal(), bounds).await?),
         BrokerAddress::Sqlite(path) => Arc::new(broker::sqlite::SqliteBroker::open(path, bounds)?),
     })
 }
@@ -27,6 +28,24 @@ pub(super) async fn connect(address: &BrokerAddress, bounds: BrokerSettings) -> 
 /// The task, in `queue` or in any.
 pub(super) async fn find(broker: &dyn Broker, queue: Option<&QueueName>, id: &TaskId) -> Result<TaskView, Failure> {
     broker.find(queue, id).await?.ok_or_else(|| no_such_task(queue, id))
+}
+
+/// Says of each that is parked what it waits for: the workers are asked when one is.
+pub(super) async fn what_they_wait_for(broker: &dyn Broker, views: &mut [TaskView]) -> Result<(), Failure> {
+    let mut parked = views.iter_mut().filter(|view| view.state == State::Parked).peekable();
+    if parked.peek().is_none() {
+        return Ok(());
+    }
+    let workers = broker.workers().await?;
+    for view in parked {
+        let is_offered =
+            workers.iter().filter(|worker| worker.queues.contains(&view.queue)).flat_map(|worker| &worker.plugins).any(|file| {
+                let bodies = file.serving.as_ref().and(file.description.as_ref()).map(|description| &description.bodies);
+                bodies.is_some_and(|bodies| bodies.iter().any(|body| body.name == view.task))
+            });
+        view.waits_for = Some(if is_offered { WaitsFor::Slot } else { WaitsFor::Plugin });
+    }
+    Ok(())
 }
 
 pub(super) fn no_such_task(queue: Option<&QueueName>, id: &TaskId) -> Failure {
@@ -51,4 +70,10 @@ pub(super) fn agreed(question: &str, yes: bool) -> Result<(), Failure> {
         "y" | "Y" | "yes" => Ok(()),
         _ => Err(Failure::Usage("nothing was changed".to_owned())),
     }
+}
+
+/// A plugin file that a live worker has not judged yet: what it offers is not in the catalogue.
+pub(super) async fn loading(broker: &dyn Broker) -> Result<Option<String>, Failure> {
+    let mut plugins = broker.workers().await?.into_iter().flat_map(|worker| worker.plugins);
+    Ok(plugins.find(|plugin| plugin.status == PluginStatus::Loading).map(|plugin| plugin.file))
 }

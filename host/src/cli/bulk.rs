@@ -3,29 +3,33 @@
 //! read → check → send when a batch is full or the reader has nothing more at hand → print ids; the next lines are read while the
 //! broker takes the last batches.
 //!
-//! Invariant: a line that is refused is named and keeps no other line back; memory holds a few batches, however long the file.
+//! Invariant: a line that is refused is named and keeps no other line back; a reader of the ids that leaves keeps none back either; memory
+//! holds a few batches, however long the file.
 
 use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, BufRead, BufReader, Read},
+    path::Path,
     task::Poll,
+    time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesOrdered};
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::{
-    Failure,
-    new_task::{Defaults, duplicate, refusal},
-    output,
+    Failure, ask,
+    new_task::{Defaults, duplicate, refusal, same},
+    output::{self, Sink},
+    rejected::{Rejected, Source},
 };
 use crate::{
     broker::{Broker, BrokerError, Enqueued},
     catalogue::{Catalogue, Checker, Given},
     config::units,
-    task::{NewTask, Priority, QueueName, Start, TaskId, TaskName},
+    task::{Millis, NewTask, Priority, QueueName, Start, TaskId, TaskName, Unique},
 };
 
 const BATCH_TASKS: usize = 1_000;
@@ -39,7 +43,17 @@ const LINE_BYTES: u64 = 256 << 20;
 /// After so many, further refusals are counted and not printed.
 const SHOWN_REFUSALS: usize = 20;
 
-pub(super) async fn call(broker: &dyn Broker, file: &str, defaults: &Defaults, unchecked: bool) -> Result<(), Failure> {
+/// What some editors put before the first line of a UTF-8 file.
+const MARK: &[u8] = "\u{feff}".as_bytes();
+
+pub(super) async fn call(
+    broker: &dyn Broker,
+    file: &str,
+    rejected: Option<&Path>,
+    defaults: &Defaults,
+    unchecked: bool,
+) -> Result<(), Failure> {
+    let rejected = rejected.map(Rejected::new).transpose()?;
     let catalogue = if unchecked { Catalogue::default() } else { broker.catalogue().await? };
     let source: Box<dyn Read> =
         if file == "-" {
@@ -49,13 +63,40 @@ pub(super) async fn call(broker: &dyn Broker, file: &str, defaults: &Defaults, u
                 Failure::Usage(format!("failed to open `{file}`: {error}; name a file of JSON lines, or `-` for stdin"))
             })?)
         };
-    let mut bulk = Bulk { broker, batch: Vec::new(), bytes: 0, under_way: FuturesOrdered::new(), enqueued: 0, refused: 0 };
+    let mut bulk = Bulk {
+        broker,
+        batch: Vec::new(),
+        bytes: 0,
+        under_way: FuturesOrdered::new(),
+        enqueued: 0,
+        refused: 0,
+        rejected,
+        sink: Sink::default(),
+    };
     let mut checker = Checker::new(&catalogue);
-    let check = !catalogue.offers.is_empty();
-    if !check && !unchecked {
+    let loading = if catalogue.offers.is_empty() { None } else { ask::loading(broker).await? };
+    let check = !catalogue.offers.is_empty() && loading.is_none();
+    if let Some(file) = loading {
+        output::note(&format!("taskhost: `{file}` is still being loaded by a worker, so the tasks are enqueued unchecked"));
+    } else if !check && !unchecked {
         output::note("taskhost: no worker has announced anything yet, so the tasks are enqueued unchecked");
     }
-    let mut reader = BufReader::with_capacity(1 << 20, source);
+    let clock = Clock { read: broker.now().await?, at: Instant::now() };
+    let went =
+        read(&mut bulk, BufReader::with_capacity(1 << 20, source), file, defaults, &clock, &catalogue, check.then_some(&mut checker)).await;
+    let sink = std::mem::take(&mut bulk.sink);
+    sink.end(went.and_then(|()| bulk.finish()))
+}
+
+async fn read(
+    bulk: &mut Bulk<'_>,
+    mut reader: BufReader<Box<dyn Read>>,
+    file: &str,
+    defaults: &Defaults,
+    clock: &Clock,
+    catalogue: &Catalogue,
+    mut checker: Option<&mut Checker<'_>>,
+) -> Result<(), Failure> {
     let mut line = Vec::new();
     let mut number = 0_u64;
     loop {
@@ -72,41 +113,52 @@ pub(super) async fn call(broker: &dyn Broker, file: &str, defaults: &Defaults, u
             break;
         }
         number += 1;
+        if number == 1 && line.starts_with(MARK) {
+            line.drain(..MARK.len());
+        }
+        if number == 1 && (line.starts_with(b"\xff\xfe") || line.starts_with(b"\xfe\xff")) {
+            return Err(bulk.stopped(0, &format!("`{file}` is written in UTF-16; write it in UTF-8")));
+        }
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        match task(&line, defaults, &catalogue, check.then_some(&mut checker)) {
-            Ok(task) => bulk.add(number, task),
-            Err(why) => bulk.refuse(number, &why),
+        let source = Source::new(number, &line, bulk.rejected.is_some());
+        match task(&line, defaults, clock, catalogue, checker.as_deref_mut()) {
+            Ok(task) => bulk.add(source, task),
+            Err(why) => bulk.refuse(&source, &why),
         }
     }
     bulk.send().await?;
-    bulk.settle(0).await?;
-    bulk.finish()
+    bulk.settle(0).await
 }
 
-/// What was asked and answered: the numbers of the lines, their tasks.
-type Sent = (Vec<u64>, Vec<NewTask>, Result<Vec<Enqueued>, BrokerError>);
+/// What was asked and answered: the lines, their tasks.
+type Sent = (Vec<Source>, Vec<NewTask>, Result<Vec<Enqueued>, BrokerError>);
 
 struct Bulk<'a> {
     broker: &'a dyn Broker,
-    batch: Vec<(u64, NewTask)>,
+    batch: Vec<(Source, NewTask)>,
     bytes: usize,
     under_way: FuturesOrdered<BoxFuture<'a, Sent>>,
     enqueued: u64,
     refused: usize,
+    rejected: Option<Rejected>,
+    sink: Sink,
 }
 
 impl<'a> Bulk<'a> {
-    fn add(&mut self, line: u64, task: NewTask) {
+    fn add(&mut self, line: Source, task: NewTask) {
         self.bytes += task.args.len();
         self.batch.push((line, task));
     }
 
-    fn refuse(&mut self, line: u64, why: &str) {
+    fn refuse(&mut self, line: &Source, why: &str) {
         self.refused += 1;
         if self.refused <= SHOWN_REFUSALS {
-            output::note(&format!("taskhost: line {line}: {why}"));
+            output::note(&format!("taskhost: line {}: {why}", line.number));
+        }
+        if let Some(rejected) = &mut self.rejected {
+            rejected.keep(line, why);
         }
     }
 
@@ -116,7 +168,7 @@ impl<'a> Bulk<'a> {
             return Ok(());
         }
         self.settle(UNDER_WAY - 1).await?;
-        let (lines, tasks): (Vec<u64>, Vec<NewTask>) = std::mem::take(&mut self.batch).into_iter().unzip();
+        let (lines, tasks): (Vec<Source>, Vec<NewTask>) = std::mem::take(&mut self.batch).into_iter().unzip();
         self.bytes = 0;
         let broker: &'a dyn Broker = self.broker;
         self.under_way.push_back(Box::pin(async move {
@@ -149,19 +201,20 @@ impl<'a> Bulk<'a> {
             Err(BrokerError::Invalid(_)) => {
                 for (line, task) in lines.iter().zip(&tasks) {
                     match self.broker.enqueue(std::slice::from_ref(task)).await {
-                        Ok(answers) => self.answered(std::slice::from_ref(task), &answers)?,
-                        Err(BrokerError::Invalid(why)) => self.refuse(*line, &why),
-                        Err(error) => return Err(self.broken(line.saturating_sub(1), &error)),
+                        Ok(answers) => self.answered(std::slice::from_ref(task), &answers),
+                        Err(BrokerError::Invalid(why)) => self.refuse(line, &why),
+                        Err(error) => return Err(self.broken(line.number.saturating_sub(1), &error)),
                     }
                 }
                 return Ok(());
             }
-            answers => answers.map_err(|error| self.broken(lines.first().map_or(0, |line| line.saturating_sub(1)), &error))?,
+            answers => answers.map_err(|error| self.broken(lines.first().map_or(0, |line| line.number.saturating_sub(1)), &error))?,
         };
-        self.answered(&tasks, &answers)
+        self.answered(&tasks, &answers);
+        Ok(())
     }
 
-    fn answered(&mut self, tasks: &[NewTask], answers: &[Enqueued]) -> Result<(), Failure> {
+    fn answered(&mut self, tasks: &[NewTask], answers: &[Enqueued]) {
         let mut ids = String::new();
         for (task, answer) in tasks.iter().zip(answers) {
             if !ids.is_empty() {
@@ -178,7 +231,7 @@ impl<'a> Bulk<'a> {
                 }
             }
         }
-        output::line(&ids)
+        self.sink.line(&ids);
     }
 
     fn broken(&self, last: u64, error: &BrokerError) -> Failure {
@@ -194,36 +247,98 @@ impl<'a> Bulk<'a> {
         if self.refused == 0 {
             return Ok(());
         }
-        Err(Failure::Usage(format!(
-            "{} lines were refused, {} tasks enqueued; mend those lines and enqueue them alone",
-            self.refused, self.enqueued
-        )))
+        let next = match self.rejected {
+            Some(rejected) => rejected.end(),
+            None if self.refused > SHOWN_REFUSALS => {
+                format!(
+                    "the first {SHOWN_REFUSALS} are named above, `--rejected FILE` writes all of them; mend those lines and enqueue them alone"
+                )
+            }
+            None => "mend those lines and enqueue them alone".to_owned(),
+        };
+        Err(Failure::Usage(format!("{} lines were refused, {} tasks enqueued; {next}", self.refused, self.enqueued)))
     }
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
+    /// Why it was refused before, in a file of `--rejected`.
+    #[serde(default, rename = "refused")]
+    _refused: IgnoredAny,
     task: TaskName,
     #[serde(default)]
     args: Option<Box<RawValue>>,
     queue: Option<QueueName>,
     id: Option<TaskId>,
-    /// `"5m"`, or milliseconds.
-    delay: Option<Delay>,
+    #[serde(alias = "in")]
+    delay: Option<Time>,
+    at: Option<Time>,
+    expires: Option<Time>,
     priority: Option<Priority>,
+    retries: Option<u32>,
+    timeout: Option<Time>,
+    unique: Option<Time>,
+    unique_key: Option<String>,
+    /// Zero keeps none.
+    #[serde(alias = "ttl")]
+    result_ttl: Option<Time>,
     #[serde(default)]
     headers: BTreeMap<String, String>,
 }
 
+/// A duration is text such as `"5m"`, or milliseconds; a point in time is as on the command line.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Delay {
-    Millis(u64),
+enum Time {
+    Number(u64),
     Text(String),
 }
 
-fn task(line: &[u8], defaults: &Defaults, catalogue: &Catalogue, checker: Option<&mut Checker<'_>>) -> Result<NewTask, String> {
+impl Time {
+    fn duration(&self, field: &str) -> Result<Duration, String> {
+        match self {
+            Self::Number(millis) => units::duration(&format!("{millis}ms")),
+            Self::Text(text) => units::duration(text),
+        }
+        .map_err(|why| format!("`{field}`: {why}"))
+    }
+
+    fn positive(&self, field: &str) -> Result<Duration, String> {
+        match self.duration(field)? {
+            Duration::ZERO => Err(format!("`{field}`: a duration here is longer than zero, such as \"30s\"")),
+            duration => Ok(duration),
+        }
+    }
+
+    fn start(&self, field: &str) -> Result<Start, String> {
+        match self {
+            Self::Number(number) => units::instant(&number.to_string()).map(Start::At),
+            Self::Text(text) => units::start(text),
+        }
+        .map_err(|why| format!("`{field}`: {why}"))
+    }
+}
+
+/// The broker's time, told by our own monotonic clock: reading a pipe may take long.
+struct Clock {
+    read: Millis,
+    at: Instant,
+}
+
+impl Clock {
+    fn after(&self, time: Duration) -> Millis {
+        self.read.after(self.at.elapsed()).after(time)
+    }
+}
+
+fn task(
+    line: &[u8],
+    defaults: &Defaults,
+    clock: &Clock,
+    catalogue: &Catalogue,
+    checker: Option<&mut Checker<'_>>,
+) -> Result<NewTask, String> {
     let line: Line = serde_json::from_slice(line).map_err(|error| {
         // serde counts within the line, where "line 1" would mislead.
         let text = error.to_string();
@@ -239,11 +354,28 @@ fn task(line: &[u8], defaults: &Defaults, catalogue: &Catalogue, checker: Option
     task.queue = line.queue.unwrap_or(task.queue);
     task.id = line.id.unwrap_or(task.id);
     task.priority = line.priority.unwrap_or(task.priority);
-    task.start = match line.delay {
-        Some(Delay::Millis(millis)) => Start::In(std::time::Duration::from_millis(millis)),
-        Some(Delay::Text(text)) => Start::In(units::duration(&text)?),
-        None => task.start,
+    task.start = match (&line.delay, &line.at) {
+        (Some(_), Some(_)) => return Err("give `delay` or `at`, not both".to_owned()),
+        (Some(delay), None) => Start::In(delay.duration("delay")?),
+        (None, Some(at)) => at.start("at")?,
+        (None, None) => task.start,
     };
+    match line.expires.map(|time| time.start("expires")).transpose()? {
+        Some(Start::At(at)) => task.expires = Some(at),
+        Some(Start::In(time)) => task.expires = Some(clock.after(time)),
+        Some(Start::Now) | None => {}
+    }
+    task.max_attempts = line.retries.map(|retries| retries.saturating_add(1)).or(task.max_attempts);
+    task.timeout = line.timeout.map(|time| time.positive("timeout")).transpose()?.or(task.timeout);
+    task.result_ttl = line.result_ttl.map(|time| time.duration("result_ttl")).transpose()?.or(task.result_ttl);
+    if let Some(time) = line.unique {
+        task.unique = Some(Unique { key: same(&task.name, &task.args), ttl: time.positive("unique")? });
+    }
+    match (&mut task.unique, line.unique_key) {
+        (Some(unique), Some(key)) => unique.key = key,
+        (None, Some(_)) => return Err("`unique_key` needs `unique`, such as \"1h\"".to_owned()),
+        (_, None) => {}
+    }
     task.headers.extend(line.headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)));
     Ok(task)
 }

@@ -2,7 +2,7 @@
 //!
 //! words → the catalogue's parameters → [`NewTask`] → broker → the id, or with `--wait` the result, on stdout.
 
-use std::time::Duration;
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::Args;
 
@@ -16,7 +16,7 @@ use crate::{
     broker::Enqueued,
     catalogue::{Catalogue, Given},
     config::{Settings, units},
-    task::{Millis, NewTask, Start, TaskId, TaskName, Unique},
+    task::{Millis, NewTask, Start, TaskId, TaskName},
 };
 
 #[derive(Debug, Args)]
@@ -41,13 +41,13 @@ pub(super) struct EnqueueArgs {
     expires: Option<Start>,
     #[command(flatten)]
     wishes: Wishes,
-    /// Enqueue nothing while the same task with the same arguments has not ended, for this time at most
+    /// Enqueue nothing while the same task with the same arguments has not ended, for this time at most after it may start
     #[arg(long, value_name = "TIME", value_parser = units::positive_duration)]
     unique: Option<Duration>,
     /// What --unique compares, instead of name and arguments
     #[arg(long, value_name = "KEY", requires = "unique")]
     unique_key: Option<String>,
-    /// Your own id: enqueueing it again enqueues nothing
+    /// Your own id: enqueueing it again enqueues nothing while the task, or its result, is kept
     #[arg(long)]
     id: Option<TaskId>,
     /// Something for the body to read (may be repeated)
@@ -57,7 +57,7 @@ pub(super) struct EnqueueArgs {
     #[arg(long, value_name = "TIME", value_parser = units::positive_duration)]
     result_ttl: Option<Duration>,
     /// Keep no result
-    #[arg(long, conflicts_with_all = ["result_ttl", "wait"])]
+    #[arg(long, conflicts_with = "result_ttl")]
     no_result: bool,
     /// Wait for the end, for TIME at most, and print the result instead of the id
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = optional_time)]
@@ -66,8 +66,26 @@ pub(super) struct EnqueueArgs {
     #[arg(long)]
     unchecked: bool,
     /// Enqueue every line of FILE (- for stdin), printing the ids
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["task", "wait", "id", "unique", "args_json", "named"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["task", "wait", "id", "unique_key", "args_json", "named"])]
     bulk: Option<String>,
+    /// With --bulk: write the lines that are refused to FILE, with the reason, to be mended and enqueued
+    #[arg(long, value_name = "FILE")]
+    rejected: Option<PathBuf>,
+    /// The same words with the one behind `--wait` read as its limit.
+    #[arg(skip)]
+    pub(super) joined: Option<Box<EnqueueArgs>>,
+}
+
+/// The words with `--wait 30s` written as `--wait=30s`; `None` where no such thing stands there.
+pub(super) fn with_wait_joined(words: &[OsString]) -> Option<Vec<OsString>> {
+    let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    let is_limit = |word: &OsString| word.to_str().is_some_and(|text| text != "0" && units::duration(text).is_ok());
+    let at = words[..end].windows(2).position(|pair| pair[0] == "--wait" && is_limit(&pair[1]))?;
+    let mut joined = words.to_vec();
+    let limit = joined.remove(at + 1);
+    joined[at].push("=");
+    joined[at].push(limit);
+    Some(joined)
 }
 
 /// How long to wait: `--wait` waits without a limit.
@@ -78,20 +96,31 @@ pub(super) fn optional_time(text: &str) -> Result<Limit, String> {
     if text.is_empty() { Ok(Limit(None)) } else { units::duration(text).map(|limit| Limit(Some(limit))) }
 }
 
-pub(super) async fn call(args: EnqueueArgs, settings: &Settings) -> Result<(), Failure> {
+pub(super) async fn call(mut args: EnqueueArgs, settings: &Settings) -> Result<(), Failure> {
+    // Not by clap, which forgets what an option requires when that conflicts with another word.
+    if args.rejected.is_some() && args.bulk.is_none() {
+        return Err(Failure::Usage("--rejected is for the lines of --bulk FILE: name that too, or leave this out".to_owned()));
+    }
     let broker = ask::broker(settings).await?;
     // By the broker's clock: ours may be wrong, and it is the broker's that decides.
     let now = if matches!(args.expires, Some(Start::In(_))) { broker.now().await? } else { Millis(0) };
     let defaults = args.defaults(now);
     if let Some(file) = &args.bulk {
-        return bulk::call(&*broker, file, &defaults, args.unchecked).await;
+        return bulk::call(&*broker, file, args.rejected.as_deref(), &defaults, args.unchecked).await;
     }
+    let mut catalogue = if args.unchecked { Catalogue::default() } else { broker.catalogue().await? };
+    if let Some(name) = args.task.as_ref().filter(|name| !catalogue.offers.is_empty() && !catalogue.offers.contains_key(*name))
+        && let Some(file) = ask::loading(&*broker).await?
+    {
+        output::note(&format!("taskhost: `{file}` is still being loaded by a worker, so `{name}` is enqueued unchecked"));
+        (args.unchecked, catalogue) = (true, Catalogue::default());
+    }
+    let args = args.settled(&catalogue, settings.bounds.payload_limit)?;
     let Some(name) = &args.task else {
         return Err(Failure::Usage("name the task to enqueue, such as `taskhost enqueue add 1 1`".to_owned()));
     };
-    let catalogue = if args.unchecked { Catalogue::default() } else { broker.catalogue().await? };
     let given = args.arguments.given(settings.bounds.payload_limit)?;
-    let task = args.task(&defaults, name, &given, &catalogue)?;
+    let task = NewTask { awaited: args.wait.is_some(), ..args.task(&defaults, name, &given, &catalogue)? };
     let wanted = task.id.clone();
     let queue = task.queue.clone();
     let answers = broker.enqueue(std::slice::from_ref(&task)).await?;
@@ -103,12 +132,35 @@ pub(super) async fn call(args: EnqueueArgs, settings: &Settings) -> Result<(), F
         _ => wanted,
     };
     match args.wait {
-        Some(Limit(limit)) => wait::for_result(&*broker, Some(&queue), &id, limit).await,
-        None => output::line(id.as_str()),
+        Some(Limit(limit)) => wait::for_result(&*broker, Some(&queue), &id, limit, true).await,
+        None => output::told(id.as_str()),
     }
 }
 
 impl EnqueueArgs {
+    /// Whether the word behind `--wait` is its limit or an argument: whichever leaves the body with arguments that it takes.
+    fn settled(mut self, catalogue: &Catalogue, payload_limit: usize) -> Result<Self, Failure> {
+        let Some(joined) = self.joined.take() else { return Ok(self) };
+        let takes = |args: &Self| -> Result<bool, Failure> {
+            let given = args.arguments.given(payload_limit)?;
+            Ok(args.task.as_ref().is_some_and(|name| catalogue.check(name, &given).is_ok()))
+        };
+        let limit = joined.wait.and_then(|Limit(limit)| limit).map_or_else(String::new, units::show_duration);
+        match (takes(&self)?, takes(&joined)?) {
+            (true, false) => {
+                output::note(&format!(
+                    "taskhost: `{limit}` is taken as an argument, for the body wants it; a limit is written `--wait={limit}`"
+                ));
+                Ok(self)
+            }
+            // Wrong either way: what is wrong is said of what was most likely meant.
+            (false, _) if !catalogue.offers.is_empty() => Ok(*joined),
+            _ => Err(Failure::Usage(format!(
+                "`--wait {limit}` may be a limit or an argument here: write `--wait={limit}` for the limit, or put the argument before `--wait`"
+            ))),
+        }
+    }
+
     fn defaults(&self, now: Millis) -> Defaults {
         Defaults {
             queue: self.wishes.queue.clone(),
@@ -126,6 +178,7 @@ impl EnqueueArgs {
             timeout: self.wishes.timeout,
             max_attempts: self.wishes.max_attempts(),
             result_ttl: if self.no_result { Some(Duration::ZERO) } else { self.result_ttl },
+            unique: self.unique,
             headers: self.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect(),
         }
     }
@@ -143,9 +196,8 @@ impl EnqueueArgs {
         if let Some(id) = &self.id {
             task.id = id.clone();
         }
-        if let Some(ttl) = self.unique {
-            let key = self.unique_key.clone().unwrap_or_else(|| format!("{name} {}", task.args));
-            task.unique = Some(Unique { key, ttl });
+        if let (Some(unique), Some(key)) = (&mut task.unique, &self.unique_key) {
+            unique.key.clone_from(key);
         }
         Ok(task)
     }

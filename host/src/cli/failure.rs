@@ -22,6 +22,19 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The same with one more line.
+    pub(super) fn and(self, more: &str) -> Self {
+        let longer = |text: String| format!("{text}\n  {more}");
+        match self {
+            Self::Task(text) => Self::Task(longer(text)),
+            Self::Failed(text) => Self::Failed(longer(text)),
+            Self::Usage(text) => Self::Usage(longer(text)),
+            Self::Broker(text) => Self::Broker(longer(text)),
+            Self::TimedOut(text) => Self::TimedOut(longer(text)),
+            Self::ClosedPipe => Self::ClosedPipe,
+        }
+    }
+
     pub(super) fn report(self) -> ExitCode {
         let (code, text) = match self {
             Self::Task(text) | Self::Failed(text) => (1, text),
@@ -40,7 +53,9 @@ impl From<BrokerError> for Failure {
         match error {
             BrokerError::Invalid(text) => Self::Usage(text),
             BrokerError::Corrupt(text) => Self::Failed(text),
-            BrokerError::Unavailable(text) | BrokerError::Refused(text) | BrokerError::Misconfigured(text) => Self::Broker(text),
+            BrokerError::Unavailable(text) | BrokerError::Refused(text) | BrokerError::Misconfigured(text) | BrokerError::Gone(text) => {
+                Self::Broker(text)
+            }
         }
     }
 }

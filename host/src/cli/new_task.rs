@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     catalogue::{ArgumentsError, Catalogue},
-    task::{Millis, NewTask, Priority, QueueName, Start, TaskId, TaskName},
+    task::{Millis, NewTask, Priority, QueueName, Start, TaskId, TaskName, Unique},
 };
 
 /// What a task has where its own line, or its body's hint, does not say.
@@ -17,6 +17,8 @@ pub(super) struct Defaults {
     pub(super) timeout: Option<Duration>,
     pub(super) max_attempts: Option<u32>,
     pub(super) result_ttl: Option<Duration>,
+    /// Not twice at a time, for this time.
+    pub(super) unique: Option<Duration>,
     pub(super) headers: Vec<(String, String)>,
 }
 
@@ -33,9 +35,15 @@ impl Defaults {
             max_attempts: self.max_attempts,
             result_ttl: self.result_ttl,
             headers: self.headers.clone(),
+            unique: self.unique.map(|ttl| Unique { key: same(name, &args), ttl }),
             ..NewTask::new(name.clone(), args)
         }
     }
+}
+
+/// What is the same task where nothing else is said: its name and arguments.
+pub(super) fn same(name: &TaskName, args: &str) -> String {
+    format!("{name} {args}")
 }
 
 pub(super) fn duplicate(wanted: &TaskId, holder: &TaskId) -> String {

@@ -1,6 +1,7 @@
 //! What is printed: lines, tables without borders, JSON, ages. Colours only on a terminal, and not with `NO_COLOR`.
 //!
-//! Invariant: a reader that goes away (`| head`) ends the command quietly, never with a panic.
+//! Invariant: a reader that goes away (`| head`) ends a command that reads quietly, and one that changes things not at all: that one
+//! prints through a [`Sink`]. Every text passes through `text` on its way out, so nobody's control characters reach a terminal.
 
 use std::{
     env,
@@ -11,29 +12,80 @@ use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::Failure;
+pub(super) use crate::text::{clean, clean_lines};
 use crate::{
     config::units,
-    task::{Millis, State, TaskView},
+    task::{Millis, State, TaskView, WaitsFor},
+    telemetry,
+    text::clean_json,
 };
 
-/// One line to stdout.
+/// One line to stdout, of a command that reads.
 pub(super) fn line(text: &str) -> Result<(), Failure> {
+    Ok(write(&clean_lines(text))?)
+}
+
+/// JSON as it was written, but for what a terminal would obey: that is escaped as JSON escapes it.
+pub(super) fn json_text(text: &str) -> Result<(), Failure> {
+    Ok(write(&clean_json(text))?)
+}
+
+fn write(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.write_all(b"\n")?;
-    out.flush()?;
-    Ok(())
+    out.flush()
 }
 
 /// One line to stderr; when even that is closed there is nobody left to tell.
 pub(super) fn note(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    telemetry::line(&clean_lines(text));
+}
+
+/// The last line of a command that has changed something.
+pub(super) fn told(text: &str) -> Result<(), Failure> {
+    let mut sink = Sink::default();
+    sink.line(text);
+    sink.end(Ok(()))
+}
+
+/// The stdout of a command that changes things: neither a reader that leaves nor a full disk ends the change halfway. What could not be
+/// printed is counted, and said when all is done.
+#[derive(Debug, Default)]
+pub(super) struct Sink {
+    failed: Option<io::Error>,
+    untold: usize,
+    first: String,
+}
+
+impl Sink {
+    /// One line, or several.
+    pub(super) fn line(&mut self, text: &str) {
+        if self.failed.is_none() {
+            self.failed = write(&clean_lines(text)).err();
+            text.lines().next().unwrap_or_default().clone_into(&mut self.first);
+        }
+        if self.failed.is_some() {
+            self.untold += text.lines().count();
+        }
+    }
+
+    /// When the change is over, however it went. Nobody needs to be told that a reader has left.
+    pub(super) fn end(self, went: Result<(), Failure>) -> Result<(), Failure> {
+        let Some(error) = self.failed.filter(|error| error.kind() != io::ErrorKind::BrokenPipe) else { return went };
+        let lines = if self.untold == 1 { "1 line".to_owned() } else { format!("{} lines", self.untold) };
+        let text = format!("{lines} could not be written to stdout ({error}), from `{}` on; is the disk full?", short(&self.first, 200));
+        match went {
+            Ok(()) => Err(Failure::Failed(format!("all of it is done, but {text}"))),
+            Err(failure) => Err(failure.and(&text)),
+        }
+    }
 }
 
 /// Pretty on a terminal, one line otherwise, so that `jq` and `read` both like it.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
     let text = if io::stdout().is_terminal() { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
-    line(&text.map_err(|error| Failure::Failed(format!("failed to write as JSON: {error}")))?)
+    json_text(&text.map_err(|error| Failure::Failed(format!("failed to write as JSON: {error}")))?)
 }
 
 /// Whether stdout takes colours.
@@ -75,11 +127,12 @@ impl Rows {
         }
         // The style pads every cell by a space on both sides; the left edge and line ends need none.
         let text: Vec<String> = self.table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned()).collect();
-        line(&text.join("\n"))
+        // Its cells are clean, and the colours between them are ours.
+        Ok(write(&text.join("\n"))?)
     }
 }
 
-/// A cell of plain text; control characters of a guest's text must not reach the terminal.
+/// A cell of plain text, whoever wrote it.
 pub(super) fn cell(text: impl std::fmt::Display) -> Cell {
     Cell::new(clean(&text.to_string()))
 }
@@ -101,16 +154,6 @@ pub(super) fn state(state: State) -> Cell {
     Cell::new(state.as_str()).fg(colour)
 }
 
-/// One line, without control characters.
-pub(super) fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-/// The same for a text of several lines.
-pub(super) fn clean_lines(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
-}
-
 /// At most `most` characters of one line.
 pub(super) fn short(text: &str, most: usize) -> String {
     let text = clean(text);
@@ -122,6 +165,14 @@ pub(super) fn age(of: Millis, now: Millis) -> String {
     let shown = units::show_duration(now.since(of));
     let first = shown.split(' ').next().unwrap_or_default();
     if first.ends_with("ms") { "now".to_owned() } else { first.to_owned() }
+}
+
+/// How long ago, as a phrase: `3s ago`; `now` when it was just now.
+pub(super) fn ago(of: Millis, now: Millis) -> String {
+    match age(of, now).as_str() {
+        "now" | "0s" => "now".to_owned(),
+        age => format!("{age} ago"),
+    }
 }
 
 /// How long until, in one unit; `now` when it is past.
@@ -144,7 +195,10 @@ pub(super) fn instant(at: Millis) -> String {
 pub(super) fn gist(view: &TaskView, now: Millis) -> String {
     match (view.state, &view.result, &view.error, view.errors.last()) {
         (State::Succeeded, Some(result), ..) => result.get().to_owned(),
-        (State::Parked, ..) => format!("waiting for a plugin that offers `{}`", view.task),
+        (State::Parked, ..) => match view.waits_for {
+            Some(WaitsFor::Slot) => format!("waiting for a free slot of the plugin that offers `{}`", view.task),
+            Some(WaitsFor::Plugin) | None => format!("waiting for a plugin that offers `{}`", view.task),
+        },
         (State::Scheduled, _, _, last) => {
             let when = view.due_at.map_or_else(String::new, |due| until(due, now));
             last.map_or(when.clone(), |last| format!("{when}, after {}", last.error))
@@ -174,9 +228,15 @@ mod tests {
     }
 
     #[test]
+    fn what_was_just_now_is_not_now_ago() {
+        let now = Millis(10_000_000);
+        assert_eq!(ago(Millis(10_000_000 - 90_000), now), "1m ago");
+        assert_eq!([9_999_900, 10_000_000, 20_000_000].map(|at| ago(Millis(at), now)), ["now"; 3]);
+    }
+
+    #[test]
     fn a_guests_text_cannot_steer_the_terminal() {
-        assert_eq!(clean("a\u{1b}[31mb\nc"), "a [31mb c");
-        assert_eq!(clean_lines("a\u{1b}[31m\nb"), "a[31m\nb");
+        assert_eq!(cell("a\u{1b}[31mb\nc").content(), "a\\u{1b}[31mb c");
         assert_eq!(short("abcdef", 4), "abc…");
     }
 }

@@ -138,10 +138,10 @@ async fn list(broker: &dyn Broker, json: bool) -> Result<(), Failure> {
     rows.print(nothing)?;
     for Listed { info, .. } in &listed {
         if let Some(error) = &info.error {
-            output::line(&format!("\n{}: {}", info.file, output::clean_lines(error)))?;
+            output::line(&format!("\n{}: {error}", output::clean(&info.file)))?;
         }
         for warning in &info.warnings {
-            output::line(&format!("\n{}: warning: {}", info.file, output::clean_lines(warning)))?;
+            output::line(&format!("\n{}: warning: {warning}", output::clean(&info.file)))?;
         }
     }
     Ok(())
@@ -183,7 +183,7 @@ async fn inspect_live(broker: &dyn Broker, args: &FileArgs) -> Result<(), Failur
 }
 
 async fn inspect_file(args: &FileArgs, settings: &Settings, verdict_only: bool) -> Result<(), Failure> {
-    let engine = worker::engine(settings, 1)?;
+    let engine = worker::foreground_engine(settings)?;
     let policy = args.policy.as_deref().or(settings.file.as_deref());
     let inspected = plugins::inspect(args.plugin.as_ref(), &engine, policy, settings.trust.as_deref(), &settings.limits).await;
     engine.stop();

@@ -2,10 +2,7 @@
 //!
 //! Both read the state directory that the workers use, and need no broker.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
@@ -50,16 +47,16 @@ pub(super) struct RollbackArgs {
 struct Place {
     /// The plugin directory of the workers [default: ./plugins]
     #[arg(long, value_name = "DIR")]
-    plugins: Option<PathBuf>,
+    plugins: Option<String>,
     /// The state directory of the workers
     #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
+    state: Option<String>,
 }
 
 impl Place {
     fn flags(&self) -> Vec<(&'static str, String)> {
         let given = [("plugins", &self.plugins), ("state", &self.state)];
-        given.into_iter().filter_map(|(key, path)| Some((key, path.as_ref()?.to_string_lossy().into_owned()))).collect()
+        given.into_iter().filter_map(|(key, path)| Some((key, path.clone()?))).collect()
     }
 }
 
@@ -98,7 +95,7 @@ pub(super) async fn roll_back(args: &RollbackArgs, settings: &Settings) -> Resul
     let asked = plugins::roll_back(&settings.plugins, &settings.state, &args.name).map_err(failure)?;
     let to = format!("version {} ({})", output::clean(&asked.to.version), short(&asked.to));
     if !asked.attended {
-        return output::line(&format!(
+        return output::told(&format!(
             "{}: {to} serves from the next start: no worker of this machine runs on this directory now",
             asked.file
         ));
@@ -108,11 +105,17 @@ pub(super) async fn roll_back(args: &RollbackArgs, settings: &Settings) -> Resul
         let generations = plugins::history(&settings.plugins, &settings.state, &args.name).map_err(failure)?;
         if let Some(current) = generations.iter().find(|generation| generation.state == GenerationState::Current) {
             if current.digest == asked.to.digest {
-                return output::line(&format!("{}: {to} serves again, until other bytes stand in the file", asked.file));
+                return output::told(&format!("{}: {to} serves again, until other bytes stand in the file", asked.file));
             }
             let given_up = generations.iter().any(|g| g.digest == asked.to.digest && g.state == GenerationState::Refused);
             if given_up {
                 let what = format!("{}: {to} could not be loaded any more; see `taskhost plugin history {}`", asked.file, args.name);
+                return Err(Failure::Failed(what));
+            }
+            // Such as when its key is not trusted any more: it was passed over.
+            if asked.from.as_ref().is_some_and(|from| from.digest != current.digest) {
+                let now = format!("version {} ({})", output::clean(&current.version), short(current));
+                let what = format!("{}: {to} can't serve now, so {now} does; see `taskhost plugin list`", asked.file);
                 return Err(Failure::Failed(what));
             }
         }
@@ -136,7 +139,7 @@ fn state(state: GenerationState) -> comfy_table::Cell {
 
 fn failure(error: PluginsError) -> Failure {
     match error {
-        PluginsError::State(text) => Failure::Failed(text),
+        PluginsError::State(text) | PluginsError::Machine(text) => Failure::Failed(text),
         PluginsError::Directory(text) | PluginsError::Policy(text) | PluginsError::File(text) => Failure::Usage(text),
     }
 }

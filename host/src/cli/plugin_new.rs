@@ -40,13 +40,13 @@ pub(super) fn call(args: &NewArgs) -> Result<(), Failure> {
     for (path, text) in files(&args.name) {
         write(&dir.join(&path), &text)?;
     }
-    output::line(&format!("wrote the plugin `{}` into {}", args.name, dir.display()))?;
+    let told = output::told(&format!("wrote the plugin `{}` into {}", args.name, dir.display()));
     output::note(&format!(
         "next:\n  cd {}\n  rustup target add wasm32-wasip2\n  cargo plugin\n  taskhost run target/wasm32-wasip2/release/{}.wasm greet Ada",
         dir.display(),
         args.name.replace('-', "_")
     ));
-    Ok(())
+    told
 }
 
 /// Path and text of everything that is written.

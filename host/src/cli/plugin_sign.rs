@@ -9,7 +9,10 @@ use std::{
 
 use clap::Args;
 
-use super::{Failure, output};
+use super::{
+    Failure,
+    output::{self, Sink},
+};
 use crate::plugins::{self, Trust};
 
 #[derive(Debug, Args)]
@@ -61,16 +64,22 @@ pub(super) fn keygen(args: &KeygenArgs) -> Result<(), Failure> {
     write_new(&key, &secret, 0o600)?;
     write_new(&pub_, &public, 0o644)?;
     output::note(&format!("taskhost: {} is secret: keep it off the workers; {} is for their trust file", key.display(), pub_.display()));
-    output::line(public.trim_end())
+    output::told(public.trim_end())
 }
 
 pub(super) fn sign(args: &SignArgs) -> Result<(), Failure> {
     let secret = std::fs::read_to_string(&args.key).map_err(|error| cannot("read the secret key", &args.key, &error))?;
     let password = password(args.password_file.as_deref())?;
+    let mut sink = Sink::default();
+    let went = sign_each(args, &secret, password.as_ref(), &mut sink);
+    sink.end(went)
+}
+
+fn sign_each(args: &SignArgs, secret: &str, password: Option<&String>, sink: &mut Sink) -> Result<(), Failure> {
     for file in &args.files {
         let bytes = std::fs::read(file).map_err(|error| cannot("read the plugin", file, &error))?;
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let signature = plugins::sign(&secret, password.clone(), &bytes, &format!("file:{name}")).map_err(Failure::Failed)?;
+        let signature = plugins::sign(secret, password.cloned(), &bytes, &format!("file:{name}")).map_err(Failure::Failed)?;
         let path = plugins::signature_path(file);
         // A worker must never see half of it.
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -80,7 +89,7 @@ pub(super) fn sign(args: &SignArgs) -> Result<(), Failure> {
         let open: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o644);
         new.as_file().set_permissions(open).map_err(|error| cannot("write the signature", &path, &error))?;
         new.persist(&path).map_err(|error| cannot("write the signature", &path, &error.error))?;
-        output::line(&path.display().to_string())?;
+        sink.line(&path.display().to_string());
     }
     Ok(())
 }
@@ -88,14 +97,16 @@ pub(super) fn sign(args: &SignArgs) -> Result<(), Failure> {
 pub(super) fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     let trust = Trust::read(&args.trust).map_err(Failure::Usage)?;
     let mut bad = Vec::new();
+    // It changes nothing, but its exit code is what is asked for: that is known when all are checked.
+    let mut sink = Sink::default();
     for file in &args.files {
         let bytes = std::fs::read(file).map_err(|error| cannot("read the plugin", file, &error))?;
         match plugins::read_signature(file).and_then(|signature| trust.check(&bytes, &signature)) {
-            Ok(key) => output::line(&format!("{}: signed by {key}", file.display()))?,
+            Ok(key) => sink.line(&format!("{}: signed by {key}", file.display())),
             Err(why) => bad.push(format!("{}: {why}", file.display())),
         }
     }
-    if bad.is_empty() { Ok(()) } else { Err(Failure::Failed(bad.join("\n"))) }
+    sink.end(if bad.is_empty() { Ok(()) } else { Err(Failure::Failed(bad.join("\n"))) })
 }
 
 fn password(file: Option<&Path>) -> Result<Option<String>, Failure> {

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     broker::Broker,
+    catalogue,
     config::{Settings, units},
     task::{QueueName, State},
 };
@@ -22,7 +23,13 @@ pub(super) enum QueueCommand {
         json: bool,
     },
     /// Let nothing more start from a queue; what runs goes on
-    Pause(Named),
+    Pause {
+        #[command(flatten)]
+        named: Named,
+        /// Also a queue that nobody knows yet
+        #[arg(long)]
+        create: bool,
+    },
     /// Let a paused queue go on
     Resume(Named),
     /// Delete all that waits in a queue
@@ -45,13 +52,17 @@ pub(super) async fn call(command: QueueCommand, settings: &Settings) -> Result<(
     let broker = ask::broker(settings).await?;
     match command {
         QueueCommand::List { json } => list(&*broker, json).await,
-        QueueCommand::Pause(Named { queue }) => {
+        QueueCommand::Pause { named: Named { queue }, create } => {
+            if !create {
+                known(&*broker, &queue, "; `--create` pauses it all the same").await?;
+            }
             broker.pause(&queue).await?;
-            output::line(&format!("queue `{queue}` is paused"))
+            output::told(&format!("queue `{queue}` is paused"))
         }
         QueueCommand::Resume(Named { queue }) => {
+            known(&*broker, &queue, "").await?;
             broker.resume(&queue).await?;
-            output::line(&format!("queue `{queue}` goes on"))
+            output::told(&format!("queue `{queue}` goes on"))
         }
         QueueCommand::Purge { named: Named { queue }, yes } => {
             let queues = broker.queues().await?;
@@ -64,9 +75,28 @@ pub(super) async fn call(command: QueueCommand, settings: &Settings) -> Result<(
                 ask::agreed(&format!("Delete the {waiting} waiting tasks of queue `{queue}`?"), yes)?;
             }
             let purged = broker.purge(&queue).await?;
-            output::line(&format!("{purged} tasks deleted from queue `{queue}`"))
+            if !queues.iter().any(|view| view.queue == queue) {
+                output::note(&format!("taskhost: no queue `{queue}` is known; `taskhost queue list` shows what there is"));
+            }
+            output::told(&format!("{purged} tasks deleted from queue `{queue}`"))
         }
     }
+}
+
+/// Refuses a name that is no queue: most likely it is misspelt.
+async fn known(broker: &dyn Broker, queue: &QueueName, way_round: &str) -> Result<(), Failure> {
+    let mut known: Vec<QueueName> = broker.queues().await?.into_iter().map(|view| view.queue).collect();
+    known.extend(broker.workers().await?.into_iter().flat_map(|worker| worker.queues));
+    known.extend(broker.schedules().await?.into_iter().map(|schedule| schedule.queue));
+    if known.contains(queue) {
+        return Ok(());
+    }
+    let near = catalogue::near(queue.as_str(), known.iter().map(QueueName::as_str));
+    let meant = near.first().map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+    Err(Failure::Usage(format!(
+        "no queue `{queue}` is known: it holds no task, no schedule is for it, and no live worker claims from it{meant}{way_round}; `taskhost queue list` shows \
+         what there is"
+    )))
 }
 
 async fn list(broker: &dyn Broker, json: bool) -> Result<(), Failure> {

@@ -1,15 +1,15 @@
-//! `result`: what a task returned, alone on stdout.
+//! `result`: what a task returned, alone on stdout; with `--json` all that is known of the task, whatever became of it.
 
 use clap::Args;
 
 use super::{
     Failure, ask,
     enqueue::{Limit, optional_time},
-    wait,
+    output, wait,
 };
 use crate::{
     config::Settings,
-    task::{QueueName, TaskId},
+    task::{QueueName, State, TaskId},
 };
 
 #[derive(Debug, Args)]
@@ -23,19 +23,29 @@ pub(super) struct ResultArgs {
     /// Wait for the end, for TIME at most
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = optional_time)]
     wait: Option<Limit>,
+    /// Print the task with its state, result and error as JSON, however it ended
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) async fn call(args: ResultArgs, settings: &Settings) -> Result<(), Failure> {
     let broker = ask::broker(settings).await?;
-    if let Some(Limit(limit)) = args.wait {
-        return wait::for_result(&*broker, args.queue.as_ref(), &args.id, limit).await;
+    let queue = args.queue.as_ref();
+    let view = match args.wait {
+        Some(Limit(limit)) => wait::for_end(&*broker, queue, &args.id, limit, false).await?,
+        None => ask::find(&*broker, queue, &args.id).await?,
+    };
+    if args.json {
+        output::json(&view)?;
     }
-    let view = ask::find(&*broker, args.queue.as_ref(), &args.id).await?;
     if !view.state.is_ended() {
         return Err(Failure::TimedOut(format!(
             "task `{0}` has not ended: it is {1}; `taskhost result {0} --wait` waits for it",
             args.id, view.state
         )));
+    }
+    if args.json && view.state == State::Succeeded {
+        return Ok(());
     }
     wait::print_result(&view)
 }

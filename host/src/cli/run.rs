@@ -22,10 +22,10 @@ use super::{
     worker,
 };
 use crate::{
-    catalogue::{ArgumentsError, Catalogue, Offer},
+    catalogue::{ArgumentsError, Bound, Catalogue, Offer},
     config::{Settings, units},
     engine::{About, Call, Grants, Limits, LogLine, ServiceError, Services, Terms},
-    plugins::{self, Plugin},
+    plugins::{self, Plugin, PluginsError},
     task::{Clock, ErrorKind, NewTask, Outcome, Progress, QueueName, SystemClock, TaskId, TaskName},
 };
 
@@ -67,10 +67,12 @@ pub(super) struct RunArgs {
 }
 
 pub(super) async fn call(args: RunArgs, settings: &Settings) -> Result<(), Failure> {
-    let engine = worker::engine(settings, 1)?;
+    let engine = worker::foreground_engine(settings)?;
     let policy = args.policy.as_deref().or(settings.file.as_deref());
-    let inspection =
-        plugins::inspect(&args.file, &engine, policy, None, &settings.limits).await.map_err(|error| Failure::Usage(error.to_string()))?;
+    let inspection = plugins::inspect(&args.file, &engine, policy, None, &settings.limits).await.map_err(|error| match error {
+        PluginsError::Machine(text) => Failure::Failed(text),
+        error => Failure::Usage(error.to_string()),
+    })?;
     for warning in &inspection.warnings {
         output::note(&format!("taskhost: {warning}"));
     }
@@ -78,7 +80,8 @@ pub(super) async fn call(args: RunArgs, settings: &Settings) -> Result<(), Failu
     let checked = args.checked(&plugin, settings.bounds.payload_limit)?;
     let hint = plugin.description.bodies.iter().find(|body| body.name == args.body).and_then(|body| body.hints.timeout_ms);
     let limits = Limits { memory: args.memory.unwrap_or(plugin.limits.memory), ..(*plugin.limits).clone() };
-    let timeout = args.timeout.or(limits.timeout_ceiling).or(hint.map(Duration::from_millis)).unwrap_or(limits.timeout);
+    let bound = Bound { policy: limits.timeout_ceiling, setting: limits.timeout };
+    let timeout = args.timeout.unwrap_or_else(|| bound.settle(hint.map(Duration::from_millis)));
     let attempted = engine
         .invoke(Call {
             terms: Terms { limits: limits.into(), grants: args.grants(&plugin.grants).into(), ..plugin.terms() }.into(),
@@ -105,7 +108,7 @@ pub(super) async fn call(args: RunArgs, settings: &Settings) -> Result<(), Failu
             for child in &children {
                 output::note(&enqueued(child));
             }
-            output::line(&result)
+            output::json_text(&result)
         }
         Outcome::Failed { error, after } => {
             let mut lines = vec![format!("{} failed: {}", args.body, output::clean(&error.to_string()))];

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{
     Failure, ask, new_task,
     output::{self, Rows, cell},
+    schedule_file::Files,
     words::{Arguments, Wishes},
 };
 use crate::{
@@ -37,8 +38,21 @@ pub(super) enum ScheduleCommand {
     Resume(Named),
     /// Enqueue a schedule's task now, beside its rule; prints the task's id
     Run(Named),
-    /// Remove a schedule
-    Remove(Named),
+    /// Remove a schedule, or those that stand in no taskhost.toml any more
+    Remove(RemoveArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RemoveArgs {
+    /// The schedule's name
+    #[arg(required_unless_present = "orphans", conflicts_with = "orphans")]
+    name: Option<String>,
+    /// All that came from a taskhost.toml and stand in no live worker's any more
+    #[arg(long)]
+    orphans: bool,
+    /// Do not ask
+    #[arg(long, short, requires = "orphans")]
+    yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -91,17 +105,17 @@ pub(super) async fn call(command: ScheduleCommand, settings: &Settings) -> Resul
         ScheduleCommand::List { json } => list(&*broker, json).await,
         ScheduleCommand::Pause(Named { name }) => {
             found(broker.pause_schedule(&name, true).await?, &name)?;
-            output::line(&format!("schedule `{name}` is paused"))
+            output::told(&format!("schedule `{name}` is paused"))?;
+            note_of_file(&*broker, &name, true).await
         }
         ScheduleCommand::Resume(Named { name }) => {
             found(broker.pause_schedule(&name, false).await?, &name)?;
-            output::line(&format!("schedule `{name}` goes on"))
+            output::told(&format!("schedule `{name}` goes on"))?;
+            note_of_file(&*broker, &name, false).await
         }
         ScheduleCommand::Run(Named { name }) => run(&*broker, &name).await,
-        ScheduleCommand::Remove(Named { name }) => {
-            found(broker.remove_schedule(&name).await?, &name)?;
-            output::line(&format!("schedule `{name}` is removed"))
-        }
+        ScheduleCommand::Remove(RemoveArgs { name: Some(name), .. }) => remove(&*broker, &name).await,
+        ScheduleCommand::Remove(RemoveArgs { name: None, yes, .. }) => remove_orphans(&*broker, yes).await,
     }
 }
 
@@ -118,7 +132,7 @@ async fn add(broker: &dyn Broker, args: AddArgs, payload_limit: usize) -> Result
     };
     let hint = catalogue.offers.get(&args.task).and_then(|offer| offer.body.hints.queue.clone());
     let now = broker.now().await?;
-    let schedule = Schedule {
+    let mut schedule = Schedule {
         name: args.name,
         rule: args.rule,
         timezone: args.tz,
@@ -131,6 +145,8 @@ async fn add(broker: &dyn Broker, args: AddArgs, payload_limit: usize) -> Result
         catch_up: args.catch_up,
         overlap: args.overlap,
         source: Source::Cli,
+        defined_at: now,
+        says_paused: None,
         created_at: now,
         paused: false,
         last: now,
@@ -138,19 +154,24 @@ async fn add(broker: &dyn Broker, args: AddArgs, payload_limit: usize) -> Result
     };
     crate::schedule::validate(&schedule).map_err(|error| Failure::Usage(error.to_string()))?;
     let before = broker.schedules().await?.into_iter().find(|old| old.name == schedule.name);
-    if before.is_some_and(|old| old.source == Source::Toml) {
-        output::note(&format!(
-            "taskhost: `{}` also stands in a taskhost.toml: the next worker that starts with it takes it from there",
-            schedule.name
-        ));
+    if let Some(old) = &before {
+        // Later than what stood there, whatever the clocks said.
+        schedule.defined_at = now.max(Millis(old.defined_at.0.saturating_add(1)));
+        if old.source == Source::Toml {
+            output::note(&format!(
+                "taskhost: `{}` also stands in a taskhost.toml: the next worker that starts with it takes it from there",
+                schedule.name
+            ));
+        }
+        if old.paused {
+            output::note(&format!("taskhost: `{0}` is paused and stays so; `taskhost schedule resume {0}` lets it fire", schedule.name));
+        }
     }
     broker.put_schedule(&schedule).await?;
-    output::line(&format!("schedule `{}` enqueues {} {}", schedule.name, schedule.task, output::short(&schedule.args, 200)))?;
+    let mut lines = vec![format!("schedule `{}` enqueues {} {}", schedule.name, schedule.task, output::short(&schedule.args, 200))];
     let rule = rule(&schedule)?;
-    for at in rule.firings(now, now).take(SHOWN_FIRINGS) {
-        output::line(&format!("  {}  {}", rule.show(at), output::until(at, now)))?;
-    }
-    Ok(())
+    lines.extend(rule.firings(now, now).take(SHOWN_FIRINGS).map(|at| format!("  {}  {}", rule.show(at), output::until(at, now))));
+    output::told(&lines.join("\n"))
 }
 
 fn rule(schedule: &Schedule) -> Result<Rule, Failure> {
@@ -165,18 +186,30 @@ struct Listed {
     schedule: Schedule,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     next: Vec<Millis>,
+    /// The keys in which it is not what a live worker's `taskhost.toml` says.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    differs: Vec<String>,
+    /// It came from a `taskhost.toml` and stands in none any more.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    orphan: bool,
 }
 
 async fn list(broker: &dyn Broker, json: bool) -> Result<(), Failure> {
     let now = broker.now().await?;
     let mut schedules = broker.schedules().await?;
     schedules.sort_by(|a, b| a.name.cmp(&b.name));
+    let files = Files::read(broker).await?;
     let next = |schedule: &Schedule, most: usize| -> Vec<Millis> {
         let fires = !schedule.paused;
         rule(schedule).ok().filter(|_| fires).map_or_else(Vec::new, |rule| rule.firings(schedule.created_at, now).take(most).collect())
     };
     if json {
-        let listed = schedules.into_iter().map(|schedule| Listed { next: next(&schedule, SHOWN_FIRINGS), schedule });
+        let listed = schedules.into_iter().map(|schedule| Listed {
+            next: next(&schedule, SHOWN_FIRINGS),
+            differs: files.differences(&schedule),
+            orphan: files.is_orphan(&schedule),
+            schedule,
+        });
         return output::json(&listed.collect::<Vec<_>>());
     }
     let mut rows = Rows::new(&["NAME", "RULE", "ZONE", "TASK", "ARGS", "QUEUE", "NEXT", "LAST", "FROM"]);
@@ -190,11 +223,77 @@ async fn list(broker: &dyn Broker, json: bool) -> Result<(), Failure> {
             cell(output::short(&schedule.args, 40)),
             cell(&schedule.queue),
             cell(first.unwrap_or_else(|| if schedule.paused { "paused".to_owned() } else { "never".to_owned() })),
-            cell(schedule.last_task.as_ref().map_or_else(|| "-".to_owned(), |_| format!("{} ago", output::age(schedule.last, now)))),
-            cell(if schedule.source == Source::Toml { "taskhost.toml" } else { "cli" }),
+            cell(last(schedule).map_or_else(|| "-".to_owned(), |at| output::ago(at, now))),
+            cell(files.origin(schedule)),
         ]);
     }
+    if schedules.iter().any(|schedule| files.is_orphan(schedule)) {
+        output::note("taskhost: `schedule remove --orphans` removes those that stand in no live worker's taskhost.toml any more");
+    }
+    let catalogue = broker.catalogue().await?;
+    for schedule in schedules.iter().filter(|schedule| !catalogue.offers.contains_key(&schedule.task)) {
+        output::note(&format!("taskhost: `{}` enqueues `{}`, which no plugin offers yet", output::clean(&schedule.name), schedule.task));
+    }
     rows.print("taskhost: no schedule yet; `taskhost schedule add --help` shows how one is added")
+}
+
+/// The due time of its last firing: `last` also moves when it is resumed or its rule changes.
+fn last(schedule: &Schedule) -> Option<Millis> {
+    let due = schedule.last_task.as_ref()?.as_str().rsplit_once(':')?.1;
+    due.parse().ok().map(Millis)
+}
+
+/// Says so when the file says the opposite of what was just done.
+async fn note_of_file(broker: &dyn Broker, name: &str, paused: bool) -> Result<(), Failure> {
+    if let Some((worker, _)) = Files::read(broker).await?.named(name).filter(|(_, file)| file.paused == Some(!paused)) {
+        output::note(&format!(
+            "taskhost: the taskhost.toml of worker `{}` says `paused = {}`: the next worker that starts with it does as it says",
+            output::clean(&worker.id),
+            !paused
+        ));
+    }
+    Ok(())
+}
+
+async fn remove(broker: &dyn Broker, name: &str) -> Result<(), Failure> {
+    let stored = broker.schedules().await?.into_iter().find(|schedule| schedule.name == name);
+    if stored.is_some()
+        && let Some((worker, _)) = Files::read(broker).await?.named(name)
+    {
+        return Err(Failure::Usage(format!(
+            "schedule `{name}` stands in the taskhost.toml of worker `{}`, which would put it back: take it out there and start the worker \
+             anew, or keep it from firing with `taskhost schedule pause {name}`",
+            output::clean(&worker.id)
+        )));
+    }
+    found(broker.remove_schedule(name).await?, name)?;
+    if stored.is_some_and(|schedule| schedule.source == Source::Toml) {
+        output::note("taskhost: it came from a taskhost.toml: a worker that starts with it there puts it back");
+    }
+    output::told(&format!("schedule `{name}` is removed"))
+}
+
+async fn remove_orphans(broker: &dyn Broker, yes: bool) -> Result<(), Failure> {
+    let files = Files::read(broker).await?;
+    files.are_known().map_err(Failure::Usage)?;
+    let mut orphans = broker.schedules().await?;
+    orphans.retain(|schedule| files.is_orphan(schedule));
+    if orphans.is_empty() {
+        output::note("taskhost: each schedule that came from a taskhost.toml stands in a live worker's");
+        return Ok(());
+    }
+    let names: Vec<_> = orphans.iter().map(|schedule| format!("`{}`", output::clean(&schedule.name))).collect();
+    ask::agreed(&format!("Remove {}?", names.join(", ")), yes)?;
+    let mut sink = output::Sink::default();
+    let removed = async {
+        for Schedule { name, .. } in &orphans {
+            broker.remove_schedule(name).await?;
+            sink.line(&format!("schedule `{}` is removed", output::clean(name)));
+        }
+        Ok(())
+    };
+    let went = removed.await;
+    sink.end(went)
 }
 
 /// Enqueues what a firing would, under an id of its own.
@@ -210,7 +309,7 @@ async fn run(broker: &dyn Broker, name: &str) -> Result<(), Failure> {
     };
     // Its id is fresh, so it can't be a duplicate.
     broker.enqueue(std::slice::from_ref(&task)).await?;
-    output::line(task.id.as_str())
+    output::told(task.id.as_str())
 }
 
 fn found(there: bool, name: &str) -> Result<(), Failure> {

@@ -2,13 +2,13 @@
 //!
 //! Invariant: what is chosen by a filter is counted and agreed to before anything changes.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use clap::{Args, Subcommand};
 
 use super::{
     Failure, ask,
-    output::{self, Rows, cell},
+    output::{self, Rows, Sink, cell},
     wait,
 };
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     config::{Settings, units},
     engine::LogLine,
     task::{QueueName, State, TaskId, TaskName, TaskView},
+    text::clean_json,
 };
 
 #[derive(Debug, Subcommand)]
@@ -87,7 +88,7 @@ struct Filter {
     /// Only whose error's kind, code or message contains this
     #[arg(long, value_name = "TEXT")]
     error: Option<String>,
-    /// Only those that last changed so long ago, such as 1d
+    /// Only those that ended so long ago, such as 1d; if they have not ended: were due, else enqueued
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     older: Option<Duration>,
 }
@@ -109,7 +110,11 @@ pub(super) async fn call(command: TaskCommand, settings: &Settings) -> Result<()
 
 async fn list(broker: &dyn Broker, args: ListArgs) -> Result<(), Failure> {
     let filter = args.filter.filter();
-    let (tasks, more) = pages(broker, &filter, args.limit).await?;
+    let (mut tasks, more) = pages(broker, &filter, args.limit).await?;
+    if more {
+        output::note(&format!("taskhost: there are more; --limit {} shows more of them", args.limit.saturating_mul(10)));
+    }
+    ask::what_they_wait_for(broker, &mut tasks).await?;
     if args.json {
         return output::json(&tasks);
     }
@@ -126,11 +131,7 @@ async fn list(broker: &dyn Broker, args: ListArgs) -> Result<(), Failure> {
             cell(output::short(&output::gist(view, now), 80)),
         ]);
     }
-    rows.print("taskhost: no such task")?;
-    if more {
-        output::note(&format!("taskhost: there are more; --limit {} shows more of them", args.limit.saturating_mul(10)));
-    }
-    Ok(())
+    rows.print("taskhost: no such task")
 }
 
 /// At most `limit` tasks, and whether there are more.
@@ -149,7 +150,8 @@ async fn pages(broker: &dyn Broker, filter: &TaskFilter, limit: usize) -> Result
 }
 
 async fn show(broker: &dyn Broker, args: &OneArgs) -> Result<(), Failure> {
-    let view = ask::find(broker, args.queue.as_ref(), &args.id).await?;
+    let mut view = ask::find(broker, args.queue.as_ref(), &args.id).await?;
+    ask::what_they_wait_for(broker, std::slice::from_mut(&mut view)).await?;
     if args.json {
         return output::json(&view);
     }
@@ -160,6 +162,7 @@ async fn show(broker: &dyn Broker, args: &OneArgs) -> Result<(), Failure> {
         format!("queue     {}", view.queue),
         format!("state     {}{}", view.state, if view.cancel_asked { " (cancel asked)" } else { "" }),
         format!("args      {}", output::short(view.args.get(), 2_000)),
+        format!("priority  {}", view.priority),
         format!("tries     {}{}", view.tries, view.max_attempts.map_or_else(String::new, |most| format!(" of {most}"))),
         format!("enqueued  {}", at(view.enqueued_at)),
     ];
@@ -171,13 +174,16 @@ async fn show(broker: &dyn Broker, args: &OneArgs) -> Result<(), Failure> {
     });
     let texts = [("worker", view.worker.clone()), ("plugin", code)];
     lines.extend(texts.into_iter().filter_map(|(name, text)| Some(format!("{name:<9} {}", output::clean(&text?)))));
+    if view.state == State::Parked {
+        lines.push(format!("waits     {}", output::gist(&view, view.enqueued_at).trim_start_matches("waiting ")));
+    }
     if let Some(progress) = &view.progress {
         let of = progress.total.map_or_else(String::new, |total| format!(" of {total}"));
         lines.push(format!("progress  {}{of} {}", progress.done, output::clean(&progress.note)));
     }
     lines.extend(view.headers.iter().map(|(name, value)| format!("header    {}: {}", output::clean(name), output::clean(value))));
     if let Some(result) = &view.result {
-        lines.push(format!("result    {}", result.get()));
+        lines.push(format!("result    {}", clean_json(&one_line(result.get()))));
     }
     if view.error.is_some() || !view.errors.is_empty() {
         lines.push(wait::report(&view));
@@ -194,7 +200,7 @@ async fn logs(broker: &dyn Broker, args: &OneArgs) -> Result<(), Failure> {
         return Ok(());
     }
     if args.json {
-        return output::line(log);
+        return output::json_text(log);
     }
     for text in log.lines() {
         match serde_json::from_str::<LogLine>(text) {
@@ -206,9 +212,14 @@ async fn logs(broker: &dyn Broker, args: &OneArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One line of a body's log, for people.
+/// JSON of one line: between its tokens a line end is as good as a space.
+fn one_line(json: &str) -> String {
+    json.replace(['\n', '\t'], " ")
+}
+
+/// One line of a body's log, for people. What the body says on further lines is moved in, so that it can't pass for another line.
 pub(super) fn log_line(line: &LogLine) -> String {
-    let mut words = vec![output::clean_lines(line.message.trim_end())];
+    let mut words = vec![line.message.trim_end().replace('\n', "\n    ")];
     words.extend(line.fields.iter().map(|(name, value)| format!("{}={}", output::clean(name), output::clean(value))));
     format!("{} #{} {:>6} {}", output::instant(line.at), line.attempt, line.level, words.join(" "))
 }
@@ -238,6 +249,20 @@ impl Change {
         }
     }
 
+    /// Says that nothing became of tasks that were chosen by a filter, and what to do.
+    fn unfit(self, states: &[State]) -> String {
+        let counts = State::ALL.into_iter().filter_map(|state| {
+            let count = states.iter().filter(|of| **of == state).count();
+            (count > 0).then(|| format!("{count} {state}"))
+        });
+        let why = match self {
+            Self::Cancel => "what has ended can't be cancelled",
+            Self::Retry => "only dead, cancelled and delayed tasks are retried",
+            Self::Delete => "what runs is deleted after `taskhost task cancel` has stopped it",
+        };
+        format!("left as they are: {}; {why}", counts.collect::<Vec<_>>().join(", "))
+    }
+
     /// What became of one task; `Err` when nothing did.
     async fn apply(self, broker: &dyn Broker, queue: &QueueName, id: &TaskId) -> Result<Result<&'static str, String>, Failure> {
         Ok(match self {
@@ -264,6 +289,7 @@ impl Change {
 
 async fn change(broker: &dyn Broker, args: ManyArgs, change: Change) -> Result<(), Failure> {
     let mut chosen: Vec<(QueueName, TaskId)> = Vec::new();
+    let mut refused = 0;
     if args.ids.is_empty() {
         if args.filter.is_empty() {
             return Err(Failure::Usage(format!(
@@ -272,11 +298,36 @@ async fn change(broker: &dyn Broker, args: ManyArgs, change: Change) -> Result<(
             )));
         }
         let filter = args.filter.filter();
-        let (views, _) = pages(broker, &filter, usize::MAX).await?;
-        chosen.extend(views.into_iter().filter(|view| change.fits(view.state)).map(|view| (view.queue, view.id)));
+        let mut seen = HashSet::new();
+        let mut unfit = Vec::new();
+        let mut from = None;
+        // A task that moves on meanwhile may be met twice. Views, with their results, are not kept until the end of the list.
+        loop {
+            let page = broker.list(&filter, from.as_deref(), PAGE).await?;
+            for view in page.tasks {
+                let key = (view.queue, view.id);
+                if seen.insert(key.clone()) {
+                    if change.fits(view.state) { chosen.push(key) } else { unfit.push(view.state) }
+                }
+            }
+            from = page.next;
+            if from.is_none() {
+                break;
+            }
+        }
         if chosen.is_empty() {
-            output::note("taskhost: no such task");
-            return Ok(());
+            let verb = change.verb().to_lowercase();
+            return Err(Failure::Usage(if unfit.is_empty() {
+                format!("nothing to {verb}: no task is like that; `taskhost task list` shows what there is")
+            } else {
+                change.unfit(&unfit)
+            }));
+        }
+        // Those of a state that was asked for by its name are refused; else they are only not meant.
+        let named: Vec<_> = unfit.into_iter().filter(|state| args.filter.state.contains(state)).collect();
+        refused = named.len();
+        if refused > 0 {
+            output::note(&format!("taskhost: {}", change.unfit(&named)));
         }
         let noun = if chosen.len() == 1 { "task" } else { "tasks" };
         ask::agreed(&format!("{} {} {noun}?", change.verb(), chosen.len()), args.yes)?;
@@ -292,17 +343,32 @@ async fn change(broker: &dyn Broker, args: ManyArgs, change: Change) -> Result<(
             chosen.push((queue, id.clone()));
         }
     }
-    let mut refused = 0;
-    for (queue, id) in &chosen {
-        match change.apply(broker, queue, id).await? {
-            Ok(done) => output::line(&format!("{id} {done}"))?,
+    let mut sink = Sink::default();
+    let went = change_each(broker, &chosen, refused, change, &mut sink).await;
+    sink.end(went)
+}
+
+/// `refused` tasks were chosen too, and are not to be changed.
+async fn change_each(
+    broker: &dyn Broker,
+    chosen: &[(QueueName, TaskId)],
+    mut refused: usize,
+    change: Change,
+    sink: &mut Sink,
+) -> Result<(), Failure> {
+    let all = chosen.len() + refused;
+    for (at, (queue, id)) in chosen.iter().enumerate() {
+        let changed = change.apply(broker, queue, id).await;
+        let so_far = |failure: Failure| failure.and(&format!("{at} of {} tasks came before that; ask again for the rest", chosen.len()));
+        match changed.map_err(so_far)? {
+            Ok(done) => sink.line(&format!("{id} {done}")),
             Err(why) => {
                 refused += 1;
                 output::note(&format!("taskhost: `{id}`: {why}"));
             }
         }
     }
-    if refused == 0 { Ok(()) } else { Err(Failure::Usage(format!("{refused} of {} tasks are as they were", chosen.len()))) }
+    if refused == 0 { Ok(()) } else { Err(Failure::Usage(format!("{refused} of {all} tasks are as they were"))) }
 }
 
 impl Filter {

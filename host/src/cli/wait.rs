@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::{Failure, ask, output};
@@ -18,25 +19,36 @@ const FIRST_LOOK: Duration = Duration::from_secs(2);
 /// A task that waits for long is looked at again this often, to say when what it waits for changes.
 const LATER_LOOKS: Duration = Duration::from_secs(10);
 
-/// Waits for the end, `limit` at most; then prints the result to stdout, or fails with what is known.
+/// Waits for the end, `limit` at most; then prints the result to stdout, or fails with what is known. `is_known`: it was just enqueued.
 pub(super) async fn for_result(
     broker: &dyn Broker,
     queue: Option<&QueueName>,
     id: &TaskId,
     limit: Option<Duration>,
+    is_known: bool,
 ) -> Result<(), Failure> {
-    let view = for_end(broker, queue, id, limit).await?;
+    let view = for_end(broker, queue, id, limit, is_known).await?;
     print_result(&view)
 }
 
-async fn for_end(broker: &dyn Broker, queue: Option<&QueueName>, id: &TaskId, limit: Option<Duration>) -> Result<TaskView, Failure> {
+/// Waits for the end, `limit` at most.
+pub(super) async fn for_end(
+    broker: &dyn Broker,
+    queue: Option<&QueueName>,
+    id: &TaskId,
+    limit: Option<Duration>,
+    mut is_known: bool,
+) -> Result<TaskView, Failure> {
     // A limit beyond what a clock holds is no limit.
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     let mut look = FIRST_LOOK;
     let mut said = String::new();
     loop {
         let left = deadline.map_or(look, |deadline| look.min(deadline.saturating_duration_since(Instant::now())));
-        let view = broker.await_end(queue, id, left).await?.ok_or_else(|| ask::no_such_task(queue, id))?;
+        let Some(mut view) = broker.await_end(queue, id, left).await? else {
+            return Err(if is_known { gone(id) } else { ask::no_such_task(queue, id) });
+        };
+        is_known = true;
         if view.state.is_ended() {
             return Ok(view);
         }
@@ -47,6 +59,7 @@ async fn for_end(broker: &dyn Broker, queue: Option<&QueueName>, id: &TaskId, li
                 view.state
             )));
         }
+        ask::what_they_wait_for(broker, std::slice::from_mut(&mut view)).await?;
         let reason = what_for(broker, &view).await?;
         if !reason.is_empty() && reason != said {
             output::note(&format!("taskhost: {reason}"));
@@ -54,6 +67,13 @@ async fn for_end(broker: &dyn Broker, queue: Option<&QueueName>, id: &TaskId, li
         }
         look = LATER_LOOKS;
     }
+}
+
+/// It was there, and nobody knows any more how it ended.
+fn gone(id: &TaskId) -> Failure {
+    Failure::Failed(format!(
+        "task `{id}` has ended or was deleted, and nothing of it is kept, so how it ended is not known; keep results for longer (`result_ttl`)"
+    ))
 }
 
 /// Why the task does not run now, if that is worth telling.
@@ -69,7 +89,7 @@ async fn what_for(broker: &dyn Broker, view: &TaskView) -> Result<String, Failur
         _ if serves == 0 => {
             format!("waiting: no live worker claims from queue `{0}`; start one with `taskhost worker --queue {0}`", view.queue)
         }
-        State::Parked => format!("waiting for a plugin that offers `{}`", view.task),
+        State::Parked => output::gist(view, view.enqueued_at),
         State::Scheduled => {
             let last = view
                 .errors
@@ -93,9 +113,10 @@ async fn what_for(broker: &dyn Broker, view: &TaskView) -> Result<String, Failur
 /// The result alone on stdout, or a failure with everything that is known of an ended task.
 pub(super) fn print_result(view: &TaskView) -> Result<(), Failure> {
     match (view.state, &view.result) {
-        (State::Succeeded, Some(result)) => output::line(result.get()),
-        // Its result was not to be kept, and the end was seen all the same.
-        (State::Succeeded, None) => output::line("null"),
+        // Without one: it was not to be kept, and the end was seen all the same.
+        (State::Succeeded, result) => output::json_text(result.as_deref().map_or("null", RawValue::get)).map_err(|failure| {
+            failure.and(&format!("task `{0}` has succeeded; `taskhost result {0}` prints its result again, as long as it is kept", view.id))
+        }),
         _ => Err(Failure::Task(report(view))),
     }
 }
@@ -114,7 +135,11 @@ pub(super) fn report(view: &TaskView) -> String {
         lines.extend(output::clean_lines(detail.trim()).lines().map(|line| format!("  | {line}")));
     }
     for entry in &view.errors {
-        let code = if entry.code.plugin.is_empty() { String::new() } else { format!(", {} {}", entry.code.plugin, entry.code.version) };
+        let code = if entry.code.plugin.is_empty() {
+            String::new()
+        } else {
+            output::clean(&format!(", {} {}", entry.code.plugin, entry.code.version))
+        };
         let message = output::short(&entry.error.to_string(), 200);
         lines.push(format!("  attempt {} at {}{code}: {message}", entry.attempt, output::instant(entry.at)));
     }

@@ -52,7 +52,8 @@ fn from_stdin(payload_limit: usize) -> Result<String, Failure> {
             "the arguments are larger than the payload limit of {limit}; put the data elsewhere and pass its address, or raise `payload_limit`"
         )));
     }
-    Ok(text)
+    // Some editors put a mark before UTF-8.
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 /// Where a task waits and how it is attempted, where its body's hints shall not decide.

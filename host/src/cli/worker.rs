@@ -1,24 +1,21 @@
 //! `worker`: settings → engine, plugins, broker → the loops, until a signal says stop.
 //!
-//! One SIGTERM or SIGINT drains, a second hands everything back at once. SIGHUP makes the plugins room look again.
-//!
-//! Invariant: what can never work ends the process at the start with a sentence; a broker that is merely away is waited for.
+//! Invariant: what can never work ends the process at the start with a sentence; a broker that is merely away is waited for. A loop of
+//! this process that dies ends the process with an error.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    task::JoinSet,
-};
+use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, ask};
+use super::{Failure, ask, descriptors, signals};
 use crate::{
-    broker::{Broker, BrokerError},
-    config::{Settings, units},
+    broker::{Broker, BrokerError, FileSchedule},
+    catalogue::{Given, Offer},
+    config::{BrokerAddress, Settings, units},
     engine::{Compiler, Engine, EngineSettings, System},
-    plugins::{Plugins, PluginsSettings},
+    plugins::{self, Plugins, PluginsSettings, Registry, Writable},
     schedule,
     worker::{self, Stop, WorkerSettings},
 };
@@ -32,7 +29,7 @@ Every setting has a key in taskhost.toml and a TASKHOST_… variable too; README
 pub(super) struct WorkerArgs {
     /// Directory whose *.wasm files are the plugins [default: ./plugins]
     #[arg(long, value_name = "DIR")]
-    plugins: Option<PathBuf>,
+    plugins: Option<String>,
     /// Claim from this queue, with this weight (may be repeated) [default: default]
     #[arg(long = "queue", value_name = "NAME[=WEIGHT]")]
     queues: Vec<String>,
@@ -65,22 +62,21 @@ pub(super) struct WorkerArgs {
     require_signed: bool,
     /// Minisign public keys, one after the other, for --require-signed
     #[arg(long, value_name = "FILE")]
-    trust: Option<PathBuf>,
+    trust: Option<String>,
     /// When others may write to the plugin directory: warn, refuse or allow [default: warn]
     #[arg(long, value_name = "WHAT")]
     plugin_dir_writable: Option<String>,
     /// Where last good plugins and compiled code are kept
     #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
+    state: Option<String>,
 }
 
 impl WorkerArgs {
     /// As settings: text, read where the file's and the environment's are read.
     pub(super) fn flags(&self) -> Vec<(&'static str, String)> {
-        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
         let queues = (!self.queues.is_empty()).then(|| self.queues.join(","));
         let given = [
-            ("plugins", path(&self.plugins)),
+            ("plugins", self.plugins.clone()),
             ("queues", queues),
             ("concurrency", self.concurrency.clone()),
             ("drain", self.drain.clone()),
@@ -91,27 +87,35 @@ impl WorkerArgs {
             ("guest_memory", self.guest_memory.clone()),
             ("threads", self.threads.clone()),
             ("require_signed", self.require_signed.then(|| "true".to_owned())),
-            ("trust", path(&self.trust)),
+            ("trust", self.trust.clone()),
             ("plugin_dir_writable", self.plugin_dir_writable.clone()),
-            ("state", path(&self.state)),
+            ("state", self.state.clone()),
         ];
         given.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
     }
 }
 
+/// How long loops that were told to end may take to do so.
+const LAST: Duration = Duration::from_secs(10);
+
 pub(super) async fn call(_args: WorkerArgs, settings: Settings) -> Result<(), Failure> {
+    descriptors::check(&settings)?;
     let stop = Stop::default();
     let mut loops = JoinSet::new();
     let shutdown = CancellationToken::new();
-    loops.spawn(signals(stop.clone(), shutdown.clone())?);
+    loops.spawn(stop.clone().watch("signals", shutdown.clone(), signals::run(stop.clone(), shutdown.clone())?));
     let done = serve(&settings, &stop, &shutdown, &mut loops).await;
+    // Also what ends with the drain, when the worker has ended without a signal.
+    stop.drain.cancel();
     shutdown.cancel();
-    while let Some(joined) = loops.join_next().await {
-        if let Err(error) = joined {
-            tracing::error!(%error, "a loop ended by a panic: please report it");
-        }
+    let ended = async { while loops.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST, ended).await.is_err() {
+        tracing::warn!("a loop of this worker does not end: given up");
     }
-    done
+    match stop.failed() {
+        Some(why) => Err(Failure::Failed(why.to_owned())),
+        None => done,
+    }
 }
 
 async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, loops: &mut JoinSet<()>) -> Result<(), Failure> {
@@ -124,8 +128,8 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
         writable: settings.writable,
         limits: settings.limits.clone(),
     };
-    let plugins = Plugins::open(room, engine.clone()).map_err(|error| Failure::Usage(error.to_string()))?;
-    let mut registry = plugins.registry();
+    let opened = Plugins::open(room, engine.clone()).map_err(|error| Failure::Usage(error.to_string()))?;
+    let mut registry = opened.registry();
     let id: Arc<str> = worker::worker_id().into();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -136,8 +140,13 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
         worker = %id,
         "taskhost worker starting"
     );
-    loops.spawn(plugins.run(shutdown.clone()));
+    loops.spawn(stop.clone().watch("plugins", shutdown.clone(), opened.run(shutdown.clone())));
     let Some(broker) = patiently(settings, stop).await? else { return Ok(()) };
+    if let BrokerAddress::Sqlite(path) = &settings.broker
+        && let Some(warning) = plugins::exposed("the tasks in", path.as_ref()).filter(|_| settings.writable != Writable::Allow)
+    {
+        tracing::warn!("{warning}");
+    }
     // Claiming before the plugins are judged would park what they offer.
     tokio::select! {
         changed = registry.changed() => changed.map_err(|_| Failure::Failed("the plugins room ended before it began: see the log".to_owned()))?,
@@ -149,7 +158,12 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
     if registry.borrow().bodies.is_empty() {
         tracing::info!("no plugin offers anything yet: drop a .wasm into `{}`", settings.plugins.display());
     }
-    loops.spawn(schedule::run(broker.clone(), settings.schedules.clone(), stop.drain.clone()));
+    tokio::select! {
+        () = warn_of_schedules(&*broker, settings, &registry) => {}
+        () = stop.drain.cancelled() => return Ok(()),
+    }
+    let schedules = schedule::run(broker.clone(), settings.schedules.clone(), stop.drain.clone());
+    loops.spawn(stop.clone().watch("schedules", stop.drain.clone(), schedules));
     let told = WorkerSettings {
         queues: settings.queues.clone(),
         concurrency: settings.concurrency,
@@ -160,6 +174,7 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
         retry: settings.retry.clone(),
         state: Some(settings.state.clone()),
         broker_identity: format!("{} {}", settings.broker, settings.bounds.prefix),
+        schedules: settings.schedules.iter().map(FileSchedule::of).collect(),
         ..WorkerSettings::new(id)
     };
     let ran = worker::run(told, broker, engine.clone(), registry, stop.clone()).await;
@@ -169,18 +184,52 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
         Ok(_) => Ok(()),
         Err(worker::WorkerError::Settings(text)) => Err(Failure::Usage(text)),
         Err(worker::WorkerError::Broker(error)) => Err(error.into()),
+        Err(worker::WorkerError::Died(why)) => Err(Failure::Failed(why)),
     }
 }
 
-/// The engine of this process, for `slots` attempts at once.
+/// Says which schedules of the file would enqueue what nobody offers, or what their bodies do not take. They are taken all the same: a
+/// plugin may come later.
+async fn warn_of_schedules(broker: &dyn Broker, settings: &Settings, registry: &watch::Receiver<Arc<Registry>>) {
+    if settings.schedules.is_empty() {
+        return;
+    }
+    let mut known = match broker.catalogue().await {
+        Ok(catalogue) => catalogue,
+        Err(error) => return tracing::debug!(%error, "the schedules of taskhost.toml are not checked"),
+    };
+    for file in &registry.borrow().files {
+        let (Some(code), Some(description)) = (&file.serving, &file.description) else { continue };
+        let offers = description.bodies.iter().map(|body| (body.name.clone(), Offer { body: body.clone(), code: code.clone() }));
+        known.offers.extend(offers);
+    }
+    for schedule in &settings.schedules {
+        if let Err(why) = known.check(&schedule.task, &Given::Json(schedule.args.clone())) {
+            tracing::warn!(schedule = schedule.name, "this schedule of taskhost.toml enqueues what can't run now: {why}");
+        }
+    }
+}
+
+/// The engine of a worker, for `slots` attempts at once.
 pub(super) fn engine(settings: &Settings, slots: usize) -> Result<Arc<Engine>, Failure> {
+    start(settings, slots, Compiler::new)
+}
+
+/// The engine of a command that somebody waits for: it compiles like any other program.
+pub(super) fn foreground_engine(settings: &Settings) -> Result<Arc<Engine>, Failure> {
+    start(settings, 1, Compiler::foreground)
+}
+
+fn start(settings: &Settings, slots: usize, compiler: fn(PathBuf) -> Compiler) -> Result<Arc<Engine>, Failure> {
     Engine::start(EngineSettings {
         slots,
         guest_memory: settings.guest_memory,
+        descriptors: None,
         threads: settings.threads,
         cache: Some(settings.cache.clone()),
+        state: Some(settings.state.clone()),
         cache_bytes: settings.cache_bytes,
-        compiler: this_program().map(Compiler::new),
+        compiler: this_program().map(compiler),
         network: Arc::new(System),
     })
     .map_err(|error| Failure::Failed(error.to_string()))
@@ -219,26 +268,4 @@ async fn once(settings: &Settings) -> Result<Arc<dyn Broker>, BrokerError> {
         tracing::warn!("{warning}");
     }
     Ok(broker)
-}
-
-/// First signal, second signal. The returned loop ends with `shutdown`.
-fn signals(stop: Stop, shutdown: CancellationToken) -> Result<impl Future<Output = ()>, Failure> {
-    let listen = |kind| {
-        signal(kind).map_err(|error| Failure::Failed(format!("failed to listen for signals: {error}; raise the limit of open files")))
-    };
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    Ok(async move {
-        for (token, told) in
-            [(&stop.drain, "stopping: attempts may end, a second signal hands them back at once"), (&stop.now, "stopping at once")]
-        {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-                () = shutdown.cancelled() => return,
-            }
-            tracing::info!("{told}");
-            token.cancel();
-        }
-        shutdown.cancelled().await;
-    })
 }

@@ -1,29 +1,31 @@
-//! Where the broker is: an address that is checked before anything connects, and shown without its password.
+//! Where the broker is: an address that is read before anything connects, and shown without its password.
 
 use std::{fmt, path::PathBuf};
+
+use crate::broker::redis::RedisUrl;
 
 /// `redis://…` (and its kin), or `sqlite:PATH`.
 #[derive(Clone, PartialEq, Eq)]
 pub enum BrokerAddress {
-    /// As written; the driver reads it.
-    Redis(String),
+    Redis(RedisUrl),
     Sqlite(PathBuf),
 }
 
-const REDIS_SCHEMES: [&str; 4] = ["redis", "rediss", "redis+sentinel", "redis+cluster"];
-
 impl BrokerAddress {
+    /// The refusal shows nothing of a text that can't be read: it may hold a password.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        let wanted = "a broker is `redis://HOST:PORT`, `rediss://…`, `redis+sentinel://…`, `redis+cluster://…` or `sqlite:PATH`";
+        let wanted = "a broker is `redis://HOST:PORT`, `rediss://…`, `redis+unix:///PATH`, `redis+sentinel://…`, `redis+cluster://…` or \
+                      `sqlite:PATH`";
         if let Some(path) = text.strip_prefix("sqlite:") {
             let path = path.strip_prefix("//").unwrap_or(path);
-            return if path.is_empty() { Err(format!("{wanted}: `{text}` names no file")) } else { Ok(Self::Sqlite(path.into())) };
+            let is_path = !path.is_empty() && !path.contains("://");
+            return if is_path { Ok(Self::Sqlite(path.into())) } else { Err(format!("{wanted}: behind `sqlite:` stands no path")) };
         }
-        match text.split_once("://") {
-            Some((scheme, rest)) if REDIS_SCHEMES.contains(&scheme) && !rest.is_empty() => Ok(Self::Redis(text.to_owned())),
-            _ => Err(format!("{wanted}: `{}`", without_password(text))),
+        if !text.starts_with("redis") || !text.contains("://") {
+            return Err(wanted.to_owned());
         }
+        RedisUrl::parse(text).map(Self::Redis)
     }
 }
 
@@ -31,7 +33,7 @@ impl BrokerAddress {
 impl fmt::Display for BrokerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Redis(url) => f.write_str(&without_password(url)),
+            Self::Redis(url) => url.fmt(f),
             Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
         }
     }
@@ -43,17 +45,6 @@ impl fmt::Debug for BrokerAddress {
     }
 }
 
-/// Cuts what stands between the first `:` after the scheme and the last `@`; also of something that is no URL, since a
-/// mistyped address is shown as well.
-fn without_password(text: &str) -> String {
-    let start = text.find("://").map_or(0, |at| at + 3);
-    let Some(end) = text.rfind('@').filter(|end| *end >= start) else { return text.to_owned() };
-    let user = text[start..end].split(':').next().unwrap_or_default();
-    let hidden = if text[start..end].contains(':') { ":***" } else { "" };
-
-    format!("{}{user}{hidden}{}", &text[..start], &text[end..])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,9 +54,11 @@ mod tests {
         let address = BrokerAddress::parse("redis://me:p@ss:w@host:6380/2").unwrap();
         assert_eq!(address.to_string(), "redis://me:***@host:6380/2");
         assert_eq!(format!("{address:?}"), "redis://me:***@host:6380/2");
-        let wrong = BrokerAddress::parse("redsi://:secret@host").unwrap_err();
-        assert!(!wrong.contains("secret"), "{wrong}");
-        assert!(wrong.contains("redis://HOST:PORT"), "{wrong}");
+        for wrong in ["redsi://:secret@host", "redis//:secret@host", "redis:://:secret@host", ":secret@host", "sqlite:redis://:secret@host"]
+        {
+            let refused = BrokerAddress::parse(wrong).unwrap_err();
+            assert!(!refused.contains("secret") && refused.contains("redis://"), "{refused}");
+        }
     }
 
     #[test]

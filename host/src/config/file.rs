@@ -15,7 +15,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{ConfigError, Given, KEYS, did_you_mean, units};
+use super::{ConfigError, Given, KEYS, arguments, did_you_mean, units};
 use crate::{
     broker::{CatchUp, Overlap, Schedule, Source},
     plugins::Policies,
@@ -86,6 +86,7 @@ impl Reader<'_> {
         let Some(tables) = value.get_ref().as_table() else {
             return Err(self.refused(value.span().start, "schedules are tables such as `[schedules.nightly]`"));
         };
+        let mut args = BTreeMap::new();
         for (name, table) in tables {
             let Some(keys) = table.get_ref().as_table() else {
                 return Err(self.refused(name.span().start, "a schedule is a table such as `[schedules.nightly]`"));
@@ -93,8 +94,20 @@ impl Reader<'_> {
             for key in keys.keys() {
                 if !SCHEDULE_KEYS.contains(&key.get_ref().as_ref()) {
                     let hint = did_you_mean(key.get_ref(), SCHEDULE_KEYS.iter().copied());
-                    return Err(self.refused(key.span().start, &format!("unknown key `{}` of a schedule{hint}", key.get_ref())));
+                    return Err(
+                        self.refused(key.span().start, &format!("unknown key `{}` of a schedule{hint}", key.get_ref().escape_debug()))
+                    );
                 }
+            }
+            for (key, value) in keys {
+                self.check_value(key.get_ref(), value)?;
+            }
+            if let (Some(_), Some((second, _))) = (keys.get("tz"), keys.get_key_value("timezone")) {
+                return Err(self.refused(second.span().start, "a schedule has `tz` or `timezone`, which are the same, not both"));
+            }
+            if let Some(value) = keys.get("args") {
+                let text = arguments::json(value).map_err(|refused| self.refused(refused.at, &refused.why))?;
+                args.insert(name.get_ref().to_string(), text);
             }
         }
         let raw: Tables = toml::from_str(self.text).map_err(|error| self.refused_toml(&error))?;
@@ -102,9 +115,29 @@ impl Reader<'_> {
             .into_iter()
             .map(|(name, raw)| {
                 let at = name.span().start;
-                checked(name.into_inner(), raw).map_err(|why| self.refused(at, &why))
+                let args = args.remove(name.get_ref()).unwrap_or_else(|| "[]".to_owned());
+                checked(name.into_inner(), raw, args).map_err(|why| self.refused(at, &why))
             })
             .collect()
+    }
+
+    /// Values that the TOML library would refuse in its own words.
+    fn check_value(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<(), ConfigError> {
+        let (got, at) = (value.get_ref(), value.span().start);
+        let below = |most: u32| {
+            let number = got.as_integer().and_then(|number| u32::from_str_radix(number.as_str(), number.radix()).ok());
+            number.is_some_and(|number| number <= most)
+        };
+        let (fits, wanted) = match key {
+            "args" => return Ok(()),
+            "paused" => (got.is_bool(), "`true` or `false`"),
+            "priority" => (below(9), "a number from 0 to 9"),
+            "retries" => (below(u32::MAX), "a whole number from 0 to 4294967295"),
+            "timeout" => (got.is_str(), "a text such as \"5m\""),
+            _ => (got.is_str(), "a text"),
+        };
+        let shown = scalar(got).filter(|_| got.is_integer()).map_or_else(|| got.type_str().to_owned(), |number| format!("`{number}`"));
+        if fits { Ok(()) } else { Err(self.refused(at, &format!("`{key}` of a schedule takes {wanted}, not {shown}"))) }
     }
 
     fn refused_toml(&self, error: &toml::de::Error) -> ConfigError {
@@ -129,12 +162,11 @@ struct Tables {
     schedules: BTreeMap<Spanned<String>, RawSchedule>,
 }
 
+/// All keys but `args`, which `arguments` reads.
 #[derive(Debug, Deserialize)]
 struct RawSchedule {
     rule: String,
     task: TaskName,
-    #[serde(default)]
-    args: Vec<serde_json::Value>,
     #[serde(alias = "tz", default)]
     timezone: Option<String>,
     #[serde(default)]
@@ -147,18 +179,17 @@ struct RawSchedule {
     catch_up: CatchUp,
     #[serde(default)]
     overlap: Overlap,
-    #[serde(default)]
-    paused: bool,
+    paused: Option<bool>,
 }
 
-fn checked(name: String, raw: RawSchedule) -> Result<Schedule, String> {
+fn checked(name: String, raw: RawSchedule, args: String) -> Result<Schedule, String> {
     let timeout = raw.timeout.as_deref().map(units::positive_duration).transpose()?;
     let schedule = Schedule {
         name,
         rule: raw.rule,
         timezone: raw.timezone.unwrap_or_else(|| "UTC".to_owned()),
         task: raw.task,
-        args: serde_json::Value::from(raw.args).to_string(),
+        args,
         queue: raw.queue,
         priority: raw.priority,
         timeout_ms: timeout.map(|value| u64::try_from(value.as_millis()).unwrap_or(u64::MAX)),
@@ -166,8 +197,10 @@ fn checked(name: String, raw: RawSchedule) -> Result<Schedule, String> {
         catch_up: raw.catch_up,
         overlap: raw.overlap,
         source: Source::Toml,
+        defined_at: Millis(0),
+        says_paused: raw.paused,
         created_at: Millis(0),
-        paused: raw.paused,
+        paused: raw.paused.unwrap_or(false),
         last: Millis(0),
         last_task: None,
     };

@@ -107,3 +107,52 @@ fn schedules_are_read_whole() {
     assert!(refusal("[schedules.bu]\nrule = '61 * * * *'\ntask = 'x'\n").starts_with("taskhost.toml:1: "));
     assert!(refusal("[schedules.bu]\ntask = 'x'\n").contains("rule"));
 }
+
+#[test]
+fn arguments_of_a_schedule_arrive_as_they_were_written_or_are_refused() {
+    let args = |text: &str| load(&format!("[schedules.bu]\nrule = '@daily'\ntask = 'x'\nargs = {text}\n"), &[], &[]);
+    let read = |text: &str| args(text).unwrap().schedules[0].args.clone();
+    assert_eq!(
+        read(r#"[1, 0xff, -9_223_372_036_854_775_808, 1.50, +1e3, 0.1234567890123456789, true, "a\u00e4\"\n", [], { a = [2] }]"#),
+        r#"[1,255,-9223372036854775808,1.50,1e3,0.1234567890123456789,true,"aä\"\n",[],{"a":[2]}]"#
+    );
+    assert_eq!(read("[]"), "[]");
+    for (text, why) in [
+        ("[2026-01-01]", "`args[0]` is a date or time, which JSON has none of; write it as a text: \"2026-01-01\""),
+        ("[1, { at = 07:32:00 }]", "`args[1].at` is a date or time, which JSON has none of; write it as a text: \"07:32:00\""),
+        ("[nan]", "`args[0]` is `nan`, which JSON has no number for; write it as a text: \"nan\""),
+        ("[[-inf]]", "`args[0][0]` is `-inf`, which JSON has no number for; write it as a text: \"-inf\""),
+        ("[1e999]", "`args[0]` is beyond what a number can be; write it as a text: \"1e999\""),
+        ("[9223372036854775808]", "`args[0]` is beyond 64 bits; write it as a text: \"9223372036854775808\""),
+        ("'x'", "`args` is an array such as [1, \"x\"], not string"),
+    ] {
+        assert_eq!(args(text).unwrap_err().to_string(), format!("taskhost.toml:4: {why}"));
+    }
+}
+
+#[test]
+fn a_value_of_a_schedule_that_is_not_of_its_type_is_refused_in_our_words() {
+    for (line, why) in [
+        ("rule = 2026-01-01", "`rule` of a schedule takes a text, not datetime"),
+        ("timeout = 5", "`timeout` of a schedule takes a text such as \"5m\", not `5`"),
+        ("retries = nan", "`retries` of a schedule takes a whole number from 0 to 4294967295, not float"),
+        ("retries = -1", "`retries` of a schedule takes a whole number from 0 to 4294967295, not `-1`"),
+        ("priority = 99999999999999999999", "`priority` of a schedule takes a number from 0 to 9, not `99999999999999999999`"),
+        ("tz = 'UTC'\ntimezone = 'UTC'", "a schedule has `tz` or `timezone`, which are the same, not both"),
+        ("paused = 'yes'", "`paused` of a schedule takes `true` or `false`, not string"),
+    ] {
+        let at = 2 + line.lines().count();
+        assert_eq!(refusal(&format!("[schedules.bu]\ntask = 'x'\n{line}\n")), format!("taskhost.toml:{at}: {why}"));
+    }
+    let says =
+        |line: &str| load(&format!("[schedules.bu]\nrule = '@daily'\ntask = 'x'\n{line}\n"), &[], &[]).unwrap().schedules[0].says_paused;
+    assert_eq!((says(""), says("paused = true"), says("paused = false")), (None, Some(true), Some(false)));
+}
+
+#[test]
+fn a_variable_that_is_not_utf_8_is_refused_and_not_bent() {
+    use std::os::unix::ffi::OsStringExt;
+    let pairs = [(OsString::from("TASKHOST_PLUGINS"), OsString::from_vec(b"/srv/\xff".to_vec()))];
+    let refused = Settings::load_from(None, &[], &|_| None, || pairs.into_iter()).unwrap_err();
+    assert!(refused.to_string().starts_with("TASKHOST_PLUGINS: its value is not UTF-8"), "{refused}");
+}

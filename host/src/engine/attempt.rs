@@ -2,12 +2,18 @@
 //!
 //! fresh store → instantiate → `run` under the meter, beside a timer and the word "cancelled" → classify → drop everything.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Attempted, Call, Engine,
+    account::Account,
+    allocator,
     capture::Shared,
     cpu::{Meter, Metered, Turn},
     ending::{self, Failed, HOST_FAULT_DELAY, Stopped},
@@ -19,7 +25,8 @@ pub(super) async fn run(engine: Arc<Engine>, call: Call, turn: Turn) -> Attempte
     let Call { terms, body, args, about, timeout, cancelled, grace, services } = call;
     let limits = &terms.limits;
     let timeout = limits.timeout_ceiling.map_or(timeout, |ceiling| timeout.min(ceiling));
-    let shared = Arc::new(Shared::new(Meter::new(&engine.cpu, limits.cpu), limits, about.attempt, Some(Arc::clone(&services))));
+    let account = Account::new(Arc::clone(&engine.pool), limits);
+    let shared = Arc::new(Shared::new(Meter::new(&engine.cpu, limits.cpu), account, limits, about.attempt, Some(Arc::clone(&services))));
     let attempt = Attempt {
         about,
         progress: 0,
@@ -30,6 +37,7 @@ pub(super) async fn run(engine: Arc<Engine>, call: Call, turn: Turn) -> Attempte
         timeout,
         children: Vec::new(),
         children_bytes: 0,
+        children_held: None,
     };
     let mut store = match Guest::store(&engine, Arc::clone(&terms), Arc::clone(&shared), Some(attempt)) {
         Ok(store) => store,
@@ -54,7 +62,12 @@ pub(super) async fn run(engine: Arc<Engine>, call: Call, turn: Turn) -> Attempte
         Ok(Err(failed)) => ending::failed(&failed, store.data()),
         Err(stopped) => ending::stopped(stopped, store.data()),
     };
-    Attempted { outcome, log: shared.take_log(), ran: shared.meter.age(), cpu: shared.meter.spent(), memory: store.data().usage.memory }
+    let memory = store.data().usage.memory;
+    drop(store);
+    if shared.account.kept.load(Relaxed) > allocator::WORTH_TRIMMING {
+        allocator::trim();
+    }
+    Attempted { outcome, log: shared.take_log(), ran: shared.meter.age(), cpu: shared.meter.spent(), memory }
 }
 
 /// Waits until the attempt must be stopped: its time is over, or it did not return within `grace` after it was cancelled.

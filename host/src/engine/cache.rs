@@ -1,170 +1,314 @@
 //! Compiled code kept on disk, so that a restart need not compile.
 //!
-//! An entry is `<digest>-<engine>-<sha256 of the entry>.cwasm`: written to a temporary file, synced, renamed, never changed.
+//! An entry is `<digest>-<engine>-<seal>.cwasm`: written to a temporary file, synced, renamed, never changed. The seal is a MAC over
+//! plugin, engine and code, under a key that lies in the state directory.
 //!
-//! Invariant: compiled code is code the host executes. The directory belongs to this user and is closed to others, and an entry
-//! is loaded only when its bytes have the digest that its name says.
+//! Invariant: compiled code is code the host executes. The directory is held by descriptor, belongs to this user and is closed to
+//! others; an entry is loaded only when what was opened is this user's own and has the seal that its name says. So whoever can
+//! put another directory in its place, or files of this user from elsewhere, still has nothing that is loaded.
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::File,
     hash::{Hash, Hasher},
-    io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
-    path::{Path, PathBuf},
+    io,
+    os::unix::fs::FileExt,
+    path::Path,
     time::{Duration, UNIX_EPOCH},
 };
 
+use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
 use wasmtime::component::Component;
 
 use super::{
     EngineError,
     compile::{self, Artefact},
 };
-use crate::task::{Clock, SystemClock};
+use crate::{
+    private::{self, Dir, Entry, Temporary, Unusable},
+    task::{Clock, SystemClock},
+};
 
 const SUFFIX: &str = ".cwasm";
+/// The key's file in the state directory.
+const KEY: &str = "compiled.key";
+const KEY_BYTES: usize = 32;
 /// A temporary file this old was left behind by a crash.
-const STALE_MS: u64 = 3_600_000;
+const STALE: Duration = Duration::from_secs(3600);
 
 #[derive(Debug)]
 pub(super) struct Cache {
-    dir: PathBuf,
+    dir: Dir,
+    key: Key,
     limit: u64,
+    /// Whether code may be mapped from there; else it is read into memory.
+    maps: bool,
+}
+
+/// Why an entry was not loaded.
+enum Problem {
+    /// It is not what was written: it goes, and the plugin is compiled again.
+    Bad(String),
+    /// The machine's doing: another process may load it.
+    Trouble(String),
 }
 
 impl Cache {
-    /// Makes the directory, or refuses one that others could write to.
-    pub(super) fn open(dir: &Path, limit: u64) -> Result<Self, EngineError> {
-        check_dir(dir).map_err(EngineError::Host)?;
-        let cache = Self { dir: dir.to_owned(), limit };
+    /// Makes the directory, or refuses one that others could write to. `None`, with a warning: the machine would not have it, so
+    /// compiled code lives in memory.
+    pub(super) fn open(dir: &Path, state: Option<&Path>, limit: u64) -> Result<Option<Self>, EngineError> {
+        let opened = Dir::make(dir, "cache directory").and_then(|dir| {
+            let state = state.ok_or_else(|| Unusable::Failed("there is no state directory for its key".into()))?;
+            let key = Key::of(state).map_err(|(Unusable::Refused(why) | Unusable::Failed(why))| Unusable::Failed(why))?;
+            Ok((dir, key))
+        });
+        let (dir, key) = match opened {
+            Ok(opened) => opened,
+            Err(Unusable::Refused(why)) => return Err(EngineError::Host(why)),
+            Err(Unusable::Failed(why)) => {
+                tracing::warn!(
+                    "{why}; compiled code is kept in memory and every start compiles anew: set `cache` and `state` to directories that this \
+                     user can write to"
+                );
+                return Ok(None);
+            }
+        };
+        let maps = dir.may_execute();
+        if !maps {
+            tracing::warn!(
+                "the cache directory lies on a file system that is mounted noexec, so compiled code is read into memory, which takes \
+                 more of it: set `cache` to another directory: `{}`",
+                dir.path().display()
+            );
+        }
+        if let Some(warning) = dir.warning() {
+            tracing::warn!("{warning}");
+        }
+        let cache = Self { dir, key, limit, maps };
         cache.drop_leftovers();
-        Ok(cache)
+        Ok(Some(cache))
     }
 
-    /// The kept code, checked. What does not load is removed and logged, so that it is compiled again.
+    /// The kept code, checked. What is not as it was written is removed and logged, so that it is compiled again.
     pub(super) fn get(&self, engine: &wasmtime::Engine, digest: &str) -> Option<Component> {
-        let prefix = prefix(engine, digest);
-        let entry = self.entries().find(|entry| entry.name.starts_with(&prefix))?;
-        match load(engine, &entry) {
-            Ok(component) => {
-                touch(&entry.path);
-                Some(component)
+        let prefix = self.prefix(engine, digest);
+        let entry = self.entries().into_iter().find(|entry| entry.name.starts_with(&prefix))?;
+        match self.load_kept(engine, &prefix, &entry.name) {
+            Ok(component) => Some(component),
+            Err(Problem::Bad(problem)) => {
+                tracing::warn!("compiled code in the cache is bad, compiling again: {problem}: `{}`", self.shown(&entry.name));
+                self.remove(&entry.name);
+                None
             }
-            Err(problem) => {
-                tracing::warn!("compiled code in the cache is bad, compiling again: {problem}: `{}`", entry.path.display());
-                remove(&entry.path);
+            Err(Problem::Trouble(problem)) => {
+                tracing::warn!("compiled code in the cache can't be used now, compiling again: {problem}: `{}`", self.shown(&entry.name));
                 None
             }
         }
     }
 
-    /// Keeps an artefact and loads it from there, so that its pages are the file's.
-    pub(super) fn put(&self, engine: &wasmtime::Engine, digest: &str, artefact: &[u8]) -> Result<Component, String> {
-        let name = format!("{}{}{SUFFIX}", prefix(engine, digest), format_args!("{:x}", Sha256::digest(artefact)));
-        let entry = Entry { path: self.dir.join(&name), name, bytes: artefact.len() as u64, used: 0 };
-        self.write(&entry.path, artefact).map_err(|error| format!("{error}: `{}`", entry.path.display()))?;
-        self.trim(&entry.path);
-        load(engine, &entry)
+    fn load_kept(&self, engine: &wasmtime::Engine, prefix: &str, name: &str) -> Result<Component, Problem> {
+        let problem = |error: io::Error| if private::is_refusal(&error) { Problem::Bad } else { Problem::Trouble }(error.to_string());
+        let file = self.dir.open(name).map_err(problem)?;
+        if !file.metadata().is_ok_and(|about| private::has_one_name(&about)) {
+            return Err(Problem::Bad("it has another name elsewhere".into()));
+        }
+        let component = self.load(engine, prefix, name, &file)?;
+        let now = UNIX_EPOCH + Duration::from_millis(SystemClock.now().0);
+        // Only its place in the line depends on it.
+        if let Err(error) = file.set_modified(now) {
+            tracing::debug!("can't mark compiled code as used: {error}: `{}`", self.shown(name));
+        }
+        Ok(component)
     }
 
     /// A file in this directory for what another process compiles.
-    pub(super) fn room(&self) -> Result<NamedTempFile, String> {
-        let made = tempfile::Builder::new().prefix(".tmp-").tempfile_in(&self.dir);
-        made.map_err(|error| format!("no room for compiled code: {error}: `{}`", self.dir.display()))
+    pub(super) fn room(&self) -> Result<Temporary, String> {
+        self.dir.temporary().map_err(|error| self.unkept(&error))
     }
 
-    /// Keeps what stands in `room`, and loads it.
-    pub(super) fn adopt(&self, engine: &wasmtime::Engine, digest: &str, room: NamedTempFile) -> Result<Component, String> {
-        let failed = |error: io::Error| format!("can't keep compiled code: {error}: `{}`", self.dir.display());
-        let bytes = room.as_file().metadata().map_err(failed)?.len();
-        let name = format!("{}{}{SUFFIX}", prefix(engine, digest), digest_of(room.path()).map_err(failed)?);
-        let entry = Entry { path: self.dir.join(&name), name, bytes, used: 0 };
-        room.as_file().sync_all().map_err(failed)?;
-        room.persist(&entry.path).map_err(|error| failed(error.error))?;
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
-        self.trim(&entry.path);
-        load(engine, &entry)
+    /// Keeps what stands in `room`, and loads it from there, so that its pages are the file's. Also why it could not be kept.
+    pub(super) fn adopt(&self, engine: &wasmtime::Engine, digest: &str, room: Temporary) -> Result<(Component, Option<String>), String> {
+        let prefix = self.prefix(engine, digest);
+        let read = |file: &File| seal_of(&self.key, &prefix, file).map_err(|error| format!("can't read compiled code: {error}"));
+        let name = format!("{prefix}{}{SUFFIX}", read(&room.file)?);
+        let bytes = room.file.try_clone().map_err(|error| error.to_string())?;
+        match room.persist(&name) {
+            Ok(file) => {
+                self.trim(&name);
+                let loaded = self.load(engine, &prefix, &name, &file);
+                loaded.map(|component| (component, None)).map_err(|(Problem::Bad(why) | Problem::Trouble(why))| why)
+            }
+            Err(error) => {
+                let artefact = read_all(&bytes).map_err(|error| format!("can't read compiled code: {error}"))?;
+                Ok((compile::trust(engine, Artefact::Fresh(&artefact))?, Some(self.unkept(&error))))
+            }
+        }
     }
 
-    fn write(&self, path: &Path, artefact: &[u8]) -> io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(&self.dir)?;
-        file.write_all(artefact)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        File::open(&self.dir)?.sync_all()
+    /// Keeps an artefact, and loads it as `adopt` does.
+    pub(super) fn put(&self, engine: &wasmtime::Engine, digest: &str, artefact: &[u8]) -> Result<(Component, Option<String>), String> {
+        let room = self.dir.temporary().and_then(|mut room| {
+            io::Write::write_all(&mut room.file, artefact)?;
+            Ok(room)
+        });
+        match room {
+            Ok(room) => self.adopt(engine, digest, room),
+            Err(error) => Ok((compile::trust(engine, Artefact::Fresh(artefact))?, Some(self.unkept(&error)))),
+        }
+    }
+
+    /// Checks the seal, then maps the very file that was checked; where that is not allowed, reads it.
+    fn load(&self, engine: &wasmtime::Engine, prefix: &str, name: &str, file: &File) -> Result<Component, Problem> {
+        let said = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(SUFFIX));
+        let trouble = |error: io::Error| Problem::Trouble(error.to_string());
+        let changed = || Problem::Bad("its bytes are not what was written for this plugin".into());
+        if self.maps {
+            if said != Some(seal_of(&self.key, prefix, file).map_err(trouble)?.as_str()) {
+                return Err(changed());
+            }
+            match compile::trust(engine, Artefact::Kept(file)) {
+                Ok(component) => return Ok(component),
+                Err(problem) if compile::is_unfit(&problem) => return Err(Problem::Bad(problem)),
+                Err(problem) => tracing::debug!("compiled code can't be mapped, reading it: {problem}"),
+            }
+        }
+        let artefact = read_all(file).map_err(trouble)?;
+        if said != Some(self.key.seal(prefix, |seal| seal.update(&artefact)).as_str()) {
+            return Err(changed());
+        }
+        compile::trust(engine, Artefact::Fresh(&artefact)).map_err(Problem::Trouble)
+    }
+
+    /// `<digest>-<engine>-`: which plugin, and which engine under which key.
+    fn prefix(&self, engine: &wasmtime::Engine, digest: &str) -> String {
+        let mut hash = Hashing(Sha256::new());
+        engine.precompile_compatibility_hash().hash(&mut hash);
+        let engine = self.key.seal("engine", |seal| seal.update(&hash.0.finalize()));
+        format!("{digest}-{}-", &engine[..16])
     }
 
     /// Forgets the least recently used until the rest fits; never `kept`.
-    fn trim(&self, kept: &Path) {
-        let mut entries: Vec<Entry> = self.entries().collect();
+    fn trim(&self, kept: &str) {
+        let mut entries = self.entries();
         let mut sum: u64 = entries.iter().map(|entry| entry.bytes).sum();
-        entries.sort_by_key(|entry| entry.used);
-        for entry in entries.iter().filter(|entry| entry.path != kept) {
+        entries.sort_by_key(|entry| entry.modified);
+        for entry in entries.iter().filter(|entry| entry.name != kept) {
             if sum <= self.limit {
                 break;
             }
             sum -= entry.bytes;
-            remove(&entry.path);
+            self.remove(&entry.name);
         }
     }
 
     fn drop_leftovers(&self) {
-        for entry in self.files().filter(|entry| entry.name.starts_with(".tmp-")) {
-            if SystemClock.now().0.saturating_sub(entry.used) > STALE_MS {
-                remove(&entry.path);
+        let now = UNIX_EPOCH + Duration::from_millis(SystemClock.now().0);
+        for entry in self.files().iter().filter(|entry| entry.name.starts_with(private::TEMPORARY)) {
+            if now.duration_since(entry.modified).is_ok_and(|age| age > STALE) {
+                self.remove(&entry.name);
             }
         }
     }
 
-    fn entries(&self) -> impl Iterator<Item = Entry> {
-        self.files().filter(|entry| entry.name.ends_with(SUFFIX))
+    fn entries(&self) -> Vec<Entry> {
+        let mut entries = self.files();
+        entries.retain(|entry| entry.name.ends_with(SUFFIX));
+        entries
     }
 
-    fn files(&self) -> impl Iterator<Item = Entry> {
-        fs::read_dir(&self.dir).into_iter().flatten().flatten().filter_map(|found| {
-            let about = found.metadata().ok().filter(fs::Metadata::is_file)?;
-            let used = about.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
-            let used = u64::try_from(used.as_millis()).ok()?;
-            Some(Entry { path: found.path(), name: found.file_name().into_string().ok()?, bytes: about.len(), used })
+    fn files(&self) -> Vec<Entry> {
+        self.dir.entries().unwrap_or_else(|error| {
+            tracing::warn!("can't look into the cache directory: {error}: `{}`", self.dir.path().display());
+            Vec::new()
         })
     }
-}
 
-struct Entry {
-    path: PathBuf,
-    name: String,
-    bytes: u64,
-    /// Milliseconds since 1970.
-    used: u64,
-}
-
-/// Checks the bytes, then maps them. A process loads an entry once, so this is the once that it is checked.
-fn load(engine: &wasmtime::Engine, entry: &Entry) -> Result<Component, String> {
-    let said = entry.name.strip_suffix(SUFFIX).and_then(|name| name.rsplit_once('-')).map(|(_, sha)| sha);
-    let found = digest_of(&entry.path).map_err(|error| error.to_string())?;
-    if said != Some(found.as_str()) {
-        return Err("its bytes are not what was written".into());
-    }
-    compile::trust(engine, Artefact::Kept(&entry.path))
-}
-
-fn digest_of(path: &Path) -> io::Result<String> {
-    let (mut file, mut hash, mut buffer) = (File::open(path)?, Sha256::new(), vec![0; 64 << 10]);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(format!("{:x}", hash.finalize())),
-            read => hash.update(&buffer[..read]),
+    fn remove(&self, name: &str) {
+        if let Err(error) = self.dir.remove(name) {
+            tracing::debug!("can't remove compiled code: {error}: `{}`", self.shown(name));
         }
     }
+
+    fn shown(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    pub(super) fn unkept(&self, error: &dyn std::fmt::Display) -> String {
+        format!(
+            "its compiled code cannot be kept ({error}), so it is compiled again at the next start: make room in, or give this user, `{}`",
+            self.dir.path().display()
+        )
+    }
 }
 
-fn prefix(engine: &wasmtime::Engine, digest: &str) -> String {
-    let mut hash = Hashing(Sha256::new());
-    engine.precompile_compatibility_hash().hash(&mut hash);
-    let engine = format!("{:x}", hash.0.finalize());
-    format!("{digest}-{}-", &engine[..16])
+/// What only this user can read: whoever does not have it can't seal anything.
+#[derive(Clone)]
+struct Key([u8; KEY_BYTES]);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key")
+    }
+}
+
+impl Key {
+    /// The one in the state directory, made if there is none.
+    fn of(state: &Path) -> Result<Self, Unusable> {
+        let dir = Dir::make(state, "state directory")?;
+        let failed =
+            |error: io::Error| Unusable::Failed(format!("cannot keep the key of compiled code ({error}): `{}`", state.join(KEY).display()));
+        let made = dir.locked(|| {
+            match dir.read(KEY).map(<[u8; KEY_BYTES]>::try_from) {
+                Ok(Ok(key)) => return Ok(Self(key)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if !private::is_refusal(&error) => return Err(error),
+                Ok(Err(_)) | Err(_) => tracing::warn!("the key of compiled code is not as it was made, so plugins are compiled again"),
+            }
+            // Both are of a generator that is fit for keys; together they have 244 bits of it.
+            let random = Sha256::new().chain_update(uuid::Uuid::new_v4()).chain_update(uuid::Uuid::new_v4());
+            let key: [u8; KEY_BYTES] = random.finalize().into();
+            dir.write(KEY, &key)?;
+            Ok(Self(key))
+        });
+        made.and_then(|key| key).map_err(failed)
+    }
+
+    fn seal(&self, about: &str, add: impl FnOnce(&mut Hmac<Sha256>)) -> String {
+        // A key of any length will do.
+        let Ok(mut seal) = Hmac::<Sha256>::new_from_slice(&self.0) else { return String::new() };
+        seal.update(about.as_bytes());
+        seal.update(&[0]);
+        add(&mut seal);
+        format!("{:x}", seal.finalize().into_bytes())
+    }
+}
+
+/// The seal of what stands in a file, wherever its cursor is.
+fn seal_of(key: &Key, prefix: &str, file: &File) -> io::Result<String> {
+    let mut done = Ok(());
+    let seal = key.seal(prefix, |seal| done = pieces(file, |piece| seal.update(piece)));
+    done.map(|()| seal)
+}
+
+/// The whole of a file, wherever its cursor is.
+pub(super) fn read_all(file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    pieces(file, |piece| bytes.extend_from_slice(piece))?;
+    Ok(bytes)
+}
+
+fn pieces(file: &File, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    let (mut buffer, mut at) = (vec![0; 64 << 10], 0);
+    loop {
+        match file.read_at(&mut buffer, at)? {
+            0 => return Ok(()),
+            read => {
+                each(&buffer[..read]);
+                at += read as u64;
+            }
+        }
+    }
 }
 
 /// SHA-256 as a `Hasher`: the standard one may change with the compiler.
@@ -181,40 +325,139 @@ impl Hasher for Hashing {
     }
 }
 
-fn check_dir(dir: &Path) -> Result<(), String> {
-    let shown = dir.display();
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|error| format!("can't make the cache directory: {error}: `{shown}`"))?;
-    let about = fs::symlink_metadata(dir).map_err(|error| format!("can't look at the cache directory: {error}: `{shown}`"))?;
-    let me = rustix::process::geteuid().as_raw();
-    if !about.is_dir() {
-        return Err(format!("the cache is not a directory: name another one: `{shown}`"));
-    }
-    if about.uid() != me {
-        return Err(format!(
-            "the cache directory belongs to user {}, not to user {me}, and what is in it would be executed: name another one: `{shown}`",
-            about.uid()
-        ));
-    }
-    if about.permissions().mode() & 0o077 != 0 {
-        return Err(format!("the cache directory is open to other users, and what is in it would be executed: `chmod 700 {shown}`"));
-    }
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::fs::{MetadataExt, PermissionsExt},
+        path::PathBuf,
+    };
 
-/// Marks an entry as used now; only its place in the line depends on it.
-fn touch(path: &Path) {
-    let now = UNIX_EPOCH + Duration::from_millis(SystemClock.now().0);
-    if let Err(error) = File::open(path).and_then(|file| file.set_modified(now)) {
-        tracing::debug!("can't mark compiled code as used: {error}: `{}`", path.display());
-    }
-}
+    use super::*;
+    use crate::engine::setup;
 
-fn remove(path: &Path) {
-    if let Err(error) = fs::remove_file(path) {
-        tracing::debug!("can't remove compiled code: {error}: `{}`", path.display());
+    /// A worker's directories, and an engine that nothing is run on.
+    struct Place {
+        root: tempfile::TempDir,
+        engine: wasmtime::Engine,
+        artefact: Vec<u8>,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let engine = setup::compiler().unwrap();
+            let artefact = engine.precompile_component(&wat::parse_str("(component)").unwrap()).unwrap();
+            Self { root: tempfile::tempdir().unwrap(), engine, artefact }
+        }
+
+        fn at(&self, name: &str) -> PathBuf {
+            self.root.path().join(name)
+        }
+
+        fn open(&self) -> Cache {
+            Cache::open(&self.at("cache"), Some(&self.at("state")), 1 << 30).unwrap().expect("a cache")
+        }
+
+        fn put(&self, cache: &Cache, digest: &str) -> String {
+            assert_eq!(cache.put(&self.engine, digest, &self.artefact).unwrap().1, None);
+            cache.entries().into_iter().find(|entry| entry.name.starts_with(digest)).unwrap().name
+        }
+    }
+
+    #[test]
+    fn an_entry_of_one_plugin_is_not_loaded_as_another() {
+        let place = Place::new();
+        let cache = place.open();
+        let name = place.put(&cache, "aa");
+        assert!(cache.get(&place.engine, "aa").is_some());
+        fs::rename(place.at("cache").join(&name), place.at("cache").join(name.replacen("aa", "bb", 1))).unwrap();
+        assert!(cache.get(&place.engine, "bb").is_none());
+        assert!(cache.entries().is_empty(), "it is not looked at again");
+    }
+
+    #[test]
+    fn whoever_does_not_have_the_key_can_not_make_an_entry() {
+        let place = Place::new();
+        let cache = place.open();
+        let name = place.put(&cache, "aa");
+        let file = fs::metadata(place.at("state").join(KEY)).unwrap();
+        assert_eq!((file.mode() & 0o777, file.len()), (0o600, 32));
+        // A whole directory of this user's own, made with another key, takes the place of the cache before the next start.
+        let other = Cache::open(&place.at("other"), Some(&place.at("state-of-others")), 1 << 30).unwrap().unwrap();
+        let theirs = place.put(&other, "aa");
+        assert_ne!(name, theirs);
+        fs::remove_dir_all(place.at("cache")).unwrap();
+        fs::rename(place.at("other"), place.at("cache")).unwrap();
+        assert!(place.open().get(&place.engine, "aa").is_none());
+        // Under the name that this key would have given as well.
+        fs::rename(place.at("cache").join(&theirs), place.at("cache").join(format!("{}{}", &name[..20], &theirs[20..]))).unwrap();
+        assert!(place.open().get(&place.engine, "aa").is_none());
+    }
+
+    #[test]
+    fn a_directory_that_takes_the_place_of_the_cache_is_not_loaded_from() {
+        let place = Place::new();
+        let cache = place.open();
+        let name = place.put(&cache, "aa");
+        fs::rename(place.at("cache"), place.at("aside")).unwrap();
+        fs::create_dir(place.at("cache")).unwrap();
+        fs::write(place.at("cache").join(&name), "native code of somebody else").unwrap();
+        assert!(cache.get(&place.engine, "aa").is_some(), "the one that was opened is held");
+        place.put(&cache, "bb");
+        assert_eq!(fs::read_dir(place.at("cache")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_entry_that_others_could_have_written_is_not_loaded() {
+        let place = Place::new();
+        let cache = place.open();
+        let spoil: [fn(&Path); 4] = [
+            |path| fs::set_permissions(path, fs::Permissions::from_mode(0o660)).unwrap(),
+            |path| fs::hard_link(path, path.with_extension("second")).unwrap(),
+            |path| {
+                fs::rename(path, path.with_extension("first")).unwrap();
+                std::os::unix::fs::symlink(path.with_extension("first"), path).unwrap();
+            },
+            |path| {
+                let mut bytes = fs::read(path).unwrap();
+                bytes[100] ^= 1;
+                fs::write(path, bytes).unwrap();
+            },
+        ];
+        for (n, spoil) in spoil.into_iter().enumerate() {
+            let digest = format!("d{n}");
+            let name = place.put(&cache, &digest);
+            spoil(&place.at("cache").join(name));
+            assert!(cache.get(&place.engine, &digest).is_none(), "{n}");
+        }
+        if rustix::process::geteuid().is_root() {
+            let name = place.put(&cache, "ff");
+            std::os::unix::fs::chown(place.at("cache").join(name), Some(65_534), None).unwrap();
+            assert!(cache.get(&place.engine, "ff").is_none());
+        }
+    }
+
+    #[test]
+    fn on_a_noexec_file_system_code_is_read_and_not_compiled_for_ever() {
+        let place = Place::new();
+        let cache = Cache { maps: false, ..place.open() };
+        let name = place.put(&cache, "aa");
+        for _ in 0..2 {
+            assert!(cache.get(&place.engine, "aa").is_some());
+        }
+        assert_eq!(cache.entries().into_iter().map(|entry| entry.name).collect::<Vec<_>>(), [name]);
+    }
+
+    #[test]
+    fn without_a_place_for_a_cache_or_its_key_code_lives_in_memory() {
+        let place = Place::new();
+        fs::write(place.at("file"), "").unwrap();
+        let open = |cache: &Path, state: Option<&Path>| Cache::open(cache, state, 1).unwrap().is_none();
+        assert!(open(&place.at("file/cache"), Some(&place.at("state"))));
+        assert!(open(&place.at("cache"), Some(&place.at("file/state"))));
+        assert!(open(&place.at("cache"), None));
+        fs::set_permissions(place.at("cache"), fs::Permissions::from_mode(0o777)).unwrap();
+        let why = Cache::open(&place.at("cache"), Some(&place.at("state")), 1).unwrap_err().to_string();
+        assert!(why.contains("chmod 700"), "what others may write to is refused: {why}");
     }
 }

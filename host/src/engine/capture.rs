@@ -12,7 +12,7 @@ use wasmtime_wasi::{
     p2::{OutputStream, Pollable, StreamResult},
 };
 
-use super::{Limits, LogLine, Services, cpu::Meter, words};
+use super::{Limits, LogLine, Services, account::Account, cpu::Meter, words};
 use crate::task::{Clock, SystemClock};
 
 /// Bytes of one line; what is beyond is cut.
@@ -27,6 +27,7 @@ const WRITE: usize = 64 << 10;
 /// What one attempt shares with its streams, its timer and its HTTP calls.
 pub(super) struct Shared {
     pub(super) meter: Meter,
+    pub(super) account: Account,
     pub(super) connections: std::sync::atomic::AtomicUsize,
     /// Nobody listens while the guest describes itself.
     services: Option<Arc<dyn Services>>,
@@ -65,7 +66,7 @@ pub(super) enum Stream {
 }
 
 impl Shared {
-    pub(super) fn new(meter: Meter, limits: &Limits, attempt: u32, services: Option<Arc<dyn Services>>) -> Self {
+    pub(super) fn new(meter: Meter, account: Account, limits: &Limits, attempt: u32, services: Option<Arc<dyn Services>>) -> Self {
         let book = Book {
             stdout: Printed::new(limits.output),
             stderr: Printed::new(limits.output),
@@ -76,7 +77,7 @@ impl Shared {
             denied: None,
             panic: None,
         };
-        Self { meter, connections: 0.into(), services, attempt, book: Mutex::new(book) }
+        Self { meter, account, connections: 0.into(), services, attempt, book: Mutex::new(book) }
     }
 
     /// One line of the log.

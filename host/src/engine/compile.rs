@@ -2,13 +2,13 @@
 //!
 //! look at the bytes → cache, or Cranelift in a process (else on a thread) of its own → look at imports and exports → link.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{fmt, fs::File, io, os::fd::AsRawFd, sync::Arc};
 
 use tokio::sync::oneshot;
 use wasmtime::component::Component;
 
 use super::{
-    Engine, EngineError, compiler,
+    Engine, EngineError, blame, cache, compiler,
     guest::Guest,
     host::PluginPre,
     setup::{MEMORIES, TABLE_ELEMENTS, TABLES},
@@ -25,12 +25,18 @@ const NICE: i32 = 19;
 pub struct Code {
     pub(super) pre: PluginPre<Guest>,
     initial_memory: u64,
+    unkept: Option<String>,
 }
 
 impl Code {
     /// Bytes of its largest memory as an attempt begins: what the limits must at least allow.
     pub fn initial_memory(&self) -> u64 {
         self.initial_memory
+    }
+
+    /// Why it could not be kept for the next start, and what to do: a sentence.
+    pub fn unkept(&self) -> Option<&str> {
+        self.unkept.as_deref()
     }
 
     /// What it imports, such as `wasi:http/outgoing-handler@0.2.6`: what it may ask for, granted or not.
@@ -48,25 +54,59 @@ impl fmt::Debug for Code {
 
 pub(super) async fn compile(engine: &Arc<Engine>, bytes: Arc<[u8]>, digest: &str) -> Result<Arc<Code>, EngineError> {
     look(&bytes)?;
-    let one_of_few = Arc::clone(&engine.compiling).acquire_owned().await.map_err(|_| EngineError::Host("the engine was stopped".into()))?;
+    // Before the line: what was compiled once waits for nobody.
     let kept = on_a_thread(engine, digest, |engine, digest| {
-        engine.cache.as_ref().and_then(|cache| cache.get(&engine.wasm, digest)).map(|component| link(engine, &component)).transpose()
+        let kept = engine.cache.as_ref().and_then(|cache| cache.get(&engine.wasm, digest));
+        kept.map(|component| link(engine, &component, None)).transpose()
     });
     if let Some(code) = kept.await? {
         return Ok(code);
     }
+    let one_of_few = Arc::clone(&engine.compiling).acquire_owned().await.map_err(|_| EngineError::Host("the engine was stopped".into()))?;
     if let Some(compiler) = &engine.compiler {
-        let room = match &engine.cache {
-            Some(cache) => cache.room().map_err(EngineError::Host)?,
-            None => tempfile::NamedTempFile::new().map_err(|error| EngineError::Host(format!("no room for compiled code: {error}")))?,
-        };
-        compiler::translate(compiler, &bytes, room.as_file()).await?;
-        return on_a_thread(engine, digest, move |engine, digest| keep(engine, digest, room)).await;
+        return translate_apart(engine, compiler, &bytes, digest).await;
     }
     on_a_thread(engine, digest, move |engine, digest| {
         // Held here and not by the future: who stops waiting does not stop the compiler.
         let _one_of_few = one_of_few;
         translate_here(engine, &bytes, digest)
+    })
+    .await
+}
+
+/// In the compiler's process: into the cache, or into memory, where the disk is full or nothing may be written to it.
+async fn translate_apart(
+    engine: &Arc<Engine>,
+    compiler: &compiler::Compiler,
+    bytes: &[u8],
+    digest: &str,
+) -> Result<Arc<Code>, EngineError> {
+    let mut unkept = None;
+    if let Some(cache) = &engine.cache {
+        match cache.room() {
+            Ok(room) => match compiler::translate(compiler, bytes, &room.file).await {
+                Ok(()) => {
+                    return on_a_thread(engine, digest, move |engine, digest| {
+                        let Some(cache) = &engine.cache else { return Err(EngineError::Host("there is no cache".into())) };
+                        let (component, unkept) = cache.adopt(&engine.wasm, digest, room).map_err(unfit)?;
+                        link(engine, &component, unkept)
+                    })
+                    .await;
+                }
+                Err(EngineError::Host(why)) => unkept = Some(cache.unkept(&why)),
+                Err(other) => return Err(other),
+            },
+            Err(why) => unkept = Some(why),
+        }
+    }
+    let room = in_memory().map_err(|error| {
+        EngineError::Host(format!("no room for compiled code ({error}): give this user a directory for temporary files"))
+    })?;
+    compiler::translate(compiler, bytes, &room).await?;
+    on_a_thread(engine, digest, move |engine, _| {
+        let artefact = cache::read_all(&room).map_err(|error| EngineError::Host(format!("can't read compiled code: {error}")))?;
+        let component = trust(&engine.wasm, Artefact::Fresh(&artefact)).map_err(unfit)?;
+        link(engine, &component, unkept)
     })
     .await
 }
@@ -86,15 +126,13 @@ async fn on_a_thread<T: Send + 'static>(
     answered.await.map_err(|_| EngineError::Host("the engine was stopped while it compiled".into()))?
 }
 
-/// What the compiler's process wrote.
-fn keep(engine: &Engine, digest: &str, room: tempfile::NamedTempFile) -> Result<Arc<Code>, EngineError> {
-    let component = match &engine.cache {
-        Some(cache) => cache.adopt(&engine.wasm, digest, room),
-        None => std::fs::read(room.path())
-            .map_err(|error| format!("can't read compiled code: {error}"))
-            .and_then(|artefact| trust(&engine.wasm, Artefact::Fresh(&artefact))),
-    };
-    link(engine, &component.map_err(unfit)?)
+/// A file that is nowhere on a disk, where there are such files; else one without a name.
+fn in_memory() -> io::Result<File> {
+    #[cfg(target_os = "linux")]
+    if let Ok(file) = rustix::fs::memfd_create("compiled", rustix::fs::MemfdFlags::CLOEXEC) {
+        return Ok(file.into());
+    }
+    tempfile::tempfile()
 }
 
 fn translate_here(engine: &Engine, bytes: &[u8], digest: &str) -> Result<Arc<Code>, EngineError> {
@@ -104,15 +142,11 @@ fn translate_here(engine: &Engine, bytes: &[u8], digest: &str) -> Result<Arc<Cod
         tracing::debug!("compiling at full priority: {error}");
     }
     let artefact = translate(&engine.wasm, bytes)?;
-    if let Some(cache) = &engine.cache {
-        match cache.put(&engine.wasm, digest, &artefact) {
-            Ok(component) => return link(engine, &component),
-            Err(error) if is_unfit(&error) => return Err(unfit(error)),
-            Err(error) => tracing::warn!("can't keep compiled code, so it will be compiled again after a restart: {error}"),
-        }
-    }
-    let component = trust(&engine.wasm, Artefact::Fresh(&artefact)).map_err(unfit)?;
-    link(engine, &component)
+    let (component, unkept) = match &engine.cache {
+        Some(cache) => cache.put(&engine.wasm, digest, &artefact).map_err(unfit)?,
+        None => (trust(&engine.wasm, Artefact::Fresh(&artefact)).map_err(unfit)?, None),
+    };
+    link(engine, &component, unkept)
 }
 
 /// Why fresh code was not loaded: larger than any sandbox, which stays so however often it is tried, or the machine's doing.
@@ -131,7 +165,7 @@ fn unfit(problem: String) -> EngineError {
 /// wasmtime keeps the type of this error to itself.
 const UNFIT: &str = "pooling allocator";
 
-fn is_unfit(problem: &str) -> bool {
+pub(super) fn is_unfit(problem: &str) -> bool {
     problem.contains(UNFIT)
 }
 
@@ -139,7 +173,12 @@ fn is_unfit(problem: &str) -> bool {
 /// takes, which a plugin's author decides: so a worker has it done in another process.
 pub(super) fn translate(engine: &wasmtime::Engine, bytes: &[u8]) -> Result<Vec<u8>, EngineError> {
     shape::check(bytes).map_err(EngineError::BadComponent)?;
-    engine.precompile_component(bytes).map_err(|error| EngineError::BadComponent(translate_problem(&error)))
+    engine.precompile_component(bytes).map_err(|error| {
+        if blame::is_the_machines(&error) {
+            return EngineError::Host(words::line(&format!("can't compile: {error:#}"), 1024));
+        }
+        EngineError::BadComponent(translate_problem(&error))
+    })
 }
 
 /// Compiled code that was checked, ready to be loaded.
@@ -147,18 +186,22 @@ pub(super) fn translate(engine: &wasmtime::Engine, bytes: &[u8]) -> Result<Vec<u
 pub(super) enum Artefact<'a> {
     /// What `translate` returned a moment ago, here or in the compiler's process.
     Fresh(&'a [u8]),
-    /// An entry of the cache whose bytes have the digest they were written with.
-    Kept(&'a Path),
+    /// An entry of the cache that bears its seal.
+    Kept(&'a File),
 }
+
+/// Where an open file has a path, whatever became of its own.
+const DESCRIPTORS: &str = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };
 
 #[expect(unsafe_code, reason = "loading compiled code is executing it; this is where the engine trusts its own compiler")]
 pub(super) fn trust(engine: &wasmtime::Engine, artefact: Artefact<'_>) -> Result<Component, String> {
-    // SAFETY: both kinds are what this engine's own compiler made. A kept one lies in a directory that only this user may write
-    // to, is never changed in place, carries the engine's compatibility hash in its name, and has just been checked.
+    // SAFETY: both kinds are what this engine's own compiler made. A kept one is the very file that has just been checked: only this
+    // user may write to it, it is never changed in place, and its name bears the seal of this engine and of its bytes.
     let loaded = unsafe {
         match artefact {
             Artefact::Fresh(bytes) => Component::deserialize(engine, bytes),
-            Artefact::Kept(path) => Component::deserialize_file(engine, path),
+            // By its descriptor: its path may lead to another file by now.
+            Artefact::Kept(file) => Component::deserialize_file(engine, format!("{DESCRIPTORS}/{}", file.as_raw_fd())),
         }
     };
     loaded.map_err(|error| format!("can't load compiled code: {error:#}"))
@@ -194,14 +237,17 @@ fn translate_problem(error: &wasmtime::Error) -> String {
     words::line(&format!("not a component that this host can run: {text}; build with --target wasm32-wasip2"), 1024)
 }
 
-fn link(engine: &Engine, component: &Component) -> Result<Arc<Code>, EngineError> {
+fn link(engine: &Engine, component: &Component, unkept: Option<String>) -> Result<Arc<Code>, EngineError> {
     check_names(&engine.wasm, component).map_err(EngineError::BadComponent)?;
     let initial_memory = check_size(component).map_err(EngineError::BadComponent)?;
     let linked = engine.linker.instantiate_pre(component).and_then(PluginPre::new);
     let pre = linked.map_err(|error| {
+        if blame::is_the_machines(&error) {
+            return EngineError::Host(words::line(&format!("can't link it: {error:#}"), 1024));
+        }
         EngineError::BadComponent(words::line(&format!("does not fit {CONTRACT}@{}: {error:#}", version(OFFERED)), 1024))
     })?;
-    Ok(Arc::new(Code { pre, initial_memory }))
+    Ok(Arc::new(Code { pre, initial_memory, unkept }))
 }
 
 /// Majors first, then what nobody offers; all of it named.

@@ -1,7 +1,7 @@
 //! Compilation in a process of its own: its author decides what compiling a plugin costs, so it must not cost this one.
 //!
 //! parent: bytes → stdin of `PROGRAM compile-plugin`, whose stdout is a file of ours → the artefact, or a sentence.
-//! child: limits on itself → stdin → Cranelift, one thread, low priority → stdout.
+//! child: limits on itself → stdin → Cranelift, one thread, low priority beside a worker's guests → stdout.
 //!
 //! Invariant: the child is bounded in CPU, wall time, address space and what it writes, and ends with the future that waits for it.
 
@@ -40,6 +40,12 @@ const SAID: u64 = 16 << 10;
 const NICE: i32 = 15;
 /// The exit status of "these bytes will never load"; what was said is the sentence.
 const BAD: u8 = 10;
+/// The exit status of "this machine could not do it"; what was said is the sentence.
+const TROUBLE: u8 = 11;
+/// The exit status of a Rust program that panicked.
+const PANICKED: i32 = 101;
+/// Signals by which a program ends itself: the compiler had a fault, which these bytes brought about.
+const FAULTS: [Signal; 6] = [Signal::ABORT, Signal::SEGV, Signal::BUS, Signal::ILL, Signal::FPE, Signal::TRAP];
 
 /// What compiles in a process of its own.
 #[derive(Debug, Clone)]
@@ -49,21 +55,29 @@ pub struct Compiler {
     /// What it may take for one component: bytes of memory, seconds of CPU.
     pub memory: u64,
     pub cpu: u64,
+    /// Its nice value.
+    pub nice: i32,
 }
 
 impl Compiler {
+    /// Beside running guests.
     pub fn new(program: PathBuf) -> Self {
-        Self { program, memory: MEMORY, cpu: CPU }
+        Self { program, memory: MEMORY, cpu: CPU, nice: NICE }
+    }
+
+    /// For somebody who waits for it.
+    pub fn foreground(program: PathBuf) -> Self {
+        Self { nice: 0, ..Self::new(program) }
     }
 }
 
 /// Has `bytes` compiled by `compiler` into `artefact`.
 pub(super) async fn translate(compiler: &Compiler, bytes: &[u8], artefact: &File) -> Result<(), EngineError> {
-    let Compiler { program, memory, cpu } = compiler;
+    let Compiler { program, memory, cpu, nice } = compiler;
     let host = |why: std::io::Error| EngineError::Host(format!("can't compile in a process of its own: {why}: `{}`", program.display()));
     let mut child = Command::new(program)
         .arg(SUBCOMMAND)
-        .args([memory.to_string(), cpu.to_string()])
+        .args([memory.to_string(), cpu.to_string(), nice.to_string()])
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::piped())
@@ -97,20 +111,46 @@ pub(super) async fn translate(compiler: &Compiler, bytes: &[u8], artefact: &File
     }
 }
 
+/// Only what these bytes make of every machine is held against them: see the table of the tests.
 fn ended(status: ExitStatus, said: &str, Compiler { memory, cpu, .. }: &Compiler) -> EngineError {
     let said = words::line(said.trim(), 1024);
     let too_much = |what: &str| EngineError::BadComponent(too_much(what));
-    match (status.code(), status.signal()) {
-        (Some(code), _) if code == i32::from(BAD) => EngineError::BadComponent(said),
-        (_, Some(signal)) if signal == Signal::XCPU.as_raw() => too_much(&format!("{cpu} s of CPU")),
-        (_, Some(signal)) if signal == Signal::XFSZ.as_raw() => too_much(&format!("{} of code", words::size(ARTEFACT))),
-        (_, Some(signal)) if signal == Signal::ABORT.as_raw() && said.contains("memory allocation") => too_much(&of_memory(*memory)),
-        // Somebody's hand, or the machine's last resort against a lack of memory.
-        (_, Some(signal)) if signal == Signal::KILL.as_raw() || signal == Signal::TERM.as_raw() => {
-            EngineError::Busy("the process that compiled it was killed".into())
-        }
-        _ => EngineError::BadComponent(format!("the compiler gave up on it ({status}): {said}")),
+    let signal = status.signal();
+    if status.code() == Some(i32::from(BAD)) {
+        return EngineError::BadComponent(said);
     }
+    // A bound that this process was given is no property of the bytes: somebody may lift it.
+    let bounded = |resource: Resource, ours: u64, option: &str| {
+        let less = getrlimit(resource).current.is_some_and(|most| most < ours);
+        less.then(|| EngineError::Host(format!("this process may use too little to compile it ({status}): raise its `ulimit -{option}`")))
+    };
+    if signal == Some(Signal::XCPU.as_raw()) {
+        return bounded(Resource::Cpu, *cpu, "t").unwrap_or_else(|| too_much(&format!("{cpu} s of CPU")));
+    }
+    if signal == Some(Signal::XFSZ.as_raw()) {
+        return bounded(Resource::Fsize, ARTEFACT, "f").unwrap_or_else(|| too_much(&format!("{} of code", words::size(ARTEFACT))));
+    }
+    if signal == Some(Signal::ABORT.as_raw()) && said.contains("memory allocation") {
+        // Where the kernel promises no more than it has, it may be the machine that had no more, and not our limit.
+        if promises_only_what_it_has() {
+            return EngineError::Host(format!("the process that compiled it got no memory from this machine: {said}"));
+        }
+        return bounded(Resource::As, *memory, "v").unwrap_or_else(|| too_much(&of_memory(*memory)));
+    }
+    if status.code() == Some(PANICKED) || signal.is_some_and(|signal| FAULTS.iter().any(|fault| fault.as_raw() == signal)) {
+        return EngineError::BadComponent(format!("the compiler gave up on it ({status}): {said}"));
+    }
+    match signal {
+        // Somebody's hand, Ctrl-C in the same terminal, or the machine's last resort against a lack of memory.
+        Some(_) => EngineError::Busy(format!("the process that compiled it was killed ({status})")),
+        None if status.code() == Some(i32::from(TROUBLE)) => EngineError::Host(said),
+        None => EngineError::Host(format!("the process that compiles could not do its work ({status}): {said}")),
+    }
+}
+
+/// Linux with `vm.overcommit_memory = 2`.
+fn promises_only_what_it_has() -> bool {
+    std::fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2")
 }
 
 fn too_much(what: &str) -> String {
@@ -121,12 +161,12 @@ fn of_memory(memory: u64) -> String {
     format!("{} of memory", words::size(memory))
 }
 
-/// What the child does: a component on `input` becomes an artefact on `output`, in so many bytes of memory and seconds of CPU. Its exit
-/// status, and what to say.
-pub fn compile_plugin(memory: u64, cpu: u64, mut input: impl Read, mut output: impl Write) -> Result<(), (u8, String)> {
-    let failed = |why: String| (1, why);
+/// What the child does: a component on `input` becomes an artefact on `output`, in so many bytes of memory and seconds of CPU, at this
+/// nice value. Its exit status, and what to say.
+pub fn compile_plugin(memory: u64, cpu: u64, nice: i32, mut input: impl Read, mut output: impl Write) -> Result<(), (u8, String)> {
+    let failed = |why: String| (TROUBLE, why);
     let engine = setup::compiler().map_err(|error| failed(error.to_string()))?;
-    confine(memory, cpu).map_err(failed)?;
+    confine(memory, cpu, nice).map_err(failed)?;
     let mut bytes = Vec::new();
     input.read_to_end(&mut bytes).map_err(|error| match error.kind() {
         std::io::ErrorKind::OutOfMemory => (BAD, too_much(&of_memory(memory))),
@@ -136,11 +176,16 @@ pub fn compile_plugin(memory: u64, cpu: u64, mut input: impl Read, mut output: i
         EngineError::BadComponent(why) => (BAD, why),
         error => failed(error.to_string()),
     })?;
-    output.write_all(&artefact).and_then(|()| output.flush()).map_err(|error| failed(format!("can't write compiled code: {error}")))
+    write_artefact(&mut output, &artefact)
+}
+
+fn write_artefact(output: &mut impl Write, artefact: &[u8]) -> Result<(), (u8, String)> {
+    let written = output.write_all(artefact).and_then(|()| output.flush());
+    written.map_err(|error| (TROUBLE, format!("can't write compiled code: {error}")))
 }
 
 /// From here on this process may use so much and no more; less, where the machine allows it less.
-fn confine(memory: u64, cpu: u64) -> Result<(), String> {
+fn confine(memory: u64, cpu: u64, nice: i32) -> Result<(), String> {
     let limit = |resource: Resource, soft: u64, hard: u64| {
         let most = getrlimit(resource).maximum.unwrap_or(u64::MAX);
         setrlimit(resource, Rlimit { current: Some(soft.min(most.saturating_sub(hard - soft))), maximum: Some(hard.min(most)) })
@@ -161,6 +206,64 @@ fn confine(memory: u64, cpu: u64) -> Result<(), String> {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| error.to_string())?;
     }
     // Lower is always allowed; a container that forbids it has bounds of its own.
-    let _ = rustix::process::setpriority_process(None, NICE);
+    if nice > 0 {
+        let _ = rustix::process::setpriority_process(None, nice);
+    }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_a_compiler_ends_tells_whose_fault_it_was() {
+        let compiler = Compiler::new("taskhost".into());
+        let code = |code: i32| ExitStatus::from_raw(code << 8);
+        let signal = |signal: Signal| ExitStatus::from_raw(signal.as_raw());
+        let of_the_bytes = [
+            (code(10), "not a component"),
+            (code(101), "panicked at cranelift"),
+            (signal(Signal::XCPU), ""),
+            (signal(Signal::XFSZ), ""),
+            (signal(Signal::ABORT), "overflowed its stack"),
+            (signal(Signal::SEGV), ""),
+        ];
+        for (status, said) in of_the_bytes {
+            let error = ended(status, said, &compiler);
+            assert!(matches!(error, EngineError::BadComponent(_)), "{status}: {error}");
+        }
+        let of_the_machine = [
+            (code(11), "can't write compiled code: No space left on device (os error 28)"),
+            (code(1), ""),
+            (code(2), "error: unexpected argument"),
+            (code(126), ""),
+            (code(127), "error while loading shared libraries"),
+            (signal(Signal::KILL), ""),
+            (signal(Signal::TERM), ""),
+            (signal(Signal::INT), ""),
+            (signal(Signal::HUP), ""),
+            (signal(Signal::QUIT), ""),
+            (signal(Signal::PIPE), ""),
+        ];
+        for (status, said) in of_the_machine {
+            let error = ended(status, said, &compiler);
+            assert!(matches!(error, EngineError::Busy(_) | EngineError::Host(_)), "{status}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_disk_that_is_full_is_said_with_its_own_words() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(rustix::io::Errno::NOSPC.into())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let error = write_artefact(&mut Full, b"code").unwrap_err();
+        assert!(error.0 == TROUBLE && error.1.contains("No space left"), "{error:?}");
+    }
 }

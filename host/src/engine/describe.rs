@@ -4,6 +4,8 @@ use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
 
 use super::{
     Code, Engine, EngineError, Terms,
+    account::{Account, Refused},
+    blame,
     capture::{Shared, Stream},
     cpu::{CpuSpent, Meter, Metered, Turn},
     guest::Guest,
@@ -27,7 +29,8 @@ const VERSION: usize = 64;
 
 pub(super) async fn describe(engine: Arc<Engine>, code: Arc<Code>) -> Result<(Description, Vec<String>), EngineError> {
     let terms = Arc::new(Terms { code, plugin: "".into(), limits: Arc::default(), grants: Arc::default() });
-    let shared = Arc::new(Shared::new(Meter::new(&engine.cpu, Some(CPU)), &terms.limits, 0, None));
+    let account = Account::new(Arc::clone(&engine.pool), &terms.limits);
+    let shared = Arc::new(Shared::new(Meter::new(&engine.cpu, Some(CPU)), account, &terms.limits, 0, None));
     let mut store = Guest::store(&engine, Arc::clone(&terms), Arc::clone(&shared), None).map_err(EngineError::Host)?;
     let said = {
         let call = pin!(async {
@@ -43,15 +46,28 @@ pub(super) async fn describe(engine: Arc<Engine>, code: Arc<Code>) -> Result<(De
             }
         }
     };
-    match said {
-        Ok(said) => check(said),
-        Err(error) if error.is::<CpuSpent>() => Err(EngineError::BadDescription(format!(
-            "`describe` used more than {} of CPU: it should only return constants",
-            words::time(CPU)
-        ))),
-        Err(error) if error.is::<wasmtime::PoolConcurrencyLimitError>() => Err(EngineError::Busy("all sandbox slots are taken".into())),
-        Err(error) => Err(EngineError::BadDescription(failure(&error, &shared))),
+    let error = match said {
+        Ok(said) => return check(said),
+        Err(error) => error,
+    };
+    // What the machine, or all guests together, could not give now is no fault of these bytes.
+    if error.is::<wasmtime::PoolConcurrencyLimitError>() {
+        return Err(EngineError::Busy("all sandbox slots are taken".into()));
     }
+    if store.data().usage.refused == Some(Refused::MemoryOfProcess) {
+        return Err(EngineError::Busy(
+            "the guests of this worker have reached `guest_memory` together, so `describe` had no memory".into(),
+        ));
+    }
+    if blame::is_the_machines(&error) {
+        let text = words::line(&error.root_cause().to_string(), 1024);
+        return Err(EngineError::Host(format!("this machine has no room to run `describe`: {text}")));
+    }
+    if error.is::<CpuSpent>() {
+        let most = words::time(CPU);
+        return Err(EngineError::BadDescription(format!("`describe` used more than {most} of CPU: it should only return constants")));
+    }
+    Err(EngineError::BadDescription(failure(&error, &shared)))
 }
 
 fn failure(error: &wasmtime::Error, shared: &Shared) -> String {

@@ -8,9 +8,11 @@ use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace, component::Resour
 use wasmtime_wasi::I32Exit;
 
 use super::{
+    account::Refused,
+    blame,
     capture::Stream,
     cpu::CpuSpent,
-    guest::{Guest, Refused},
+    guest::Guest,
     host::{Failure, TaskError as Said},
     json,
     setup::FRAMES,
@@ -110,16 +112,13 @@ pub(super) fn failed(failed: &Failed, guest: &Guest) -> Outcome {
     if error.is::<PoolConcurrencyLimitError>() {
         return host_fault("all sandbox slots of this worker are taken: lower its concurrency".into());
     }
-    match guest.usage.refused {
-        Some(Refused::MemoryOfProcess) => {
-            let limit = words::size(guest.engine.memory.limit);
-            return host_fault(format!("the guests of this worker have reached `guest_memory` of {limit} together"));
-        }
-        Some(Refused::Memory) => {
-            return seen(ErrorKind::MemoryLimit, format!("memory limit of {} reached", words::size(limits.memory)), guest);
-        }
-        Some(Refused::Tables) => return seen(ErrorKind::Trap, format!("limit of {} table elements reached", limits.table_elements), guest),
-        None => {}
+    if let Some(refused) = error.downcast_ref().copied().or(guest.usage.refused) {
+        let sentence = guest.shared.account.sentence(refused, limits);
+        return match refused {
+            Refused::MemoryOfProcess | Refused::DescriptorsOfProcess => host_fault(sentence),
+            Refused::Memory => seen(ErrorKind::MemoryLimit, sentence, guest),
+            Refused::Tables | Refused::Descriptors => seen(ErrorKind::Trap, sentence, guest),
+        };
     }
     if error.is::<CpuSpent>() {
         let limit = limits.cpu.unwrap_or_default();
@@ -189,18 +188,10 @@ fn no_trap(failed: &Failed, error: &wasmtime::Error, guest: &Guest) -> Outcome {
         }
         Failed::ToRun(_) if too_much => Outcome::Failed { error: too_large("too many bytes", limits.payload), after: None },
         Failed::ToRun(_) => seen(ErrorKind::BadResult, words::line(&format!("the body's result can't be read: {text}"), MESSAGE), guest),
-        Failed::ToStart(_) if is_out_of_memory(error) => host_fault(words::line(&format!("no memory for a sandbox: {text}"), MESSAGE)),
+        Failed::ToStart(_) if blame::is_the_machines(error) => host_fault(words::line(&format!("no room for a sandbox: {text}"), MESSAGE)),
         // Counted: what fails the same way each time must come to an end.
         Failed::ToStart(_) => seen(ErrorKind::Trap, words::line(&format!("can't be started: {text}"), MESSAGE), guest),
     }
-}
-
-fn is_out_of_memory(error: &wasmtime::Error) -> bool {
-    error.chain().any(|cause| {
-        let io = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-        let os = cause.downcast_ref::<rustix::io::Errno>().copied();
-        io == Some(std::io::ErrorKind::OutOfMemory) || os == Some(rustix::io::Errno::NOMEM)
-    })
 }
 
 /// `panicked at src/lib.rs:12: message`, from what Rust's panic hook prints.

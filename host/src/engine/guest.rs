@@ -1,20 +1,20 @@
 //! The data of one store: what a guest may touch, and what it has used.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
-use wasmtime::{ResourceLimiter, Store, component::ResourceTable};
+use wasmtime::{Store, component::ResourceTable};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::{
-    About, Engine, FileMode, Limits, Services, Terms,
+    About, Engine, FileMode, Services, Terms,
+    account::{Held, Opened},
     capture::{Pipe, Shared, Stream},
     cpu::Meter,
     http::Hooks,
+    memory::Usage,
+    requests::FIELDS,
     secrets::Secrets,
 };
 use crate::task::{Millis, NewTask};
@@ -31,7 +31,11 @@ pub(super) struct Guest {
     secrets: Secrets,
     /// Made when it first uses HTTP.
     hooks: Option<Hooks>,
-    table: ResourceTable,
+    /// What it has open, by handle; a stream shares what its file has.
+    pub(super) open: BTreeMap<u32, Arc<Opened>>,
+    /// The granted directories are open as long as the attempt is.
+    _granted: Vec<Opened>,
+    pub(super) table: ResourceTable,
 }
 
 /// What only an attempt has.
@@ -48,6 +52,8 @@ pub(super) struct Attempt {
     pub(super) timeout: std::time::Duration,
     pub(super) children: Vec<NewTask>,
     pub(super) children_bytes: usize,
+    /// Their bytes in the host.
+    pub(super) children_held: Option<Held>,
 }
 
 impl Guest {
@@ -63,9 +69,11 @@ impl Guest {
         let secrets = Secrets::of(grants);
         let env = grants.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(secrets.placeholders());
         let mut wasi = Wasi { env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(), made: None };
+        let mut granted = Vec::new();
         if !grants.files.is_empty() {
             let mut builder = builder(&shared, &wasi.env);
             for grant in &grants.files {
+                granted.push(Opened::take(&shared).map_err(|refused| shared.account.sentence(refused, limits))?);
                 let mode = match grant.mode {
                     FileMode::ReadOnly => FsPerms::ReadOnly,
                     FileMode::ReadWrite => FsPerms::ReadWrite,
@@ -81,13 +89,17 @@ impl Guest {
         }
         let mut table = ResourceTable::new();
         table.set_max_capacity(resources);
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(FIELDS);
         let guest = Self {
-            usage: Usage::new(limits, Arc::clone(&engine.memory)),
+            usage: Usage::new(limits, Arc::clone(&shared)),
             attempt,
             wasi,
-            http: WasiHttpCtx::new(),
+            http,
             secrets,
             hooks: None,
+            open: BTreeMap::new(),
+            _granted: granted,
             table,
             shared,
             engine: Arc::clone(engine),
@@ -142,108 +154,5 @@ impl WasiHttpView for Guest {
             Hooks::new(plugin, grants, secrets.clone(), Arc::clone(shared), outside).bounded(terms.limits.http_response)
         });
         WasiHttpCtxView { hooks, table: &mut self.table, ctx: &mut self.http }
-    }
-}
-
-/// Bytes that all guests of this process may have.
-#[derive(Debug)]
-pub(super) struct MemoryTotal {
-    used: AtomicU64,
-    pub(super) limit: u64,
-}
-
-impl MemoryTotal {
-    pub(super) fn new(limit: u64) -> Self {
-        Self { used: AtomicU64::new(0), limit }
-    }
-
-    fn take(&self, bytes: u64) -> bool {
-        let fits = self.used.fetch_add(bytes, Relaxed).saturating_add(bytes) <= self.limit;
-        if !fits {
-            self.give_back(bytes);
-        }
-        fits
-    }
-
-    fn give_back(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Relaxed);
-    }
-}
-
-/// Which bound a guest ran into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refused {
-    Memory,
-    /// `guest_memory` of the process: not this attempt's fault.
-    MemoryOfProcess,
-    Tables,
-}
-
-/// Memory and tables of one attempt, summed. A refused growth is -1 for the guest, and remembered so that the outcome can name it.
-#[derive(Debug)]
-pub(super) struct Usage {
-    pub(super) memory: u64,
-    memory_limit: u64,
-    table_elements: u64,
-    table_limit: u64,
-    total: Arc<MemoryTotal>,
-    /// Granted by the last question, to be given back when the growth then fails for another reason.
-    last: u64,
-    pub(super) refused: Option<Refused>,
-}
-
-impl Usage {
-    fn new(limits: &Limits, total: Arc<MemoryTotal>) -> Self {
-        Self {
-            memory: 0,
-            memory_limit: limits.memory,
-            table_elements: 0,
-            table_limit: limits.table_elements,
-            total,
-            last: 0,
-            refused: None,
-        }
-    }
-}
-
-impl Drop for Usage {
-    fn drop(&mut self) {
-        self.total.give_back(self.memory);
-    }
-}
-
-impl ResourceLimiter for Usage {
-    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let more = (desired as u64).saturating_sub(current as u64);
-        self.last = 0;
-        if self.memory.saturating_add(more) > self.memory_limit {
-            self.refused = Some(Refused::Memory);
-            return Ok(false);
-        }
-        if !self.total.take(more) {
-            self.refused = Some(Refused::MemoryOfProcess);
-            return Ok(false);
-        }
-        self.memory += more;
-        self.last = more;
-        Ok(true)
-    }
-
-    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        let back = std::mem::take(&mut self.last);
-        self.memory -= back;
-        self.total.give_back(back);
-        Ok(())
-    }
-
-    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        // Not given back when the growth then fails: it ends at the table's own maximum, which such a guest has reached anyway.
-        let sum = self.table_elements.saturating_add((desired as u64).saturating_sub(current as u64));
-        if sum > self.table_limit {
-            self.refused = Some(Refused::Tables);
-            return Ok(false);
-        }
-        self.table_elements = sum;
-        Ok(true)
     }
 }

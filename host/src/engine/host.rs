@@ -6,6 +6,7 @@ use wasmtime::component::{HasSelf, Linker};
 
 use super::{
     ServiceError, Terms,
+    account::Held,
     guest::{Attempt, Guest},
     json, words,
 };
@@ -46,6 +47,8 @@ const KEY: usize = 1024;
 const KEYS: u32 = 1000;
 /// Headers of one child.
 const HEADERS: usize = 64;
+/// What a child takes beside its arguments and headers.
+const CHILD: usize = 512;
 /// Bytes of a progress note.
 const NOTE: usize = 1024;
 
@@ -133,8 +136,13 @@ impl log::Host for Guest {
 
 impl children::Host for Guest {
     fn enqueue(&mut self, task: children::NewTask) -> wasmtime::Result<Result<String, EnqueueError>> {
-        let terms = Arc::clone(&self.terms);
-        let answer = self.attempt("children")?.enqueue(&terms, task);
+        let (terms, shared) = (Arc::clone(&self.terms), Arc::clone(&self.shared));
+        let attempt = self.attempt("children")?;
+        let (answer, bytes) = (attempt.enqueue(&terms, task), attempt.children_bytes + attempt.children.len() * CHILD);
+        match &mut attempt.children_held {
+            Some(held) => held.reach(bytes)?,
+            held @ None => *held = Some(Held::take(&shared, bytes)?),
+        }
         if let Err(EnqueueError::Denied(why)) = &answer {
             self.shared.deny(why.clone());
         }
@@ -283,7 +291,9 @@ impl kv::Host for Guest {
             let (size, limit) = (words::size(value.len() as u64), words::size(limit as u64));
             return Ok(Err(KvError::Quota(format!("a value may have {limit}, not {size}"))));
         }
-        Ok(attempt.services.kv_set(&key, value).await.map_err(Into::into))
+        let services = Arc::clone(&attempt.services);
+        let _held = Held::take(&self.shared, value.len())?;
+        Ok(services.kv_set(&key, value).await.map_err(Into::into))
     }
 
     async fn remove(&mut self, key: String) -> wasmtime::Result<Result<bool, KvError>> {

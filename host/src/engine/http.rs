@@ -6,6 +6,7 @@
 
 use std::{
     future::Future,
+    io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -14,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Uri, header, uri::Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header, uri::Scheme};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, client::conn::http1};
@@ -25,16 +26,30 @@ use tokio::{
     time::{Instant, Sleep, sleep, timeout},
 };
 use tokio_rustls::TlsConnector;
-use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks, io::TokioIo};
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks, io::TokioIo, p2::bindings::http::types::ErrorCode};
 
-use super::{Grants, HttpGrant, Network, address::is_public, capture::Shared, network::Outside, secrets::Secrets, words};
+use super::{
+    Grants, HttpGrant, Limits, Network,
+    account::{Held, Opened, Refused},
+    address::is_public,
+    capture::Shared,
+    memory,
+    network::Outside,
+    requests::CHUNK,
+    secrets::Secrets,
+    words,
+};
 
 /// Resolving, dialling and TLS together take at most so long, however patient the guest is.
 const CONNECT: Duration = Duration::from_secs(30);
 /// Where the guest names no time; its own timeout stops it anyway.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Open connections of one attempt.
+/// Requests under way and open connections of one attempt.
 const CONNECTIONS: usize = 64;
+/// What one takes in the host: its request, what is read and written at once, TLS.
+const CONNECTION: usize = 128 << 10;
+/// The least that a piece of a body keeps in the host: what was read with it.
+const PIECE: usize = 16 << 10;
 /// Bytes of a response's head, and header lines in it.
 const HEAD: usize = 64 << 10;
 const HEADERS: usize = 128;
@@ -70,6 +85,27 @@ impl WasiHttpHooks for Hooks {
         false
     }
 
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        CHUNK
+    }
+
+    /// "Refused" is what a server says; everything else has words of its own.
+    fn p2_error_from_connect(&mut self, error: &io::Error) -> ErrorCode {
+        tracing::debug!("a guest's connection failed: {error}");
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => ErrorCode::ConnectionRefused,
+            io::ErrorKind::TimedOut => ErrorCode::ConnectionTimeout,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
+                ErrorCode::ConnectionTerminated
+            }
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => ErrorCode::DestinationIpUnroutable,
+            _ => match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+                Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => ErrorCode::ConnectionLimitReached,
+                _ => ErrorCode::InternalError(Some(words::line(&format!("can't connect: {error}"), 256))),
+            },
+        }
+    }
+
     fn send_request(
         &mut self,
         request: Request<WasiBody>,
@@ -86,7 +122,11 @@ impl WasiHttpHooks for Hooks {
             shared: Arc::clone(&self.shared),
             outside: Arc::clone(&self.outside),
         };
-        Box::new(call.send(request, options.unwrap_or_default()))
+        // Taken at once: a guest may hand over thousands before one of them is looked at.
+        match Slot::take(&self.shared) {
+            Ok(slot) => Box::new(call.send(request, options.unwrap_or_default(), slot)),
+            Err(error) => Box::new(async { Err(error) }),
+        }
     }
 }
 
@@ -158,7 +198,7 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    async fn send(self, mut request: Request<WasiBody>, options: RequestOptions) -> Sent {
+    async fn send(self, mut request: Request<WasiBody>, options: RequestOptions, slot: Slot) -> Sent {
         if !self.origin.is_granted(&self.grants.http) {
             let problem = format!("denied: {} is not granted", self.origin.url());
             return Err(self.deny(&problem, &self.origin));
@@ -166,8 +206,8 @@ impl Outgoing {
         self.check_method(request.method())?;
         let filled = self.secrets.fill(request.headers_mut(), |secret| self.origin.is_granted(&secret.origins)).await;
         filled.map_err(|why| self.refuse(&why))?;
-        let slot = Slot::take(&self.shared).ok_or(Error::ConnectionLimitReached)?;
         let patience = options.connect_timeout.unwrap_or(CONNECT).min(CONNECT);
+        let opened = Opened::wait(&self.shared, patience).await.map_err(|refused| told(&self.shared, refused))?;
         let (mut sender, connection) = timeout(patience, self.connect()).await.map_err(|_| Error::ConnectionTimeout)??;
         let request = addressed(request, &self.origin)?;
         let mut connection = Box::pin(connection);
@@ -189,9 +229,11 @@ impl Outgoing {
             if error.is_parse_too_large() { Error::HttpResponseHeaderSectionSize(most) } else { error.into() }
         })?;
         let between = options.between_bytes_timeout.unwrap_or(PATIENCE);
-        let answer = answer.map(|body| Timed::new(body, between, self.most).boxed_unsync());
+        let (mut head, body) = answer.into_parts();
+        let held = own(&mut head.headers, &self.shared).map_err(|refused| told(&self.shared, refused))?;
+        let answer = Response::from_parts(head, Timed::new(body, between, self.most, held).boxed_unsync());
         let io = async move {
-            let _slot = slot;
+            let (_slot, _opened) = (slot, opened);
             // A connection that was polled to its end above says so again.
             connection.await.map_err(Error::from)
         };
@@ -221,6 +263,8 @@ impl Outgoing {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, port)]);
         }
+        // A thread of the blocking pool each, for as long as a name server is silent: files need some of these as well.
+        let _turn = self.outside.lookups.acquire().await;
         let found = self.outside.network.resolve(host, port).await.map_err(|error| {
             tracing::debug!("can't resolve `{host}`: {error}");
             Error::DnsError { rcode: Some(error.to_string()), info_code: None }
@@ -299,20 +343,49 @@ impl Future for Connection {
     }
 }
 
-/// One of the attempt's open connections.
-struct Slot(Arc<Shared>);
+/// One of the attempt's requests under way, and what it takes in the host.
+struct Slot {
+    shared: Arc<Shared>,
+    _held: Held,
+}
 
 impl Slot {
-    fn take(shared: &Arc<Shared>) -> Option<Self> {
-        let slot = Self(Arc::clone(shared));
-        (shared.connections.fetch_add(1, Relaxed) < CONNECTIONS).then_some(slot)
+    fn take(shared: &Arc<Shared>) -> Result<Self, Error> {
+        let held = Held::take(shared, CONNECTION).map_err(|refused| told(shared, refused))?;
+        let slot = Self { shared: Arc::clone(shared), _held: held };
+        if shared.connections.fetch_add(1, Relaxed) < CONNECTIONS {
+            return Ok(slot);
+        }
+        shared.log("warn", &format!("has {CONNECTIONS} requests under way, as many as an attempt may"), Vec::new());
+        Err(Error::ConnectionLimitReached)
+    }
+}
+
+/// Said in the log; the guest gets as much of it as its contract has a word for.
+fn told(shared: &Shared, refused: Refused) -> Error {
+    let why = shared.account.sentence(refused, &Limits::default());
+    shared.log("warn", &why, Vec::new());
+    match refused {
+        Refused::Descriptors | Refused::DescriptorsOfProcess => Error::ConnectionLimitReached,
+        Refused::Memory | Refused::MemoryOfProcess | Refused::Tables => Error::InternalError(Some(why)),
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Relaxed);
+        self.shared.connections.fetch_sub(1, Relaxed);
     }
+}
+
+/// Gives the headers of an answer memory of their own: they came as slices of all that was read with them.
+fn own(headers: &mut HeaderMap, shared: &Arc<Shared>) -> Result<Held, Refused> {
+    let held = Held::take(shared, memory::headers(headers))?;
+    let copied = headers.iter().filter_map(|(name, value)| {
+        let name = HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
+        Some((name, HeaderValue::from_bytes(value.as_bytes()).ok()?))
+    });
+    *headers = copied.collect();
+    Ok(held)
 }
 
 /// A response's body that gives up when nothing comes for too long, or too much.
@@ -322,11 +395,13 @@ struct Timed {
     clock: Pin<Box<Sleep>>,
     /// Bytes that may still come.
     left: u64,
+    /// What is kept of the answer: its head until that was taken, and the last piece of the body, which may lie in a stream.
+    held: Held,
 }
 
 impl Timed {
-    fn new(body: Incoming, patience: Duration, left: u64) -> Self {
-        Self { body, patience, clock: Box::pin(sleep(patience)), left }
+    fn new(body: Incoming, patience: Duration, left: u64, held: Held) -> Self {
+        Self { body, patience, clock: Box::pin(sleep(patience)), left, held }
     }
 }
 
@@ -342,6 +417,10 @@ impl Body for Timed {
                 match this.left.checked_sub(data) {
                     Some(left) => this.left = left,
                     None => return Poll::Ready(Some(Err(Error::HttpResponseBodySize(None)))),
+                }
+                let piece = usize::try_from(data).unwrap_or(usize::MAX).max(PIECE);
+                if let Err(refused) = this.held.reach(piece) {
+                    return Poll::Ready(Some(Err(Error::InternalError(Some(refused.to_string())))));
                 }
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(Error::from)));

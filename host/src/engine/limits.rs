@@ -10,15 +10,19 @@ use std::{
 /// Bounds of one attempt; every one has a default.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
-    /// Bytes, summed over the attempt's memories.
+    /// Bytes, summed over the attempt's memories and what the host keeps for it: requests, streams, listings, children.
     pub memory: u64,
     /// Elements, summed over its tables.
     pub table_elements: u64,
     /// Handles in the resource table.
     pub resources: usize,
+    /// Files, directories and connections that are open at once.
+    pub descriptors: usize,
     /// The default, and the ceiling of what hints and enqueuers may ask.
     pub timeout: Duration,
     pub timeout_ceiling: Option<Duration>,
+    /// Attempts beyond the first, where the enqueuer names none: the ceiling of a hint, and what holds without one. `None`: the worker's.
+    pub retries: Option<u32>,
     /// CPU time; `None`: only the timeout bounds it.
     pub cpu: Option<Duration>,
     /// Bytes of a result, of arguments, of a kv value.
@@ -43,8 +47,10 @@ impl Default for Limits {
             memory: 64 << 20,
             table_elements: 100_000,
             resources: 10_000,
+            descriptors: 128,
             timeout: Duration::from_secs(60),
             timeout_ceiling: None,
+            retries: None,
             cpu: None,
             payload: 1 << 20,
             output: 8 << 10,
@@ -191,7 +197,8 @@ mod tests {
 
     #[test]
     fn names_are_allowed_as_they_stand_or_by_their_beginning() {
-        let grant = EnqueueGrant { tasks: vec!["echo".into(), "mail.*".into()], ..EnqueueGrant::default() };
+        let grant = EnqueueGrant { tasks: vec!["echo".into(), "mail.*".into(), "email:*".into()], ..EnqueueGrant::default() };
+        assert!(grant.allows_task("email:send") && !grant.allows_task("email"));
         assert!(grant.allows_task("echo") && grant.allows_task("mail.send"));
         assert!(!grant.allows_task("echoes") && !grant.allows_task("mai"));
         assert!(grant.allows_queue("own", "own") && !grant.allows_queue("other", "own"));

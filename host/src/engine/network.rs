@@ -10,8 +10,11 @@ use std::{
 
 use async_trait::async_trait;
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::Semaphore};
 use wasmtime_wasi_http::Error;
+
+/// Names that are looked up at once, by all guests.
+const LOOKUPS: usize = 128;
 
 /// How names become addresses and how these are dialled: the system's way, unless somebody stands in for it.
 #[async_trait]
@@ -41,12 +44,13 @@ impl Network for System {
 #[derive(Debug)]
 pub(super) struct Outside {
     pub(super) network: Arc<dyn Network>,
+    pub(super) lookups: Semaphore,
     tls: OnceLock<Result<Arc<ClientConfig>, String>>,
 }
 
 impl Outside {
     pub(super) fn new(network: Arc<dyn Network>) -> Arc<Self> {
-        Arc::new(Self { network, tls: OnceLock::new() })
+        Arc::new(Self { network, lookups: Semaphore::new(LOOKUPS), tls: OnceLock::new() })
     }
 
     pub(super) fn tls(&self) -> Result<Arc<ClientConfig>, Error> {

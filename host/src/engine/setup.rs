@@ -3,7 +3,7 @@
 use tokio::runtime::Runtime;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails, component::Linker};
 
-use super::{EngineError, guest::Guest, host};
+use super::{EngineError, files, guest::Guest, host, requests};
 
 /// More slots than this do not fit the address space (three memories a slot).
 const MOST_SLOTS: usize = 4096;
@@ -110,6 +110,12 @@ pub(super) fn linker(engine: &wasmtime::Engine) -> Result<Linker<Guest>, EngineE
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)
         .and_then(|()| wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker))
         .and_then(|()| host::add_to_linker(&mut linker))
+        .and_then(|()| {
+            // Some of those functions again, with bounds.
+            linker.allow_shadowing(true);
+            requests::add_to_linker(&mut linker)?;
+            files::add_to_linker(&mut linker)
+        })
         .map_err(|error| EngineError::Host(format!("can't link the host's interfaces: {error:#}")))?;
     Ok(linker)
 }

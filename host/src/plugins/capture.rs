@@ -206,10 +206,30 @@ pub(super) fn capture(file: &str, path: &Path, identity: Identity) -> Captured {
     }
 }
 
-fn read(path: &Path, identity: Identity) -> io::Result<Option<Vec<u8>>> {
-    // Should a pipe have taken the file's place, opening it must not wait for a writer.
+/// What stands in a file at this moment, by its digest. Blocks on the file system.
+pub(super) fn standing(path: &Path) -> io::Result<(Identity, Digest)> {
+    let meta = open(path)?.metadata()?;
+    if !meta.is_file() || meta.size() > FILE_MAX {
+        return Err(io::Error::other("it is no file that could be a plugin"));
+    }
+    let identity = Identity::of(&meta);
+    let bytes = read(path, identity)?.ok_or_else(|| io::Error::other("it is being changed: try again"))?;
+    Ok((identity, digest(&bytes)))
+}
+
+/// Whether the same still stands there.
+pub(super) fn is_still(path: &Path, identity: Identity) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| Identity::of(&meta) == identity)
+}
+
+/// Should a pipe have taken the file's place, opening it must not wait for a writer.
+fn open(path: &Path) -> io::Result<File> {
     let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
-    let file = File::options().read(true).custom_flags(nonblock).open(path)?;
+    File::options().read(true).custom_flags(nonblock).open(path)
+}
+
+fn read(path: &Path, identity: Identity) -> io::Result<Option<Vec<u8>>> {
+    let file = open(path)?;
     if Identity::of(&file.metadata()?) != identity {
         return Ok(None);
     }

@@ -1,10 +1,11 @@
-//! Bytes → [`Loaded`], in the background: a few at once, each digest once, tried again only when the machine was to blame.
+//! Bytes → [`Loaded`], in the background: a few at once, each digest once, tried again when the machine was to blame.
 //!
-//! Invariant: the bytes live as long as the job. A good plugin's are in the state directory before it can serve.
+//! Invariant: the bytes live as long as the job. Only what is a property of them ends a job with a refusal. A good plugin's are in the
+//! state directory before it can serve; where the disk would not have them, they are offered to it until it does.
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -14,7 +15,10 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-use super::{judge::Digest, state::State};
+use super::{
+    judge::Digest,
+    state::{State, Unread},
+};
 use crate::{
     catalogue::Description,
     engine::{Code, Engine, EngineError},
@@ -58,14 +62,15 @@ impl Loader for EngineLoader {
             EngineError::Busy(text) | EngineError::Host(text) => LoadError::Busy(text),
         };
         let code = self.0.compile(bytes, digest).await.map_err(split)?;
-        let (description, warnings) = self.0.describe(&code).await.map_err(split)?;
+        let (description, mut warnings) = self.0.describe(&code).await.map_err(split)?;
+        warnings.extend(code.unkept().map(str::to_owned));
         let memory = code.initial_memory();
         Ok(Loaded { code, description, warnings, memory })
     }
 }
 
 /// Where a job's bytes come from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Source {
     Captured(Arc<[u8]>),
     /// The last good version, in the state directory.
@@ -75,26 +80,49 @@ pub(super) enum Source {
 /// The first wait after `Busy`, doubled each time up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// Jobs at once. The engine bounds how many of them compile: one that takes long keeps nobody from being loaded who was compiled before.
+const AT_ONCE: usize = 8;
+
 /// The jobs under way.
 pub(super) struct Jobs<L: Loader> {
     loader: Arc<L>,
     state: Option<Arc<State>>,
     gate: Arc<Semaphore>,
-    set: JoinSet<Result<Loaded<L::Code>, String>>,
+    set: JoinSet<Result<Made<L::Code>, String>>,
     running: HashMap<Digest, Job>,
     /// Why a job is waiting for another try.
-    notes: Arc<Mutex<HashMap<Digest, String>>>,
+    notes: Notes,
+    /// Bytes that serve and are still to be kept for the next start.
+    keeping: JoinSet<()>,
+    unkept: Notes,
 }
+
+/// By digest, what the machine could not do for it.
+type Notes = Arc<Mutex<HashMap<Digest, String>>>;
 
 struct Job {
     handle: AbortHandle,
     bytes: usize,
 }
 
+/// What a job has made. `unkept`: bytes that the state directory would not have.
+struct Made<C> {
+    loaded: Loaded<C>,
+    unkept: Option<(Arc<[u8]>, String)>,
+}
+
 impl<L: Loader> Jobs<L> {
     pub(super) fn new(loader: Arc<L>, state: Option<Arc<State>>) -> Self {
-        // Two, so that a small plugin gets by a large one; the engine bounds compiling itself further.
-        Self { loader, state, gate: Arc::new(Semaphore::new(2)), set: JoinSet::new(), running: HashMap::new(), notes: Arc::default() }
+        Self {
+            loader,
+            state,
+            gate: Arc::new(Semaphore::new(AT_ONCE)),
+            set: JoinSet::new(),
+            running: HashMap::new(),
+            notes: Arc::default(),
+            keeping: JoinSet::new(),
+            unkept: Arc::default(),
+        }
     }
 
     pub(super) fn start(&mut self, digest: &Digest, source: Source) {
@@ -120,9 +148,22 @@ impl<L: Loader> Jobs<L> {
                 continue;
             };
             self.running.remove(&digest);
-            self.notes.lock().unwrap_or_else(PoisonError::into_inner).remove(&digest);
+            lock(&self.notes).remove(&digest);
+            let result = result.map(|Made { loaded, unkept }| {
+                if let Some((bytes, why)) = unkept {
+                    self.keep_later(&digest, bytes, why);
+                }
+                loaded
+            });
             return (digest, result);
         }
+    }
+
+    fn keep_later(&mut self, digest: &Digest, bytes: Arc<[u8]>, why: String) {
+        while self.keeping.try_join_next().is_some() {}
+        let Some(state) = self.state.clone() else { return };
+        lock(&self.unkept).insert(digest.clone(), why);
+        self.keeping.spawn(keep(digest.clone(), bytes, state, self.unkept.clone()));
     }
 
     /// Stops the jobs for bytes that nobody wants any more.
@@ -134,6 +175,8 @@ impl<L: Loader> Jobs<L> {
             }
             keep
         });
+        // Its task ends at its next try.
+        lock(&self.unkept).retain(|digest, _| wanted.contains(digest));
     }
 
     /// Bytes that wait in memory to be compiled.
@@ -146,8 +189,17 @@ impl<L: Loader> Jobs<L> {
     }
 
     pub(super) fn note(&self, digest: &Digest) -> Option<String> {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
+        lock(&self.notes).get(digest).cloned()
     }
+
+    /// Why these bytes will not be there after a restart.
+    pub(super) fn unkept(&self, digest: &Digest) -> Option<String> {
+        lock(&self.unkept).get(digest).cloned()
+    }
+}
+
+fn lock(notes: &Notes) -> MutexGuard<'_, HashMap<Digest, String>> {
+    notes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn job<L: Loader>(
@@ -156,32 +208,29 @@ async fn job<L: Loader>(
     loader: Arc<L>,
     state: Option<Arc<State>>,
     gate: Arc<Semaphore>,
-    notes: Arc<Mutex<HashMap<Digest, String>>>,
-) -> Result<Loaded<L::Code>, String> {
-    let (bytes, keep) = match source {
-        Source::Captured(bytes) => (bytes, state),
-        Source::Kept => (read_kept(state, digest.clone()).await?, None),
-    };
+    notes: Notes,
+) -> Result<Made<L::Code>, String> {
     let mut delay = RETRY.0;
     loop {
         let permit = gate.acquire().await;
-        match loader.load(bytes.clone(), &digest).await {
-            Ok(made) => {
-                if let Some(state) = keep {
-                    let digest = digest.clone();
-                    let kept = tokio::task::spawn_blocking(move || state.keep(&digest, &bytes)).await;
-                    if let Ok(Err(text)) = kept {
-                        tracing::warn!("{text}");
-                    }
-                }
-                return Ok(made);
+        let tried = match bytes(&source, state.as_ref(), &digest).await {
+            Ok(bytes) => loader.load(bytes.clone(), &digest).await.map(|loaded| (loaded, bytes)),
+            Err(why) => Err(why),
+        };
+        match tried {
+            Ok((loaded, bytes)) => {
+                let unkept = match (&source, state) {
+                    (Source::Captured(_), Some(state)) => kept(&state, &digest, &bytes).await.err().map(|why| (bytes, why)),
+                    _ => None,
+                };
+                return Ok(Made { loaded, unkept });
             }
             Err(LoadError::Bad(text)) => return Err(text),
             Err(LoadError::Busy(text)) => {
                 drop(permit);
-                let note = format!("{text}; trying again");
-                tracing::warn!("{digest}: {note} in {} s", delay.as_secs());
-                notes.lock().unwrap_or_else(PoisonError::into_inner).insert(digest.clone(), note);
+                tracing::warn!("{digest}: {text}; trying again in {} s", delay.as_secs());
+                let note = format!("{text}; it is this machine's trouble, not the file's: it is tried again until that is over");
+                lock(&notes).insert(digest.clone(), note);
                 tokio::time::sleep(delay).await;
                 delay = (delay * 2).min(RETRY.1);
             }
@@ -189,8 +238,39 @@ async fn job<L: Loader>(
     }
 }
 
-async fn read_kept(state: Option<Arc<State>>, digest: Digest) -> Result<Arc<[u8]>, String> {
-    let state = state.ok_or("there is no state directory")?;
-    let read = tokio::task::spawn_blocking(move || state.read(&digest)).await;
-    read.map_err(|e| e.to_string())?.map(Arc::from)
+async fn bytes(source: &Source, state: Option<&Arc<State>>, digest: &Digest) -> Result<Arc<[u8]>, LoadError> {
+    match source {
+        Source::Captured(bytes) => Ok(bytes.clone()),
+        Source::Kept => {
+            let state = state.cloned().ok_or_else(|| LoadError::Bad("there is no state directory".into()))?;
+            let digest = digest.clone();
+            let read = tokio::task::spawn_blocking(move || state.read(&digest)).await.map_err(|e| LoadError::Busy(e.to_string()))?;
+            read.map(Arc::from).map_err(|why| match why {
+                Unread::Spoilt(text) => LoadError::Bad(text),
+                Unread::Trouble(text) => LoadError::Busy(text),
+            })
+        }
+    }
+}
+
+async fn kept(state: &Arc<State>, digest: &Digest, bytes: &Arc<[u8]>) -> Result<(), String> {
+    let (state, digest, bytes) = (state.clone(), digest.clone(), bytes.clone());
+    let kept = tokio::task::spawn_blocking(move || state.keep(&digest, &bytes)).await;
+    kept.unwrap_or_else(|e| Err(e.to_string())).inspect_err(|why| tracing::warn!("{why}"))
+}
+
+/// Offers bytes to the state directory until it has them, or nobody wants them any more.
+async fn keep(digest: Digest, bytes: Arc<[u8]>, state: Arc<State>, unkept: Notes) {
+    let mut delay = RETRY.0;
+    loop {
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(RETRY.1);
+        if !lock(&unkept).contains_key(&digest) {
+            return;
+        }
+        if kept(&state, &digest, &bytes).await.is_ok() {
+            lock(&unkept).remove(&digest);
+            return;
+        }
+    }
 }

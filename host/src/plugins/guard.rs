@@ -103,7 +103,7 @@ fn is_its_doing(kind: ErrorKind) -> bool {
         | ErrorKind::NoSuchBody
         | ErrorKind::BadResult
         | ErrorKind::ResultTooLarge => true,
-        ErrorKind::WorkerLost | ErrorKind::UnknownTask | ErrorKind::Cancelled | ErrorKind::Expired => false,
+        ErrorKind::WorkerLost | ErrorKind::UnknownTask | ErrorKind::Unreadable | ErrorKind::Cancelled | ErrorKind::Expired => false,
     }
 }
 
@@ -120,6 +120,8 @@ pub(super) struct Trial {
     /// Where the present window began, and what the one before it counted.
     mark: (Instant, Counts),
     last: Counts,
+    /// It was gone back from.
+    is_left: bool,
 }
 
 /// What a look at a trial finds.
@@ -142,16 +144,23 @@ impl Trial {
         let began = Instant::now();
         let tally = Arc::new(Tally::new(guard, look));
         let before = after.map(Self::recent).unwrap_or_default();
-        Self { digest, tally, guard, began, is_open: on_trial, before, mark: (began, Counts::default()), last: Counts::default() }
+        let mark = (began, Counts::default());
+        Self { digest, tally, guard, began, is_open: on_trial, before, mark, last: Counts::default(), is_left: false }
+    }
+
+    /// The same version under other bounds: its attempts are counted anew, the version before it stays what it was.
+    pub(super) fn anew(&self, guard: Guard, look: Arc<Notify>) -> Self {
+        Self { before: self.before, ..Self::new(self.digest.clone(), guard, look, None, self.is_open) }
+    }
+
+    /// What comes next is measured against the version before this one, since this one was no good.
+    pub(super) fn leave(&mut self) {
+        self.is_left = true;
     }
 
     /// Counts against other bounds from now on; what was counted stays.
     pub(super) fn is_under(&self, guard: &Guard) -> bool {
         self.guard == *guard
-    }
-
-    pub(super) fn is_on_trial(&self) -> bool {
-        self.is_open
     }
 
     pub(super) fn look(&mut self) -> Found {
@@ -174,6 +183,9 @@ impl Trial {
     }
 
     fn recent(&self) -> Counts {
+        if self.is_left {
+            return self.before;
+        }
         let now = less(self.tally.counts(), self.mark.1);
         Counts { ended: now.ended + self.last.ended, failed: now.failed + self.last.failed }
     }
@@ -244,6 +256,28 @@ mod tests {
         let old = trial(None);
         failed(&old, ErrorKind::Permanent, 30);
         let mut new = trial(Some(&old));
+        failed(&new, ErrorKind::Permanent, 30);
+        assert_eq!(new.look(), Found::NoBetterBefore(Counts { ended: 30, failed: 30 }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_version_that_was_gone_back_from_the_one_before_it_is_the_measure() {
+        let old = trial(None);
+        done(&old, 30);
+        let mut bad = trial(Some(&old));
+        failed(&bad, ErrorKind::Permanent, 30);
+        assert!(matches!(bad.look(), Found::Worse { .. }));
+        bad.leave();
+        let mut new = trial(Some(&bad));
+        failed(&new, ErrorKind::Permanent, 30);
+        assert_eq!(new.look(), Found::Worse { now: Counts { ended: 30, failed: 30 }, before: Counts { ended: 30, failed: 0 } });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_bounds_do_not_make_one_forget_how_the_version_before_did() {
+        let old = trial(None);
+        failed(&old, ErrorKind::Permanent, 30);
+        let mut new = trial(Some(&old)).anew(Guard { min_attempts: 5, ..Guard::default() }, Arc::default());
         failed(&new, ErrorKind::Permanent, 30);
         assert_eq!(new.look(), Found::NoBetterBefore(Counts { ended: 30, failed: 30 }));
     }

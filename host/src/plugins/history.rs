@@ -43,7 +43,8 @@ pub enum GenerationState {
     Refused,
 }
 
-/// The bytes that stand in the file and must not serve, and those that serve instead; until other bytes stand there.
+/// The bytes that must not serve though they stand in the file, and those that serve instead; until other bytes stand there. It is of
+/// the version that failed, or that somebody saw there: never of whatever stands there when it is written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Bar {
     pub(super) digest: String,
@@ -59,6 +60,9 @@ pub(super) struct Line {
     pub(super) generations: Vec<Generation>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) bar: Option<Bar>,
+    /// The bytes that a worker last found in the file, and judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) standing: Option<String>,
 }
 
 /// By file name.
@@ -90,15 +94,21 @@ pub(super) enum What {
     Changed {
         digest: String,
     },
-    /// `from` served while `barred` stood in the file.
+    /// These bytes stand in the file, and a worker has judged them.
+    Stands {
+        digest: String,
+    },
+    /// `from` served, and is not to serve again.
     RolledBack {
         from: String,
         bar: Bar,
     },
-    /// The rollback to `to` can't be: on to the one before it, or an end of it.
+    /// The rollback to `to` can't be: on to the one before it, or an end of it. `lasting`: its bytes will never do; else another
+    /// policy may let it serve again.
     Unfit {
         to: String,
         why: String,
+        lasting: bool,
     },
 }
 
@@ -181,13 +191,20 @@ impl Line {
                     self.bar = None;
                 }
             }
+            What::Stands { digest } => self.standing = Some(digest.clone()),
             What::RolledBack { from, bar } => {
+                let serves = self.current().is_none_or(|current| current.digest == *from);
                 self.mark(from, GenerationState::RolledBack, &bar.why, at);
-                self.bar = Some(bar.clone());
+                // Who comes late, with a version that has gone meanwhile, does not undo what was decided of the present one.
+                if serves || self.bar.is_none() {
+                    self.bar = Some(bar.clone());
+                }
             }
-            What::Unfit { to, why } => {
+            What::Unfit { to, why, lasting } => {
                 let next = self.before(to).map(|generation| generation.digest.clone());
-                self.mark(to, GenerationState::Refused, why, at);
+                if *lasting {
+                    self.mark(to, GenerationState::Refused, why, at);
+                }
                 self.bar = match (self.bar.take(), next) {
                     (Some(bar), Some(next)) if bar.to == *to => Some(Bar { to: next, ..bar }),
                     (Some(bar), _) if bar.to != *to => Some(bar),
@@ -273,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_version_that_can_not_come_back_gives_way_to_the_one_before_it() {
-        let unfit = |to: &str| What::Unfit { to: to.into(), why: "changed on disk".into() };
+        let unfit = |to: &str| What::Unfit { to: to.into(), why: "changed on disk".into(), lasting: true };
         let mut line = after(vec![serves("1"), serves("2"), serves("3"), rolled_back("3", "2"), unfit("2")]);
         assert_eq!(line.bar.as_ref().map(|bar| bar.to.as_str()), Some("1"));
         line.apply(&unfit("2"), Millis(8));
@@ -284,6 +301,23 @@ mod tests {
         assert_eq!(line.before("3"), None);
     }
 
+    #[test]
+    fn a_late_word_of_a_version_that_has_gone_undoes_nothing() {
+        let mut line = after(vec![serves("1"), serves("2"), serves("3"), rolled_back("3", "2")]);
+        line.apply(&serves("2"), Millis(8));
+        line.apply(&rolled_back("1", "0"), Millis(9));
+        assert_eq!(line.bar.as_ref().map(|bar| bar.digest.as_str()), Some("3"));
+        assert_eq!(shown(&line), ["1 RolledBack", "3 RolledBack", "2 Current"]);
+    }
+
+    #[test]
+    fn a_version_that_only_a_policy_keeps_away_may_serve_again() {
+        let passed_over = What::Unfit { to: "2".into(), why: "its key is not trusted here".into(), lasting: false };
+        let line = after(vec![serves("1"), serves("2"), serves("3"), rolled_back("3", "2"), passed_over]);
+        assert_eq!(line.bar.as_ref().map(|bar| bar.to.as_str()), Some("1"));
+        assert_eq!(shown(&line), ["1 Good", "2 Good", "3 RolledBack"]);
+    }
+
     fn any_event() -> impl Strategy<Value = What> {
         let digest = || "[a-j]";
         prop_oneof![
@@ -291,7 +325,8 @@ mod tests {
             digest().prop_map(|d| What::Refused { digest: d, why: "bad".into() }),
             digest().prop_map(|d| What::Changed { digest: d }),
             (digest(), digest()).prop_map(|(from, to)| rolled_back(&from, &to)),
-            digest().prop_map(|d| What::Unfit { to: d, why: "gone".into() }),
+            digest().prop_map(|d| What::Stands { digest: d }),
+            (digest(), any::<bool>()).prop_map(|(d, lasting)| What::Unfit { to: d, why: "gone".into(), lasting }),
         ]
     }
 

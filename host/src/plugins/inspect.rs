@@ -51,7 +51,8 @@ pub async fn inspect(
     let digest = capture::digest(&bytes);
     let size = bytes.len() as u64;
     let loaded = EngineLoader(engine.clone()).load(bytes.into(), &digest).await.map_err(|e| match e {
-        LoadError::Bad(text) | LoadError::Busy(text) => wrong(format!("{file}: {text}")),
+        LoadError::Bad(text) => wrong(format!("{file}: {text}")),
+        LoadError::Busy(text) => PluginsError::Machine(format!("{file}: {text}; it is this machine's trouble, not the file's: try again")),
     })?;
     let imports = loaded.code.imports();
     let granted = policies.plugins.get(&name).cloned().unwrap_or_default();

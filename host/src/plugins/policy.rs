@@ -30,6 +30,8 @@ pub struct Policies {
 pub struct Policy {
     pub memory: Option<u64>,
     pub timeout: Option<Duration>,
+    /// Attempts beyond the first, where the enqueuer names none.
+    pub retries: Option<u32>,
     /// CPU time of one attempt.
     pub cpu: Option<Duration>,
     /// At most so many attempts at once on each worker.
@@ -54,6 +56,7 @@ impl Policy {
             memory: self.memory.unwrap_or(defaults.memory),
             timeout: self.timeout.unwrap_or(defaults.timeout),
             timeout_ceiling: self.timeout.or(defaults.timeout_ceiling),
+            retries: self.retries.or(defaults.retries),
             cpu: self.cpu.or(defaults.cpu),
             output: self.output.map_or(defaults.output, keys::small),
             log_bytes: self.log.map_or(defaults.log_bytes, keys::small),
@@ -113,7 +116,7 @@ impl Policies {
 }
 
 /// Grants first, then bounds.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "http",
     "env",
     "secrets",
@@ -122,6 +125,7 @@ const KEYS: [&str; 15] = [
     "enqueue",
     "memory",
     "timeout",
+    "retries",
     "cpu",
     "concurrency",
     "output",
@@ -151,6 +155,7 @@ fn policy(table: &DeTable<'_>, base: &Path) -> Result<Policy, Wrong> {
             "enqueue" => policy.grants.enqueue = keys::enqueue(value).map_err(wrong)?,
             "memory" => policy.memory = Some(keys::memory(value).map_err(wrong)?),
             "timeout" => policy.timeout = Some(keys::time(value).map_err(wrong)?),
+            "retries" => policy.retries = Some(keys::whole(value).map_err(wrong)?),
             "cpu" => policy.cpu = Some(keys::time(value).map_err(wrong)?),
             "concurrency" => policy.concurrency = Some(keys::concurrency(value).map_err(wrong)?),
             "output" => policy.output = Some(keys::kept(value).map_err(wrong)?),
@@ -230,7 +235,7 @@ mod tests {
             ("[plugins.math]\n\nmemroy = 3", "line 3, `plugins.math.memroy`: no such key; did you mean `memory`?"),
             (
                 "[plugins.math]\nnetwork = true",
-                "line 2, `plugins.math.network`: no such key; known are http, env, secrets, files, kv, enqueue, memory, timeout, cpu, concurrency, \
+                "line 2, `plugins.math.network`: no such key; known are http, env, secrets, files, kv, enqueue, memory, timeout, retries, cpu, concurrency, \
                  output, log, progress, http_response, guard",
             ),
             ("[plugins.math]\nmemory = \"12 apples\"", "line 2, `plugins.math.memory`: is a size such as \"128MiB\": `12 apples`"),
@@ -300,6 +305,7 @@ mod tests {
             output = "1KiB"
             log = "4KiB"
             progress = 7
+            retries = 9
             http_response = "1MiB"
             [plugins.b]
             kv = true
@@ -321,7 +327,7 @@ mod tests {
         assert_eq!(a.grants.enqueue, Some(EnqueueGrant { tasks: vec!["mail.*".into()], queues: vec!["mail".into()], rate }));
         let limits = a.limits(&Limits::default());
         assert_eq!((limits.cpu, limits.output, limits.log_bytes), (Some(Duration::from_secs(10)), 1 << 10, 4 << 10));
-        assert_eq!((limits.progress, limits.http_response), (7, 1 << 20));
+        assert_eq!((limits.progress, limits.http_response, limits.retries), (7, 1 << 20, Some(9)));
         let b = &policies.plugins["b"].grants;
         assert_eq!((b.kv, b.enqueue.as_ref().unwrap().tasks.len()), (Some(KvGrant::default()), 1));
         assert_eq!(policies.plugins["c"].grants, Grants::default());

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{PluginsError, capture::Identity, policy::Policies};
+use super::{PluginsError, capture::Identity, policy::Policies, writable::exposed};
 use crate::engine::FileGrant;
 
 #[derive(Debug, Clone, Default)]
@@ -41,6 +41,11 @@ impl PolicyFile {
 
     pub(super) fn missing(&self) -> &BTreeMap<String, Vec<String>> {
         &self.missing
+    }
+
+    /// A sentence, when others may write to it. Blocks on the file system.
+    pub(super) fn exposed(&self) -> Option<String> {
+        exposed("the policies in", self.path.as_deref()?)
     }
 
     /// Looks for the directories that the policies grant. Blocks on the file system.

@@ -36,8 +36,11 @@ const COALESCE: Duration = Duration::from_millis(200);
 const GONE_GRACE: Duration = Duration::from_secs(10);
 /// A removed file is unloaded once it was absent in two passes, at least so far apart.
 const ABSENT_GRACE: Duration = Duration::from_secs(1);
-/// The first registry waits for every file to be judged, but no longer than this.
-const FIRST_LIMIT: Duration = Duration::from_secs(10);
+/// The first registry waits for every file to be judged, but no longer than this where some are ready: one that takes long to settle or
+/// to compile does not keep the others from serving.
+const FIRST_LIMIT: Duration = Duration::from_secs(1);
+/// The same where none is.
+const EMPTY_LIMIT: Duration = Duration::from_secs(10);
 /// Captured bytes that may wait in memory to be compiled.
 const BACKLOG_MAX: usize = 256 << 20;
 
@@ -55,6 +58,8 @@ pub(super) struct Reconciler<L: Loader> {
     files: BTreeMap<String, Tracked>,
     compiled: HashMap<Digest, Compiled<L::Code>>,
     owners: Owners,
+    /// The owners of an earlier process.
+    recorded_owners: Owners,
     plugins: BTreeMap<String, Arc<Plugin<L::Code>>>,
     /// What the state directory says, so that it is written only when it changes.
     recorded: Index,
@@ -63,12 +68,18 @@ pub(super) struct Reconciler<L: Loader> {
     state_trouble: Option<String>,
     /// That others may write to the directory.
     writable_warning: Option<String>,
+    /// That others may write to what else decides about plugins.
+    exposed: Vec<String>,
     past: Past,
     /// Captured in this pass.
     waiting: Vec<(Digest, Arc<[u8]>)>,
     /// A file changed under the pass, or waits for memory: come again soon.
     unsettled: bool,
     published: bool,
+    /// Every file that was there at the start was judged once.
+    complete: bool,
+    /// Called at each point of a pass, where a test may change the world under it.
+    at: Option<Box<dyn FnMut(&'static str) + Send>>,
 }
 
 /// What is known of one file.
@@ -114,16 +125,26 @@ impl<L: Loader> Reconciler<L> {
             files: BTreeMap::new(),
             compiled: HashMap::new(),
             owners: recorded.owners.clone(),
+            recorded_owners: recorded.owners.clone(),
             plugins: BTreeMap::new(),
             recorded,
             directory_trouble: None,
             gone_since: None,
             state_trouble,
             writable_warning: None,
+            exposed: Vec::new(),
             past,
             waiting: Vec::new(),
             unsettled: false,
             published: false,
+            complete: false,
+            at: None,
+        }
+    }
+
+    fn reached(&mut self, point: &'static str) {
+        if let Some(at) = &mut self.at {
+            at(point);
         }
     }
 
@@ -136,7 +157,10 @@ impl<L: Loader> Reconciler<L> {
                 let began = Instant::now();
                 self.pass(&mut watch, started).await;
                 let took = began.elapsed();
-                let soon = Instant::now() + if self.unsettled { COALESCE } else { RESCAN };
+                let mut soon = Instant::now() + if self.unsettled { COALESCE } else { RESCAN };
+                if !self.published {
+                    soon = soon.min((started + FIRST_LIMIT).max(Instant::now() + COALESCE));
+                }
                 tokio::select! {
                     (digest, result) = self.jobs.next() => {
                         self.loaded(digest, result);
@@ -164,19 +188,19 @@ impl<L: Loader> Reconciler<L> {
     async fn pass(&mut self, watch: &mut Watch, started: Instant) {
         self.unsettled = false;
         let (dir, writable) = (self.dir.clone(), self.writable);
-        let mut policy = self.policy.clone();
-        let Ok((listing, policy, policy_seen)) = tokio::task::spawn_blocking(move || {
-            let seen = policy.changed();
+        let (mut policy, signatures, state) = (self.policy.clone(), self.signatures.clone(), self.state.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            let exposed = trusted::exposed(writable, &policy, signatures.as_ref(), state.as_deref());
+            let seen = if writable == Writable::Refuse && policy.exposed().is_some() { None } else { policy.changed() };
             policy.look_for_directories();
-            (capture::list(&dir, writable), policy, seen)
-        })
-        .await
-        else {
-            return;
-        };
-        self.policy = policy;
+            (capture::list(&dir, writable), policy, seen, exposed)
+        });
+        let Ok((listing, policy, policy_seen, exposed)) = looked.await else { return };
+        (self.policy, self.exposed) = (policy, exposed);
+        self.reached("listed");
         self.look_at_history().await;
         let fresh = self.note(listing, watch);
+        self.reached("noted");
         if !fresh.is_empty() || policy_seen.is_some() {
             // What nobody has touched for long before the start need not be watched.
             if self.published || policy_seen.is_some() || !fresh.iter().all(Seen::is_old) {
@@ -191,19 +215,29 @@ impl<L: Loader> Reconciler<L> {
             }
             self.capture(fresh).await;
         }
+        self.reached("captured");
         self.look_at_trials();
+        self.reached("trials looked at");
         self.look_at_signatures().await;
         self.compile_captured();
         self.follow_bars();
+        self.reached("bars followed");
         self.compile_kept();
         self.take_finished();
         self.drop_unwanted();
         let candidates = self.candidates();
-        if self.published || started.elapsed() >= FIRST_LIMIT || candidates.iter().all(is_judgeable) {
+        let together = !self.complete;
+        self.complete |= candidates.iter().all(is_judgeable);
+        if self.published || self.complete || is_time_to_begin(started, &candidates) {
             let policies = self.policy.policies().clone();
-            let judgement = judge(&self.owners, &candidates, Rules { policies: &policies, limits: &self.limits });
+            // Who is loaded first takes no name by that: until all of the start are judged, they are judged as if together.
+            let owners = if together { &self.recorded_owners } else { &self.owners };
+            let judgement = judge(owners, &candidates, Rules { policies: &policies, limits: &self.limits });
+            self.reached("judged");
             self.adopt(judgement, &policies);
+            self.reached("adopted");
             self.record().await;
+            self.reached("recorded");
         }
     }
 
@@ -244,6 +278,7 @@ impl<L: Loader> Reconciler<L> {
             // What an earlier process served of a file, or was to go back to, counts for the files of its start only.
             let before = self.past.bar(&seen.file).map(|bar| &bar.to).or_else(|| self.recorded.files.get(&seen.file));
             let before = before.filter(|_| !self.published).map(|d| Digest::from(d.as_str()));
+            let is_new = !self.files.contains_key(&seen.file);
             let tracked = self.files.entry(seen.file.clone()).or_insert_with(|| Tracked { good: before, ..Tracked::default() });
             tracked.absent = None;
             tracked.warning.clone_from(&seen.warning);
@@ -253,7 +288,11 @@ impl<L: Loader> Reconciler<L> {
                     tracked.trouble = Some(why);
                 }
                 Ok(identity) if tracked.captured.as_ref().is_some_and(|(read, _)| *read == identity) => {}
-                Ok(identity) => fresh.push((identity, seen)),
+                Ok(identity) => {
+                    // What came later than the start is judged by who owns what by then.
+                    self.complete |= self.published && (is_new || tracked.captured.is_some());
+                    fresh.push((identity, seen));
+                }
             }
         }
         // Small ones compile first: nobody waits for a large one that need not.
@@ -282,34 +321,6 @@ impl<L: Loader> Reconciler<L> {
                 Ok(Captured::Unsettled) | Err(_) => self.unsettled = true,
             }
         }
-    }
-
-    /// Verifies what is new, and what new keys or signatures are there for. Trust that came late makes bytes be captured again.
-    async fn look_at_signatures(&mut self) {
-        let Some(mut signatures) = self.signatures.clone() else { return };
-        let captured = |(file, t): (&String, &Tracked)| Some(Wanted::File(t.captured.as_ref()?.1.clone(), self.dir.join(file)));
-        let kept = self.files.values().filter_map(|t| t.good.clone()).chain(self.gone_back_to()).map(Wanted::Kept);
-        let wanted: Vec<Wanted> = self.files.iter().filter_map(captured).chain(kept).collect();
-        let state = self.state.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            signatures.look(&wanted, state.as_deref());
-            signatures
-        });
-        let Ok(signatures) = looked.await else { return };
-        for tracked in self.files.values_mut() {
-            let Some((_, digest)) = &tracked.captured else { continue };
-            let has_bytes = self.compiled.contains_key(digest) || self.waiting.iter().any(|(waiting, _)| waiting == digest);
-            if !has_bytes && signatures.distrust(digest).is_none() {
-                tracked.captured = None;
-                self.unsettled = true;
-            }
-        }
-        self.signatures = Some(signatures);
-    }
-
-    /// Why these bytes must not run, if so.
-    fn distrust(&self, digest: &Digest) -> Option<String> {
-        self.signatures.as_ref()?.distrust(digest).map(str::to_owned)
     }
 
     /// Starts what was captured in this pass; bytes that are not trusted, or were rolled back, are not even compiled.
@@ -388,6 +399,7 @@ impl<L: Loader> Reconciler<L> {
                     (None, Some(why), _) if !good_pending => Content::Bad(why.clone()),
                     (None, None, Some(_)) if barred.is_some() && !good_pending => Content::Barred(barred.unwrap_or_default()),
                     (None, None, Some(_)) if barred.is_some() => Content::Loading(None),
+                    (None, None, Some((_, digest))) if distrusted.is_some() && self.is_open(digest) => Content::Loading(distrusted),
                     (None, None, Some(_)) if !good_pending && distrusted.is_some() => Content::Bad(distrusted.unwrap_or_default()),
                     (None, None, Some((_, digest))) => match state(digest) {
                         Some(Compiled::Loaded(version, _)) => Content::Loaded(version.clone()),
@@ -424,7 +436,7 @@ impl<L: Loader> Reconciler<L> {
         let registry = Registry { bodies, files: self.with_trouble(files), warnings: self.warnings(policies) };
         let first = !std::mem::replace(&mut self.published, true);
         let before = self.registry.borrow().clone();
-        if first || !same(&before, &registry) {
+        if first || !tell::same(&before, &registry) {
             tell::tell(&before, &registry);
             self.registry.send_replace(Arc::new(registry));
         }
@@ -452,28 +464,13 @@ impl<L: Loader> Reconciler<L> {
             tally: self.past.tally(file),
         }))
     }
+}
 
-    /// What is wrong with the whole room is shown at every file it concerns: `plugin list` lists files.
-    fn with_trouble(&self, mut files: Vec<PluginInfo>) -> Vec<PluginInfo> {
-        for info in &mut files {
-            info.warnings.extend(self.policy.missing().get(stem(&info.file)).cloned().unwrap_or_default());
-            info.warnings.extend(self.files.get(&info.file).and_then(|tracked| tracked.warning.clone()));
-            info.warnings.extend(self.directory_trouble.clone());
-            info.warnings.extend(self.policy.trouble().map(str::to_owned));
-            info.warnings.extend(self.signatures.as_ref().and_then(Signatures::trouble).map(str::to_owned));
-        }
-        files
-    }
-
-    fn warnings(&self, policies: &Policies) -> Vec<String> {
-        let stems: Vec<&str> = self.files.keys().map(|file| stem(file)).collect();
-        let mut warnings = policies.unused(&stems);
-        warnings.extend(self.directory_trouble.clone().or_else(|| self.writable_warning.clone()));
-        warnings.extend(self.policy.trouble().map(str::to_owned));
-        warnings.extend(self.signatures.as_ref().and_then(Signatures::trouble).map(str::to_owned));
-        warnings.extend(self.state_trouble.clone());
-        warnings
-    }
+/// Whether the first registry need not wait any longer for those that are not judged.
+fn is_time_to_begin(started: Instant, candidates: &[Candidate]) -> bool {
+    let is_ready = |candidate: &Candidate| matches!(candidate.content, Content::Loaded(_)) || candidate.good.is_some();
+    let limit = if candidates.iter().any(is_ready) { FIRST_LIMIT } else { EMPTY_LIMIT };
+    started.elapsed() >= limit
 }
 
 /// Whether a first registry need not wait for this file: one that waits for a busy machine may take long.
@@ -481,15 +478,9 @@ fn is_judgeable(candidate: &Candidate) -> bool {
     !matches!(candidate.content, Content::Loading(None))
 }
 
-fn same<C>(a: &Registry<C>, b: &Registry<C>) -> bool {
-    a.files == b.files
-        && a.warnings == b.warnings
-        && a.bodies.len() == b.bodies.len()
-        && a.bodies.iter().all(|(name, plugin)| b.bodies.get(name).is_some_and(|other| Arc::ptr_eq(plugin, other)))
-}
-
 mod past;
 mod tell;
+mod trusted;
 
 pub(super) use past::Past;
 

@@ -42,8 +42,9 @@ pub fn roll_back(dir: &Path, state: &Path, name: &str) -> Result<RolledBack, Plu
     let (file, _) = line(&state, dir, name)?;
     let attended = state.is_attended();
     let path = dir.join(&file);
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
+    let changed = || format!("{file} has just changed, and no worker has looked at it yet: see `taskhost plugin list`, then try again");
+    let (identity, standing) = match capture::standing(&path) {
+        Ok(read) => read,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             return refused(format!(
                 "{file} is not in the plugin directory, so nothing of it serves: put a version there: `{}`",
@@ -52,13 +53,13 @@ pub fn roll_back(dir: &Path, state: &Path, name: &str) -> Result<RolledBack, Plu
         }
         Err(e) => return refused(format!("cannot read what stands in the file now ({e}): `{}`", path.display())),
     };
-    let standing = capture::digest(&bytes);
     let asked = state.change_history(|history| {
         let line = history.files.get(&file).cloned().unwrap_or_default();
         // Bytes that no worker has judged yet: with none there to do so, what served last is what is wanted back.
-        let is_new = line.find(&standing).is_none();
-        if is_new && attended {
-            return Err(format!("{file} has just changed, and no worker has looked at it yet: see `taskhost plugin list`, then try again"));
+        let is_new = line.standing.as_ref().map_or_else(|| line.find(&standing).is_none(), |judged| **judged != *standing);
+        // Nobody else writes to the history now, but the file may have been replaced since it was read.
+        if (is_new && attended) || !capture::is_still(&path, identity) {
+            return Err(changed());
         }
         let from = line.current().filter(|_| !is_new).cloned();
         let to = match &from {
@@ -73,6 +74,10 @@ pub fn roll_back(dir: &Path, state: &Path, name: &str) -> Result<RolledBack, Plu
             format!("rolled back by hand to version {} ({}); it holds until other bytes stand in the file", to.version, short(&to.digest));
         let bar = Bar { digest: standing.to_string(), to: to.digest.clone(), why };
         let from_digest = from.as_ref().map_or_else(|| standing.to_string(), |from| from.digest.clone());
+        // This one knows of the bar before it, which a late word of a worker would not.
+        if let Some(line) = history.files.get_mut(&file) {
+            line.bar = None;
+        }
         history.apply(&Event { file: file.clone(), at: now, what: What::RolledBack { from: from_digest, bar } });
         Ok(RolledBack { file: file.clone(), from, to, attended })
     });
@@ -98,7 +103,7 @@ fn open(dir: &Path, state: &Path) -> Result<State, PluginsError> {
 fn line(state: &State, dir: &Path, name: &str) -> Result<(String, Line), PluginsError> {
     let stem = stem(name);
     check_name(stem).map_err(PluginsError::File)?;
-    let mut history = state.history().map_err(PluginsError::State)?;
+    let mut history = state.history().map_err(|why| PluginsError::State(why.into_text()))?;
     let file = format!("{stem}.wasm");
     if let Some(line) = history.files.remove(&file) {
         return Ok((file, line));

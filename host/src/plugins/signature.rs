@@ -13,7 +13,7 @@ use std::{
 
 use minisign::{KeyPair, PublicKey, SecretKeyBox, SignatureBox};
 
-use super::{PluginsError, capture::Identity};
+use super::{PluginsError, capture::Identity, state::Unread, writable::exposed};
 
 /// Bytes of a signature file or of a trust file, at most.
 const LONGEST: u64 = 64 << 10;
@@ -96,10 +96,19 @@ pub fn signature_path(plugin: &Path) -> PathBuf {
 
 /// The signature beside a plugin's file; the error says what to do. Blocks on the file system.
 pub fn read_signature(plugin: &Path) -> Result<String, String> {
+    signature_beside(plugin).map_err(Unread::into_text)
+}
+
+/// The same; also whether it is the machine's doing that it can't be read.
+pub(super) fn signature_beside(plugin: &Path) -> Result<String, Unread> {
     let path = signature_path(plugin);
     read(&path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => "it is not signed, and only signed plugins serve here: `taskhost plugin sign` it".into(),
-        _ => format!("its signature cannot be read ({error}): `{}`", path.display()),
+        std::io::ErrorKind::NotFound => {
+            Unread::Spoilt("it is not signed, and only signed plugins serve here: `taskhost plugin sign` it".into())
+        }
+        // Nobody's text: another try would read the same.
+        std::io::ErrorKind::InvalidData => Unread::Spoilt("its signature file is no minisign signature: sign it again".into()),
+        _ => Unread::Trouble(format!("its signature cannot be read ({error}): `{}`", path.display())),
     })
 }
 
@@ -151,6 +160,11 @@ impl TrustFile {
 
     pub(super) fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
+    }
+
+    /// A sentence, when others may write to it. Blocks on the file system.
+    pub(super) fn exposed(&self) -> Option<String> {
+        exposed("the trusted keys in", &self.path)
     }
 
     /// Blocks on the file system. A file caught half-written is read again in the next pass, since its identity changes then.

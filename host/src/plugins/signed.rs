@@ -11,8 +11,9 @@ use std::{
 use super::{
     capture::digest,
     judge::Digest,
-    signature::{Trust, TrustFile, read_signature},
-    state::State,
+    signature::{Trust, TrustFile, signature_beside},
+    state::{State, Unread},
+    writable::Writable,
 };
 
 /// One digest to be looked at, and where its bytes and its signature are.
@@ -27,9 +28,18 @@ pub(super) enum Wanted {
 /// What was found out about some bytes.
 #[derive(Debug, Clone)]
 struct Checked {
-    signature: Result<String, String>,
+    signature: Result<String, Unread>,
     trust: Arc<Trust>,
-    verdict: Result<(), String>,
+    verdict: Verdict,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Verdict {
+    Trusted,
+    /// It stays so until bytes, signature or keys are others.
+    Refused(String),
+    /// They could not be looked at: not trusted now, and looked at again in the next pass.
+    Open(String),
 }
 
 #[derive(Debug, Clone)]
@@ -49,53 +59,87 @@ impl Signatures {
 
     /// Why these bytes must not run, if so.
     pub(super) fn distrust(&self, digest: &Digest) -> Option<&str> {
-        match self.checked.get(digest) {
-            Some(checked) => checked.verdict.as_ref().err().map(String::as_str),
+        match self.checked.get(digest).map(|checked| &checked.verdict) {
+            Some(Verdict::Trusted) => None,
+            Some(Verdict::Refused(why) | Verdict::Open(why)) => Some(why),
             None => Some("its signature could not be looked at yet"),
         }
     }
 
-    /// Looks at all of `wanted`, and forgets the rest. Blocks on the file system.
-    pub(super) fn look(&mut self, wanted: &[Wanted], state: Option<&State>) {
-        self.file.refresh();
+    /// Whether these bytes are still to be looked at, so that nothing can be said of them.
+    pub(super) fn is_open(&self, digest: &Digest) -> bool {
+        self.checked.get(digest).is_none_or(|checked| matches!(checked.verdict, Verdict::Open(_)))
+    }
+
+    /// A sentence, when others may write to the keys. Blocks on the file system.
+    pub(super) fn exposed(&self) -> Option<String> {
+        self.file.exposed()
+    }
+
+    /// Looks at all of `wanted`, and forgets the rest; at the keys too, where they are to be believed. Blocks on the file system.
+    pub(super) fn look(&mut self, wanted: &[Wanted], state: Option<&State>, writable: Writable) {
+        if writable != Writable::Refuse || self.exposed().is_none() {
+            self.file.refresh();
+        }
         let trust = self.file.trust().clone();
         let mut seen = HashSet::new();
         for wanted in wanted {
             let (digest, signature) = match wanted {
-                Wanted::File(digest, path) => (digest, read_signature(path)),
+                Wanted::File(digest, path) => (digest, signature_beside(path)),
                 Wanted::Kept(digest) => {
                     // The file that has these very bytes was looked at before.
                     if seen.contains(digest) {
                         continue;
                     }
-                    let kept = state.and_then(|state| state.signature(digest));
-                    (digest, kept.ok_or_else(|| "the signature of its last good version is not kept".to_owned()))
+                    let kept = state.map_or(Ok(None), |state| state.signature(digest));
+                    let none = || Unread::Spoilt("the signature of its last good version is not kept".to_owned());
+                    (digest, kept.and_then(|kept| kept.ok_or_else(none)))
                 }
             };
             // The same bytes in two files: one good signature is enough.
             let first = seen.insert(digest.clone());
             let known = self.checked.get(digest).filter(|known| Arc::ptr_eq(&known.trust, &trust));
-            if known.is_some_and(|known| known.signature == signature || (!first && known.verdict.is_ok())) {
+            let is_known = |known: &Checked| known.signature == signature && !matches!(known.verdict, Verdict::Open(_));
+            if known.is_some_and(|known| is_known(known) || (!first && known.verdict == Verdict::Trusted)) {
                 continue;
             }
-            let verdict = signature.clone().and_then(|text| {
-                let bytes = match wanted {
-                    Wanted::File(digest, path) => read(path, digest)?,
-                    Wanted::Kept(digest) => state.ok_or("there is no state directory")?.read(digest)?,
-                };
-                trust.check(&bytes, &text)?;
-                if let Some(Err(why)) = state.map(|state| state.keep_signature(digest, &text)) {
-                    tracing::warn!("{why}");
-                }
-                Ok(())
-            });
+            let verdict = match &signature {
+                Ok(text) => verdict(wanted, text, &trust, state),
+                // What was found out of these very bytes still holds.
+                Err(Unread::Trouble(_)) if known.is_some() => continue,
+                Err(Unread::Trouble(why)) => Verdict::Open(why.clone()),
+                Err(Unread::Spoilt(why)) => Verdict::Refused(why.clone()),
+            };
             self.checked.insert(digest.clone(), Checked { signature, trust: trust.clone(), verdict });
         }
         self.checked.retain(|digest, _| seen.contains(digest));
     }
 }
 
-fn read(path: &Path, wanted: &Digest) -> Result<Vec<u8>, String> {
-    let bytes = std::fs::read(path).map_err(|error| format!("it cannot be read ({error})"))?;
-    if digest(&bytes) == *wanted { Ok(bytes) } else { Err("it is being changed".into()) }
+/// Holds bytes against a signature. The bytes are known by their digest, so it does not matter what stands in the file by then.
+fn verdict(wanted: &Wanted, signature: &str, trust: &Trust, state: Option<&State>) -> Verdict {
+    let (digest, bytes) = match wanted {
+        Wanted::File(digest, path) => (digest, read(path, digest)),
+        Wanted::Kept(digest) => {
+            let nowhere = || Unread::Spoilt("there is no state directory".into());
+            (digest, state.ok_or_else(nowhere).and_then(|state| state.read(digest)))
+        }
+    };
+    let bytes = match bytes {
+        Ok(bytes) => bytes,
+        Err(Unread::Spoilt(why)) => return Verdict::Refused(why),
+        Err(Unread::Trouble(why)) => return Verdict::Open(why),
+    };
+    if let Err(why) = trust.check(&bytes, signature) {
+        return Verdict::Refused(why);
+    }
+    if let Some(Err(why)) = state.map(|state| state.keep_signature(digest, signature)) {
+        tracing::warn!("{why}");
+    }
+    Verdict::Trusted
+}
+
+fn read(path: &Path, wanted: &Digest) -> Result<Vec<u8>, Unread> {
+    let bytes = std::fs::read(path).map_err(|error| Unread::Trouble(format!("it cannot be read ({error})")))?;
+    if digest(&bytes) == *wanted { Ok(bytes) } else { Err(Unread::Trouble("it is being changed".into())) }
 }

@@ -8,10 +8,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, DirBuilder, File, TryLockError},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt},
-    path::{Path, PathBuf},
+    fs::{File, TryLockError},
+    io,
+    path::Path,
     time::Duration,
 };
 
@@ -23,6 +22,7 @@ use super::{
     history::History,
     judge::Owners,
 };
+use crate::private::{self, Dir, Unusable};
 
 /// Bytes that no file is known by are kept so long: another worker may be about to record them.
 const ORPHANS_KEPT: Duration = Duration::from_secs(600);
@@ -47,118 +47,142 @@ pub(super) struct Index {
 /// The part of the state directory that belongs to one plugin directory.
 #[derive(Debug)]
 pub(super) struct State {
-    dir: PathBuf,
+    dir: Dir,
     directory: String,
+}
+
+/// Why kept bytes could not be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// They are gone, or not what they were: that stays so.
+    Spoilt(String),
+    /// The machine's doing: worth another try.
+    Trouble(String),
 }
 
 impl State {
     /// `Err(Refused)` when others could change what this host runs; `Err(Failed)` when the disk would not have it.
     pub(super) fn open(root: &Path, plugin_dir: &Path) -> Result<Self, OpenError> {
-        let failed = |e: io::Error| OpenError::Failed(format!("cannot use the state directory ({e}): `{}`", root.display()));
-        let canonical = plugin_dir.canonicalize().map_err(failed)?;
-        let mut private = DirBuilder::new();
-        private.recursive(true).mode(0o700);
-        private.create(root).map_err(failed)?;
-        check_private(root)?;
+        let canonical = plugin_dir
+            .canonicalize()
+            .map_err(|e| OpenError::Failed(format!("cannot use the state directory ({e}): `{}`", root.display())))?;
         let key = digest(canonical.as_os_str().as_encoded_bytes());
-        let dir = root.join(key.get(..16).unwrap_or(&key));
-        private.create(&dir).map_err(failed)?;
-        check_private(&dir)?;
+        let dir = Dir::make(root, "state directory").and_then(|root| root.within(key.get(..16).unwrap_or(&key)));
+        let dir = dir.map_err(|why| match why {
+            Unusable::Refused(text) => OpenError::Refused(PluginsError::State(text)),
+            Unusable::Failed(text) => OpenError::Failed(text),
+        })?;
         Ok(Self { dir, directory: canonical.display().to_string() })
     }
 
+    /// A sentence, when others could put another state directory in the place of this one.
+    pub(super) fn warning(&self) -> Option<String> {
+        self.dir.warning()
+    }
+
     /// Nothing, when nothing was recorded yet.
-    pub(super) fn index(&self) -> Result<Index, String> {
-        let path = self.dir.join(INDEX);
-        let text = match fs::read(&path) {
+    pub(super) fn index(&self) -> Result<Index, Unread> {
+        let text = match self.dir.read(INDEX) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Index::default()),
-            Err(e) => return Err(format!("cannot read what was last served ({e}): `{}`", path.display())),
+            Err(e) => return Err(Unread::of(&e, format!("cannot read what was last served ({e}): `{}`", self.shown(INDEX)))),
         };
-        serde_json::from_slice(&text).map_err(|e| format!("what was last served is unreadable and starts anew ({e}): `{}`", path.display()))
+        serde_json::from_slice(&text)
+            .map_err(|e| Unread::Spoilt(format!("what was last served is unreadable and starts anew ({e}): `{}`", self.shown(INDEX))))
     }
 
     /// The bytes of `wanted`, if they are still what they were.
-    pub(super) fn read(&self, wanted: &str) -> Result<Vec<u8>, String> {
-        let path = self.blob(wanted);
-        let bytes = fs::read(&path).map_err(|e| format!("cannot read the last good version ({e}): `{}`", path.display()))?;
+    pub(super) fn read(&self, wanted: &str) -> Result<Vec<u8>, Unread> {
+        let name = blob(wanted);
+        let bytes = self
+            .dir
+            .read(&name)
+            .map_err(|e| Unread::of(&e, format!("cannot read the last good version ({e}): `{}`", self.shown(&name))))?;
         if *digest(&bytes) == *wanted {
             Ok(bytes)
         } else {
-            Err(format!("the last good version was changed on disk and is not used: `{}`", path.display()))
+            Err(Unread::Spoilt(format!("the last good version was changed on disk and is not used: `{}`", self.shown(&name))))
         }
     }
 
     /// Keeps `bytes` under their digest.
     pub(super) fn keep(&self, digest: &str, bytes: &[u8]) -> Result<(), String> {
-        let path = self.blob(digest);
+        let name = blob(digest);
         // Present with the right length: `read` checks the digest, and a wrong one only costs the fallback.
-        if fs::metadata(&path).is_ok_and(|meta| meta.len() == bytes.len() as u64) {
-            // Young again, so that nobody takes it for an orphan before it is recorded.
-            let touched = File::options().write(true).open(&path).and_then(|f| f.set_modified(self.now()?));
-            if touched.is_ok() {
-                return Ok(());
-            }
+        let there = self.dir.open(&name).ok().filter(|file| file.metadata().is_ok_and(|meta| meta.len() == bytes.len() as u64));
+        // Young again, so that nobody takes it for an orphan before it is recorded.
+        if there.is_some_and(|file| self.now().and_then(|now| file.set_modified(now)).is_ok()) {
+            return Ok(());
         }
-        self.write(&path, bytes).map_err(|e| self.unkept(&e))
+        self.dir.write(&name, bytes).map_err(|e| self.unkept(&e))
     }
 
     /// Keeps the signature that made bytes trusted, so that they can be checked again after a restart.
     pub(super) fn keep_signature(&self, digest: &str, text: &str) -> Result<(), String> {
-        let path = self.blob(digest).with_extension("minisig");
-        if fs::read(&path).is_ok_and(|kept| kept == text.as_bytes()) {
+        let name = signature(digest);
+        if self.dir.read(&name).is_ok_and(|kept| kept == text.as_bytes()) {
             return Ok(());
         }
-        self.write(&path, text.as_bytes()).map_err(|e| self.unkept(&e))
+        self.dir.write(&name, text.as_bytes()).map_err(|e| self.unkept(&e))
     }
 
-    pub(super) fn signature(&self, digest: &str) -> Option<String> {
-        fs::read_to_string(self.blob(digest).with_extension("minisig")).ok()
+    /// `None`: there is none.
+    pub(super) fn signature(&self, digest: &str) -> Result<Option<String>, Unread> {
+        let name = signature(digest);
+        match self.dir.read(&name) {
+            Ok(text) => Ok(String::from_utf8(text).ok()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound || private::is_refusal(&e) => Ok(None),
+            Err(e) => Err(Unread::Trouble(format!("cannot read the signature of its last good version ({e}): `{}`", self.shown(&name)))),
+        }
     }
 
     /// Remembers what is served now, and drops bytes that nothing is known by.
     pub(super) fn record(&self, files: BTreeMap<String, String>, owners: Owners) -> Result<(), String> {
         let index = Index { directory: self.directory.clone(), files, owners };
         let text = serde_json::to_vec_pretty(&index).map_err(|e| self.unkept(&e.into()))?;
-        let path = self.dir.join(INDEX);
-        self.write(&path, &text).map_err(|e| self.unkept(&e))?;
+        self.dir.write(INDEX, &text).map_err(|e| self.unkept(&e))?;
         self.drop_orphans(&index).map_err(|e| self.unkept(&e))
     }
 
     /// Which history stands there: another identity, another history. `None`: there is none.
     pub(super) fn history_identity(&self) -> Option<Identity> {
-        fs::metadata(self.dir.join(HISTORY)).ok().map(|meta| Identity::of(&meta))
+        self.dir.about(HISTORY).ok().map(|meta| Identity::of(&meta))
     }
 
-    pub(super) fn history(&self) -> Result<History, String> {
-        let path = self.dir.join(HISTORY);
-        let text = match fs::read(&path) {
+    pub(super) fn history(&self) -> Result<History, Unread> {
+        let text = match self.dir.read(HISTORY) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(History::default()),
-            Err(e) => return Err(format!("cannot read the history of the plugins ({e}): `{}`", path.display())),
+            Err(e) => return Err(Unread::of(&e, format!("cannot read the history of the plugins ({e}): `{}`", self.shown(HISTORY)))),
         };
-        serde_json::from_slice(&text)
-            .map_err(|e| format!("the history of the plugins is unreadable and starts anew ({e}): `{}`", path.display()))
+        serde_json::from_slice(&text).map_err(|e| {
+            Unread::Spoilt(format!("the history of the plugins is unreadable and starts anew ({e}): `{}`", self.shown(HISTORY)))
+        })
     }
 
     /// Changes the history while nobody else does. Also the identity of what then stands there.
     pub(super) fn change_history<T>(&self, change: impl FnOnce(&mut History) -> T) -> Result<(T, Option<Identity>), String> {
         let _lock = self.lock().map_err(|e| self.unkept(&e))?;
         let before = self.history();
-        let mut after = before.clone().unwrap_or_else(|text| {
-            tracing::warn!("{text}");
-            History::default()
-        });
+        let mut after = match before.clone() {
+            Ok(history) => history,
+            Err(Unread::Spoilt(text)) => {
+                tracing::warn!("{text}");
+                History::default()
+            }
+            // It is there, and must not be written over.
+            Err(Unread::Trouble(text)) => return Err(text),
+        };
         let changed = change(&mut after);
         if before.as_ref() != Ok(&after) {
             let text = serde_json::to_vec_pretty(&after).map_err(|e| self.unkept(&e.into()))?;
-            self.write(&self.dir.join(HISTORY), &text).map_err(|e| self.unkept(&e))?;
+            self.dir.write(HISTORY, &text).map_err(|e| self.unkept(&e))?;
         }
         Ok((changed, self.history_identity()))
     }
 
     fn lock(&self) -> io::Result<File> {
-        let file = self.open_lock(LOCK)?;
+        let file = self.dir.open_lock(LOCK)?;
         for _ in 0..LOCK_TRIES.0 {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
@@ -173,35 +197,29 @@ impl State {
         Err(io::Error::other(format!("somebody has held `{LOCK}` for a second")))
     }
 
-    fn open_lock(&self, name: &str) -> io::Result<File> {
-        File::options().create(true).truncate(false).write(true).open(self.dir.join(name))
-    }
-
     /// Shows, as long as the answer is held, that a worker attends to this directory.
     pub(super) fn attend(&self) -> Option<File> {
-        let shown = self.open_lock(ATTENDED).and_then(|file| file.try_lock_shared().map(|()| file).map_err(io::Error::from));
+        let shown = self.dir.open_lock(ATTENDED).and_then(|file| file.try_lock_shared().map(|()| file).map_err(io::Error::from));
         shown.inspect_err(|e| tracing::debug!("`plugin rollback` will not see this worker: {e}")).ok()
     }
 
     pub(super) fn is_attended(&self) -> bool {
-        self.open_lock(ATTENDED).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+        self.dir.open_lock(ATTENDED).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
     }
 
     fn drop_orphans(&self, index: &Index) -> io::Result<()> {
         let now = self.now()?;
         // What can't be told for sure is kept.
         let Ok(history) = self.history() else { return Ok(()) };
-        for entry in fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let known = [INDEX, HISTORY, LOCK, ATTENDED].contains(&name.as_str())
+        for entry in self.dir.entries()? {
+            let name = entry.name.as_str();
+            let known = [INDEX, HISTORY, LOCK, ATTENDED].contains(&name)
                 || name
                     .strip_suffix(".wasm")
                     .or(name.strip_suffix(".minisig"))
                     .is_some_and(|digest| index.files.values().any(|d| d == digest) || history.keeps(digest));
-            let age = entry.metadata().and_then(|meta| meta.modified()).map(|at| now.duration_since(at).unwrap_or_default());
-            if !known && age.is_ok_and(|age| age >= ORPHANS_KEPT) {
-                fs::remove_file(entry.path())?;
+            if !known && now.duration_since(entry.modified).unwrap_or_default() >= ORPHANS_KEPT {
+                self.dir.remove(name)?;
             }
         }
         Ok(())
@@ -209,29 +227,18 @@ impl State {
 
     /// The time by the file system's own clock, which the ages of its files are measured by.
     fn now(&self) -> io::Result<std::time::SystemTime> {
-        tempfile::Builder::new().prefix(".now").tempfile_in(&self.dir)?.as_file().metadata()?.modified()
+        self.dir.temporary()?.file.metadata()?.modified()
     }
 
-    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(".new").tempfile_in(&self.dir)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|e| e.error)?;
-        // The rename itself lasts once the directory is on disk.
-        File::open(&self.dir)?.sync_all()
-    }
-
-    fn blob(&self, digest: &str) -> PathBuf {
-        // An index that somebody edited must not lead out of the directory.
-        let name: String = digest.chars().filter(char::is_ascii_hexdigit).collect();
-        self.dir.join(format!("{name}.wasm"))
+    fn shown(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
     }
 
     fn unkept(&self, e: &io::Error) -> String {
         format!(
             "cannot keep the last good plugins ({e}): they serve on, but a bad file will not be replaced by its last good version after a \
              restart; make room in or give this user `{}`",
-            self.dir.display()
+            self.dir.path().display()
         )
     }
 }
@@ -243,28 +250,34 @@ pub(super) enum OpenError {
     Failed(String),
 }
 
-fn check_private(dir: &Path) -> Result<(), OpenError> {
-    let meta = fs::metadata(dir).map_err(|e| OpenError::Failed(format!("cannot use the state directory ({e}): `{}`", dir.display())))?;
-    let me = rustix::process::geteuid().as_raw();
-    let shown = dir.display();
-    let refused = |text: String| Err(OpenError::Refused(PluginsError::State(text)));
-    if meta.uid() != me {
-        return refused(format!(
-            "the state directory belongs to user {}, not to this one ({me}): run `chown {me} '{shown}'` or set another",
-            meta.uid()
-        ));
+impl Unread {
+    fn of(error: &io::Error, text: String) -> Self {
+        let lasting = error.kind() == io::ErrorKind::NotFound || private::is_refusal(error);
+        if lasting { Self::Spoilt(text) } else { Self::Trouble(text) }
     }
-    if meta.mode() & 0o077 != 0 {
-        return refused(format!(
-            "others may enter the state directory, so its code cannot be trusted: check it and run `chmod 700 '{shown}'`"
-        ));
+
+    pub(super) fn into_text(self) -> String {
+        let (Self::Spoilt(text) | Self::Trouble(text)) = self;
+        text
     }
-    Ok(())
+}
+
+fn blob(digest: &str) -> String {
+    format!("{}.wasm", hex(digest))
+}
+
+fn signature(digest: &str) -> String {
+    format!("{}.minisig", hex(digest))
+}
+
+/// An index that somebody edited must not lead out of the directory.
+fn hex(digest: &str) -> String {
+    digest.chars().filter(char::is_ascii_hexdigit).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
     use super::*;
 
@@ -273,6 +286,29 @@ mod tests {
             Ok(state) => state,
             Err(e) => panic!("{e:?}"),
         }
+    }
+
+    fn at(state: &State, digest: &str) -> PathBuf {
+        state.dir.path().join(blob(digest))
+    }
+
+    #[test]
+    fn last_good_bytes_are_spoilt_only_when_they_are_not_what_they_were() {
+        let (root, plugins) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let state = state(&root.path().join("state"), plugins.path());
+        let hash = digest(b"good");
+        assert!(matches!(state.read(&hash), Err(Unread::Spoilt(_))), "there is none");
+        for errno in [rustix::io::Errno::MFILE, rustix::io::Errno::IO, rustix::io::Errno::NOMEM, rustix::io::Errno::ACCESS] {
+            assert!(matches!(Unread::of(&errno.into(), String::new()), Unread::Trouble(_)), "{errno}");
+        }
+        state.keep(&hash, b"good").unwrap();
+        fs::set_permissions(at(&state, &hash), fs::Permissions::from_mode(0o622)).unwrap();
+        assert!(matches!(state.read(&hash), Err(Unread::Spoilt(text)) if text.contains("others may write")));
+        fs::remove_file(at(&state, &hash)).unwrap();
+        std::os::unix::fs::symlink(root.path().join("elsewhere"), at(&state, &hash)).unwrap();
+        assert!(matches!(state.read(&hash), Err(Unread::Spoilt(text)) if text.contains("symbolic link")));
+        state.keep(&hash, b"good").unwrap();
+        assert_eq!(state.read(&hash).unwrap(), b"good", "what stood in the way was replaced");
     }
 
     #[test]
@@ -289,9 +325,9 @@ mod tests {
         let again = state(&root, plugins.path());
         assert_eq!(again.index().unwrap().files, files);
         assert_eq!(again.read(&hash).unwrap(), b"good");
-        fs::write(again.blob(&hash), b"evil").unwrap();
-        assert!(again.read(&hash).unwrap_err().contains("changed on disk"));
-        fs::write(again.dir.join("index.json"), b"{").unwrap();
+        fs::write(at(&again, &hash), b"evil").unwrap();
+        assert!(again.read(&hash).unwrap_err().into_text().contains("changed on disk"));
+        fs::write(again.dir.path().join("index.json"), b"{").unwrap();
         assert!(again.index().is_err());
     }
 
@@ -299,8 +335,8 @@ mod tests {
     fn each_plugin_directory_has_its_own() {
         let (root, one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let root = root.path().join("state");
-        assert_ne!(state(&root, one.path()).dir, state(&root, two.path()).dir);
-        assert_eq!(state(&root, one.path()).dir, state(&root, &one.path().join(".")).dir);
+        assert_ne!(state(&root, one.path()).dir.path(), state(&root, two.path()).dir.path());
+        assert_eq!(state(&root, one.path()).dir.path(), state(&root, &one.path().join(".")).dir.path());
     }
 
     #[test]
@@ -331,7 +367,7 @@ mod tests {
         });
         let long_ago = state.now().unwrap() - ORPHANS_KEPT * 2;
         for hash in [&old, &used] {
-            File::options().write(true).open(state.blob(hash)).unwrap().set_modified(long_ago).unwrap();
+            File::options().write(true).open(at(&state, hash)).unwrap().set_modified(long_ago).unwrap();
         }
         state.record(BTreeMap::from([("math.wasm".to_owned(), used.to_string())]), Owners::default()).unwrap();
         assert!(state.read(&old).is_err());

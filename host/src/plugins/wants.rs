@@ -2,10 +2,14 @@
 //!
 //! imports say which capabilities the code can ask for, hints say which hosts, variables and tasks; neither grants anything.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use super::Plugin;
-use crate::engine::{EnqueueGrant, FileMode, Grants, HttpGrant};
+use crate::{
+    catalogue::Hints,
+    engine::{EnqueueGrant, FileMode, Grants, HttpGrant},
+    retry::RetrySettings,
+};
 
 /// Held against the policy in force.
 #[derive(Debug, Default, PartialEq, serde::Serialize)]
@@ -27,7 +31,24 @@ impl<C> Plugin<C> {
             env: distinct(hints().flat_map(|hints| &hints.env)),
             enqueue: distinct(hints().flat_map(|hints| &hints.enqueue)),
         };
-        wants(&self.grants, &wished, imports)
+        let mut wants = wants(&self.grants, &wished, imports);
+        let bounds = (self.limits.timeout, self.limits.retries.unwrap_or(RetrySettings::default().max_attempts.saturating_sub(1)));
+        longer(&mut wants, bounds, hints());
+        wants
+    }
+}
+
+/// The longest timeout and the most retries that bodies wish for, where they get less: a hint goes no further than the bounds.
+fn longer<'a>(wants: &mut Wants, (timeout, retries): (Duration, u32), hints: impl Iterator<Item = &'a Hints> + Clone) {
+    let longest = hints.clone().filter_map(|hints| hints.timeout_ms).map(Duration::from_millis).max();
+    if let Some(longest) = longest.filter(|longest| *longest > timeout) {
+        let shown = if longest.subsec_millis() == 0 { format!("{}s", longest.as_secs()) } else { format!("{}ms", longest.as_millis()) };
+        wants.lacking.push(format!("timeout {shown}"));
+        wants.lines.push(format!("timeout = \"{shown}\""));
+    }
+    if let Some(most) = hints.filter_map(|hints| hints.retries).max().filter(|most| *most > retries) {
+        wants.lacking.push(format!("retries {most}"));
+        wants.lines.push(format!("retries = {most}"));
     }
 }
 
@@ -220,6 +241,21 @@ mod tests {
                 "enqueue = [\"mail.send\"]",
             ]
         );
+    }
+
+    #[test]
+    fn a_hint_beyond_the_bounds_is_told_as_the_line_that_allows_it() {
+        let hints = [
+            Hints { timeout_ms: Some(300_000), retries: Some(5), ..Hints::default() },
+            Hints { timeout_ms: Some(1500), ..Hints::default() },
+        ];
+        let told = |bounds| {
+            let mut wants = Wants::default();
+            longer(&mut wants, bounds, hints.iter());
+            wants.lines
+        };
+        assert_eq!(told((Duration::from_secs(60), 3)), ["timeout = \"300s\"", "retries = 5"]);
+        assert_eq!(told((Duration::from_secs(300), 5)), Vec::<String>::new());
     }
 
     #[test]

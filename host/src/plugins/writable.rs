@@ -11,6 +11,8 @@ use std::{
 
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
+use crate::private::{OTHERS_WRITE, above, remedy, stranger};
+
 /// What to do when others may write there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Writable {
@@ -21,14 +23,11 @@ pub enum Writable {
     Refuse,
 }
 
-const OTHERS: u32 = 0o022;
-const STICKY: u32 = 0o1000;
-
 /// A sentence, when others may write to the plugin directory.
 pub(super) fn directory(dir: &Path) -> Option<String> {
     let shown = |path: &Path| path.display().to_string();
     let meta = fs::metadata(dir).ok()?;
-    let why = stranger(&meta).or_else(|| (meta.mode() & OTHERS != 0).then(|| "others may write to it".to_owned()));
+    let why = stranger(&meta).or_else(|| (meta.mode() & OTHERS_WRITE != 0).then(|| "others may write to it".to_owned()));
     let found = match why {
         Some(why) => format!("the plugin directory: {why}; {}", remedy(&meta, &shown(dir))),
         None => above(dir)?,
@@ -38,7 +37,7 @@ pub(super) fn directory(dir: &Path) -> Option<String> {
 
 /// A sentence, when others may write to one plugin. `meta`: of what a link leads to.
 pub(super) fn file(name: &str, path: &Path, meta: &Metadata, is_link: bool) -> Option<String> {
-    let why = stranger(meta).or_else(|| (meta.mode() & OTHERS != 0).then(|| "others may write to it".to_owned()));
+    let why = stranger(meta).or_else(|| (meta.mode() & OTHERS_WRITE != 0).then(|| "others may write to it".to_owned()));
     let found = match why {
         Some(why) => format!("{name}: {why}; {}", remedy(meta, &path.display().to_string())),
         None if is_link => above(&path.canonicalize().ok()?)?,
@@ -47,30 +46,15 @@ pub(super) fn file(name: &str, path: &Path, meta: &Metadata, is_link: bool) -> O
     (!is_read_only(path)).then(|| format!("others may decide what runs here by {found}, or set plugin_dir_writable = \"allow\""))
 }
 
-/// The nearest directory above that others may write to.
-fn above(path: &Path) -> Option<String> {
-    let real = path.canonicalize().ok()?;
-    real.ancestors().skip(1).find_map(|ancestor| {
-        let meta = fs::metadata(ancestor).ok()?;
-        let open = meta.mode() & OTHERS != 0 && meta.mode() & STICKY == 0;
-        let why = stranger(&meta).or_else(|| open.then(|| "others may write to it".to_owned()))?;
-        Some(format!("`{}`, which is above it: {why}; {}", ancestor.display(), remedy(&meta, &ancestor.display().to_string())))
-    })
-}
-
-/// Owned by neither this user nor root.
-fn stranger(meta: &Metadata) -> Option<String> {
-    let me = rustix::process::geteuid().as_raw();
-    (![0, me].contains(&meta.uid())).then(|| format!("it belongs to user {}", meta.uid()))
-}
-
-fn remedy(meta: &Metadata, shown: &str) -> String {
-    let me = rustix::process::geteuid().as_raw();
-    match (stranger(meta).is_some(), meta.mode() & OTHERS != 0) {
-        (true, true) => format!("run `chown {me} '{shown}'` and `chmod go-w '{shown}'`"),
-        (true, false) => format!("run `chown {me} '{shown}'`"),
-        _ => format!("run `chmod go-w '{shown}'`"),
-    }
+/// A sentence, when others may write to a file that decides about plugins, or put another in its place. `what`: such as `the policies in`.
+pub fn exposed(what: &str, path: &Path) -> Option<String> {
+    let meta = fs::metadata(path).ok()?;
+    let why = stranger(&meta).or_else(|| (meta.mode() & OTHERS_WRITE != 0).then(|| "others may write to it".to_owned()));
+    let found = match why {
+        Some(why) => format!("{why}; {}", remedy(&meta, &path.display().to_string())),
+        None => above(path)?,
+    };
+    (!is_read_only(path)).then(|| format!("others may change {what} `{}`: {found}", path.display()))
 }
 
 fn is_read_only(path: &Path) -> bool {
@@ -105,6 +89,22 @@ mod tests {
         assert!(text.contains("which is above it") && text.contains("chmod go-w"), "{text}");
         chmod(root.path(), 0o1777);
         assert_eq!(directory(&dir), None, "in a sticky directory nobody can rename what is not theirs");
+    }
+
+    #[test]
+    fn a_file_that_decides_is_told_of_as_a_plugin_is() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("keys.pub");
+        assert_eq!(exposed("the trusted keys in", &path), None, "there is none");
+        fs::write(&path, "x").unwrap();
+        chmod(&path, 0o644);
+        assert_eq!(exposed("the trusted keys in", &path), None);
+        chmod(&path, 0o646);
+        let text = exposed("the trusted keys in", &path).unwrap();
+        assert!(text.contains("others may change the trusted keys in `") && text.contains("chmod go-w"), "{text}");
+        chmod(&path, 0o644);
+        chmod(root.path(), 0o777);
+        assert!(exposed("the trusted keys in", &path).unwrap().contains("which is above it"));
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl Fake {
 
     /// Lets `hosts` loops run for `time`.
     async fn run(self: &Arc<Self>, hosts: usize, time: Duration) {
-        let loops = (0..hosts).map(|_| async { fire_for_ever(&**self).await });
+        let loops = (0..hosts).map(|_| fires(self));
         let _ = tokio::time::timeout(time, futures_util::future::join_all(loops)).await;
     }
 }
@@ -87,7 +87,9 @@ impl Schedules for Fake {
     async fn put_schedule(&self, schedule: &Schedule) -> broker::Result<()> {
         self.step(|kept, _| {
             kept.puts += 1;
-            kept.schedules.insert(schedule.name.clone(), schedule.clone());
+            let held = kept.schedules.get(&schedule.name).is_some_and(|old| old.paused);
+            let paused = schedule.says_paused.unwrap_or(held || schedule.paused);
+            kept.schedules.insert(schedule.name.clone(), Schedule { paused, ..schedule.clone() });
         })
     }
 
@@ -110,7 +112,7 @@ impl Schedules for Fake {
             let now = Millis(now.0 - u64::try_from(kept.behind.as_millis()).unwrap());
             let (behind, running) = (due.since(now), kept.running);
             let Some(stored) = kept.schedules.get_mut(&schedule.name) else { return Ok(Fired::NotNow) };
-            if stored.paused || due <= stored.last || definition(stored) != definition(schedule) {
+            if stored.paused || due <= stored.last || !stored.is_defined_as(schedule) {
                 return Ok(Fired::NotNow);
             }
             if due > now {
@@ -127,6 +129,21 @@ impl Schedules for Fake {
     }
 }
 
+/// A host without a file.
+async fn fires(broker: &Fake) {
+    host(broker, Vec::new()).await;
+}
+
+/// A host with these schedules in its file.
+async fn host(broker: &Fake, defined: Vec<Schedule>) {
+    let mut file = File::new(defined);
+    fire_for_ever(broker, &mut file).await;
+}
+
+fn of_file(name: &str, rule: &str) -> Schedule {
+    Schedule { source: Source::Toml, created_at: Millis(0), last: Millis(0), ..schedule(name, rule) }
+}
+
 fn schedule(name: &str, rule: &str) -> Schedule {
     Schedule {
         name: name.into(),
@@ -141,6 +158,8 @@ fn schedule(name: &str, rule: &str) -> Schedule {
         catch_up: CatchUp::Once,
         overlap: Overlap::Allow,
         source: Source::Cli,
+        defined_at: Millis(0),
+        says_paused: None,
         created_at: START,
         paused: false,
         last: START,
@@ -198,7 +217,7 @@ async fn a_schedule_added_paused_changed_or_removed_meanwhile_is_followed() {
         sleep(Duration::from_secs(60)).await;
     };
     tokio::select! {
-        () = fire_for_ever(&*broker) => {}
+        () = fires(&broker) => {}
         () = running => {}
     }
     assert_eq!(broker.fired(), [30, 40, 80, 90, 100, 120, 135].map(|second| second * SECOND));
@@ -239,7 +258,7 @@ async fn an_outage_of_the_broker_ends_nothing() {
         sleep(Duration::from_secs(60)).await;
     };
     tokio::select! {
-        () = fire_for_ever(&*broker) => {}
+        () = fires(&broker) => {}
         () = trouble => {}
     }
     let fired = broker.fired();
@@ -292,7 +311,7 @@ async fn an_overlap_is_skipped_and_the_next_due_time_comes() {
         sleep(Duration::from_secs(10)).await;
     };
     tokio::select! {
-        () = fire_for_ever(&*broker) => {}
+        () = fires(&broker) => {}
         () = task => {}
     }
     assert_eq!(broker.fired(), [10 * SECOND, 40 * SECOND]);
@@ -300,24 +319,103 @@ async fn an_overlap_is_skipped_and_the_next_due_time_comes() {
 
 #[tokio::test(start_paused = true)]
 async fn the_files_schedules_are_put_when_new_or_changed_and_none_is_removed() {
-    let toml = |name, rule| Schedule { source: Source::Toml, created_at: Millis(0), last: Millis(0), ..schedule(name, rule) };
-    let broker = Fake::new([toml("same", "0 9 * * *"), toml("elsewhere", "0 1 * * *"), schedule("taken", "0 2 * * *")]);
+    let broker = Fake::new([of_file("same", "0 9 * * *"), of_file("elsewhere", "0 1 * * *"), schedule("taken", "0 2 * * *")]);
     let defined = [
-        toml("same", "0 9 * * *"),
-        toml("new", "0 3 * * *"),
-        toml("taken", "0 4 * * *"),
-        toml("bad", "0 99 * * *"),
-        toml("a b", "0 1 * * *"),
+        of_file("same", "0 9 * * *"),
+        of_file("new", "0 3 * * *"),
+        of_file("taken", "0 4 * * *"),
+        of_file("bad", "0 99 * * *"),
+        of_file("a b", "0 1 * * *"),
     ];
-    define(&*broker, &defined).await.unwrap();
-    define(&*broker, &defined).await.unwrap();
+    let mut file = File::new(defined.to_vec());
+    let stored = broker.schedules().await.unwrap();
+    broker.with(|kept| kept.failures = 1);
+    assert!(file.put(&*broker, &stored, &Plans::default()).await.unwrap_err().is_transient());
+    assert!(file.put(&*broker, &stored, &Plans::default()).await.unwrap());
+    let stored = broker.schedules().await.unwrap();
+    assert!(!file.put(&*broker, &stored, &Plans::default()).await.unwrap());
     let (names, puts) = broker.with(|kept| (kept.schedules.keys().cloned().collect::<Vec<_>>(), kept.puts));
     assert_eq!(names, ["elsewhere", "new", "same", "taken"]);
     assert_eq!(puts, 2, "`new` and `taken`, once each");
     let taken = broker.with(|kept| kept.schedules["taken"].clone());
     assert_eq!((taken.rule.as_str(), taken.source, taken.last), ("0 4 * * *", Source::Toml, START));
-    broker.with(|kept| kept.failures = 1);
-    assert!(define(&*broker, &defined).await.unwrap_err().is_transient());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_files_schedules_come_back_when_the_broker_is_empty_and_remember_what_they_were() {
+    let broker = Fake::new([]);
+    let file = vec![of_file("tick", "*/10 * * * * *"), of_file("every", "@every 7s"), of_file("held", "*/10 * * * * *")];
+    let outage = async {
+        sleep(Duration::from_millis(1_500)).await;
+        broker.with(|kept| kept.schedules.get_mut("held").unwrap().paused = true);
+        sleep(Duration::from_secs(20)).await;
+        broker.with(|kept| kept.schedules.clear());
+        broker.with(|kept| kept.failures = 5);
+        sleep(Duration::from_secs(40)).await;
+    };
+    tokio::select! {
+        () = host(&broker, file) => {}
+        () = outage => {}
+    }
+    let kept = broker.with(|kept| kept.schedules.values().map(|one| (one.name.clone(), one.paused)).collect::<Vec<_>>());
+    assert_eq!(kept, [("every".into(), false), ("held".into(), true), ("tick".into(), false)]);
+    let of = |name: &str| -> Vec<u64> {
+        let fired = broker.with(|kept| kept.fired.clone());
+        let mine = fired.into_iter().filter(|firing| firing.id.starts_with(&format!("cron:{name}:")));
+        mine.map(|firing| (firing.due.0 - START.0) / SECOND).collect()
+    };
+    let tick = of("tick");
+    assert!(tick.starts_with(&[10, 20]) && tick.ends_with(&[50, 60]) && tick.is_sorted(), "{tick:?}");
+    assert!(of("every").iter().all(|second| second % 7 == 0), "it counts from when it first came to be: {:?}", of("every"));
+    assert_eq!(of("held"), [0; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn hosts_with_different_files_do_not_undo_each_other_and_the_last_to_start_wins() {
+    let broker = Fake::new([]);
+    let (old, new) = (of_file("tick", "0 0 1 * *"), of_file("tick", "0 0 2 * *"));
+    let later = async {
+        sleep(Duration::from_secs(10)).await;
+        host(&broker, vec![new.clone()]).await;
+    };
+    let emptied = async {
+        sleep(Duration::from_secs(60)).await;
+        let first = broker.with(|kept| (kept.puts, std::mem::take(&mut kept.schedules)["tick"].rule.clone()));
+        sleep(Duration::from_secs(60)).await;
+        (first, broker.with(|kept| (kept.puts, kept.schedules["tick"].rule.clone())))
+    };
+    let (first, second) = tokio::select! {
+        () = host(&broker, vec![old.clone()]) => unreachable!("it runs for ever"),
+        () = later => unreachable!("it runs for ever"),
+        seen = emptied => seen,
+    };
+    assert_eq!(first, (2, new.rule.clone()));
+    assert!(second.0 <= 4 && second.1 == new.rule, "{second:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operators_word_stands_until_a_host_starts_whose_file_names_it() {
+    let broker = Fake::new([]);
+    let paused = || broker.with(|kept| kept.schedules["tick"].paused);
+    let set = |to: bool| broker.with(|kept| kept.schedules.get_mut("tick").unwrap().paused = to);
+    let runs = async |says_paused| {
+        let file = vec![Schedule { says_paused, ..of_file("tick", "0 0 1 * *") }];
+        let _over = tokio::time::timeout(Duration::from_secs(10), host(&broker, file)).await;
+    };
+    runs(None).await;
+    set(true);
+    runs(None).await;
+    assert!(paused(), "the file does not name it");
+    runs(Some(false)).await;
+    assert!(!paused(), "the file names it");
+    runs(Some(true)).await;
+    assert!(paused(), "of a schedule that is known, too");
+    let resumed = async {
+        sleep(Duration::from_secs(1)).await;
+        set(false);
+    };
+    tokio::join!(runs(Some(true)), resumed);
+    assert!(!paused(), "the host that runs has said its word");
 }
 
 #[test]

@@ -73,10 +73,10 @@ name!(
     /// The name that a task is enqueued under and that a body offers.
     TaskName,
     "a task name",
-    "starts with a letter and has at most 128 characters of A-Z a-z 0-9 _ . -",
+    "starts with a letter and has at most 128 characters of A-Z a-z 0-9 _ . : / -",
     |text| text.len() <= 128
         && text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.:/-".contains(&b))
 );
 
 name!(
@@ -94,6 +94,20 @@ impl TaskId {
     pub fn fresh() -> Self {
         let mut buffer = [0; uuid::fmt::Hyphenated::LENGTH];
         Self((&*uuid::Uuid::now_v7().hyphenated().encode_lower(&mut buffer)).into())
+    }
+}
+
+impl TaskId {
+    /// Under which a task is shown whose own id is none.
+    pub(crate) fn unreadable(mark: impl fmt::Display) -> Self {
+        Self(format!("unreadable:{mark}").into())
+    }
+}
+
+impl TaskName {
+    /// What stands for a name that is none.
+    pub(crate) fn unreadable() -> Self {
+        Self("unreadable".into())
     }
 }
 
@@ -119,9 +133,11 @@ mod tests {
     #[test]
     fn names_say_what_is_allowed() {
         assert!(TaskName::new("transferDepartment").is_ok());
+        assert!(TaskName::new("email:send").is_ok() && TaskName::new("reports/daily").is_ok());
+        assert!(TaskName::new(":send").is_err());
         assert_eq!(
             TaskName::new("two words").unwrap_err().to_string(),
-            "a task name starts with a letter and has at most 128 characters of A-Z a-z 0-9 _ . -: `two words`"
+            "a task name starts with a letter and has at most 128 characters of A-Z a-z 0-9 _ . : / -: `two words`"
         );
         assert!(TaskName::new("").is_err());
         assert!(TaskName::new("a".repeat(129)).is_err());

@@ -57,6 +57,16 @@ impl std::str::FromStr for State {
     }
 }
 
+/// What a parked task waits for, as the live workers say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaitsFor {
+    /// No worker of its queue has a plugin that offers its name.
+    Plugin,
+    /// The plugin that offers it has as many attempts as its `concurrency` allows.
+    Slot,
+}
+
 /// One of the last five errors of a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ErrorEntry {
@@ -87,6 +97,9 @@ pub struct TaskView {
     pub task: TaskName,
     pub queue: QueueName,
     pub state: State,
+    /// While it is parked. Brokers leave it out: whoever shows the task asks the workers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<WaitsFor>,
     pub args: Box<RawValue>,
     pub priority: u8,
     pub tries: u32,

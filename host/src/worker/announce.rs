@@ -1,6 +1,6 @@
 //! Says who this worker is, what it offers and what it runs; and sweeps its queues now and then.
 //!
-//! announce every 5 s and at once when the plugins change → gone from the lists when it is gone.
+//! announce every 5 s, and at once when the plugins change or the broker did not know us any more → gone from the lists when it is gone.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -57,6 +57,7 @@ fn info(shared: &Shared) -> WorkerInfo {
         running: running.collect(),
         draining: shared.draining.is_cancelled(),
         plugins: shared.roster.borrow().files.clone(),
+        schedules: Some(settings.schedules.clone()),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! plan (slots, weights, names that can be started) → claim → park | wait to run alone | start → … → idle: wait.
 //!
-//! Invariant: nothing is claimed that there is no slot for, and a name that can't be started now is not claimed from where it
+//! Invariant: nothing is claimed that there is no slot for, ends that wait to be recorded included ([`Inbox::burden`]), and a name that can't be started now is not claimed from where it
 //! is parked: no spin. Claims go on with limit 0 while all slots are full, because they also promote and adopt.
 
 use std::{
@@ -24,7 +24,7 @@ use super::{
     share::{self, Wish},
 };
 use crate::{
-    broker::{Claimed, Lease},
+    broker::{BrokerError, Claimed, Lease},
     task::{QueueName, TaskName},
 };
 
@@ -49,7 +49,7 @@ pub(super) async fn run(shared: &Arc<Shared>, drain: &CancellationToken) {
                 heat_startable(shared, lane);
             }
         }
-        let free = alone.most(shared.crew.running(), shared.crew.free());
+        let free = alone.most(shared.crew.running(), free(shared));
         let wanting = shared.wanting();
         let budget = free.min(shared.crew.ceiling(shared.settings.cores).saturating_sub(wanting));
         let early = claimed_at.elapsed() < BATCHING && !shared.crew.is_worth(budget, wanting, shared.settings.cores);
@@ -84,6 +84,14 @@ pub(super) async fn run(shared: &Arc<Shared>, drain: &CancellationToken) {
     }
 }
 
+/// Slots that a claim may fill: those of attempts, less what ends that are not recorded take.
+fn free(shared: &Shared) -> usize {
+    if shared.stop.is_quiet() {
+        return 0;
+    }
+    shared.crew.free().saturating_sub(shared.inbox.burden(shared.settings.concurrency))
+}
+
 /// Takes a slot, or parks the task of a plugin that is at its `concurrency`.
 fn enter(mut job: Job) -> Option<Job> {
     if job.enter() {
@@ -108,7 +116,7 @@ impl Alone {
         self.runs &= running > 0;
         match self.runs {
             true => 0,
-            false if self.wanted => usize::from(running == 0),
+            false if self.wanted => free.min(usize::from(running == 0)),
             false => free,
         }
     }
@@ -326,6 +334,10 @@ pub(super) async fn wait(shared: Arc<Shared>, index: usize) {
         };
         match waited {
             Ok(()) => failures = 0,
+            Err(error @ BrokerError::Gone(_)) => {
+                shared.refuse(error);
+                return shared.end.cancelled().await;
+            }
             Err(error) => {
                 shared.link.failed(&error);
                 failures += 1;

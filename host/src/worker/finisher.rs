@@ -2,12 +2,17 @@
 //!
 //! attempts → [`Inbox`] → one batch an incarnation → `Broker::finish` → gone from the hold.
 //!
+//! An end that is not recorded takes a slot ([`Inbox::burden`]): a worker does not claim what it could not record.
+//!
 //! Invariant: a finish is dropped only when it is recorded, stale, or its lease is lost. While the broker is away, or can't write
 //! what stands there, it is kept and repeated; repeating is safe, because a member names one attempt.
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -30,11 +35,23 @@ const BATCH_BYTES: usize = 4 << 20;
 /// What the broker can't record for what stands in it is tried again so seldom at last.
 const ASIDE: Duration = Duration::from_secs(60);
 
+/// A worker that keeps so many bytes of results and logs claims nothing more.
+const KEPT_BYTES: usize = 64 << 20;
+/// A broker that takes so long to record is not one to claim ahead of.
+const SLOW: Duration = Duration::from_secs(1);
+
 /// What waits to be recorded.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Inbox {
-    items: Mutex<Vec<(Arc<Hold>, Item)>>,
+    items: Mutex<Fresh>,
     ready: Notify,
+    /// What the finisher took and has not recorded.
+    taken: AtomicUsize,
+    taken_bytes: AtomicUsize,
+    /// What of it the broker can't record for what stands in it.
+    aside: AtomicUsize,
+    /// The last batch was recorded, and soon: until one was, nothing is claimed ahead.
+    trusted: AtomicBool,
     /// Queues whose outbox has entries.
     relays: Mutex<BTreeSet<QueueName>>,
     relay: Notify,
@@ -42,9 +59,18 @@ pub(super) struct Inbox {
     pub(super) settled: Notify,
 }
 
+/// What the finisher has not taken yet.
+#[derive(Debug, Default)]
+struct Fresh {
+    items: Vec<(Arc<Hold>, Item)>,
+    bytes: usize,
+}
+
 #[derive(Debug)]
 struct Item {
     finish: Finish,
+    /// Bytes, roughly.
+    weight: usize,
     note: Note,
 }
 
@@ -55,13 +81,31 @@ struct Note {
     refusals: u32,
 }
 
+impl Default for Inbox {
+    fn default() -> Self {
+        Self {
+            items: Mutex::default(),
+            ready: Notify::new(),
+            taken: AtomicUsize::new(0),
+            taken_bytes: AtomicUsize::new(0),
+            aside: AtomicUsize::new(0),
+            trusted: AtomicBool::new(false),
+            relays: Mutex::default(),
+            relay: Notify::new(),
+            settled: Notify::new(),
+        }
+    }
+}
+
 impl Inbox {
     /// The first of a batch wakes the finisher, who then waits a moment for others if that is worth it: see [`Shared::pace`].
     pub(super) fn push(&self, hold: &Arc<Hold>, name: TaskName, finish: Finish) {
-        let mut items = lock(&self.items);
-        items.push((hold.clone(), Item { finish, note: Note { name, refusals: 0 } }));
-        let is_first = items.len() == 1;
-        drop(items);
+        let weight = weight(&finish);
+        let mut fresh = lock(&self.items);
+        fresh.items.push((hold.clone(), Item { finish, weight, note: Note { name, refusals: 0 } }));
+        fresh.bytes += weight;
+        let is_first = fresh.items.len() == 1;
+        drop(fresh);
         if is_first {
             self.ready.notify_one();
         }
@@ -69,12 +113,42 @@ impl Inbox {
 
     /// How many wait for the next batch.
     pub(super) fn len(&self) -> usize {
-        lock(&self.items).len()
+        lock(&self.items).items.len()
+    }
+
+    /// How many ends are not recorded, and their bytes.
+    pub(super) fn kept(&self) -> (usize, usize) {
+        let fresh = lock(&self.items);
+        let count = fresh.items.len() + self.taken.load(Ordering::Relaxed);
+        (count, fresh.bytes + self.taken_bytes.load(Ordering::Relaxed))
+    }
+
+    /// How many of `slots` the ends take that are not recorded. While batches are recorded at once, as many as there are slots may be on
+    /// their way for nothing: claims need not wait for them. When a batch failed or was slow, and for what can't be recorded, each takes one.
+    pub(super) fn burden(&self, slots: usize) -> usize {
+        let (count, bytes) = self.kept();
+        if bytes > KEPT_BYTES {
+            return slots;
+        }
+        if !self.trusted.load(Ordering::Relaxed) {
+            return count;
+        }
+        let aside = self.aside.load(Ordering::Relaxed);
+        aside + count.saturating_sub(aside + slots)
     }
 
     /// Enough is at hand, or nothing more will come soon.
     pub(super) fn record_now(&self) {
         self.ready.notify_one();
+    }
+
+    /// What the finisher has in its hands. Whoever looks at both sees each end once: the lock is held meanwhile.
+    fn count(&self, batches: &[Batch], _whole: MutexGuard<'_, Fresh>) {
+        let aside = || batches.iter().flat_map(|batch| &batch.aside).map(|(_, item)| item);
+        let items = || batches.iter().flat_map(|batch| &batch.items);
+        self.aside.store(aside().count(), Ordering::Relaxed);
+        self.taken.store(batches.iter().map(|batch| batch.items.len() + batch.aside.len()).sum(), Ordering::Relaxed);
+        self.taken_bytes.store(items().chain(aside()).map(|item| item.weight).sum(), Ordering::Relaxed);
     }
 
     /// The outbox of this queue has entries.
@@ -105,18 +179,21 @@ pub(super) async fn run(shared: Arc<Shared>) {
             // A claim that is sent now shares the round trip.
             shared.wake.notify_one();
         }
-        for (hold, item) in std::mem::take(&mut *lock(&shared.inbox.items)) {
-            match batches.iter_mut().find(|batch| Arc::ptr_eq(&batch.hold, &hold)) {
-                Some(batch) => batch.items.push_back(item),
-                None => batches.push(Batch { hold, items: VecDeque::from([item]), singly: 0, aside: Vec::new() }),
-            }
-        }
-        batches.retain(|batch| !batch.hold.is_lost());
+        take(&shared.inbox, &mut batches);
         batches.iter_mut().for_each(Batch::take_due);
+        let burden = shared.inbox.burden(shared.settings.concurrency);
+        let began = Instant::now();
         let filled = batches.iter_mut().filter(|batch| !batch.items.is_empty());
         let failed = join_all(filled.map(|batch| batch.record(&shared))).await.contains(&false);
         batches.retain(|batch| !batch.items.is_empty() || !batch.aside.is_empty());
+        let is_whole = !failed && batches.iter().all(|batch| batch.singly == 0);
+        shared.inbox.trusted.store(is_whole && began.elapsed() < SLOW, Ordering::Relaxed);
+        shared.inbox.count(&batches, lock(&shared.inbox.items));
         shared.inbox.settled.notify_one();
+        if burden > 0 {
+            // Claims may have waited for it.
+            shared.wake.notify_one();
+        }
         if !failed {
             failures = 0;
             continue;
@@ -131,6 +208,20 @@ pub(super) async fn run(shared: Arc<Shared>) {
             () = shared.end.cancelled() => return,
         }
     }
+}
+
+/// Takes what came in, and drops what belongs to a lost lease.
+fn take(inbox: &Inbox, batches: &mut Vec<Batch>) {
+    let mut fresh = lock(&inbox.items);
+    for (hold, item) in fresh.items.drain(..) {
+        match batches.iter_mut().find(|batch| Arc::ptr_eq(&batch.hold, &hold)) {
+            Some(batch) => batch.items.push_back(item),
+            None => batches.push(Batch { hold, items: VecDeque::from([item]), singly: 0, aside: Vec::new() }),
+        }
+    }
+    fresh.bytes = 0;
+    batches.retain(|batch| !batch.hold.is_lost());
+    inbox.count(batches, fresh);
 }
 
 /// Returns when something is to be recorded and waiting for more is not worth it.
@@ -161,9 +252,10 @@ impl Batch {
     /// Sends the next batch; `false`: wait before the next try.
     async fn record(&mut self, shared: &Arc<Shared>) -> bool {
         let count = if self.singly > 0 { 1 } else { self.fitting() };
-        let (finishes, notes): (Vec<Finish>, Vec<Note>) = self.items.drain(..count).map(|item| (item.finish, item.note)).unzip();
+        let (finishes, rests): (Vec<Finish>, Vec<(usize, Note)>) =
+            self.items.drain(..count).map(|item| (item.finish, (item.weight, item.note))).unzip();
         let recorded = shared.broker.finish(&self.hold.incarnation, &finishes).await;
-        let mut sent: Vec<Item> = finishes.into_iter().zip(notes).map(|(finish, note)| Item { finish, note }).collect();
+        let mut sent: Vec<Item> = finishes.into_iter().zip(rests).map(|(finish, (weight, note))| Item { finish, weight, note }).collect();
         match recorded {
             Ok(replies) => {
                 self.singly = self.singly.saturating_sub(sent.len());
@@ -236,24 +328,22 @@ impl Batch {
     fn fitting(&self) -> usize {
         let mut bytes = 0;
         let within = self.items.iter().take(BATCH).take_while(|item| {
-            bytes += item.weight();
+            bytes += item.weight;
             bytes <= BATCH_BYTES
         });
         within.count().max(1).min(self.items.len())
     }
 }
 
-impl Item {
-    fn weight(&self) -> usize {
-        let verdict = match &self.finish.verdict {
-            Verdict::Succeed { result, children } => result.len() + children.iter().map(|child| child.args.len() + 256).sum::<usize>(),
-            Verdict::Retry { error, .. } | Verdict::Dead { error } | Verdict::Cancel { error } => {
-                error.message.len() + error.detail.as_ref().map_or(0, String::len)
-            }
-            Verdict::HandBack { .. } | Verdict::Park => 0,
-        };
-        verdict + self.finish.log.len() + 256
-    }
+fn weight(finish: &Finish) -> usize {
+    let verdict = match &finish.verdict {
+        Verdict::Succeed { result, children } => result.len() + children.iter().map(|child| child.args.len() + 256).sum::<usize>(),
+        Verdict::Retry { error, .. } | Verdict::Dead { error } | Verdict::Cancel { error } => {
+            error.message.len() + error.detail.as_ref().map_or(0, String::len)
+        }
+        Verdict::HandBack { .. } | Verdict::Park => 0,
+    };
+    verdict + finish.log.len() + 256
 }
 
 fn settle(shared: &Arc<Shared>, hold: &Arc<Hold>, item: &Item, reply: Finished) {
@@ -314,5 +404,45 @@ pub(super) async fn relay(shared: Arc<Shared>) {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::{Incarnation, Member};
+
+    fn end(n: u64, bytes: usize) -> Finish {
+        Finish {
+            member: Member { id: crate::task::TaskId::new(format!("t{n}")).unwrap(), claimed_us: n },
+            verdict: Verdict::Succeed { result: "x".repeat(bytes), children: Vec::new() },
+            code: None,
+            worker: "w".into(),
+            ran_ms: 1,
+            log: String::new(),
+        }
+    }
+
+    #[test]
+    fn ends_that_are_not_recorded_take_slots_and_bytes() {
+        let hold = Arc::new(Hold::new(Incarnation { queue: QueueName::default(), id: "i".into() }, None));
+        let inbox = Inbox::default();
+        let push = |n, bytes| inbox.push(&hold, TaskName::new("add").unwrap(), end(n, bytes));
+        (0..6).for_each(|n| push(n, 1));
+        assert_eq!(inbox.burden(4), 6, "nothing was recorded yet");
+        inbox.trusted.store(true, Ordering::Relaxed);
+        assert_eq!(inbox.burden(4), 2, "as many as there are slots are on their way");
+        let mut batches = Vec::new();
+        take(&inbox, &mut batches);
+        assert_eq!((inbox.len(), inbox.kept().0, inbox.burden(4)), (0, 6, 2), "in the finisher's hands");
+        let item = batches[0].items.pop_front().unwrap();
+        batches[0].aside.push((Instant::now(), item));
+        inbox.count(&batches, lock(&inbox.items));
+        assert_eq!(inbox.burden(8), 1, "what can't be recorded takes its slot");
+        batches.clear();
+        inbox.count(&batches, lock(&inbox.items));
+        assert_eq!((inbox.kept(), inbox.burden(4)), ((0, 0), 0));
+        push(9, KEPT_BYTES + 1);
+        assert_eq!(inbox.burden(4), 4, "its bytes take all of them");
     }
 }

@@ -38,6 +38,10 @@ pub(super) async fn run(shared: Arc<Shared>, index: usize) {
                 began + shared.settings.lease / 3
             }
             Err(error) => {
+                if matches!(error, BrokerError::Gone(_)) {
+                    shared.refuse(error);
+                    return shared.end.cancelled().await;
+                }
                 if failures == 0 && !error.is_fate_unknown() {
                     tracing::warn!(queue = %lane.queue, %error, "the broker refused the heartbeat; retrying");
                 }
@@ -116,6 +120,10 @@ async fn register(shared: &Arc<Shared>, lane: &Lane) -> Result<(), BrokerError> 
         }
         Err(error) => return Err(error),
     };
+    if shared.was_registered() {
+        // The broker may be an empty one: who we are and what we offer is to stand there before anybody asks.
+        shared.announce.notify_one();
+    }
     shared.set_registered();
     let proof = proof::take(shared, &incarnation).await;
     tracing::debug!(queue = %lane.queue, incarnation = %incarnation.id, "registered");

@@ -3,21 +3,24 @@
 //! registered → file made, locked, then named → the process ends, however it does: the lock is free → whoever takes it knows,
 //! and asks the broker to expire the incarnation: its tasks are adopted at once instead of when the lease ends.
 //!
+//! The files of one worker are links to one file, so that one open descriptor holds them all locked, however many queues there are.
+//!
 //! Invariant: a named file is locked for as long as its incarnation may claim. The directory is one broker's.
 
 use std::{
+    collections::HashMap,
     fs::{File, TryLockError},
     io,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Shared, WorkerSettings};
-use crate::{broker::Incarnation, task::QueueName};
+use super::{Shared, WorkerSettings, lock};
+use crate::{broker::Incarnation, private, task::QueueName};
 
 /// How often to look for others that are gone.
 const LOOK: Duration = Duration::from_secs(5);
@@ -30,7 +33,20 @@ const MAKING: &str = "making";
 #[derive(Debug)]
 pub(super) struct Proof {
     path: PathBuf,
-    _locked: File,
+    _locked: Arc<File>,
+}
+
+/// The file that the proofs of one worker are links to, and where it stands; made with the first of them.
+#[derive(Debug, Default)]
+pub(super) struct Anchor(Mutex<Option<(PathBuf, Arc<File>)>>);
+
+impl Drop for Anchor {
+    fn drop(&mut self) {
+        if let Some((path, _locked)) = lock(&self.0).take() {
+            // What can't be removed is cleared away by others.
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 impl Proof {
@@ -49,10 +65,10 @@ impl Proof {
 }
 
 /// Makes the proof of an incarnation; without one the others wait for the lease.
-pub(super) async fn take(shared: &Shared, incarnation: &Incarnation) -> Option<Proof> {
+pub(super) async fn take(shared: &Arc<Shared>, incarnation: &Incarnation) -> Option<Proof> {
     let dir = directory(&shared.settings)?;
-    let incarnation = incarnation.clone();
-    let made = tokio::task::spawn_blocking(move || make(&dir, &incarnation)).await;
+    let (shared, incarnation) = (Arc::clone(shared), incarnation.clone());
+    let made = tokio::task::spawn_blocking(move || make(&dir, &incarnation, &shared.anchor)).await;
     match made {
         Ok(Ok(proof)) => Some(proof),
         Ok(Err(error)) => {
@@ -68,7 +84,7 @@ pub(super) async fn take(shared: &Shared, incarnation: &Incarnation) -> Option<P
 
 /// Looks for incarnations whose process is gone, at the start and now and then.
 pub(super) async fn watch(shared: Arc<Shared>) {
-    let Some(dir) = directory(&shared.settings) else { return };
+    let Some(dir) = directory(&shared.settings) else { return shared.end.cancelled().await };
     loop {
         let looked = dir.clone();
         let gone = tokio::task::spawn_blocking(move || scan(&looked)).await.unwrap_or_else(|error| Err(io::Error::other(error)));
@@ -91,7 +107,7 @@ pub(super) async fn watch(shared: Arc<Shared>) {
 struct Gone {
     incarnation: Incarnation,
     path: PathBuf,
-    locked: File,
+    locked: Arc<File>,
 }
 
 async fn expire(shared: &Shared, gone: Gone) {
@@ -126,15 +142,38 @@ fn directory(settings: &WorkerSettings) -> Option<PathBuf> {
     Some(settings.state.as_ref()?.join("incarnations").join(format!("{short:016x}")))
 }
 
-fn make(dir: &Path, incarnation: &Incarnation) -> io::Result<Proof> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+/// Makes the directory if it is missing. Whoever else could write to it could say of live workers that they are gone.
+fn own(dir: &Path) -> io::Result<()> {
+    private::Dir::make(dir, "directory of lock files").map(drop).map_err(|why| {
+        let (private::Unusable::Refused(text) | private::Unusable::Failed(text)) = why;
+        io::Error::other(text)
+    })
+}
+
+fn make(dir: &Path, incarnation: &Incarnation, anchor: &Anchor) -> io::Result<Proof> {
+    own(dir)?;
     // Neither a queue's name nor an incarnation's id has an `@`.
     let stem = format!("{}@{}", incarnation.queue, incarnation.id);
-    let making = dir.join(format!("{stem}.{MAKING}"));
     let path = dir.join(format!("{stem}.{NAMED}"));
-    let file = File::create_new(&making)?;
+    let mut anchor = lock(&anchor.0);
+    if let Some((making, locked)) = &*anchor
+        && std::fs::hard_link(making, &path).is_ok()
+    {
+        return Ok(Proof { path, _locked: locked.clone() });
+    }
+    // The first; or somebody has cleared the anchor away.
+    let making = dir.join(format!("{stem}.{MAKING}"));
+    let file = File::options().write(true).create_new(true).mode(0o600).open(&making)?;
     file.try_lock().map_err(io::Error::from)?;
-    std::fs::rename(&making, &path)?;
+    let file = Arc::new(file);
+    if std::fs::hard_link(&making, &path).is_ok() {
+        if let Some((old, _locked)) = anchor.replace((making, file.clone())) {
+            let _gone_already = std::fs::remove_file(old);
+        }
+    } else {
+        // A file system without links: each has a file of its own.
+        std::fs::rename(&making, &path)?;
+    }
     Ok(Proof { path, _locked: file })
 }
 
@@ -145,21 +184,34 @@ fn scan(dir: &Path) -> io::Result<Vec<Gone>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
+    own(dir)?;
     let mut gone = Vec::new();
+    // Links to one file share its lock.
+    let mut ours: HashMap<(u64, u64), Arc<File>> = HashMap::new();
     for entry in entries {
         let path = entry?.path();
         let extension = path.extension().and_then(|extension| extension.to_str());
         let Some(extension @ (NAMED | MAKING)) = extension else { continue };
         let Ok(file) = File::open(&path) else { continue };
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => continue,
-            Err(TryLockError::Error(error)) => return Err(error),
+        let about = file.metadata()?;
+        if !private::is_own(&about) {
+            continue;
         }
+        let inode = (about.dev(), about.ino());
+        let file = if let Some(locked) = ours.get(&inode) {
+            locked.clone()
+        } else {
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => continue,
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+            ours.entry(inode).or_insert(Arc::new(file)).clone()
+        };
         if extension == NAMED {
             let Some(incarnation) = path.file_stem().and_then(|stem| parse(stem.to_str()?)) else { continue };
             gone.push(Gone { incarnation, path, locked: file });
-        } else if file.metadata()?.modified()?.elapsed().is_ok_and(|age| age > ABANDONED) {
+        } else if about.modified()?.elapsed().is_ok_and(|age| age > ABANDONED) {
             std::fs::remove_file(&path)?;
         }
     }
@@ -181,8 +233,8 @@ mod tests {
         let dir = dir.path().join("incarnations");
         assert!(scan(&dir).unwrap().is_empty(), "no directory yet");
         let incarnation = |id: &str| Incarnation { queue: QueueName::new("mail").unwrap(), id: id.into() };
-        let lives = make(&dir, &incarnation("a:1.x")).unwrap();
-        let dies = make(&dir, &incarnation("b:2.y")).unwrap();
+        let lives = make(&dir, &incarnation("a:1.x"), &Anchor::default()).unwrap();
+        let dies = make(&dir, &incarnation("b:2.y"), &Anchor::default()).unwrap();
         assert!(scan(&dir).unwrap().is_empty());
         drop(dies);
         let gone = scan(&dir).unwrap();
@@ -190,6 +242,45 @@ mod tests {
         assert!(scan(&dir).unwrap().is_empty(), "one finder at a time");
         drop((gone, lives));
         assert_eq!(scan(&dir).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn who_could_have_been_written_by_others_is_not_believed_to_be_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("incarnations");
+        let chmod = |mode| std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        let incarnation = Incarnation { queue: QueueName::new("mail").unwrap(), id: "a:1.x".into() };
+        drop(make(&dir, &incarnation, &Anchor::default()).unwrap());
+        chmod(0o777);
+        assert!(scan(&dir).err().is_some_and(|error| error.to_string().contains("chmod 700")));
+        assert!(make(&dir, &incarnation, &Anchor::default()).is_err());
+        chmod(0o700);
+        assert_eq!(scan(&dir).unwrap().len(), 1);
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(dir.join("mail@a:1.x.lock"), Some(65_534), None).unwrap();
+            assert!(scan(&dir).unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_thousand_queues_are_proved_by_one_open_file_and_all_of_them_are_gone_together() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("incarnations");
+        let open = || {
+            std::fs::read_dir("/proc/self/fd")
+                .unwrap()
+                .filter(|fd| fd.as_ref().is_ok_and(|fd| std::fs::read_link(fd.path()).is_ok_and(|file| file.starts_with(&dir))))
+        };
+        let anchor = Anchor::default();
+        let of = |n: usize| Incarnation { queue: QueueName::new(format!("q{n}")).unwrap(), id: format!("a:{n}").into() };
+        let proofs: Vec<_> = (0..1000).map(|n| make(&dir, &of(n), &anchor).unwrap()).collect();
+        assert_eq!(open().count(), 1);
+        assert!(scan(&dir).unwrap().is_empty());
+        drop((proofs, anchor));
+        let mut gone: Vec<_> = scan(&dir).unwrap().into_iter().map(|gone| gone.incarnation.id.to_string()).collect();
+        gone.sort_unstable();
+        gone.dedup();
+        assert_eq!(gone.len(), 1000);
     }
 
     #[test]

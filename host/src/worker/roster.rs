@@ -13,9 +13,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    catalogue::{Hints, PluginInfo},
+    catalogue::{Bound, Hints, PluginInfo},
     engine::{About, Attempted, Call, Engine, Services, Terms},
     plugins::{Plugin, Registry, Tally},
+    retry::RetrySettings,
     task::{CodeId, Outcome, TaskName},
 };
 
@@ -23,8 +24,9 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Offer {
     pub code: Arc<CodeId>,
+    /// As far as they are followed.
     pub hints: Hints,
-    /// The timeout when neither the enqueuer nor the hint names one.
+    /// The timeout when neither the enqueuer nor a hint names one.
     pub timeout: Duration,
     /// Nobody may ask for more.
     pub ceiling: Option<Duration>,
@@ -37,7 +39,7 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// How long an attempt may take: the enqueuer's word, then the hint, then the default; never beyond the ceiling.
+    /// How long an attempt may take: the enqueuer's word, else the hint as far as it is followed; never beyond the ceiling.
     pub fn timeout(&self, asked: Option<Duration>) -> Duration {
         let wanted = asked.or_else(|| self.hints.timeout_ms.map(Duration::from_millis)).unwrap_or(self.timeout);
         self.ceiling.map_or(wanted, |ceiling| wanted.min(ceiling))
@@ -52,14 +54,18 @@ pub struct Roster {
 }
 
 impl Roster {
-    pub fn of(registry: &Registry) -> Self {
+    /// `retry`: this worker's own.
+    pub fn of(registry: &Registry, retry: &RetrySettings) -> Self {
         let offer = |(name, plugin): (&TaskName, &Arc<Plugin>)| {
             let body = plugin.description.bodies.iter().find(|body| &body.name == name);
+            let (limits, hints) = (&plugin.limits, body.map(|body| body.hints.clone()).unwrap_or_default());
+            let timeout = Bound { policy: limits.timeout_ceiling, setting: limits.timeout };
+            let retries = Bound { policy: limits.retries, setting: retry.max_attempts.saturating_sub(1) };
             let offer = Offer {
                 code: plugin.id.clone().into(),
-                hints: body.map(|body| body.hints.clone()).unwrap_or_default(),
-                timeout: plugin.limits.timeout,
-                ceiling: plugin.limits.timeout_ceiling,
+                hints: hints.settled(timeout, retries),
+                timeout: limits.timeout,
+                ceiling: limits.timeout_ceiling,
                 concurrency: plugin.concurrency,
                 terms: Some(plugin.terms().into()),
                 tally: plugin.tally.clone(),
@@ -75,13 +81,13 @@ impl Roster {
 }
 
 /// Turns every new registry into a roster, until one of the two is gone.
-pub(super) async fn follow(mut registry: watch::Receiver<Arc<Registry>>, sender: watch::Sender<Arc<Roster>>) {
+pub(super) async fn follow(mut registry: watch::Receiver<Arc<Registry>>, retry: RetrySettings, sender: watch::Sender<Arc<Roster>>) {
     loop {
         tokio::select! {
             changed = registry.changed() => if changed.is_err() { return },
             () = sender.closed() => return,
         }
-        let roster = Roster::of(&registry.borrow_and_update().clone());
+        let roster = Roster::of(&registry.borrow_and_update().clone(), &retry);
         sender.send_replace(Arc::new(roster));
     }
 }

@@ -31,11 +31,11 @@ pub(crate) fn check_duration(text: &str) -> Result<(), String> {
 pub(crate) fn check_task_name(text: &str) -> Result<(), String> {
     let good = text.len() <= 128
         && text.starts_with(|c: char| c.is_ascii_alphabetic())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.:/-".contains(&b));
     if good {
         Ok(())
     } else {
-        Err(format!("a task name starts with a letter and has at most 128 characters of A-Z a-z 0-9 _ . -: `{text}`"))
+        Err(format!("a task name starts with a letter and has at most 128 characters of A-Z a-z 0-9 _ . : / -: `{text}`"))
     }
 }
 
@@ -106,6 +106,7 @@ mod tests {
     #[test]
     fn names_and_rules() {
         assert!(check_task_name("transferBU").is_ok());
+        assert!(check_task_name("email:send").is_ok() && check_task_name("reports/daily").is_ok());
         assert!(check_task_name("two words").is_err());
         assert!(check_task_name("7up").is_err());
         assert!(check_queue_name("7up").is_ok());

@@ -1,13 +1,13 @@
-//! Addresses: the URL forms, and how one is shown without its password.
-//!
-//! `redis://` `rediss://` as the client library reads them; `redis+sentinel://user:pass@s1:26379,s2:26379/MASTER/DB` with
-//! `?sentinel_user=…&sentinel_password=…&tls=true`; `redis+cluster://user:pass@n1:6379,n2:6379` with `?tls=true`. Over TLS `ca=FILE&cert=FILE&key=FILE` name own certificates.
+//! Where a URL leads, in the client library's own words.
 
-use redis::{ClientTlsConfig, ConnectionInfo, IntoConnectionInfo, TlsCertificates, TlsMode, sentinel::SentinelNodeConnectionInfo};
+use redis::{
+    ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, TlsCertificates, TlsMode,
+    sentinel::SentinelNodeConnectionInfo,
+};
 
+use super::url::{Host, RedisUrl, Scheme};
 use crate::broker::{BrokerError, Result};
 
-/// Where a URL leads.
 #[derive(Clone)]
 pub(super) enum Address {
     Single(ConnectionInfo, Option<TlsCertificates>),
@@ -16,36 +16,67 @@ pub(super) enum Address {
 }
 
 impl Address {
-    pub(super) fn parse(url: &str) -> Result<Self> {
-        if let Some(rest) = url.strip_prefix("redis+sentinel://") {
-            let parts = Parts::split(rest);
-            if certificates(url, &parts)?.is_some() {
-                return Err(wrong(url, "`ca`, `cert` and `key` are for rediss:// and redis+cluster:// only"));
-            }
-            return sentinel(url, &parts);
-        }
-        if let Some(rest) = url.strip_prefix("redis+cluster://") {
-            return cluster(url, &Parts::split(rest));
-        }
-        let Some(certificates) = url.split_once("://").map_or(Ok(None), |(_, rest)| certificates(url, &Parts::split(rest)))? else {
-            return Ok(Self::Single(info(url, url)?, None));
+    /// Reads the files of certificates that the URL names.
+    pub(super) fn of(url: &RedisUrl) -> Result<Self> {
+        let settings = settings(url)?;
+        let at = |host: &Host, port: u16, settings: &RedisConnectionInfo| {
+            let (host, port) = (host.name.clone(), host.port.unwrap_or(port));
+            let address = if url.is_tls() {
+                ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+            } else {
+                ConnectionAddr::Tcp(host, port)
+            };
+            info(address, settings)
         };
-        let (bare, query) = url.split_once('?').unwrap_or((url, ""));
-        let others: Vec<_> = query.split('&').filter(|pair| !FILES.iter().any(|name| pair.split('=').next() == Some(name))).collect();
-        let text = if others.is_empty() { bare.to_owned() } else { format!("{bare}?{}", others.join("&")) };
-        Ok(Self::Single(info(url, &text)?, Some(certificates)))
+        let each =
+            |port: u16, settings: &RedisConnectionInfo| url.hosts.iter().map(|host| at(host, port, settings)).collect::<Result<Vec<_>>>();
+        Ok(match url.scheme {
+            Scheme::Unix => Self::Single(info(ConnectionAddr::Unix(url.socket()), &settings)?, None),
+            Scheme::Plain | Scheme::Tls => {
+                let host = url.hosts.first().ok_or_else(|| BrokerError::Misconfigured("the broker's address names no host".to_owned()))?;
+                Self::Single(at(host, 6379, &settings)?, certificates(url)?)
+            }
+            Scheme::Cluster => Self::Cluster(each(6379, &settings)?, certificates(url)?),
+            Scheme::Sentinel => {
+                let mut own = RedisConnectionInfo::default();
+                if let Some(password) = url.get("sentinel_password") {
+                    own = own.set_username(url.get("sentinel_user").unwrap_or("default")).set_password(password);
+                }
+                let mut node = SentinelNodeConnectionInfo::default().set_redis_connection_info(settings);
+                if url.is_tls() {
+                    node = node.set_tls_mode(TlsMode::Secure);
+                }
+                Self::Sentinel { sentinels: each(26379, &own)?, master: url.path.first().cloned().unwrap_or_default(), node }
+            }
+        })
     }
 }
 
-/// What names a PEM file in a URL: who signed the server's certificate, and the client's own.
-const FILES: [&str; 3] = ["ca", "cert", "key"];
-
-fn certificates(url: &str, parts: &Parts<'_>) -> Result<Option<TlsCertificates>> {
-    if FILES.iter().all(|name| parts.get(name).is_none()) {
-        return Ok(None);
+/// User, password, database, protocol.
+fn settings(url: &RedisUrl) -> Result<RedisConnectionInfo> {
+    let mut settings = RedisConnectionInfo::default().set_db(url.db().map_err(BrokerError::Misconfigured)?);
+    if let Some(user) = &url.user {
+        settings = settings.set_username(user);
     }
-    if !url.starts_with("rediss://") && parts.scheme() != "rediss" {
-        return Err(wrong(url, "`ca`, `cert` and `key` need TLS: rediss://, or `tls=true` in a cluster's"));
+    if let Some(password) = &url.password {
+        settings = settings.set_password(password);
+    }
+    if matches!(url.get("protocol"), Some("3" | "resp3")) {
+        settings = settings.set_protocol(ProtocolVersion::RESP3);
+    }
+    Ok(settings)
+}
+
+fn info(address: ConnectionAddr, settings: &RedisConnectionInfo) -> Result<ConnectionInfo> {
+    let info = address.into_connection_info();
+    let info = info.map_err(|_| BrokerError::Misconfigured("the broker's address does not make sense to the client library".to_owned()))?;
+    Ok(info.set_redis_settings(settings.clone()))
+}
+
+/// What names a PEM file in a URL: who signed the server's certificate, and the client's own.
+fn certificates(url: &RedisUrl) -> Result<Option<TlsCertificates>> {
+    if ["ca", "cert", "key"].iter().all(|name| url.get(name).is_none()) {
+        return Ok(None);
     }
     let file = |name: &str| {
         let read = |path: &str| {
@@ -55,166 +86,40 @@ fn certificates(url: &str, parts: &Parts<'_>) -> Result<Option<TlsCertificates>>
                 ))
             })
         };
-        parts.get(name).map(read).transpose()
+        url.get(name).map(read).transpose()
     };
     let client_tls = match (file("cert")?, file("key")?) {
         (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig { client_cert, client_key }),
-        (None, None) => None,
-        _ => return Err(wrong(url, "a client certificate needs both `cert` and `key`")),
+        _ => None,
     };
     Ok(Some(TlsCertificates { client_tls, root_cert: file("ca")? }))
-}
-
-/// A URL after its scheme.
-struct Parts<'a> {
-    /// `user:pass@`, or nothing.
-    user: &'a str,
-    hosts: Vec<&'a str>,
-    path: Vec<&'a str>,
-    query: Vec<(&'a str, &'a str)>,
-}
-
-impl<'a> Parts<'a> {
-    fn split(rest: &'a str) -> Self {
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (user, rest) = rest.rfind('@').map_or(("", rest), |at| rest.split_at(at + 1));
-        let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
-        Self {
-            user,
-            hosts: hosts.split(',').filter(|host| !host.is_empty()).collect(),
-            path: path.split('/').filter(|part| !part.is_empty()).collect(),
-            query: query.split('&').filter_map(|pair| pair.split_once('=')).collect(),
-        }
-    }
-
-    fn get(&self, name: &str) -> Option<&'a str> {
-        self.query.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
-    }
-
-    fn scheme(&self) -> &'static str {
-        if self.get("tls") == Some("true") { "rediss" } else { "redis" }
-    }
-}
-
-fn sentinel(url: &str, parts: &Parts<'_>) -> Result<Address> {
-    let scheme = parts.scheme();
-    let Some((master, db)) = parts.path.split_first() else {
-        return Err(wrong(url, "a Sentinel address names its master: redis+sentinel://HOST:26379,HOST:26379/MASTER"));
-    };
-    let login = match (parts.get("sentinel_user"), parts.get("sentinel_password")) {
-        (user, Some(password)) => format!("{}:{password}@", user.unwrap_or_default()),
-        _ => String::new(),
-    };
-    let sentinels = parts
-        .hosts
-        .iter()
-        .map(|host| {
-            let host = if host.contains(':') { (*host).to_owned() } else { format!("{host}:26379") };
-            info(url, &format!("{scheme}://{login}{host}"))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    if sentinels.is_empty() {
-        return Err(wrong(url, "name at least one sentinel"));
-    }
-    let node = info(url, &format!("{scheme}://{}master/{}", parts.user, db.first().copied().unwrap_or_default()))?;
-    let mut settings = SentinelNodeConnectionInfo::default().set_redis_connection_info(node.redis_settings().clone());
-    if scheme == "rediss" {
-        settings = settings.set_tls_mode(TlsMode::Secure);
-    }
-    Ok(Address::Sentinel { sentinels, master: (*master).to_owned(), node: settings })
-}
-
-fn cluster(url: &str, parts: &Parts<'_>) -> Result<Address> {
-    let scheme = parts.scheme();
-    let nodes = parts.hosts.iter().map(|host| info(url, &format!("{scheme}://{}{host}", parts.user))).collect::<Result<Vec<_>>>()?;
-    if nodes.is_empty() {
-        return Err(wrong(url, "name at least one node"));
-    }
-    Ok(Address::Cluster(nodes, certificates(url, parts)?))
-}
-
-fn info(url: &str, text: &str) -> Result<ConnectionInfo> {
-    text.into_connection_info().map_err(|error| wrong(url, error.to_string().split(" - ").next().unwrap_or_default()))
-}
-
-fn wrong(url: &str, what: &str) -> BrokerError {
-    BrokerError::Misconfigured(format!(
-        "the broker's address can't be read ({what}): `{}`; write it as redis://USER:PASSWORD@HOST:PORT/DB, with `%40` for `@` in a password",
-        display_url(url)
-    ))
-}
-
-/// The URL with `***` for its passwords: what may be shown and logged.
-pub fn display_url(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
-    let rest = match rest.rfind('@') {
-        Some(at) => {
-            let (login, host) = rest.split_at(at);
-            match login.split_once(':') {
-                Some((user, _)) => format!("{user}:***{host}"),
-                None => rest.to_owned(),
-            }
-        }
-        None => rest.to_owned(),
-    };
-    let query: Option<String> = query.map(|query| {
-        let hidden = |pair: &str| match pair.split_once('=') {
-            Some((key, _)) if key.contains("pass") => format!("{key}=***"),
-            _ => pair.to_owned(),
-        };
-        query.split('&').map(hidden).collect::<Vec<_>>().join("&")
-    });
-    format!("{scheme}://{rest}{}", query.map(|query| format!("?{query}")).unwrap_or_default())
-}
-
-/// `HOST:PORT`, or as much of it as the URL has: what errors name.
-pub(super) fn place(url: &str) -> String {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let rest = rest.split('?').next().unwrap_or_default();
-    let rest = rest.rfind('@').map_or(rest, |at| &rest[at + 1..]);
-    let hosts = rest.split(['/', '#']).next().unwrap_or_default();
-    if url.starts_with("redis+") || hosts.rsplit(']').next().is_some_and(|end| end.contains(':')) {
-        hosts.to_owned()
-    } else {
-        format!("{hosts}:6379")
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_shown_url_has_no_password() {
-        assert_eq!(display_url("redis://me:se:cr@et@h:1/2"), "redis://me:***@h:1/2");
-        assert_eq!(display_url("redis://:secret@h"), "redis://:***@h");
-        assert_eq!(display_url("redis://h:1"), "redis://h:1");
-        assert_eq!(
-            display_url("redis+sentinel://a:b@h,i/m?sentinel_password=x&tls=true"),
-            "redis+sentinel://a:***@h,i/m?sentinel_password=***&tls=true"
-        );
+    fn address(text: &str) -> Address {
+        Address::of(&RedisUrl::parse(text).unwrap_or_else(|why| panic!("{text}: {why}"))).unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
     #[test]
-    fn a_place_is_host_and_port() {
-        assert_eq!(place("redis://me:secret@h/2"), "h:6379");
-        assert_eq!(place("rediss://[::1]:7/0#insecure"), "[::1]:7");
-        assert_eq!(place("redis://[::1]"), "[::1]:6379");
-        assert_eq!(place("redis+cluster://a:b@h:1,i:2"), "h:1,i:2");
-    }
-
-    #[test]
-    fn every_form_is_read_and_a_wrong_one_says_how_to_write_it() {
-        assert!(matches!(Address::parse("redis://u:p@h:1/3"), Ok(Address::Single(..))));
-        assert!(matches!(Address::parse("rediss://h"), Ok(Address::Single(..))));
-        assert!(matches!(Address::parse("redis+cluster://h:1,i:2"), Ok(Address::Cluster(nodes, None)) if nodes.len() == 2));
-        let Ok(Address::Sentinel { sentinels, master, .. }) = Address::parse("redis+sentinel://u:p@h,i:9/mymaster/2") else {
+    fn every_form_leads_where_it_says() {
+        let Address::Single(info, None) = address("redis://u:p%40%3F@h:1/3") else { panic!("one server") };
+        assert!(matches!(info.addr(), ConnectionAddr::Tcp(host, 1) if host == "h"));
+        let settings = info.redis_settings();
+        assert_eq!((settings.username(), settings.password(), settings.db()), (Some("u"), Some("p@?"), 3));
+        let Address::Single(info, None) = address("rediss://[::1]") else { panic!("one server") };
+        assert!(matches!(info.addr(), ConnectionAddr::TcpTls { host, port: 6379, insecure: false, .. } if host == "::1"));
+        let Address::Single(info, None) = address("redis+unix://:p@/run/r.sock?db=2") else { panic!("one server") };
+        assert!(matches!(info.addr(), ConnectionAddr::Unix(path) if path.as_os_str() == "/run/r.sock"));
+        assert_eq!((info.redis_settings().password(), info.redis_settings().db()), (Some("p"), 2));
+        assert!(matches!(address("redis+cluster://h:1,i"), Address::Cluster(nodes, None) if nodes.len() == 2));
+        let Address::Sentinel { sentinels, master, .. } = address("redis+sentinel://u:p@h,i:9/mymaster/2?sentinel_password=s") else {
             panic!("a Sentinel address")
         };
         assert_eq!((sentinels.len(), &*master), (2, "mymaster"));
-        let Err(error) = Address::parse("redis://u:hush@h:port/x") else { panic!("no port") };
-        assert!(!error.to_string().contains("hush") && error.to_string().contains("redis://USER:PASSWORD@HOST:PORT/DB"), "{error}");
-        assert!(Address::parse("redis+sentinel://h").is_err());
+        assert!(matches!(sentinels[0].addr(), ConnectionAddr::Tcp(host, 26379) if host == "h"));
+        assert_eq!(sentinels[0].redis_settings().password(), Some("s"));
     }
 }

@@ -4,29 +4,41 @@
 //!
 //! Invariant: every step ends within a time limit, and no error carries a password.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind,
+    Value,
     aio::{ConnectionLike, MultiplexedConnection},
     cluster::{ClusterClient, ClusterClientBuilder},
     cluster_async::ClusterConnection,
     cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr},
     sentinel::SentinelClient,
 };
-use tokio::sync::Mutex;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::Mutex,
+};
 
 use super::{
     address::Address,
-    fault::fault,
-    scripts::{Call, MARK},
+    fault::{NO_MASTER, by_plain_words, fault, no_master},
+    scripts::{ASIDE, Call, MARK},
+    values::word,
 };
-use crate::broker::{BrokerError, Result};
+use crate::broker::{BrokerError, Result, unreadable};
 
 /// How long a connection may take to come to be.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long an answer may take: a server that swaps or a slow disk under AOF is late, one that is gone is never back.
 pub(super) const ANSWER: Duration = Duration::from_secs(10);
+/// How long a closer look at a server that can't be used may take.
+const CLOSER: Duration = Duration::from_secs(1);
 /// How long a replica may take to acknowledge a batch; less than [`ANSWER`].
 const REPLICATED: Duration = Duration::from_secs(3);
 
@@ -42,30 +54,48 @@ pub(super) struct Watched {
     client: Mutex<SentinelClient>,
     sentinels: Vec<Client>,
     master: String,
+    /// Where the master is, if the sentinels had an answer when they were last asked.
+    place: std::sync::Mutex<Option<String>>,
 }
 
 impl Watched {
-    /// The client library says that the name is not known also while the master is down: that is told apart here, because a wrong name
-    /// wants another setting, and a failover wants patience.
     async fn master(&self) -> RedisResult<Client> {
-        match self.client.lock().await.async_get_client().await {
-            Err(error) if error.kind() == ErrorKind::MasterNameNotFoundBySentinel && self.is_known().await => {
-                let why = format!("`{}` is down, or a failover is under way", self.master);
-                Err((ErrorKind::Io, "the sentinels name no living master", why).into())
+        let found = self.ask().await;
+        let place = found.as_ref().ok().map(|client| client.get_connection_info().addr().to_string());
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
+        found
+    }
+
+    fn place(&self) -> Option<String> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The client library says that the name is not known, or that nobody answers, also while the master is down: that is told apart here,
+    /// because a wrong name wants another setting, and a failover wants patience.
+    async fn ask(&self) -> RedisResult<Client> {
+        let asked = self.client.lock().await.async_get_client().await;
+        let Err(error) = asked else { return asked };
+        let may_be_down = error.kind() == ErrorKind::MasterNameNotFoundBySentinel || error.is_io_error();
+        match if may_be_down { self.named().await } else { None } {
+            Some(place) => {
+                let why = format!("`{}`, by their word at {place}, is down, or a failover is under way", self.master);
+                Err((ErrorKind::Io, NO_MASTER, why).into())
             }
-            client => client,
+            None => Err(error),
         }
     }
 
-    async fn is_known(&self) -> bool {
+    /// What the sentinels call the master's address, be it up or not.
+    async fn named(&self) -> Option<String> {
         let asked = self.sentinels.iter().map(|sentinel| async {
             let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT / 5)).set_response_timeout(Some(CONNECT / 5));
             let mut connection = sentinel.get_multiplexed_async_connection_with_config(&config).await.ok()?;
             let address = redis::cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(&self.master).to_owned();
             let told = connection.req_packed_command(&address).await.and_then(Value::extract_error).ok()?;
-            (told != Value::Nil).then_some(())
+            let told: Vec<String> = redis::from_redis_value(told).ok()?;
+            Some(told.join(":"))
         });
-        futures_util::future::join_all(asked).await.into_iter().any(|known| known.is_some())
+        futures_util::future::join_all(asked).await.into_iter().flatten().find(|place| !place.is_empty())
     }
 }
 
@@ -85,6 +115,7 @@ impl Target {
                         )?),
                         sentinels: sentinels.iter().cloned().map(Client::open).collect::<RedisResult<_>>()?,
                         master: master.clone(),
+                        place: std::sync::Mutex::default(),
                     })
                 };
                 watched().map(|watched| Self::Sentinel(Box::new(watched)))
@@ -154,6 +185,48 @@ impl Target {
         tokio::time::timeout(CONNECT, connect).await.unwrap_or_else(|_| Err(timed_out()))
     }
 
+    /// What an error means; `at` is what the URL names, and by Sentinel that is not the server which is meant.
+    pub(super) fn fault(&self, at: &str, error: &RedisError) -> BrokerError {
+        match self {
+            Self::Sentinel(watched) if watched.place().is_none() => no_master(at, error),
+            _ => fault(&self.place(at), error),
+        }
+    }
+
+    /// The server that is meant where the URL names `at`.
+    pub(super) fn place(&self, at: &str) -> String {
+        match self {
+            Self::Sentinel(watched) => match watched.place() {
+                Some(place) => format!("{place} (the master `{}` of the sentinels at {at})", watched.master),
+                None => at.to_owned(),
+            },
+            _ => at.to_owned(),
+        }
+    }
+
+    /// Of a server that could not be used: what it says to somebody who only opens a connection. Some faults are known by that alone.
+    pub(super) async fn look_closer(&self, at: &str) -> Option<BrokerError> {
+        let nodes: Vec<&Client> = match self {
+            Self::Single(client) => vec![client],
+            Self::Sentinel(watched) => watched.sentinels.iter().collect(),
+            Self::Cluster { nodes, .. } => nodes.iter().collect(),
+        };
+        for node in nodes {
+            let (host, port, tls) = match node.get_connection_info().addr() {
+                ConnectionAddr::Tcp(host, port) => (host, *port, false),
+                ConnectionAddr::TcpTls { host, port, .. } => (host, *port, true),
+                _ => continue,
+            };
+            let said = tokio::time::timeout(CLOSER, said_in_plain(host, port)).await;
+            if let Ok(Ok(said)) = said
+                && let Some(error) = by_plain_words(at, tls, &said)
+            {
+                return Some(error);
+            }
+        }
+        None
+    }
+
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Single(_) => "standalone",
@@ -167,6 +240,17 @@ impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind())
     }
+}
+
+/// What a server answers to a `PING` without TLS, as far as it comes in one piece.
+async fn said_in_plain(host: &str, port: u16) -> std::io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect((host, port)).await?;
+    // One that is full of clients speaks first and hangs up.
+    let _ = stream.write_all(b"PING\r\n").await;
+    let mut said = vec![0; 256];
+    let count = stream.read(&mut said).await?;
+    said.truncate(count);
+    Ok(said)
 }
 
 fn timed_out() -> RedisError {
@@ -233,7 +317,47 @@ impl Link {
 
     /// Sends one command, once.
     pub(super) async fn send(&self, command: &Cmd) -> Result<Value> {
-        self.try_send(command).await.map_err(|error| fault(&self.at, &error))
+        let sent = match self.try_send(command).await {
+            Err(error) if is_foreign(&error) => self.send_carefully(command, error).await,
+            sent => sent,
+        };
+        sent.map_err(|error| self.target.fault(&self.at, &error))
+    }
+
+    /// Sends a command again as a script, which sets the key aside that is of another kind.
+    async fn send_carefully(&self, command: &Cmd, error: RedisError) -> RedisResult<Value> {
+        let mut words = command.args_iter().filter_map(|arg| if let redis::Arg::Simple(word) = arg { Some(word) } else { None });
+        let key = words.nth(1).and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
+        // A schema of another kind says that the prefix is somebody else's.
+        let Some(end) = key.find("}:").filter(|_| !key.ends_with("{_}:schema")) else { return Err(error) };
+        let mut call = ASIDE.call(&key[..end + 2]);
+        for arg in command.args_iter() {
+            if let redis::Arg::Simple(word) = arg {
+                call.push(word);
+            }
+        }
+        self.told_of(self.try_send(&call.by_text()).await?)
+    }
+
+    /// The answer of a careful script, after the log was told what it set aside.
+    fn told_of(&self, answer: Value) -> RedisResult<Value> {
+        let Value::Array(mut parts) = answer else { return Ok(answer) };
+        let aside = parts.pop().unwrap_or(Value::Nil);
+        for key in super::values::list(aside).unwrap_or_default().into_iter().map(word) {
+            let (base, name) = key.split_at(key.find("}:").map_or(0, |end| end + 2));
+            let queue = base.trim_end_matches("}:").rsplit('{').next().unwrap_or_default();
+            let then = match queue {
+                "_" => format!("it was set aside as `{base}aside:{name}`"),
+                _ => format!("it was set aside as `{base}aside:{name}`; `taskhost queue purge {queue}` deletes it"),
+            };
+            unreadable::say(
+                &self.at,
+                &format!("the key `{key}`"),
+                "it is of another kind than what belongs there",
+                unreadable::shown(&then),
+            );
+        }
+        parts.pop().unwrap_or(Value::Nil).extract_error()
     }
 
     /// Sends one command to one node of a cluster; without a node as [`Self::send`].
@@ -248,7 +372,7 @@ impl Link {
             Ok((_, Wire::One(_))) => return self.send(command).await,
             Err(error) => Err(error),
         };
-        sent.map_err(|error| fault(&self.at, &error))
+        sent.map_err(|error| self.target.fault(&self.at, &error))
     }
 
     /// Calls a script by its digest, and by its text where it is not known yet.
@@ -257,7 +381,15 @@ impl Link {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => self.try_send(&call.by_text()).await,
             sent => sent,
         };
-        sent.map_err(|error| fault(&self.at, &error))
+        let sent = match sent {
+            // No script rolls back, and each may be repeated.
+            Err(error) if is_foreign(&error) => match self.try_send(&call.carefully()).await {
+                Ok(answer) => self.told_of(answer),
+                Err(error) => Err(error),
+            },
+            sent => sent,
+        };
+        sent.map_err(|error| self.target.fault(&self.at, &error))
     }
 
     /// The same with less patience: when no answer comes within `limit` the connection is given up too, it may be half open.
@@ -266,7 +398,7 @@ impl Link {
             Ok(answer) => answer,
             Err(_silent) => {
                 self.wire.lock().await.1 = None;
-                Err(fault(&self.at, &timed_out()))
+                Err(self.target.fault(&self.at, &timed_out()))
             }
         }
     }
@@ -282,10 +414,17 @@ impl Link {
         if answers.as_ref().is_ok_and(|answers| answers.iter().any(is_no_script)) {
             answers = self.try_row(row(call.by_text(), mark.by_text()), call.key()).await;
         }
+        let careful = answers.as_ref().is_ok_and(|answers| answers.first().is_some_and(is_foreign_answer));
+        if careful {
+            answers = self.try_row(row(call.carefully(), mark.by_text()), call.key()).await;
+        }
         let taken = async {
             let mut answers = answers?.into_iter();
             let mut next = || answers.next().unwrap_or(Value::Nil).extract_error();
-            let answer = next()?;
+            let mut answer = next()?;
+            if careful {
+                answer = self.told_of(answer)?;
+            }
             next()?;
             Ok::<_, RedisError>((answer, next()?))
         };
@@ -294,12 +433,12 @@ impl Link {
             Ok(_none) => Err(BrokerError::Unavailable(format!(
                 "Redis at {} has it, but no replica acknowledged it within {} s, and durability is `replica`: it may be there, and may be \
                  lost in a failover; are its replicas up? it is safe to ask again",
-                self.at,
+                self.target.place(&self.at),
                 REPLICATED.as_secs()
             ))),
             Err(error) => {
                 self.wire.lock().await.1 = None;
-                Err(fault(&self.at, &error))
+                Err(self.target.fault(&self.at, &error))
             }
         }
     }
@@ -332,6 +471,17 @@ impl Link {
         *kept = (kept.0 + 1, Some(wire.clone()));
         Ok((kept.0, wire))
     }
+}
+
+/// Whether a step met something of another kind than what belongs there: see careful.lua.
+fn is_foreign(error: &RedisError) -> bool {
+    const SIGNS: [&str; 5] = ["WRONGTYPE", "not an integer", "would overflow", "specified in XADD", "stream has exhausted"];
+    let said = error.detail().unwrap_or_default();
+    error.code() == Some("WRONGTYPE") || SIGNS.iter().any(|sign| said.contains(sign))
+}
+
+fn is_foreign_answer(answer: &Value) -> bool {
+    matches!(answer, Value::ServerError(_)) && answer.clone().extract_error().is_err_and(|error| is_foreign(&error))
 }
 
 fn is_no_script(answer: &Value) -> bool {

@@ -4,6 +4,39 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use crate::broker::BrokerError;
 
+/// How the sentinels' silence about a master is told apart: the words of an error that connection.rs makes.
+pub(super) const NO_MASTER: &str = "the sentinels name no living master";
+
+/// The sentinels did not say where the master is; `at` is where they are.
+pub(super) fn no_master(at: &str, error: &RedisError) -> BrokerError {
+    if error.to_string().starts_with(NO_MASTER) {
+        let why = error.detail().unwrap_or_default();
+        return BrokerError::Unavailable(format!("cannot reach Redis: the sentinels at {at} name no living master: {why}"));
+    }
+    match error.kind() {
+        ErrorKind::Io => BrokerError::Unavailable(unreachable("the sentinels", at, error)),
+        _ => fault(at, error),
+    }
+}
+
+/// What it means that a server which could not be used says this to somebody who does not use TLS; `tls`: whether the URL asks for it.
+pub(super) fn by_plain_words(at: &str, tls: bool, said: &[u8]) -> Option<BrokerError> {
+    let full = b"-ERR max number of clients";
+    if said.starts_with(full) {
+        return Some(by_code(at, "ERR", "max number of clients reached", &RedisError::from(std::io::Error::other("full"))));
+    }
+    match said.first()? {
+        b'+' | b'-' if tls => Some(BrokerError::Misconfigured(format!(
+            "Redis at {at} does not speak TLS on this port; name its TLS port, or write redis:// for rediss:// (and no `tls=true`)"
+        ))),
+        // The alert of a TLS server that was spoken to in plain words.
+        0x15 if !tls => Some(BrokerError::Misconfigured(format!(
+            "what answers at {at} speaks TLS; write rediss:// for redis:// (or `tls=true` for sentinels and clusters)"
+        ))),
+        _ => None,
+    }
+}
+
 /// `at` is the address without its password.
 pub(super) fn fault(at: &str, error: &RedisError) -> BrokerError {
     let code = error.code().unwrap_or_default();
@@ -30,8 +63,8 @@ pub(super) fn fault(at: &str, error: &RedisError) -> BrokerError {
             | ServerErrorKind::Moved
             | ServerErrorKind::Ask
             | ServerErrorKind::TryAgain,
-        ) => BrokerError::Refused(format!("Redis at {at} takes no commands for now ({code} {said}); it is tried again")),
-        ErrorKind::Io => BrokerError::Unavailable(unreachable(at, error)),
+        ) => BrokerError::Refused(format!("Redis at {at} takes no commands for now ({code} {said}); ask again when it does")),
+        ErrorKind::Io => BrokerError::Unavailable(unreachable("Redis", at, error)),
         ErrorKind::ClusterConnectionNotFound | ErrorKind::NoValidReplicasFoundBySentinel => {
             BrokerError::Unavailable(format!("cannot reach a node of the Redis cluster at {at}: {error}; are its nodes up?"))
         }
@@ -50,18 +83,20 @@ fn by_code(at: &str, code: &str, said: &str, error: &RedisError) -> BrokerError 
         "OOM" => BrokerError::Refused(format!(
             "Redis at {at} is out of memory (maxmemory reached): nothing was enqueued; raise maxmemory, or let workers drain the queues"
         )),
+        // Said by the script, of a record that this program did not make.
+        "INVALID" => BrokerError::Invalid(said.to_owned()),
         "MISCONF" | "NOREPLICAS" | "BUSY" => {
-            BrokerError::Refused(format!("Redis at {at} takes no writes for now ({code} {said}); look at its log, it is tried again"))
+            BrokerError::Refused(format!("Redis at {at} takes no writes for now ({code} {said}); look at its log, and ask again then"))
         }
         // A script that was sent with one key, by an older host, while its slot is on its way.
         _ if said.contains("non local key") => {
-            BrokerError::Refused(format!("Redis at {at} is moving this queue to another node ({said}); it is tried again"))
+            BrokerError::Refused(format!("Redis at {at} is moving this queue to another node ({said}); ask again when it has arrived"))
         }
         "WRONGTYPE" => wrong_type(at),
         _ if said.contains("WRONGTYPE") => wrong_type(at),
         _ if said.contains("-OOM") || said.starts_with("OOM ") => by_code(at, "OOM", said, error),
         _ if said.contains("max number of clients") => {
-            BrokerError::Refused(format!("Redis at {at} has its maximum of clients; raise maxclients, it is tried again"))
+            BrokerError::Refused(format!("Redis at {at} has its maximum of clients; raise maxclients, or end some of them"))
         }
         _ if said.contains("unknown command") || said.contains("DB index") || said.contains("SELECT is not allowed") => {
             BrokerError::Misconfigured(format!(
@@ -78,21 +113,21 @@ fn wrong_type(at: &str) -> BrokerError {
     ))
 }
 
-fn unreachable(at: &str, error: &RedisError) -> String {
+fn unreachable(who: &str, at: &str, error: &RedisError) -> String {
     if error.is_connection_refusal() {
-        return format!("cannot reach Redis at {at}: connection refused; is it running? start it, or name another with --broker");
+        return format!("cannot reach {who} at {at}: connection refused; is it running? start it, or name another with --broker");
     }
     if error.is_timeout() {
-        return format!("cannot reach Redis at {at}: no answer in time; is it up, and does a firewall stand between?");
+        return format!("cannot reach {who} at {at}: no answer in time; is it up, and does a firewall stand between?");
     }
     let text = error.to_string();
     if text.contains("certificate") || text.contains("tls") || text.contains("TLS") || text.contains("InvalidContentType") {
-        return format!("cannot reach Redis at {at}: TLS failed ({text}); does the server speak TLS, and is its certificate trusted?");
+        return format!("cannot reach {who} at {at}: TLS failed ({text}); does the server speak TLS, and is its certificate trusted?");
     }
     if text.contains("lookup") || text.contains("resolve") || text.contains("No address") {
-        return format!("cannot reach Redis at {at}: the host name is not known ({text}); correct the broker's URL");
+        return format!("cannot reach {who} at {at}: the host name is not known ({text}); correct the broker's URL");
     }
-    format!("cannot reach Redis at {at}: {text}; is it running?")
+    format!("cannot reach {who} at {at}: {text}; is it restarting, or does it have its maximum of clients?")
 }
 
 #[cfg(test)]

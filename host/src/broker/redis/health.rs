@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, Durability, Health, Result},
-    task::Millis,
+    task::{Millis, QueueName, TaskId},
 };
 
 /// The shape of keys and fields. Hosts of one number share a Redis; another number refuses to start.
@@ -17,7 +17,7 @@ impl RedisBroker {
     pub(super) async fn meet_server(&self) -> Result<Health> {
         // A cluster answers by node; any will do.
         let info = self.infos().await?.into_iter().next().map(|(_, info)| info).unwrap_or_default();
-        let at = &self.at;
+        let at = &self.target.place(&self.at);
         let version = info.get("redis_version").map_or("0", String::as_str);
         let is_valkey = info.get("server_name").is_some_and(|name| name == "valkey");
         let major: u32 = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
@@ -52,7 +52,21 @@ impl RedisBroker {
         Ok(Health { about, warnings })
     }
 
-    async fn agree_on_schema(&self) -> Result<()> {
+    /// Ends and cancels are told on channels, in the middle of scripts. A user without the right to them is refused here, and not when
+    /// somebody first waits for an end.
+    pub(super) async fn meet_channels(&self) -> Result<()> {
+        let nobody = TaskId::new("check").map_err(|error| BrokerError::Corrupt(error.to_string()))?;
+        for channel in [self.keys.control(), self.keys.done(&QueueName::default(), &nobody)] {
+            // Those who listen pass over a message of nothing.
+            self.commands.send(redis::cmd("PUBLISH").arg(&channel).arg("")).await?;
+            let listened = async { self.target.listen().await?.subscribe(&channel).await };
+            listened.await.map_err(|error| self.target.fault(&self.at, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Marks the schema where there is no mark, and refuses another one.
+    pub(super) async fn agree_on_schema(&self) -> Result<()> {
         let key = self.keys.shared("schema");
         let mut set = redis::cmd("SET");
         // Answers what stood there before, if anything did.
@@ -67,7 +81,7 @@ impl RedisBroker {
             found => Err(BrokerError::Misconfigured(format!(
                 "Redis at {} is used by a taskhost of another kind (schema {found}, this one knows {SCHEMA}); \
                  use the same version everywhere, or another key prefix",
-                self.at
+                self.target.place(&self.at)
             ))),
         }
     }

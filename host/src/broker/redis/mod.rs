@@ -17,8 +17,8 @@ use redis::{Value, aio::PubSub};
 use tokio::sync::mpsc;
 
 use super::{
-    Broker, BrokerSettings, CancelReply, Claimed, DeleteReply, Durability, Enqueued, Extended, Finish, FinishReply, Fired, Health,
-    Incarnation, KvError, KvRoom, Lease, Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
+    Broker, BrokerError, BrokerSettings, CancelReply, Claimed, DeleteReply, Durability, Enqueued, Extended, Finish, FinishReply, Fired,
+    Health, Incarnation, KvError, KvRoom, Lease, Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
 };
 use crate::{
     catalogue::Catalogue,
@@ -30,21 +30,25 @@ mod connection;
 mod fault;
 mod health;
 mod keys;
+mod listing;
 mod load;
 mod producers;
 mod schedules;
 mod scripts;
 mod shared;
+mod url;
 mod values;
 mod views;
+mod waiting;
 mod workers;
 
-pub use address::display_url;
-use address::{Address, place};
+use address::Address;
 use connection::{Link, Target};
 use keys::Keys;
 pub use load::ServerLoad;
 use scripts::Call;
+pub use url::RedisUrl;
+use waiting::Waiting;
 
 /// A handle on one Redis; cheap to share, reconnects by itself.
 pub struct RedisBroker {
@@ -72,9 +76,10 @@ impl fmt::Debug for RedisBroker {
 impl RedisBroker {
     /// Connects, and refuses at once what will not do: unreachable, wrong password, no Redis, too old, another schema.
     pub async fn connect(url: &str, settings: BrokerSettings) -> Result<Self> {
-        let address = Address::parse(url)?;
+        let url = RedisUrl::parse(url).map_err(BrokerError::Misconfigured)?;
+        let address = Address::of(&url)?;
         let keys = Keys::new(&settings.prefix)?;
-        let at: Arc<str> = place(url).into();
+        let at: Arc<str> = url.place().into();
         let target = Arc::new(Target::new(&address)?);
         let link = || Link::new(Arc::clone(&target), Arc::clone(&at));
         let (commands, heartbeats) = (link(), link());
@@ -91,8 +96,12 @@ impl RedisBroker {
             met: Met::default(),
             offered: Mutex::default(),
         };
-        broker.meet_server().await?;
-        Ok(broker)
+        match broker.meet_server().await {
+            Err(error @ (BrokerError::Unavailable(_) | BrokerError::Misconfigured(_))) => {
+                Err(broker.target.look_closer(&broker.at).await.unwrap_or(error))
+            }
+            met => met.map(|_| broker),
+        }
     }
 
     /// Calls a script whose effect is acknowledged to somebody: as safe as `durability` asks for.
@@ -107,20 +116,6 @@ impl RedisBroker {
                 answer
             }
         }
-    }
-}
-
-/// Connections to wait on, those that nobody waits on now.
-#[derive(Debug, Default)]
-struct Waiting(Mutex<HashMap<QueueName, Link>>);
-
-impl Waiting {
-    fn take(&self, queue: &QueueName) -> Option<Link> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(queue)
-    }
-
-    fn put(&self, queue: &QueueName, link: Link) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.clone(), link);
     }
 }
 
@@ -190,6 +185,7 @@ impl Met {
 #[async_trait]
 impl Broker for RedisBroker {
     async fn check(&self) -> Result<Health> {
+        self.meet_channels().await?;
         self.meet_server().await
     }
 

@@ -5,18 +5,17 @@ use std::{
     time::Duration,
 };
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::try_join_all};
 use redis::{RedisResult, Value, aio::PubSub};
 use tokio::time::Instant;
 
 use super::{
     RedisBroker,
-    fault::fault,
     scripts::{AWAIT, ENQUEUE, Script},
-    values::{end_told, is_plain, list, push_record, view, word},
+    values::{end_told, is_plain, list, push_record, shown_id, view, word},
 };
 use crate::{
-    broker::{BrokerError, Enqueued, Result, check_payload},
+    broker::{BrokerError, Enqueued, Result, TOLD, check_payload},
     task::{NewTask, QueueName, TaskId, TaskView},
 };
 
@@ -52,6 +51,12 @@ impl RedisBroker {
     /// Tasks of one queue, in one step. When an answer is lost the step is repeated, and finding our own ids then is a success.
     pub(super) async fn enqueue_together(&self, script: &'static Script, queue: &QueueName, tasks: &[&NewTask]) -> Result<Vec<Enqueued>> {
         let mut call = script.call(&self.keys.queue(queue));
+        // A task that leaves nothing behind may have come and gone when its call is repeated: then the call itself is known for a while.
+        let is_named = tasks.iter().any(|task| task.result_ttl.unwrap_or(self.settings.result_ttl) < TOLD);
+        if is_named {
+            call.push("call");
+            call.push(uuid::Uuid::now_v7().to_string());
+        }
         // All or none: the order in which they are given is the order in which they run.
         if tasks.iter().all(|task| is_plain(task)) {
             call.push("plain");
@@ -72,7 +77,7 @@ impl RedisBroker {
             match self.commit(&call).await {
                 Err(BrokerError::Unavailable(why)) => match again.next() {
                     Some(delay) => {
-                        repeated = true;
+                        repeated = !is_named;
                         tokio::time::sleep(*delay).await;
                     }
                     None => return Err(BrokerError::Unavailable(why)),
@@ -92,9 +97,7 @@ impl RedisBroker {
             .map(|(holder, task)| match word(holder) {
                 holder if holder.is_empty() => Ok(Enqueued::Added),
                 holder if repeated && holder == task.id.as_str() && first.insert(&task.id) => Ok(Enqueued::Added),
-                holder => Ok(Enqueued::Duplicate {
-                    holder: TaskId::new(&holder).map_err(|error| super::values::corrupt("who holds a unique key", error))?,
-                }),
+                holder => Ok(Enqueued::Duplicate { holder: shown_id(holder.as_bytes()) }),
             })
             .collect()
     }
@@ -114,10 +117,16 @@ impl RedisBroker {
         let deadline = Instant::now() + limit;
         let queue = match queue {
             Some(queue) => queue.clone(),
-            None => match self.find_anywhere(id).await? {
-                Some(view) if view.state.is_ended() => return Ok(Some(view)),
-                Some(view) => view.queue,
-                None => return Ok(None),
+            None => loop {
+                match self.await_anywhere(id).await {
+                    Ok(Some((_, Some(ended)))) => return Ok(Some(ended)),
+                    Ok(Some((queue, None))) => break queue,
+                    Ok(None) => return Ok(None),
+                    Err(error) if error.is_transient() && Instant::now() + LOOK < deadline => {
+                        tokio::time::sleep(Duration::from_millis(250)).await;
+                    }
+                    Err(error) => return Err(error),
+                }
             },
         };
         let channel = self.keys.done(&queue, id);
@@ -125,11 +134,11 @@ impl RedisBroker {
         loop {
             let (mut connection, mut left) = match self.listener(&channel).await {
                 Ok(listener) => listener,
-                Err(error) if Instant::now() + LOOK < deadline && fault(&self.at, &error).is_transient() => {
+                Err(error) if Instant::now() + LOOK < deadline && self.target.fault(&self.at, &error).is_transient() => {
                     tokio::time::sleep(Duration::from_millis(250)).await;
                     continue;
                 }
-                Err(error) => return newest.map_or_else(|| Err(fault(&self.at, &error)), |view| Ok(Some(view))),
+                Err(error) => return newest.map_or_else(|| Err(self.target.fault(&self.at, &error)), |view| Ok(Some(view))),
             };
             loop {
                 let call = AWAIT.call(&self.keys.queue(&queue)).arg(id.as_str());
@@ -145,7 +154,6 @@ impl RedisBroker {
                     break;
                 }
                 let told = match answer {
-                    Value::Array(_) => view(&queue, answer)?,
                     Value::Int(1) => {
                         let look = deadline.min(Instant::now() + LOOK);
                         match tokio::time::timeout_at(look, connection.on_message().next()).await {
@@ -154,11 +162,11 @@ impl RedisBroker {
                             _ => None,
                         }
                     }
-                    _ => None,
+                    answer => ended(&queue, answer)?,
                 };
                 let found = match told {
                     Some(ended) => Ok(Some(ended)),
-                    None => self.find_in(&queue, id).await,
+                    None => self.find_or_told(&queue, id).await,
                 };
                 match found {
                     Ok(view) if view.as_ref().is_none_or(|view| view.state.is_ended()) || Instant::now() >= deadline => {
@@ -174,6 +182,26 @@ impl RedisBroker {
         }
     }
 
+    /// Asks all queues to be told of its end; the one that knows it, and its end if that has come.
+    async fn await_anywhere(&self, id: &TaskId) -> Result<Option<(QueueName, Option<TaskView>)>> {
+        let asked = self.all_queues().await?.into_iter().map(|queue| async move {
+            let answer = self.commands.call(&AWAIT.call(&self.keys.queue(&queue)).arg(id.as_str())).await?;
+            Ok::<_, BrokerError>(match answer {
+                Value::Int(0) => None,
+                answer => Some((ended(&queue, answer)?, queue)),
+            })
+        });
+        Ok(try_join_all(asked).await?.into_iter().flatten().next().map(|(ended, queue)| (queue, ended)))
+    }
+
+    /// As it is; or as it ended, when it is gone.
+    async fn find_or_told(&self, queue: &QueueName, id: &TaskId) -> Result<Option<TaskView>> {
+        match self.find_in(queue, id).await? {
+            Some(view) => Ok(Some(view)),
+            None => ended(queue, self.commands.call(&AWAIT.call(&self.keys.queue(queue)).arg(id.as_str())).await?),
+        }
+    }
+
     /// A connection that is told what is published on `channel`, and the channel that it is still told of as well: one that nobody
     /// listens on any more, or a new one.
     async fn listener(&self, channel: &str) -> RedisResult<(PubSub, Option<String>)> {
@@ -186,5 +214,14 @@ impl RedisBroker {
         let mut connection = self.target.listen().await?;
         connection.subscribe(channel).await?;
         Ok((connection, None))
+    }
+}
+
+/// The end in an answer of `await`: of a task that is there, or as it is told of one that is gone.
+fn ended(queue: &QueueName, answer: Value) -> Result<Option<TaskView>> {
+    match answer {
+        Value::Array(_) => view(queue, answer),
+        Value::BulkString(told) => Ok(end_told(queue, &told)),
+        _ => Ok(None),
     }
 }

@@ -10,46 +10,95 @@ use redis::Value;
 use super::{
     RedisBroker,
     scripts::{FIRE, PAUSE_SCHEDULE, PUT_SCHEDULE},
-    values::{Row, corrupt, count, is_yes, json, list, push_record, text, word, words},
+    values::{Row, bytes, corrupt, count, is_yes, json, list, push_record, shown_id, text, word, words},
 };
 use crate::{
-    broker::{Fired, Overlap, Result, Schedule, check_payload},
-    task::{Millis, NewTask, QueueName, TaskId},
+    broker::{BrokerError, Fired, Overlap, Result, Schedule, check_payload, unreadable},
+    task::{Millis, NewTask, QueueName},
 };
 
 impl RedisBroker {
+    /// One that moves to another queue takes its due times and its pause along. The old one stops firing before they are read, and stays
+    /// until the new one is there: repeating this after a failure loses nothing.
     pub(super) async fn keep_schedule(&self, schedule: &Schedule) -> Result<()> {
         self.meet(&schedule.queue).await?;
-        let before = self.queue_of(&schedule.name).await?;
+        let before = match self.queue_of(&schedule.name).await {
+            // What stands in its place can't be read: the new one replaces it.
+            Err(BrokerError::Invalid(_)) => None,
+            queue => queue?,
+        };
         let index = redis::cmd("HSET").arg(self.keys.shared("schedules")).arg(&schedule.name).arg(schedule.queue.as_str()).to_owned();
-        self.commands.send(&index).await?;
-        let call = PUT_SCHEDULE
-            .call(&self.keys.queue(&schedule.queue))
-            .arg(&*schedule.name)
-            .arg(&*schedule.rule)
-            .arg(&*schedule.timezone)
-            .arg(what(schedule))
-            .arg(if schedule.overlap == Overlap::Skip { "skip" } else { "allow" })
-            .arg(json(schedule)?)
-            .arg(usize::from(schedule.paused))
-            .arg(schedule.created_at.0);
-        self.commands.call(&call).await?;
-        match before {
-            Some(before) if before != schedule.queue => self.drop_schedule(&before, &schedule.name).await.map(drop),
-            _ => Ok(()),
+        let moves_from = before.filter(|before| *before != schedule.queue);
+        let mut new = schedule.clone();
+        match &moves_from {
+            None => self.commands.send(&index).await.map(drop)?,
+            Some(old) => {
+                if self.read_schedule(old, &schedule.name).await?.is_some() {
+                    // No firing is of this rule.
+                    let halt = redis::cmd("HSET").arg(self.keys.schedule(old, &schedule.name)).arg("rule").arg("").to_owned();
+                    self.commands.send(&halt).await?;
+                }
+                if let Some(old) = self.read_schedule(old, &schedule.name).await? {
+                    new.take_along(&old);
+                }
+            }
         }
+        let named = match new.says_paused {
+            None => "",
+            Some(false) => "0",
+            Some(true) => "1",
+        };
+        let call = PUT_SCHEDULE
+            .call(&self.keys.queue(&new.queue))
+            .arg(&*new.name)
+            .arg(&*new.rule)
+            .arg(&*new.timezone)
+            .arg(what(&new))
+            .arg(if new.overlap == Overlap::Skip { "skip" } else { "allow" })
+            .arg(json(&new)?)
+            .arg(named)
+            .arg(new.created_at.0)
+            .arg(new.last.0)
+            .arg(usize::from(new.paused));
+        self.commands.call(&call).await?;
+        if let Some(old) = moves_from {
+            self.commands.send(&index).await?;
+            self.drop_schedule(&old, &new.name).await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn all_schedules(&self) -> Result<Vec<Schedule>> {
         let index = words(self.commands.send(redis::cmd("HGETALL").arg(self.keys.shared("schedules"))).await?)?;
         let named: BTreeMap<_, _> = index.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
         let read = named.into_iter().map(|(name, queue)| async move {
-            let queue = QueueName::new(&queue).map_err(|error| corrupt(&format!("schedule {name}"), error))?;
-            let key = self.keys.schedule(&queue, &name);
-            let fields = ["definition", "last", "last_task", "paused", "created"];
-            stored(&name, &queue, self.commands.send(redis::cmd("HMGET").arg(key).arg(&fields[..])).await?)
+            // One that can't be read keeps no other from firing.
+            let left_out = |why: String| {
+                let name = unreadable::shown(&name);
+                unreadable::say(
+                    &self.at,
+                    &format!("schedule `{name}`"),
+                    why,
+                    format!("it does not fire; `taskhost schedule remove {name}`"),
+                );
+                Ok(None)
+            };
+            let queue = match QueueName::new(&queue) {
+                Ok(queue) => queue,
+                Err(error) => return left_out(error.to_string()),
+            };
+            match self.read_schedule(&queue, &name).await {
+                Err(BrokerError::Corrupt(why)) => left_out(why),
+                read => read,
+            }
         });
         Ok(try_join_all(read).await?.into_iter().flatten().collect())
+    }
+
+    async fn read_schedule(&self, queue: &QueueName, name: &str) -> Result<Option<Schedule>> {
+        let key = self.keys.schedule(queue, name);
+        let fields = ["definition", "last", "last_task", "paused", "created"];
+        stored(name, queue, self.commands.send(redis::cmd("HMGET").arg(key).arg(&fields[..])).await?)
     }
 
     pub(super) async fn set_paused(&self, name: &str, paused: bool) -> Result<bool> {
@@ -59,9 +108,22 @@ impl RedisBroker {
     }
 
     pub(super) async fn forget_schedule(&self, name: &str) -> Result<bool> {
-        let Some(queue) = self.queue_of(name).await? else { return Ok(false) };
-        let was = self.drop_schedule(&queue, name).await?;
-        self.commands.send(redis::cmd("HDEL").arg(self.keys.shared("schedules")).arg(name)).await?;
+        let index = self.keys.shared("schedules");
+        let (mut was, mut fields) = (false, vec![name.as_bytes().to_vec()]);
+        match self.queue_of(name).await {
+            Ok(Some(queue)) => was = self.drop_schedule(&queue, name).await?,
+            // No queue has it.
+            Err(BrokerError::Invalid(_)) => {}
+            // A name that nobody can type is asked for as it is shown.
+            Ok(None) => {
+                let names = list(self.commands.send(redis::cmd("HKEYS").arg(&index)).await?)?.into_iter().map(bytes);
+                fields = names.filter(|stored| unreadable::shown(&String::from_utf8_lossy(stored)) == name).collect();
+            }
+            Err(error) => return Err(error),
+        }
+        if !fields.is_empty() {
+            was |= is_yes(&self.commands.send(redis::cmd("HDEL").arg(&index).arg(&fields)).await?);
+        }
         Ok(was)
     }
 
@@ -73,7 +135,8 @@ impl RedisBroker {
 
     async fn queue_of(&self, name: &str) -> Result<Option<QueueName>> {
         let queue = text(self.commands.send(redis::cmd("HGET").arg(self.keys.shared("schedules")).arg(name)).await?);
-        queue.map(|queue| QueueName::new(&queue).map_err(|error| corrupt(&format!("schedule {name}"), error))).transpose()
+        let broken = |error| BrokerError::Invalid(format!("schedule `{name}` can't be read: {error}; `taskhost schedule remove {name}`"));
+        queue.map(|queue| QueueName::new(&queue).map_err(broken)).transpose()
     }
 
     pub(super) async fn fire_once(&self, schedule: &Schedule, due: Millis, task: &NewTask) -> Result<Fired> {
@@ -90,10 +153,7 @@ impl RedisBroker {
         match &*word(row.next()) {
             "fired" => Ok(Fired::Enqueued(task.id.clone())),
             "early" => Ok(Fired::TooEarly(std::time::Duration::from_millis(count(&row.next())))),
-            "skipped" => {
-                let last = TaskId::new(word(row.next())).map_err(|error| corrupt(&format!("schedule {}", schedule.name), error))?;
-                Ok(Fired::Skipped(last))
-            }
+            "skipped" => Ok(Fired::Skipped(shown_id(&bytes(row.next())))),
             _ => Ok(Fired::NotNow),
         }
     }
@@ -110,7 +170,9 @@ fn stored(name: &str, queue: &QueueName, fields: Value) -> Result<Option<Schedul
     let mut schedule: Schedule = serde_json::from_str(&definition).map_err(|error| corrupt(&format!("schedule {name}"), error))?;
     let mut next = || fields.next().and_then(text);
     schedule.queue = queue.clone();
-    schedule.last = Millis(next().and_then(|last| last.parse().ok()).unwrap_or_default());
+    // Without it every due time since 1970 would be caught up with.
+    let last = next().and_then(|last| last.parse().ok()).ok_or_else(|| corrupt(&format!("schedule {name}"), "its `last` is no time"))?;
+    schedule.last = Millis(last);
     schedule.last_task = next().and_then(|id| id.parse().ok());
     schedule.paused = next().as_deref() == Some("1");
     schedule.created_at = Millis(next().and_then(|created| created.parse().ok()).unwrap_or_default());

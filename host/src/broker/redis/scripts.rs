@@ -9,15 +9,27 @@ use redis::{Arg, Cmd, ToRedisArgs};
 /// One script: its text and the SHA-1 that Redis knows it by.
 #[derive(Debug)]
 pub(super) struct Script {
+    head: &'static str,
     text: String,
     digest: String,
 }
 
 impl Script {
-    fn new(head: &str, lib: &str, body: &str) -> Self {
+    fn new(head: &'static str, lib: &str, body: &str) -> Self {
         let text = format!("{head}\n{}\n{body}", needed(lib, body));
         let digest = redis::Script::new(&text).get_hash().to_owned();
-        Self { text, digest }
+        Self { head, text, digest }
+    }
+
+    /// The same verb, which sets aside what is of another kind than it should be. It answers `{its answer, the keys that were}`.
+    fn careful(&self) -> String {
+        let body = self.text[self.head.len()..].replace("redis.call", "careful");
+        let keeps_tasks = body.contains("\n-- finish: ");
+        format!(
+            "{}\nlocal keeps_tasks = {keeps_tasks}\n{CAREFUL}\nlocal function verb()\n{body}\nend\nlocal reply = verb()\nif reply == nil then reply = false end\nreturn \
+             {{ reply, set_aside }}",
+            self.head
+        )
     }
 
     /// A call on the keys that begin with `key`; arguments follow.
@@ -60,8 +72,17 @@ impl Call {
     }
 
     pub(super) fn by_text(&self) -> Cmd {
+        self.eval(&self.script.text)
+    }
+
+    /// See [`Script::careful`].
+    pub(super) fn carefully(&self) -> Cmd {
+        self.eval(&self.script.careful())
+    }
+
+    fn eval(&self, text: &str) -> Cmd {
         let mut command = redis::cmd("EVAL");
-        command.arg(&self.script.text);
+        command.arg(text);
         for arg in self.by_digest.args_iter().skip(2) {
             if let Arg::Simple(arg) = arg {
                 command.arg(arg);
@@ -98,9 +119,27 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 }
 
 const LIB: &str = include_str!("lua/lib.lua");
+const CAREFUL: &str = include_str!("lua/careful.lua");
+const ENQUEUE_LUA: &str = include_str!("lua/enqueue.lua");
 /// A broker without memory must still let tasks end: only what adds to it is refused.
 const ALLOW_OOM: &str = "#!lua flags=allow-oom";
 const DENY_OOM: &str = "#!lua";
+
+/// What this program enqueues is checked where it is made: the script need not look at each record again.
+pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
+    let body: Vec<_> = ENQUEUE_LUA.lines().filter(|line| !line.starts_with("local refused = refusal(")).collect();
+    Script::new(DENY_OOM, LIB, &body.join("\n"))
+});
+/// What others wrote may stand among what is relayed.
+pub(super) static RELAY: LazyLock<Script> = LazyLock::new(|| Script::new(ALLOW_OOM, LIB, include_str!("lua/relay.lua")));
+/// One command, sent again after it met a key of another kind; it answers as [`Script::careful`].
+pub(super) static ASIDE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        ALLOW_OOM,
+        "",
+        &format!("local keeps_tasks = false\n{CAREFUL}\nlocal reply = careful(unpack(ARGV))\nreturn {{ reply, set_aside }}"),
+    )
+});
 
 macro_rules! scripts {
     ($($name:ident: $head:ident $lib:expr, $file:literal;)*) => {
@@ -109,7 +148,6 @@ macro_rules! scripts {
 }
 
 scripts! {
-    ENQUEUE: DENY_OOM LIB, "enqueue.lua";
     CLAIM: ALLOW_OOM LIB, "claim.lua";
     EXTEND: ALLOW_OOM LIB, "extend.lua";
     REGISTER: ALLOW_OOM LIB, "register.lua";
@@ -117,15 +155,17 @@ scripts! {
     LEAVE: ALLOW_OOM LIB, "leave.lua";
     HELD: ALLOW_OOM LIB, "held.lua";
     FINISH: ALLOW_OOM LIB, "finish.lua";
-    RELAY: ALLOW_OOM LIB, "enqueue.lua";
     COUNTS: ALLOW_OOM LIB, "counts.lua";
     VIEW: ALLOW_OOM LIB, "view.lua";
+    WAITING: ALLOW_OOM LIB, "waiting.lua";
+    ENDED: ALLOW_OOM LIB, "ended.lua";
     AWAIT: ALLOW_OOM LIB, "await.lua";
     PROGRESS: ALLOW_OOM LIB, "progress.lua";
     CANCEL: ALLOW_OOM LIB, "cancel.lua";
     RETRY: ALLOW_OOM LIB, "retry.lua";
     DELETE: ALLOW_OOM LIB, "delete.lua";
     PURGE: ALLOW_OOM LIB, "purge.lua";
+    UNREADABLE: ALLOW_OOM LIB, "unreadable.lua";
     SWEEP: ALLOW_OOM LIB, "sweep.lua";
     RESUME: ALLOW_OOM LIB, "resume.lua";
     FIRE: DENY_OOM LIB, "fire.lua";
@@ -154,5 +194,6 @@ mod tests {
             assert!(block.starts_with("--") || block.starts_with("local "), "an empty line within a function: {block}");
         }
         assert!(!REGISTER.text.contains("function admit") && ENQUEUE.text.contains("function admit"));
+        assert!(!ENQUEUE.text.contains("refusal") && RELAY.text.contains("function refusal"));
     }
 }

@@ -11,18 +11,20 @@ use redis::{Cmd, Value};
 use super::{
     RedisBroker,
     scripts::KV,
-    values::{corrupt, count, is_yes, json, list, millis, text, word, words},
+    values::{count, is_yes, json, list, millis, text, word, words},
 };
 use crate::{
-    broker::{BrokerError, KvError, KvRoom, Result, WorkerInfo},
+    broker::{BrokerError, KvError, KvRoom, Result, WorkerInfo, unreadable},
     catalogue::{Catalogue, Offer, PluginInfo},
+    task::QueueName,
 };
 
 /// A catalogue that has not changed is written again after this time.
 const CATALOGUE: Duration = Duration::from_secs(60);
 
 impl RedisBroker {
-    /// A worker's own key ends by itself; the set of their ids only says where to look.
+    /// A worker's own key ends by itself; the set of their ids only says where to look. A set that did not know this worker says that the
+    /// broker is anew: then all that a worker puts there is put again.
     pub(super) async fn note_worker(&self, worker: &WorkerInfo, ttl: Duration) -> Result<()> {
         let ttl = millis(ttl).max(1);
         let mut bodies = redis::cmd("HSET");
@@ -35,14 +37,22 @@ impl RedisBroker {
                 bodies.arg(body.name.as_str()).arg(json(&Offer { body: body.clone(), code: code.clone() })?);
             }
         }
+        if is_yes(&self.commands.send(redis::cmd("SADD").arg(self.keys.shared("workers")).arg(&worker.id)).await?) {
+            *self.offered() = None;
+        }
         // The catalogue outlives its workers: it is written when it changes, and now and then, should somebody have deleted it.
         let written = digest_of(&worker.plugins)?;
         let is_fresh = |(at, what): (Instant, u64)| what == written && at.elapsed() < CATALOGUE;
-        if offers > 0 && !self.offered().is_some_and(is_fresh) {
-            self.commands.send(&bodies).await?;
+        if !self.offered().is_some_and(is_fresh) {
+            if offers > 0 {
+                self.commands.send(&bodies).await?;
+            }
+            if !worker.queues.is_empty() {
+                let queues: Vec<_> = worker.queues.iter().map(QueueName::as_str).collect();
+                self.commands.send(redis::cmd("SADD").arg(self.keys.shared("queues")).arg(queues)).await?;
+            }
             *self.offered() = Some((Instant::now(), written));
         }
-        self.commands.send(redis::cmd("SADD").arg(self.keys.shared("workers")).arg(&worker.id)).await?;
         let mut note = redis::cmd("SET");
         note.arg(self.worker(&worker.id)).arg(json(worker)?).arg("PX").arg(ttl);
         self.commands.send(&note).await.map(drop)
@@ -66,7 +76,14 @@ impl RedisBroker {
         let (mut workers, mut gone) = (Vec::new(), Vec::new());
         for (id, info) in ids.iter().zip(list(self.commands.send(&read).await?)?) {
             match text(info) {
-                Some(info) => workers.push(serde_json::from_str(&info).map_err(|error| corrupt(&format!("worker {id}"), error))?),
+                Some(info) => match serde_json::from_str(&info) {
+                    Ok(worker) => workers.push(worker),
+                    Err(error) => {
+                        let key = self.worker(id);
+                        unreadable::say(&self.at, &format!("the key `{key}`"), error, "it is left out, and ends within a minute");
+                        self.commands.send(redis::cmd("PEXPIRE").arg(key).arg(60_000).arg("NX")).await?;
+                    }
+                },
                 None => gone.push(id),
             }
         }
@@ -81,9 +98,14 @@ impl RedisBroker {
         let stored = words(self.commands.send(redis::cmd("HGETALL").arg(self.keys.shared("catalogue"))).await?)?;
         let mut catalogue = Catalogue::default();
         for pair in stored.chunks_exact(2) {
-            let offer: Offer =
-                serde_json::from_str(&pair[1]).map_err(|error| corrupt(&format!("body {} of the catalogue", pair[0]), error))?;
-            catalogue.offers.insert(offer.body.name.clone(), offer);
+            match serde_json::from_str::<Offer>(&pair[1]) {
+                Ok(offer) => drop(catalogue.offers.insert(offer.body.name.clone(), offer)),
+                Err(error) => {
+                    let key = self.keys.shared("catalogue");
+                    let then = format!("it is left out until a worker announces it; `HDEL {key} NAME` in redis-cli removes it");
+                    unreadable::say(&self.at, &format!("body `{}` of the catalogue", pair[0]), error, then);
+                }
+            }
         }
         Ok(catalogue)
     }

@@ -1,17 +1,25 @@
 //! Redis's answers and the broker's types: records out, fields in.
 //!
-//! What can't be read is `Corrupt` and says of which task.
+//! A task that can't be read is [`Odd`], alone: its neighbours are read.
 
-use std::{collections::HashMap, fmt::Display, str::FromStr, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt::{Display, Write},
+    str::FromStr,
+    time::Duration,
+};
 
 use redis::Value;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 
 use super::scripts::Call;
 use crate::{
-    broker::{BrokerError, Leased, Member, Result},
-    task::{CodeId, ErrorEntry, Millis, NewTask, Priority, QueueName, Start, State, Task, TaskError, TaskId, TaskView},
+    broker::{BrokerError, Leased, Member, Result, unreadable::shown},
+    task::{
+        CodeId, ErrorEntry, ErrorKind, Millis, NewTask, Priority, QueueName, Start, State, Task, TaskError, TaskId, TaskName, TaskView,
+    },
 };
 
 pub(super) fn corrupt(what: &str, why: impl Display) -> BrokerError {
@@ -92,9 +100,19 @@ impl Row {
         task.headers = text(self.next()).and_then(|headers| serde_json::from_str(&headers).ok()).unwrap_or_default();
     }
 
+    /// A count of attempts: one beyond all counting is as many as there can be, never none.
+    fn tries(&mut self) -> u32 {
+        text(self.next()).map_or(0, |text| counted(&text))
+    }
+
     fn parsed<T: FromStr>(&mut self) -> Option<T> {
         text(self.next()).and_then(|text| text.parse().ok())
     }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float beyond the bounds becomes the bound")]
+fn counted(text: &str) -> u32 {
+    text.parse().or_else(|_| text.parse::<f64>().map(|count| count as u32)).unwrap_or(0)
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {
@@ -118,6 +136,9 @@ pub(super) fn record(task: &NewTask) -> Result<Vec<String>> {
     fields.extend(task.max_attempts.map(|max| ("max", max.to_string())));
     fields.extend(task.result_ttl.map(|ttl| ("ttl", millis(ttl).to_string())));
     fields.extend(task.expires.map(|at| ("expires", at.0.min(31_536_000_000_000).to_string())));
+    if task.awaited {
+        fields.push(("awaited", "1".to_owned()));
+    }
     if !task.headers.is_empty() {
         let headers =
             serde_json::to_string(&task.headers).map_err(|error| BrokerError::Invalid(format!("failed to write headers: {error}")))?;
@@ -146,93 +167,186 @@ pub(super) fn is_plain(task: &NewTask) -> bool {
         && task.result_ttl.is_none()
         && task.expires.is_none()
         && task.headers.is_empty()
+        && !task.awaited
 }
 
-/// A task from `FIELDS` of lib.lua.
-pub(super) fn leased(queue: &QueueName, member: Member, fields: Value) -> Result<Leased> {
+/// Something that stands where a task should be, and is none that can be run.
+#[derive(Debug)]
+pub(super) struct Odd {
+    /// As it stands in the held set; of one that waits, its id.
+    pub(super) member: Vec<u8>,
+    pub(super) id: Vec<u8>,
+    pub(super) why: String,
+}
+
+impl Odd {
+    fn held(member: Vec<u8>, why: impl Display) -> Self {
+        let cut = member.iter().rposition(|byte| *byte == b'@').unwrap_or(member.len());
+        Self { id: member[..cut].to_vec(), member, why: why.to_string() }
+    }
+
+    pub(super) fn waiting(id: &str, why: impl Display) -> Self {
+        Self { member: id.into(), id: id.into(), why: why.to_string() }
+    }
+}
+
+/// Leased tasks, and what stood among them.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub(super) tasks: Vec<Leased>,
+    pub(super) odd: Vec<Odd>,
+}
+
+/// The id that a task is shown under: its own, or another where that one is none.
+pub(super) fn shown_id(id: &[u8]) -> TaskId {
+    let own = std::str::from_utf8(id).ok().and_then(|id| TaskId::new(id).ok());
+    own.unwrap_or_else(|| TaskId::unreadable(short_digest(id)))
+}
+
+/// 12 hex digits: among the few hundred of one queue they never meet.
+pub(super) fn short_digest(bytes: &[u8]) -> String {
+    let mut short = String::with_capacity(12);
+    for byte in &Sha256::digest(bytes)[..6] {
+        let _infallible = write!(short, "{byte:02x}");
+    }
+    short
+}
+
+/// A task from `FIELDS` of lib.lua, or why there is none.
+fn leased(queue: &QueueName, member: Member, fields: Value) -> Result<Leased, String> {
+    let mut row = Row::new(fields).map_err(|error| error.to_string())?;
+    let name = task_name(&row.next())?;
+    let args = match row.next() {
+        Value::BulkString(args) => String::from_utf8(args).map_err(|_| NO_TEXT.to_owned())?,
+        _ => return Err("it has no `args`".to_owned()),
+    };
     let id = member.id.clone();
-    let broken = |why: &str| corrupt(&format!("task {id} of queue {queue}"), why);
-    let mut row = Row::new(fields)?;
-    let name = row.parsed().ok_or_else(|| broken("its name"))?;
-    let args = text(row.next()).ok_or_else(|| broken("its arguments"))?;
     let enqueued_at = Millis(row.parsed().unwrap_or_default());
-    let tries = row.parsed().unwrap_or_default();
-    let losses = row.parsed().unwrap_or_default();
+    let (tries, losses) = (row.tries(), row.tries());
     let (priority, timeout, max_attempts, headers) = (Priority::default(), None, None, Vec::new());
     let mut task = Task { id, name, args, queue: queue.clone(), priority, enqueued_at, tries, losses, timeout, max_attempts, headers };
     row.rest_of(&mut task);
     Ok(Leased { member, task })
 }
 
-/// What a claim took: `id task at length args …`, a space between all, and of some `{place from 1, {tries, losses, priority, timeout,
-/// max, headers}…}`.
-pub(super) fn claimed(queue: &QueueName, claimed_us: u64, tasks: Value, extras: Value) -> Result<Vec<Leased>> {
-    let tasks = match tasks {
-        Value::BulkString(tasks) => tasks,
-        other => return Err(corrupt("an answer", format!("not a text but {other:?}"))),
+const NO_TEXT: &str = "its `args` are no UTF-8";
+
+fn task_name(stored: &Value) -> Result<TaskName, String> {
+    match stored {
+        Value::BulkString(name) => {
+            let name = std::str::from_utf8(name).map_err(|_| "its `task` is no UTF-8".to_owned())?;
+            TaskName::new(name).map_err(|error| error.to_string())
+        }
+        _ => Err("it has no `task`".to_owned()),
+    }
+}
+
+/// What a claim took: `count` tasks, `id task at length …` of them, all their arguments in one text, and of some `{place from 1, {tries,
+/// losses, priority, timeout, max, headers}…}`. `None`: the words are not those of so many tasks, because somebody wrote an id or a name
+/// with a space in it.
+pub(super) fn claimed(
+    queue: &QueueName,
+    claimed_us: u64,
+    count: u64,
+    heads: &Value,
+    texts: &Value,
+    extras: Value,
+) -> Result<Option<Taken>> {
+    let (Value::BulkString(heads), Value::BulkString(texts)) = (heads, texts) else {
+        return Err(corrupt("an answer", "not two texts"));
     };
-    let mut rest = &tasks[..];
-    let mut found: Vec<Leased> = Vec::new();
-    while !rest.is_empty() {
-        let id = TaskId::new(next_word(&mut rest)).map_err(|error| corrupt("an id in a queue", error))?;
-        let broken = |why: &str| corrupt(&format!("task {id} of queue {queue}"), why);
-        let name = next_word(&mut rest);
-        // Tasks of one queue mostly have few names.
-        let name = match found.last() {
-            Some(last) if last.task.name.as_str() == name => last.task.name.clone(),
-            _ => name.parse().map_err(|_| broken("its name"))?,
+    let (mut tasks, mut odd, mut odd_at): (Vec<Leased>, Vec<Odd>, Vec<usize>) = (Vec::new(), Vec::new(), Vec::new());
+    let mut words = heads.split(|byte| *byte == b' ');
+    let mut rest = &texts[..];
+    for place in 0..usize::try_from(count).unwrap_or(0) {
+        let (Some(id), Some(name), Some(at), Some(length)) = (words.next(), words.next(), words.next(), words.next()) else {
+            return Ok(None);
         };
-        let enqueued_at = Millis(next_word(&mut rest).parse().unwrap_or_default());
-        let length = next_word(&mut rest).parse().map_err(|_| broken("the length of its arguments"))?;
-        let (args, after) = rest.split_at_checked(length).ok_or_else(|| broken("its arguments"))?;
-        let args = String::from_utf8_lossy(args).into_owned();
-        rest = after.strip_prefix(b" ").unwrap_or(after);
+        let split = read(length).parse().ok().and_then(|length| rest.split_at_checked(length));
+        let Some((args, after)) = split else { return Ok(None) };
+        rest = after;
+        // Tasks of one queue mostly have few names.
+        let name = match tasks.last() {
+            Some(last) if last.task.name.as_str().as_bytes() == name => Ok(last.task.name.clone()),
+            _ => TaskName::new(read(name)).map_err(|error| error.to_string()),
+        };
+        let parts = TaskId::new(read(id)).map_err(|error| error.to_string()).and_then(|id| {
+            let args = std::str::from_utf8(args).map_err(|_| NO_TEXT.to_owned())?;
+            Ok((id, name?, args.to_owned()))
+        });
+        let (id, name, args) = match parts {
+            Ok(parts) => parts,
+            Err(why) => {
+                odd_at.push(place);
+                odd.push(Odd::held([id, format!("@{claimed_us}").as_bytes()].concat(), why));
+                continue;
+            }
+        };
         let task = Task {
             id: id.clone(),
             name,
             args,
             queue: queue.clone(),
             priority: Priority::default(),
-            enqueued_at,
+            enqueued_at: Millis(read(at).parse().unwrap_or_default()),
             tries: 0,
             losses: 0,
             timeout: None,
             max_attempts: None,
             headers: Vec::new(),
         };
-        found.push(Leased { member: Member { id, claimed_us }, task });
+        tasks.push(Leased { member: Member { id, claimed_us }, task });
+    }
+    if count > 0 && (words.next().is_some() || !rest.is_empty()) {
+        return Ok(None);
     }
     let mut extras = list(extras)?.into_iter();
     while let (Some(place), Some(fields)) = (extras.next(), extras.next()) {
-        let place = usize::try_from(number(&place)).ok().and_then(|place| place.checked_sub(1));
-        if let Some(leased) = place.and_then(|place| found.get_mut(place)) {
+        let Some(place) = usize::try_from(number(&place)).ok().and_then(|place| place.checked_sub(1)) else { continue };
+        let before = odd_at.iter().filter(|odd| **odd < place).count();
+        if let Some(leased) = tasks.get_mut(place - before).filter(|_| !odd_at.contains(&place)) {
             let task = &mut leased.task;
             let mut row = Row::new(fields)?;
-            (task.tries, task.losses) = (row.parsed().unwrap_or_default(), row.parsed().unwrap_or_default());
+            (task.tries, task.losses) = (row.tries(), row.tries());
             row.rest_of(task);
         }
     }
-    Ok(found)
+    Ok(Some(Taken { tasks, odd }))
 }
 
-/// The text before the next space, which is left out. What is not UTF-8 is no word of ours, and found to be none.
-fn next_word<'a>(rest: &mut &'a [u8]) -> &'a str {
-    let end = rest.iter().position(|&byte| byte == b' ').unwrap_or(rest.len());
-    let (word, after) = rest.split_at(end);
-    *rest = after.get(1..).unwrap_or_default();
+/// What is not UTF-8 is no word of ours, and found to be none.
+fn read(word: &[u8]) -> &str {
     std::str::from_utf8(word).unwrap_or_default()
 }
 
-/// `{member, fields}…`; a member that is none is left out: nobody could finish it.
-pub(super) fn leased_list(queue: &QueueName, value: Value) -> Result<Vec<Leased>> {
-    let mut found = Vec::new();
+/// Ids that a claim holds by now although there is no task of ours under them.
+pub(super) fn odd_ids(claimed_us: u64, ids: Value) -> Result<Vec<Odd>> {
+    let why = "it has no `task` or no `args`";
+    Ok(list(ids)?.into_iter().map(bytes).map(|id| Odd::held([&id[..], format!("@{claimed_us}").as_bytes()].concat(), why)).collect())
+}
+
+/// `{member, fields}…`
+pub(super) fn leased_list(queue: &QueueName, value: Value) -> Result<Taken> {
+    let mut taken = Taken::default();
     for pair in list(value)? {
         let mut row = Row::new(pair)?;
-        if let Some(member) = Member::parse(&word(row.next())) {
-            found.push(leased(queue, member, row.next())?);
+        let (member, fields) = (bytes(row.next()), row.next());
+        match Member::parse(&String::from_utf8_lossy(&member)).ok_or_else(|| "its id is none".to_owned()) {
+            Ok(known) => match leased(queue, known, fields) {
+                Ok(leased) => taken.tasks.push(leased),
+                Err(why) => taken.odd.push(Odd::held(member, why)),
+            },
+            Err(why) => taken.odd.push(Odd::held(member, why)),
         }
     }
-    Ok(found)
+    Ok(taken)
+}
+
+pub(super) fn bytes(value: Value) -> Vec<u8> {
+    match value {
+        Value::BulkString(bytes) => bytes,
+        other => word(other).into_bytes(),
+    }
 }
 
 /// One entry of the history as it is stored, after its time and attempt.
@@ -266,14 +380,23 @@ pub(super) fn view(queue: &QueueName, value: Value) -> Result<Option<TaskView>> 
     if row.is_empty() {
         return Ok(None);
     }
-    let id = word(row.next());
-    let broken = |why: &str| corrupt(&format!("task {id} of queue {queue}"), why);
+    let id = shown_id(&bytes(row.next()));
     let mut fields: HashMap<String, String> = HashMap::new();
     let mut flat = list(row.next())?.into_iter();
     while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
         fields.insert(word(name), word(value));
     }
-    let state: State = row.parsed().ok_or_else(|| broken("its state"))?;
+    let stands = word(row.next());
+    let state = stands.parse();
+    let task = fields.get("task").map(TaskName::new);
+    // Whatever somebody wrote there, it is shown, and can be deleted.
+    let broken = match (&state, &task) {
+        (Err(_), _) => Some(format!("its state is none: {}", shown(&stands))),
+        (_, Some(Err(error))) => Some(error.to_string()),
+        (_, None) => Some("it has no `task`".to_owned()),
+        _ => None,
+    };
+    let state = state.unwrap_or(State::Dead);
     let due_at = row.parsed::<f64>();
     let claimed_us: Option<u64> = row.parsed();
     let cancel_asked = is_yes(&row.next());
@@ -287,19 +410,21 @@ pub(super) fn view(queue: &QueueName, value: Value) -> Result<Option<TaskView>> 
         let slots = (ended.saturating_sub(5)..ended).map(|n| format!("e{}", n % 5));
         slots.filter_map(|slot| fields.get(&slot).and_then(|stored| read_entry(stored))).collect()
     };
-    let tries = u32::try_from(number("tries").unwrap_or(0)).unwrap_or(u32::MAX);
+    let tries = fields.get("tries").map_or(0, |tries| counted(tries));
+    let error = fields.get("error").filter(|_| state != State::Succeeded).and_then(|error| serde_json::from_str(error).ok());
     Ok(Some(TaskView {
-        id: TaskId::new(&id).map_err(|error| broken(&error.to_string()))?,
-        task: fields.get("task").and_then(|name| name.parse().ok()).ok_or_else(|| broken("its name"))?,
+        id,
+        task: task.and_then(std::result::Result::ok).unwrap_or_else(TaskName::unreadable),
         queue: queue.clone(),
         state,
+        waits_for: None,
         args: raw(fields.get("args").map_or("[]", String::as_str)),
         priority: number("priority").and_then(|value| u8::try_from(value).ok()).and_then(Priority::new).unwrap_or_default().get(),
         // A success writes no count: it is one more than what went before.
         tries: if state == State::Succeeded { tries.saturating_add(1) } else { tries },
         max_attempts: number("max").and_then(|max| u32::try_from(max).ok()),
         result: fields.get("result").filter(|_| state == State::Succeeded).map(|result| raw(result)),
-        error: fields.get("error").filter(|_| state != State::Succeeded).and_then(|error| serde_json::from_str(error).ok()),
+        error: error.or_else(|| broken.map(|why| TaskError::new(ErrorKind::Unreadable, why))),
         errors,
         enqueued_at: Millis(number("at").unwrap_or(0)),
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a score of milliseconds is whole and exact")]
@@ -321,7 +446,8 @@ pub(super) fn view(queue: &QueueName, value: Value) -> Result<Option<TaskView>> 
 pub(super) fn end_told(queue: &QueueName, message: &[u8]) -> Option<TaskView> {
     let at = message.iter().position(|byte| *byte == b' ')?;
     let told: serde_json::Value = serde_json::from_slice(&message[at..]).ok()?;
-    view(queue, as_answer(told)).ok()?.filter(|view| view.state.is_ended())
+    let is_unreadable = |view: &TaskView| view.error.as_ref().is_some_and(|error| error.kind == ErrorKind::Unreadable);
+    view(queue, as_answer(told)).ok()?.filter(|view| view.state.is_ended() && !is_unreadable(view))
 }
 
 /// As if Redis had answered it.

@@ -9,20 +9,23 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::try_join_all};
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::{
     RedisBroker,
     connection::{ANSWER, Link},
-    scripts::{CLAIM, EXPIRE, EXTEND, FINISH, HELD, LEAVE, PROGRESS, REGISTER, RELAY, SWEEP},
-    values::{Row, claimed, count, entry, is_yes, json, leased_list, list, millis, names, number, record, word, words},
+    scripts::{CLAIM, EXPIRE, EXTEND, FINISH, HELD, LEAVE, PROGRESS, REGISTER, RELAY, SWEEP, UNREADABLE},
+    values::{
+        Odd, Row, Taken, claimed, count, entry, is_yes, json, leased_list, list, millis, names, number, odd_ids, record, short_digest,
+        shown_id, word, words,
+    },
 };
 use crate::{
     broker::{
-        BrokerError, Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, Leased, Member, Result, check_payload, grace,
+        BrokerError, Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, Leased, Member, Result, grace, unreadable,
     },
-    task::{ErrorKind, NewTask, Progress, QueueName, TaskError, TaskId, TaskName, Verdict},
+    retry::{Next, transition},
+    task::{NewTask, Progress, QueueName, TaskId, TaskName, Verdict},
 };
 
 /// Attempts of one `finish` call: it keeps the server for some 5 µs each.
@@ -34,7 +37,14 @@ const RELAY_TOGETHER: usize = 500;
 
 impl RedisBroker {
     pub(super) async fn new_incarnation(&self, queue: &QueueName, lease: Duration) -> Result<Incarnation> {
-        self.meet(queue).await?;
+        // Who registers anew may meet an empty broker: whatever was put there once is put again.
+        self.agree_on_schema().await?;
+        self.met.clear();
+        match self.meet(queue).await {
+            // Too full for a name: then it is not empty, and knows the name.
+            Err(BrokerError::Refused(_)) => {}
+            met => met?,
+        }
         let lease = millis(lease).max(1);
         let id = format!("{}:{lease}", uuid::Uuid::now_v7());
         self.commands.call(&REGISTER.call(&self.keys.queue(queue)).arg(lease).arg(&*id)).await?;
@@ -64,37 +74,90 @@ impl RedisBroker {
         let claimed_us = count(&row.next());
         let (paused, more, due) = (is_yes(&row.next()), is_yes(&row.next()), number(&row.next()));
         let parked = names(row.next())?;
-        let adopted = leased_list(&who.queue, row.next())?;
-        let tasks = claimed(&who.queue, claimed_us, row.next(), row.next())?;
+        let mut adopted = leased_list(&who.queue, row.next())?;
+        let taken = count(&row.next());
+        let tasks = claimed(&who.queue, claimed_us, taken, &row.next(), &row.next(), row.next())?;
+        let tasks = match tasks {
+            Some(tasks) => tasks,
+            None => self.claimed_at(who, claimed_us).await?,
+        };
+        adopted.odd.extend(tasks.odd);
+        adopted.odd.extend(odd_ids(claimed_us, row.next())?);
+        self.end_unreadable(&self.commands, ANSWER, &who.queue, &who.id, adopted.odd).await;
         let next_due = u64::try_from(due).ok().map(Duration::from_millis);
-        Ok(Lease::Held(Claimed { tasks, adopted, parked, more, next_due, paused }))
+        Ok(Lease::Held(Claimed { tasks: tasks.tasks, adopted: adopted.tasks, parked, more, next_due, paused }))
+    }
+
+    /// What one claim took, read from the held set: its answer is in words, and somebody wrote a task that has more of them.
+    async fn claimed_at(&self, who: &Incarnation, claimed_us: u64) -> Result<Taken> {
+        let mut taken = self.all_held(who).await?;
+        let stamp = format!("@{claimed_us}");
+        taken.tasks.retain(|leased| leased.member.claimed_us == claimed_us);
+        taken.odd.retain(|odd| odd.member.ends_with(stamp.as_bytes()));
+        taken.tasks.sort_by(|a, b| (b.task.priority, &a.member.id).cmp(&(a.task.priority, &b.member.id)));
+        Ok(taken)
+    }
+
+    /// Tasks that no host can read end as dead, each alone. One that could not be ended now stays held, and is met again when this
+    /// incarnation, or who adopts from it, looks at what it holds.
+    pub(super) async fn end_unreadable(&self, link: &Link, within: Duration, queue: &QueueName, incarnation: &str, odd: Vec<Odd>) {
+        for part in odd.chunks(TOGETHER) {
+            let mut call = UNREADABLE.call(&self.keys.queue(queue)).arg(millis(self.settings.result_ttl)).arg(incarnation);
+            for Odd { member, id, why } in part {
+                let own = String::from_utf8_lossy(id);
+                let known = shown_id(id);
+                let why = if known.as_str() == own { why.clone() } else { format!("{why} (its id was `{}`)", unreadable::shown(&own)) };
+                let text = serde_json::Value::from(&*why).to_string();
+                call.push(member);
+                call.push(known.as_str());
+                call.push(&text[1..text.len() - 1]);
+                let then =
+                    format!("it is dead: `taskhost task show {known} --queue {queue}`, `taskhost task delete {known} --queue {queue}`");
+                unreadable::say(&self.at, &format!("task `{known}` of queue `{queue}`"), why, then);
+            }
+            if let Err(error) = link.call_within(&call, within).await {
+                tracing::debug!(%queue, %error, "what can't be read is ended later");
+                return;
+            }
+        }
     }
 
     /// On a connection of its own: nothing that waits for a slow answer may keep a heartbeat. It waits for half of the grace only:
     /// a connection that fell silent must leave time for a new one.
     pub(super) async fn heartbeat(&self, who: &Incarnation, lease: Duration) -> Result<Lease<Extended>> {
         let call = EXTEND.call(&self.keys.queue(&who.queue)).arg(millis(lease).max(1)).arg(&*who.id);
-        let mut row = Row::new(self.heartbeats.call_within(&call, (grace(lease) / 2).clamp(SOONEST, ANSWER)).await?)?;
+        let within = (grace(lease) / 2).clamp(SOONEST, ANSWER);
+        let mut row = Row::new(self.heartbeats.call_within(&call, within).await?)?;
         if !is_yes(&row.next()) {
             return Ok(Lease::Lost);
         }
         let held = usize::try_from(number(&row.next())).unwrap_or(0);
         let cancelled = names(row.next())?;
         let outbox = is_yes(&row.next());
-        Ok(Lease::Held(Extended { held, cancelled, outbox, adopted: leased_list(&who.queue, row.next())? }))
+        let adopted = leased_list(&who.queue, row.next())?;
+        self.end_unreadable(&self.heartbeats, within, &who.queue, &who.id, adopted.odd).await;
+        Ok(Lease::Held(Extended { held, cancelled, outbox, adopted: adopted.tasks }))
     }
 
     pub(super) async fn held_by(&self, who: &Incarnation) -> Result<Vec<Leased>> {
-        let mut held: BTreeMap<Member, Leased> = BTreeMap::new();
+        let held = self.all_held(who).await?;
+        self.end_unreadable(&self.commands, ANSWER, &who.queue, &who.id, held.odd).await;
+        Ok(held.tasks)
+    }
+
+    async fn all_held(&self, who: &Incarnation) -> Result<Taken> {
+        let (mut held, mut odd): (BTreeMap<Member, Leased>, _) = (BTreeMap::new(), Vec::new());
         let mut cursor = "0".to_owned();
         loop {
             let call = HELD.call(&self.keys.queue(&who.queue)).arg(&*who.id).arg(&*cursor);
             let mut row = Row::new(self.commands.call(&call).await?)?;
             cursor = word(row.next());
             // A scan may give a member twice.
-            held.extend(leased_list(&who.queue, row.next())?.into_iter().map(|leased| (leased.member.clone(), leased)));
+            let page = leased_list(&who.queue, row.next())?;
+            held.extend(page.tasks.into_iter().map(|leased| (leased.member.clone(), leased)));
+            odd.extend(page.odd);
             if cursor == "0" {
-                return Ok(held.into_values().collect());
+                return Ok(Taken { tasks: held.into_values().collect(), odd });
             }
         }
     }
@@ -188,30 +251,21 @@ impl RedisBroker {
     }
 
     fn told<'a>(&self, finish: &'a Finish) -> Result<Told<'a>> {
-        let limit = self.settings.payload_limit;
-        let failed = |kind: &'static str, error: &TaskError, delay: Duration| -> Result<Told<'a>> {
-            let entry = entry(&finish.worker, finish.code.as_deref(), error)?;
-            Ok(Told { kind, data: json(error)?.into(), entry, delay: millis(delay) })
+        let becomes = transition(&finish.verdict, self.settings.payload_limit);
+        let is_loss = becomes.is_loss();
+        let (kind, delay) = match becomes.next {
+            Next::Succeeded { result, .. } => return Ok(Told { kind: "S", data: Cow::Borrowed(result), entry: String::new(), delay: 0 }),
+            Next::Dead => (if is_loss { "W" } else { "D" }, Duration::ZERO),
+            Next::Cancelled => ("C", Duration::ZERO),
+            Next::Waiting(delay) if !becomes.is_counted => ("H", delay),
+            Next::Waiting(delay) => (if is_loss { "L" } else { "R" }, delay),
+            Next::Parked => ("P", Duration::ZERO),
         };
-        let is_loss = |error: &TaskError| error.kind == ErrorKind::WorkerLost;
-        match &finish.verdict {
-            Verdict::Succeed { result, children } => {
-                if result.len() > limit {
-                    let size = result.len();
-                    let message = format!("the result is {size} bytes, over the payload limit of {limit}; return a reference instead");
-                    return failed("D", &TaskError::new(ErrorKind::ResultTooLarge, message), Duration::ZERO);
-                }
-                if let Some(BrokerError::Invalid(message)) = children.iter().find_map(|child| check_payload(child, limit).err()) {
-                    return failed("D", &TaskError::new(ErrorKind::Permanent, format!("a child is too large: {message}")), Duration::ZERO);
-                }
-                Ok(Told { kind: "S", data: Cow::Borrowed(result), entry: String::new(), delay: 0 })
-            }
-            Verdict::Retry { error, delay } => failed(if is_loss(error) { "L" } else { "R" }, error, *delay),
-            Verdict::Dead { error } => failed(if is_loss(error) { "W" } else { "D" }, error, Duration::ZERO),
-            Verdict::Cancel { error } => failed("C", error, Duration::ZERO),
-            Verdict::HandBack { delay } => Ok(Told { kind: "H", data: "".into(), entry: String::new(), delay: millis(*delay) }),
-            Verdict::Park => Ok(Told { kind: "P", data: "".into(), entry: String::new(), delay: 0 }),
-        }
+        let (data, entry) = match &becomes.error {
+            Some(error) => (json(&**error)?, entry(&finish.worker, finish.code.as_deref(), error)?),
+            None => (String::new(), String::new()),
+        };
+        Ok(Told { kind, data: data.into(), entry, delay: millis(delay) })
     }
 
     /// Children of this queue as records, those of others as they stand in the outbox.
@@ -237,27 +291,6 @@ impl RedisBroker {
 
     pub(super) async fn expire_now(&self, who: &Incarnation) -> Result<()> {
         self.commands.call(&EXPIRE.call(&self.keys.queue(&who.queue)).arg(&*who.id)).await.map(drop)
-    }
-
-    /// On a connection of its own for each queue. A wait that is given up gives up its connection, or the wake-up that
-    /// comes to it would be lost on nobody.
-    pub(super) async fn wait_for_work(&self, queue: &QueueName, limit: Duration) -> Result<()> {
-        if limit.is_zero() {
-            return Ok(());
-        }
-        let kept = self.waiting.take(queue);
-        let link = kept.unwrap_or_else(|| Link::blocking(Arc::clone(&self.target), Arc::clone(&self.at)));
-        let seconds = format!("{:.3}", limit.as_secs_f64().clamp(0.001, 3000.0));
-        let command = redis::cmd("BZPOPMIN").arg(self.keys.of(queue, "wake")).arg(seconds).to_owned();
-        // The server ends the wait; a server that is gone without a word does not.
-        match tokio::time::timeout(limit + Duration::from_secs(2), link.send(&command)).await {
-            Ok(answer) => {
-                answer?;
-                self.waiting.put(queue, link);
-            }
-            Err(_gone) => {}
-        }
-        Ok(())
     }
 
     pub(super) async fn tell_cancellations(&self, sender: mpsc::Sender<(QueueName, TaskId)>) -> Result<()> {
@@ -314,7 +347,7 @@ impl RedisBroker {
         self.commands.call(&call).await.map(drop)
     }
 
-    /// Enqueue there first, remove here last: an entry that is relayed twice finds its id known.
+    /// Enqueue there first, remove here last: an entry that is relayed twice finds its id known, or its stub.
     pub(super) async fn relay_all(&self, queue: &QueueName) -> Result<usize> {
         let out = self.keys.of(queue, "out");
         let mut moved = 0;
@@ -324,30 +357,55 @@ impl RedisBroker {
             if entries.is_empty() {
                 return Ok(moved);
             }
-            let mut ids = Vec::new();
-            let mut queues: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
+            let (mut ids, mut odd) = (Vec::new(), Vec::new());
+            let mut queues: BTreeMap<QueueName, Vec<Vec<String>>> = BTreeMap::new();
             for entry in entries {
                 let mut row = Row::new(entry)?;
                 ids.push(word(row.next()));
-                let mut fields = words(row.next())?.into_iter();
-                if let (Some(_), Some(to), Some(_), Some(record)) = (fields.next(), fields.next(), fields.next(), fields.next())
-                    && let Ok(record) = serde_json::from_str(&record)
-                {
-                    queues.entry(to).or_default().push(record);
+                let fields = words(row.next())?;
+                let to = fields.get(1).and_then(|to| QueueName::new(to).ok());
+                match (to, fields.get(3).and_then(|record| serde_json::from_str(record).ok())) {
+                    (Some(to), Some(record)) => queues.entry(to).or_default().push(record),
+                    _ => odd.push((format!("{fields:?}"), "it is no queue and record".to_owned())),
                 }
             }
             for (to, records) in queues {
-                let to = QueueName::new(&to).map_err(|error| super::values::corrupt("an outbox", error))?;
-                self.meet(&to).await?;
-                let mut call = RELAY.call(&self.keys.queue(&to)).arg(records.len());
-                for part in records.into_iter().flatten() {
-                    call.push(part);
+                match self.relay_to(&to, &records).await {
+                    Err(BrokerError::Invalid(_)) => {
+                        for record in records {
+                            if let Err(error) = self.relay_to(&to, std::slice::from_ref(&record)).await {
+                                match error {
+                                    BrokerError::Invalid(why) => odd.push((format!("{to} {record:?}"), why)),
+                                    error => return Err(error),
+                                }
+                            }
+                        }
+                    }
+                    relayed => relayed?,
                 }
-                self.commit(&call).await?;
+            }
+            for (entry, why) in odd {
+                // Beside the keys that were set aside, see careful.lua.
+                let aside = self.keys.of(queue, "aside:out");
+                let then = format!("it was moved to `{aside}`; `taskhost queue purge {queue}` deletes it");
+                unreadable::say(&self.at, &format!("an entry of `{out}`, {entry},"), why, then);
+                self.commands
+                    .send(redis::cmd("XADD").arg(&aside).arg("MAXLEN").arg("~").arg(1000).arg("*").arg("entry").arg(entry))
+                    .await?;
+                self.commands.send(redis::cmd("SADD").arg(self.keys.of(queue, "aside")).arg("out")).await?;
             }
             self.commands.send(redis::cmd("XDEL").arg(&out).arg(&ids)).await?;
             moved += ids.len();
         }
+    }
+
+    async fn relay_to(&self, to: &QueueName, records: &[Vec<String>]) -> Result<()> {
+        self.meet(to).await?;
+        let mut call = RELAY.call(&self.keys.queue(to)).arg(records.len());
+        for part in records.iter().flatten() {
+            call.push(part);
+        }
+        self.commit(&call).await.map(drop)
     }
 
     pub(super) async fn sweep_bounds(&self, queue: &QueueName, offered: &[TaskName]) -> Result<()> {
@@ -398,7 +456,7 @@ impl<'a> Authors<'a> {
         };
         self.0.iter().rposition(same).unwrap_or_else(|| {
             let by = by(finish);
-            self.0.push(Author { of: finish, name: short_digest(&by), by });
+            self.0.push(Author { of: finish, name: short_digest(by.as_bytes()), by });
             self.0.len() - 1
         })
     }
@@ -408,13 +466,4 @@ fn by(finish: &Finish) -> String {
     let (plugin, version, digest) =
         finish.code.as_ref().map_or(("", "", ""), |code| (code.plugin.as_str(), code.version.as_str(), code.digest.as_str()));
     format!("{}\n{plugin}\n{version}\n{digest}", finish.worker)
-}
-
-/// 12 hex digits: among the few hundred workers and plugin versions of one queue they never meet.
-fn short_digest(text: &str) -> String {
-    let mut short = String::with_capacity(12);
-    for byte in &Sha256::digest(text.as_bytes())[..6] {
-        let _infallible = write!(short, "{byte:02x}");
-    }
-    short
 }

@@ -4,19 +4,20 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
 
+use super::standing::{Standing, create_private};
 use crate::broker::{BrokerError, Result};
 
 /// How long a step waits for another process that writes.
 const BUSY: Duration = Duration::from_secs(5);
 /// `th` and a shape; in the file's header, so that another application's database is recognised.
 const APPLICATION_ID: i32 = 0x7468_6f31;
-const SCHEMA: i32 = 1;
+const SCHEMA: i32 = 2;
 /// Connections for reading that are kept open.
 const IDLE_READERS: usize = 4;
 
@@ -32,7 +33,7 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
             path.display()
         )));
     }
-    let mut connection = Connection::open(path).map_err(fault)?;
+    let mut connection = open_private(path).map_err(fault)?;
     prepare(&connection).map_err(fault)?;
     identify(path, &connection)?;
     // The change to WAL needs the file alone for a moment and does not wait for it by itself.
@@ -45,13 +46,32 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
         }
     }
     let step = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fault)?;
-    if identify(path, &step)? == 0 {
+    let found = identify(path, &step)?;
+    if found == 0 {
         step.execute_batch(include_str!("schema.sql")).map_err(fault)?;
         step.pragma_update(None, "application_id", APPLICATION_ID).map_err(fault)?;
+    }
+    if found == 1 {
+        step.execute_batch(include_str!("schema_2.sql")).map_err(fault)?;
+    }
+    if found < SCHEMA {
         step.pragma_update(None, "user_version", SCHEMA).map_err(fault)?;
     }
     step.commit().map_err(fault)?;
     Ok(connection)
+}
+
+/// Makes the file where there is none, for this user alone; SQLite gives the same mode to its log and its index.
+fn open_private(path: &Path) -> rusqlite::Result<Connection> {
+    /// Closing a file takes this process's locks on it away. While it is empty and nobody else here has it open, there are none.
+    static OPENING: Mutex<()> = Mutex::new(());
+    let _alone = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_file = path != ":memory:" && !path.as_os_str().as_encoded_bytes().starts_with(b"file:");
+    if is_file {
+        // It is there already, or can't be made: SQLite says so in its own words.
+        let _ = create_private(path);
+    }
+    Connection::open(path)
 }
 
 /// The schema's number, 0 for an empty file; refuses what is not ours or too new.
@@ -90,20 +110,26 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
 #[derive(Debug)]
 pub(super) struct Readers {
     path: PathBuf,
+    standing: Arc<Standing>,
     idle: Mutex<Vec<Connection>>,
 }
 
 impl Readers {
-    pub(super) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), idle: Mutex::default() }
+    pub(super) fn new(path: &Path, standing: Arc<Standing>) -> Self {
+        Self { path: path.to_owned(), standing, idle: Mutex::default() }
     }
 
     /// Runs `read` in one transaction, so that all it sees is of one moment. Blocks.
     pub(super) fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        self.standing.check()?;
         let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut connection = match kept {
-            Some(connection) => connection,
-            None => self.connect().map_err(|error| fault(&self.path, &error))?,
+        let mut connection = if let Some(connection) = kept {
+            connection
+        } else {
+            let connection = self.connect();
+            // Opened by name, it is of no use when another file stands there now.
+            self.standing.check_names()?;
+            connection.map_err(|error| fault(&self.path, &error))?
         };
         let value = {
             let step = connection.transaction().map_err(|error| fault(&self.path, &error))?;
@@ -134,9 +160,9 @@ pub(super) fn fault(path: &Path, error: &rusqlite::Error) -> BrokerError {
     let at = path.display();
     match error {
         rusqlite::Error::SqliteFailure(code, _) => match code.code {
-            ErrorCode::DiskFull => {
-                BrokerError::Refused(format!("disk full: failed to write the database `{at}`; free space, then it goes on by itself"))
-            }
+            ErrorCode::DiskFull => BrokerError::Refused(format!(
+                "disk full: failed to write the database `{at}`; free space: workers then go on, other commands are to be given again"
+            )),
             ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => BrokerError::Refused(format!(
                 "the database `{at}` is busy: another process has kept it locked for {} s; end what holds it (a backup, an open shell)",
                 BUSY.as_secs()
@@ -155,9 +181,9 @@ pub(super) fn fault(path: &Path, error: &rusqlite::Error) -> BrokerError {
             ErrorCode::DatabaseCorrupt => {
                 BrokerError::Corrupt(format!("the database `{at}` is damaged ({error}); restore it from a backup, or name another path"))
             }
-            ErrorCode::SystemIoFailure if code.extended_code == ffi::SQLITE_IOERR_SHMSIZE => {
-                BrokerError::Refused(format!("disk full: failed to map `{at}-shm`; free space, then it goes on by itself"))
-            }
+            ErrorCode::SystemIoFailure if code.extended_code == ffi::SQLITE_IOERR_SHMSIZE => BrokerError::Refused(format!(
+                "disk full: failed to map `{at}-shm`; free space: workers then go on, other commands are to be given again"
+            )),
             ErrorCode::SystemIoFailure => {
                 BrokerError::Unavailable(format!("failed to read or write the database `{at}`: {error}; look at the disk it is on"))
             }
@@ -203,6 +229,36 @@ mod tests {
         let again = open(&path).expect("again");
         again.pragma_update(None, "user_version", SCHEMA + 1).expect("raise");
         drop(again);
-        assert!(refusal(&path).contains("written by a newer taskhost (schema 2, this one knows 1); upgrade"));
+        assert!(refusal(&path).contains("written by a newer taskhost (schema 3, this one knows 2); upgrade"));
+    }
+
+    #[test]
+    fn a_database_of_schema_1_is_brought_up_with_what_stands_in_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("x.db");
+        let shape = |db: &Connection| {
+            let mut find = db.prepare("SELECT name, type, \"notnull\" FROM pragma_table_info('task')").expect("columns");
+            let task: Vec<(String, String, bool)> = find
+                .query_map((), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                .expect("columns")
+                .map(|row| row.expect("one"))
+                .collect();
+            let mut find = db.prepare("SELECT type, name FROM sqlite_schema ORDER BY 1, 2").expect("all");
+            let all: Vec<(String, String)> =
+                find.query_map((), |row| Ok((row.get(0)?, row.get(1)?))).expect("all").map(|row| row.expect("one")).collect();
+            (task, all)
+        };
+        let old = open(&path).expect("fresh");
+        let expected = shape(&old);
+        old.execute_batch(
+            "DROP TABLE ended; DROP TABLE unoffered; DROP TABLE stub; DROP TABLE awaited; ALTER TABLE task DROP COLUMN child; PRAGMA user_version = 1;
+             INSERT INTO task (queue, id, name, args, rank, state, turn, enqueued_at) VALUES ('default', 't', 'add', '[]', 4, 1, 1, 1);",
+        )
+        .expect("as schema 1 had it");
+        drop(old);
+        let new = open(&path).expect("brought up");
+        assert_eq!(shape(&new), expected);
+        assert_eq!(new.query_row("SELECT child FROM task WHERE id = 't'", (), |row| row.get::<_, i64>(0)), Ok(0));
+        assert_eq!(identify(&path, &new).expect("ours"), SCHEMA);
     }
 }

@@ -1,8 +1,11 @@
 //! Enqueueing: an id that is known, or a unique key that is held, adds nothing and says who has it.
 
+use std::time::Duration;
+
 use rusqlite::{OptionalExtension, params};
 
 use super::{
+    kept,
     rows::{ms, number, parsed, rank},
     writer::{Failure, Step, sql},
 };
@@ -37,38 +40,55 @@ pub(super) fn meet(step: &Step<'_>, queue: &QueueName) -> Result<(), Failure> {
 
 /// One task; its queue is known and its payload checked.
 pub(super) fn add(step: &mut Step<'_>, task: &NewTask) -> Result<Enqueued, Failure> {
+    admit(step, task, false)
+}
+
+/// One that the broker itself starts: one that left a stub is known too.
+pub(super) fn add_child(step: &mut Step<'_>, task: &NewTask) -> Result<Enqueued, Failure> {
+    if kept::has_stub(step, &task.queue, &task.id)? {
+        return Ok(Enqueued::Duplicate { holder: task.id.clone() });
+    }
+    admit(step, task, true)
+}
+
+fn admit(step: &mut Step<'_>, task: &NewTask, is_child: bool) -> Result<Enqueued, Failure> {
     if let Some(unique) = &task.unique {
         if is_known(step, &task.queue, &task.id)? {
             return Ok(Enqueued::Duplicate { holder: task.id.clone() });
         }
-        if let Some(holder) = take(step, &task.queue, &task.id, unique)? {
+        if let Some(holder) = take(step, &task.queue, &task.id, unique, due(step, task).unwrap_or(step.now_ms()))? {
             return Ok(Enqueued::Duplicate { holder });
         }
     }
-    if insert(step, task)? {
+    if insert(step, task, is_child)? {
         return Ok(Enqueued::Added);
     }
     // The id stands there: known, or ended and over its time.
-    if is_known(step, &task.queue, &task.id)? || !insert(step, task)? {
+    if is_known(step, &task.queue, &task.id)? || !insert(step, task, is_child)? {
         return Ok(Enqueued::Duplicate { holder: task.id.clone() });
     }
     Ok(Enqueued::Added)
 }
 
-fn insert(step: &mut Step<'_>, task: &NewTask) -> Result<bool, Failure> {
-    let due = match task.start {
+/// When it may start, if that is not at once.
+fn due(step: &Step<'_>, task: &NewTask) -> Option<i64> {
+    match task.start {
         Start::Now => None,
         Start::In(delay) => Some(sql(step.now.after(delay))),
         Start::At(time) => Some(sql(time)),
     }
-    .filter(|due| *due > step.now_ms());
+    .filter(|due| *due > step.now_ms())
+}
+
+fn insert(step: &mut Step<'_>, task: &NewTask, is_child: bool) -> Result<bool, Failure> {
+    let due = due(step, task);
     let state = if due.is_some() { State::Scheduled } else { State::Ready };
     let headers = if task.headers.is_empty() { None } else { Some(serde_json::to_string(&task.headers)?) };
     let turn = step.stamp();
     let mut insert = step.connection.prepare_cached(
         "INSERT INTO task (queue, id, name, args, headers, rank, state, turn, max_attempts, timeout_ms, result_ttl_ms, enqueued_at,
-                           due_at, expires_at, unique_key, unique_ttl_ms)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id, queue) DO NOTHING",
+                           due_at, expires_at, unique_key, unique_ttl_ms, child)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id, queue) DO NOTHING",
     )?;
     let added = insert.execute(params![
         task.queue.as_str(),
@@ -87,7 +107,11 @@ fn insert(step: &mut Step<'_>, task: &NewTask) -> Result<bool, Failure> {
         task.expires.map(sql),
         task.unique.as_ref().map(|unique| &unique.key),
         task.unique.as_ref().map(|unique| ms(unique.ttl)),
+        is_child,
     ])?;
+    if added == 1 && task.awaited {
+        kept::note_awaited(step, &task.queue, &task.id, Duration::ZERO)?;
+    }
     if added == 1 && !step.news.claimable.contains(&task.queue) {
         // Also for a delayed one: whoever waits sets its alarm anew.
         step.news.claimable.insert(task.queue.clone());
@@ -103,16 +127,20 @@ fn is_known(step: &Step<'_>, queue: &QueueName, id: &TaskId) -> Result<bool, Fai
     Ok(find.exists([id.as_str(), queue.as_str()])?)
 }
 
-/// Takes a unique key for `id`, or says who holds it.
-pub(super) fn take(step: &Step<'_>, queue: &QueueName, id: &TaskId, unique: &Unique) -> Result<Option<TaskId>, Failure> {
-    let mut find = step.connection.prepare_cached("SELECT holder FROM unique_key WHERE queue = ? AND key = ? AND until > ?")?;
-    let holder: Option<TaskId> = find.query_row(params![queue.as_str(), unique.key, step.now_ms()], |row| parsed(row, 0)).optional()?;
+/// Takes a unique key for `id`, or says who holds it. Its time counts from when the task may start.
+pub(super) fn take(step: &Step<'_>, queue: &QueueName, id: &TaskId, unique: &Unique, start: i64) -> Result<Option<TaskId>, Failure> {
+    let mut find = step
+        .connection
+        .prepare_cached("SELECT holder FROM unique_key WHERE queue = ? AND key = ? AND until > ? AND until < 9223372036854775807")?;
+    // A holder that is no id holds nothing.
+    let holder: Option<TaskId> =
+        find.query_row(params![queue.as_str(), unique.key, step.now_ms()], |row| Ok(parsed(row, 0).ok())).optional()?.flatten();
     if let Some(holder) = holder
         && holder != *id
     {
         return Ok(Some(holder));
     }
     let mut hold = step.connection.prepare_cached("INSERT OR REPLACE INTO unique_key (queue, key, holder, until) VALUES (?, ?, ?, ?)")?;
-    hold.execute(params![queue.as_str(), unique.key, id.as_str(), step.now_ms().saturating_add(ms(unique.ttl))])?;
+    hold.execute(params![queue.as_str(), unique.key, id.as_str(), start.saturating_add(ms(unique.ttl))])?;
     Ok(None)
 }

@@ -2,17 +2,20 @@
 //!
 //! member → still held by this incarnation? → verdict, or cancelled instead → the row, the log, the children, the news
 
+use std::collections::BTreeMap;
+
 use rusqlite::{OptionalExtension, params};
 
 use super::{
-    end::{gone_at, release, remove},
-    enqueue::{add, meet},
+    end::{Kept, count, keep, release, remove},
+    enqueue::{add_child, meet},
     lease::alive,
-    rows::{BRIEF, Brief, brief, number},
+    rows::{BRIEF, Brief, brief, number, words},
     writer::{Failure, Step, sql},
 };
 use crate::{
     broker::{Finish, FinishReply, Finished, Incarnation, Result},
+    retry::{Next, cancelled_instead, transition},
     task::{ErrorEntry, ErrorKind, State, TaskError, Verdict},
 };
 
@@ -23,10 +26,18 @@ const LOG_BYTES: usize = 64 << 10;
 
 pub(super) fn finish(step: &mut Step<'_>, who: &Incarnation, finishes: &[Finish]) -> Result<FinishReply, Failure> {
     let Some(n) = alive(step, who)? else { return Ok(vec![Finished::Stale; finishes.len()]) };
-    finishes.iter().map(|finish| one(step, who, n, finish)).collect()
+    let mut ends = Ends::new();
+    let reply = finishes.iter().map(|finish| one(step, who, n, finish, &mut ends)).collect();
+    for ((state, gone_at), n) in ends {
+        count(step, &who.queue, state, gone_at, n)?;
+    }
+    reply
 }
 
-fn one(step: &mut Step<'_>, who: &Incarnation, n: i64, finish: &Finish) -> Result<Finished, Failure> {
+/// How many of a batch ended so, and are over their time then.
+type Ends = BTreeMap<(State, Option<i64>), i64>;
+
+fn one(step: &mut Step<'_>, who: &Incarnation, n: i64, finish: &Finish, ends: &mut Ends) -> Result<Finished, Failure> {
     let Some(task) = held(step, who, n, finish)? else { return Ok(Finished::Stale) };
     let (after, reply) = settle(step, &task, finish);
     if !finish.log.is_empty() {
@@ -38,7 +49,7 @@ fn one(step: &mut Step<'_>, who: &Incarnation, n: i64, finish: &Finish) -> Resul
         for child in children {
             meet(step, &child.queue)?;
             // A known id is silently nothing: that is what makes repeating safe.
-            let _known = add(step, child)?;
+            let _known = add_child(step, child)?;
         }
     }
     if after.state.is_ended() {
@@ -47,7 +58,7 @@ fn one(step: &mut Step<'_>, who: &Incarnation, n: i64, finish: &Finish) -> Resul
     } else {
         step.news.claimable.insert(task.queue.clone());
     }
-    write(step, &task, finish, after)?;
+    write(step, &task, finish, after, ends)?;
     Ok(reply)
 }
 
@@ -72,51 +83,33 @@ struct After {
 }
 
 fn settle(step: &mut Step<'_>, task: &Brief, finish: &Finish) -> (After, Finished) {
-    let ended = |state, error: Option<&TaskError>| After {
-        state,
-        counted: true,
-        turn: task.turn,
-        due_at: None,
-        error: error.cloned(),
-        noted: error.cloned(),
-    };
-    let cancelled = || TaskError::new(ErrorKind::Cancelled, "cancelled while it ran");
-    let due = |delay| Some(sql(step.now.after(delay))).filter(|due| *due > step.now_ms());
-    let after = match &finish.verdict {
-        Verdict::Succeed { result, .. } if result.len() > step.settings.payload_limit => {
-            let limit = step.settings.payload_limit;
-            let message = format!("the result is {} bytes, over the payload limit of {limit}; return a reference instead", result.len());
-            ended(State::Dead, Some(&TaskError::new(ErrorKind::ResultTooLarge, message)))
-        }
-        Verdict::Succeed { .. } => ended(State::Succeeded, None),
-        Verdict::Dead { error } => ended(State::Dead, Some(error)),
-        Verdict::Cancel { error } => ended(State::Cancelled, Some(error)),
-        Verdict::Retry { error, .. } if task.cancel_asked => {
-            After { noted: Some(error.clone()), ..ended(State::Cancelled, Some(&cancelled())) }
-        }
-        Verdict::HandBack { .. } | Verdict::Park if task.cancel_asked => {
-            After { counted: false, noted: None, ..ended(State::Cancelled, Some(&cancelled())) }
-        }
-        Verdict::Retry { error, delay } => match due(*delay) {
-            None => After { state: State::Ready, turn: step.stamp(), ..ended(State::Ready, Some(error)) },
-            due_at => After { due_at, ..ended(State::Scheduled, Some(error)) },
+    let becomes = transition(&finish.verdict, step.settings.payload_limit);
+    let noted = becomes.error.as_deref().cloned();
+    let after = After { state: State::Cancelled, counted: becomes.is_counted, turn: task.turn, due_at: None, error: noted.clone(), noted };
+    if task.cancel_asked && becomes.yields_to_cancel {
+        return (After { error: Some(cancelled_instead()), ..after }, Finished::CancelledInstead);
+    }
+    let (state, turn, due_at) = match becomes.next {
+        Next::Succeeded { .. } => (State::Succeeded, task.turn, None),
+        Next::Dead => (State::Dead, task.turn, None),
+        Next::Cancelled => (State::Cancelled, task.turn, None),
+        Next::Parked => (State::Parked, task.turn, None),
+        Next::Waiting(delay) => match Some(sql(step.now.after(delay))).filter(|due| *due > step.now_ms()) {
+            Some(due) => (State::Scheduled, task.turn, Some(due)),
+            // Handed back it keeps its place, after an attempt it goes behind the others.
+            None => (State::Ready, if becomes.is_counted { step.stamp() } else { task.turn }, None),
         },
-        Verdict::HandBack { delay } => {
-            let due_at = due(*delay);
-            let state = if due_at.is_some() { State::Scheduled } else { State::Ready };
-            After { counted: false, due_at, ..ended(state, None) }
-        }
-        Verdict::Park => After { counted: false, ..ended(State::Parked, None) },
     };
-    let was_end = matches!(finish.verdict, Verdict::Succeed { .. } | Verdict::Dead { .. } | Verdict::Cancel { .. });
-    let reply = if after.state == State::Cancelled && !was_end { Finished::CancelledInstead } else { Finished::Recorded };
-    (after, reply)
+    (After { state, turn, due_at, ..after }, Finished::Recorded)
 }
 
-fn write(step: &Step<'_>, task: &Brief, finish: &Finish, after: After) -> Result<(), Failure> {
-    let gone_at = match after.state.is_ended().then(|| gone_at(step, task, after.state)) {
-        Some(None) => return remove(step, task),
-        Some(Some(gone_at)) => gone_at,
+fn write(step: &Step<'_>, task: &Brief, finish: &Finish, after: After, ends: &mut Ends) -> Result<(), Failure> {
+    let gone_at = match after.state.is_ended().then(|| keep(step, task, after.state)).transpose()? {
+        Some(Kept::Nothing) => return remove(step, task),
+        Some(Kept::Until(gone_at)) => {
+            *ends.entry((after.state, gone_at)).or_default() += 1;
+            gone_at
+        }
         None => None,
     };
     let tries = task.tries.saturating_add(u32::from(after.counted));
@@ -164,7 +157,7 @@ fn write(step: &Step<'_>, task: &Brief, finish: &Finish, after: After) -> Result
 /// The history with one more error, the oldest left out.
 fn note(step: &Step<'_>, task: &Brief, finish: &Finish, attempt: u32, error: TaskError) -> Result<String, Failure> {
     let mut errors: Vec<ErrorEntry> = match &task.errors {
-        Some(stored) => serde_json::from_str(stored)?,
+        Some(stored) => serde_json::from_str(stored).unwrap_or_default(),
         None => Vec::new(),
     };
     let code = finish.code.as_deref().cloned().unwrap_or_default();
@@ -176,7 +169,7 @@ fn note(step: &Step<'_>, task: &Brief, finish: &Finish, attempt: u32, error: Tas
 /// The newest 64 KiB, whole lines.
 fn append_log(step: &Step<'_>, seq: i64, text: &str) -> Result<(), Failure> {
     let mut find = step.connection.prepare_cached("SELECT text FROM log WHERE seq = ?")?;
-    let mut log: String = find.query_row([seq], |row| row.get(0)).optional()?.unwrap_or_default();
+    let mut log = find.query_row([seq], |row| words(row, 0)).optional()?.flatten().unwrap_or_default();
     if !log.is_empty() && !log.ends_with('\n') {
         log.push('\n');
     }

@@ -5,12 +5,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, params, types::Value};
 
 use super::{
-    end::end,
+    end::{end, end_unreadable},
     enqueue::meet,
-    rows::{BRIEF, LEASED, brief, leased, ms, names, parsed, time},
+    rows::{BRIEF, LEASED, brief, leased, maybe, ms, or_odd, parsed, time, whole},
     writer::{Failure, Step, sql},
 };
 use crate::{
@@ -24,6 +24,8 @@ pub(super) const BATCH: usize = 1_000;
 pub(super) const BATCH_ROWS: i64 = 1_000;
 /// Bytes of arguments that one claim hands out, after its first task.
 const CLAIM_BYTES: usize = 4 << 20;
+/// What somebody else may have written as a lease counts as a year at most.
+const LONGEST_LEASE_MS: i64 = 31_536_000_000;
 /// Names of parked tasks that one claim tells.
 const PARKED_NAMES: usize = 1_000;
 
@@ -96,8 +98,10 @@ fn take(
     let now = step.now_ms();
     let stamp = step.stamp();
     let mut found: Vec<(i64, i64, i64, Leased)> = Vec::new();
-    let row = |row: &rusqlite::Row<'_>| -> rusqlite::Result<(i64, i64, i64, Leased)> {
-        Ok((row.get(5)?, row.get(13)?, row.get(12)?, leased(row, Some(stamp))?))
+    let mut odd = Vec::new();
+    let mut row = |row: &rusqlite::Row<'_>| -> rusqlite::Result<Option<(i64, i64, i64, Leased)>> {
+        let (rank, turn, seq) = (whole(row, 5)?, whole(row, 13)?, row.get(12)?);
+        Ok(or_odd(seq, leased(row, Some(stamp)), &mut odd).map(|leased| (rank, turn, seq, leased)))
     };
     let mut bytes = 0;
     let mut cut = false;
@@ -108,7 +112,7 @@ fn take(
         ))?;
         let mut rows = ready.query(params![queue.as_str(), now, wanted])?;
         while let Some(next) = rows.next()? {
-            let next = row(next)?;
+            let Some(next) = row(next)? else { continue };
             bytes += next.3.task.args.len();
             if bytes > CLAIM_BYTES && !found.is_empty() {
                 cut = true;
@@ -128,7 +132,7 @@ fn take(
             let mut bytes = 0;
             let mut rows = parked.query(params![queue.as_str(), name.as_str(), now, wanted])?;
             while let Some(next) = rows.next()? {
-                let next = row(next)?;
+                let Some(next) = row(next)? else { continue };
                 bytes += next.3.task.args.len();
                 if bytes > CLAIM_BYTES && bytes > next.3.task.args.len() {
                     cut = true;
@@ -140,8 +144,9 @@ fn take(
         }
         found.sort_by_key(|(rank, turn, seq, _)| (*rank, *turn, *seq));
     }
-    claimed.more |= cut || found.len() > limit;
+    claimed.more |= cut || found.len() > limit || !odd.is_empty();
     found.truncate(limit);
+    end_unreadable(step, &odd)?;
     let mut hold =
         step.connection.prepare_cached("UPDATE task SET state = 3, held_by = ?, claimed_us = ?, parked_at = NULL WHERE seq = ?")?;
     for (_, _, seq, leased) in found {
@@ -179,15 +184,18 @@ pub(super) fn expire_waiting(step: &mut Step<'_>, queue: &QueueName) -> Result<u
 fn adopt(step: &mut Step<'_>, queue: &QueueName, n: i64) -> Result<Vec<Leased>, Failure> {
     let expired = {
         let mut find =
-            step.connection.prepare_cached("SELECT n, lease_ms, marked FROM incarnation WHERE queue = ? AND deadline <= ? AND n <> ?")?;
-        find.query_map(params![queue.as_str(), step.now_ms(), n], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            // A deadline that is no number is past: text is greater than any.
+            step.connection.prepare_cached(
+                "SELECT n, lease_ms, marked FROM incarnation WHERE queue = ? AND (deadline <= ? OR deadline > 9223372036854775807) AND n <> ?",
+            )?;
+        find.query_map(params![queue.as_str(), step.now_ms(), n], |row| Ok((row.get(0)?, whole(row, 1)?, whole(row, 2)? != 0)))?
             .collect::<rusqlite::Result<Vec<(i64, i64, bool)>>>()?
     };
     let mut adopted = Vec::new();
     for (other, lease_ms, marked) in expired {
         if !marked {
             let mut mark = step.connection.prepare_cached("UPDATE incarnation SET marked = 1, deadline = ? WHERE n = ?")?;
-            let grace = grace(Duration::from_millis(lease_ms.try_into().unwrap_or(0)));
+            let grace = grace(Duration::from_millis(lease_ms.clamp(0, LONGEST_LEASE_MS).unsigned_abs()));
             mark.execute([step.now_ms().saturating_add(ms(grace)), other])?;
             continue;
         }
@@ -199,15 +207,19 @@ fn adopt(step: &mut Step<'_>, queue: &QueueName, n: i64) -> Result<Vec<Leased>, 
     Ok(adopted)
 }
 
-fn held_by(step: &Step<'_>, queue: &QueueName, n: i64) -> Result<Vec<Leased>, Failure> {
+fn held_by(step: &mut Step<'_>, queue: &QueueName, n: i64) -> Result<Vec<Leased>, Failure> {
     let mut find = step.connection.prepare_cached(&format!(
         "SELECT {LEASED} FROM task INDEXED BY task_running WHERE queue = ? AND state = 3 AND held_by = ? ORDER BY seq"
     ))?;
-    let rows = find.query_map(params![queue.as_str(), n], |row| leased(row, None))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    let mut odd = Vec::new();
+    let rows = find.query_map(params![queue.as_str(), n], |row| Ok(or_odd(row.get(12)?, leased(row, None), &mut odd)))?;
+    let held = rows.filter_map(Result::transpose).collect::<rusqlite::Result<_>>()?;
+    drop(find);
+    end_unreadable(step, &odd)?;
+    Ok(held)
 }
 
-pub(super) fn held(step: &Step<'_>, who: &Incarnation) -> Result<Vec<Leased>, Failure> {
+pub(super) fn held(step: &mut Step<'_>, who: &Incarnation) -> Result<Vec<Leased>, Failure> {
     match alive(step, who)? {
         Some(n) => held_by(step, &who.queue, n),
         None => Ok(Vec::new()),
@@ -223,7 +235,8 @@ pub(super) fn extend(step: &mut Step<'_>, who: &Incarnation, lease: Duration) ->
     let held: i64 = count.query_row(params![who.queue.as_str(), n], |row| row.get(0))?;
     let held = usize::try_from(held).unwrap_or(0);
     let mut asked = step.connection.prepare_cached("SELECT id FROM task INDEXED BY task_asked WHERE queue = ? AND cancel_asked = 1")?;
-    let cancelled = asked.query_map([who.queue.as_str()], |row| parsed(row, 0))?.collect::<rusqlite::Result<Vec<TaskId>>>()?;
+    let ids = asked.query_map([who.queue.as_str()], |row| Ok(parsed::<TaskId>(row, 0).ok()))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    let cancelled = ids.into_iter().flatten().collect();
     Ok(Lease::Held(Extended { held, cancelled, adopted, outbox: false }))
 }
 
@@ -257,7 +270,7 @@ pub(super) fn expire(step: &mut Step<'_>, who: &Incarnation) -> Result<(), Failu
 
 fn is_paused(step: &Step<'_>, queue: &QueueName) -> Result<bool, Failure> {
     let mut find = step.connection.prepare_cached("SELECT paused FROM queue WHERE name = ?")?;
-    Ok(find.query_row([queue.as_str()], |row| row.get(0)).optional()?.unwrap_or(false))
+    Ok(find.query_row([queue.as_str()], |row| whole(row, 0)).optional()?.is_some_and(|paused| paused != 0))
 }
 
 /// Distinct names by one seek each, whatever the number of tasks.
@@ -266,11 +279,14 @@ fn parked_names(step: &Step<'_>, queue: &QueueName) -> Result<Vec<TaskName>, Fai
     let mut next = step
         .connection
         .prepare_cached("SELECT name FROM task INDEXED BY task_parked WHERE queue = ? AND state = 2 AND name > ? ORDER BY name LIMIT 1")?;
-    let mut after = String::new();
-    while names.len() < PARKED_NAMES {
-        let Some(name) = next.query_row([queue.as_str(), &after], |row| parsed::<TaskName>(row, 0)).optional()? else { break };
-        name.as_str().clone_into(&mut after);
-        names.push(name);
+    let mut after = Value::Text(String::new());
+    for _ in 0..PARKED_NAMES {
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, Value>(0), parsed::<TaskName>(row, 0)));
+        let Some((stored, name)) = next.query_row(params![queue.as_str(), after], read).optional()? else { break };
+        // Text that is no UTF-8 can't be gone on from, and stands behind all that is.
+        let Ok(stored) = stored else { break };
+        after = stored;
+        names.extend(name);
     }
     Ok(names)
 }
@@ -281,25 +297,6 @@ fn next_due(step: &Step<'_>, queue: &QueueName, n: i64) -> Result<Option<Duratio
         "SELECT (SELECT min(due_at) FROM task INDEXED BY task_scheduled WHERE queue = ?1 AND state = 0),
                 (SELECT min(deadline) FROM incarnation WHERE queue = ?1 AND n <> ?2)",
     )?;
-    let (due, deadline): (Option<i64>, Option<i64>) = find.query_row(params![queue.as_str(), n], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let (due, deadline) = find.query_row(params![queue.as_str(), n], |row| Ok((maybe(row, 0)?, maybe(row, 1)?)))?;
     Ok([due, deadline].into_iter().flatten().min().map(|at| time(at).since(step.now)))
-}
-
-/// Tasks parked too long under a name nobody offers are dead; how many.
-pub(super) fn end_unknown(step: &mut Step<'_>, queue: &QueueName, offered: &[TaskName]) -> Result<usize, Failure> {
-    let ttl = step.settings.unknown_task_ttl;
-    let late = {
-        let mut find = step.connection.prepare_cached(&format!(
-            "SELECT {BRIEF}, name FROM task INDEXED BY task_parked
-             WHERE queue = ? AND state = 2 AND parked_at <= ? AND name NOT IN (SELECT value FROM json_each(?)) LIMIT ?"
-        ))?;
-        let before = step.now_ms().saturating_sub(ms(ttl));
-        find.query_map(params![queue.as_str(), before, names(offered), BATCH_ROWS], |row| Ok((brief(row)?, row.get::<_, String>(12)?)))?
-            .collect::<rusqlite::Result<Vec<_>>>()?
-    };
-    for (task, name) in &late {
-        let message = format!("no plugin offered `{name}` for {} s; drop one in, then retry the task", ttl.as_secs());
-        end(step, task, State::Dead, &TaskError::new(ErrorKind::UnknownTask, message))?;
-    }
-    Ok(late.len())
 }

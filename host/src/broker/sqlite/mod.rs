@@ -10,11 +10,14 @@ mod connection;
 mod end;
 mod enqueue;
 mod finish;
+mod kept;
 mod lease;
+mod listing;
 mod rows;
 mod schedules;
 mod shared;
 mod show;
+mod standing;
 mod sweep;
 mod wait;
 mod wake;
@@ -32,6 +35,8 @@ use tokio::sync::mpsc;
 
 use self::{
     connection::Readers,
+    rows::Odd,
+    standing::Standing,
     wake::Bells,
     writer::{Failure, Step, Writer},
 };
@@ -43,6 +48,9 @@ use crate::{
     catalogue::Catalogue,
     task::{Clock, Millis, NewTask, Progress, QueueName, SystemClock, TaskId, TaskName, TaskView},
 };
+
+/// Rows that can't be read may show one another, a page at a time; what is left after so many rounds is left out.
+const READ_AGAIN: u32 = 10;
 
 /// A handle on one database file.
 #[derive(Debug)]
@@ -65,8 +73,9 @@ impl SqliteBroker {
         let path = Arc::new(path.as_ref().to_owned());
         let connection = connection::open(&path)?;
         let bells = Arc::new(Bells::new());
-        let writer = Writer::start(path.clone(), connection, settings, clock.clone(), bells.clone())?;
-        Ok(Self { readers: Arc::new(Readers::new(&path)), path, writer, bells, clock })
+        let standing = Arc::new(Standing::of(&path));
+        let writer = Writer::start(path.clone(), connection, settings, clock.clone(), bells.clone(), standing.clone())?;
+        Ok(Self { readers: Arc::new(Readers::new(&path, standing)), path, writer, bells, clock })
     }
 
     /// One step on the writer.
@@ -87,6 +96,28 @@ impl SqliteBroker {
         let (readers, path, now) = (self.readers.clone(), self.path.clone(), self.clock.now());
         let reading = tokio::task::spawn_blocking(move || readers.read(|db| work(db, now).map_err(|failure| failure.explain(&path))));
         reading.await.unwrap_or_else(|error| Err(BrokerError::Unavailable(format!("a read of the database did not end: {error}"))))
+    }
+
+    /// A read of tasks. Rows on its way that are none end first, so that they are shown, and it is done again.
+    async fn read_tasks<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Fn(&Connection, Millis, &mut Vec<Odd>) -> Result<T, Failure> + Send + Sync + 'static,
+    {
+        let work = Arc::new(work);
+        for again in 0.. {
+            let once = work.clone();
+            let read = self.read(move |db, now| {
+                let mut odd = Vec::new();
+                Ok((once(db, now, &mut odd)?, odd))
+            });
+            let (value, odd) = read.await?;
+            if odd.is_empty() || again == READ_AGAIN {
+                return Ok(value);
+            }
+            self.write(move |step| end::end_unreadable(step, &odd)).await?;
+        }
+        unreachable!("the last round returns")
     }
 
     /// Repeats a bounded step until it says that nothing is left.
@@ -135,7 +166,7 @@ impl Broker for SqliteBroker {
 
     async fn find(&self, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<TaskView>> {
         let (queue, id) = (queue.cloned(), id.clone());
-        self.read(move |db, now| show::find(db, now, queue.as_ref(), &id)).await
+        self.read_tasks(move |db, now, odd| show::find(db, now, queue.as_ref(), &id, odd)).await
     }
 
     async fn log(&self, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<String>> {
@@ -145,7 +176,7 @@ impl Broker for SqliteBroker {
 
     async fn list(&self, filter: &TaskFilter, from: Option<&str>, limit: usize) -> Result<TaskPage> {
         let (filter, from) = (filter.clone(), from.map(str::to_owned));
-        self.read(move |db, now| show::list(db, now, &filter, from.as_deref(), limit)).await
+        self.read_tasks(move |db, now, odd| listing::list(db, now, &filter, from.as_deref(), limit, odd)).await
     }
 
     async fn cancel(&self, queue: &QueueName, id: &TaskId) -> Result<CancelReply> {
@@ -164,7 +195,11 @@ impl Broker for SqliteBroker {
     }
 
     async fn queues(&self) -> Result<Vec<QueueView>> {
-        self.read(show::queues).await
+        let (queues, odd) = self.read(show::queues).await?;
+        if !odd.is_empty() {
+            self.write(move |step| sweep::drop_queues(step, &odd)).await?;
+        }
+        Ok(queues)
     }
 
     async fn pause(&self, queue: &QueueName) -> Result<()> {
@@ -266,7 +301,7 @@ impl Broker for SqliteBroker {
         let of = queue.clone();
         self.repeat(move |step| Ok(lease::expire_waiting(step, &of)? == lease::BATCH)).await?;
         let (of, offered) = (queue.clone(), offered.to_vec());
-        self.repeat(move |step| Ok(lease::end_unknown(step, &of, &offered)? == lease::BATCH)).await
+        self.repeat(move |step| sweep::end_unknown(step, &of, &offered)).await
     }
 
     async fn announce(&self, worker: &WorkerInfo, ttl: Duration) -> Result<()> {

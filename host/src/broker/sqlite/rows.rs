@@ -1,16 +1,20 @@
 //! Rows ↔ the broker's types: which columns, in which order, read in one place.
 //!
-//! What can't be read (a name that is none, broken JSON) is `Corrupt` and says which column of which task.
+//! Somebody else may have written any value of any type into any column: numbers are read as far as they are some, JSON that is none
+//! is left out, and a row without an id, a name or arguments is [`Odd`], alone: its neighbours are read.
 
 use std::time::Duration;
 
-use rusqlite::{Row, types::Type};
+use rusqlite::{
+    Row,
+    types::{Type, ValueRef},
+};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::{
     broker::{Leased, Member},
-    task::{Millis, Priority, QueueName, State, Task, TaskId, TaskName, TaskView},
+    task::{ErrorKind, Millis, Priority, QueueName, State, Task, TaskError, TaskId, TaskName, TaskView},
 };
 
 type Read<T> = rusqlite::Result<T>;
@@ -23,7 +27,8 @@ pub(super) fn leased(row: &Row<'_>, claimed_us: Option<i64>) -> Read<Leased> {
     let id: TaskId = parsed(row, 0)?;
     let claimed_us = match claimed_us {
         Some(stamp) => stamp,
-        None => row.get(11)?,
+        // It names the attempt: one that is no time can't be finished.
+        None => row.get::<_, i64>(11).and_then(|at| if at < 0 { Err(rusqlite::Error::IntegralValueOutOfRange(11, at)) } else { Ok(at) })?,
     };
     Ok(Leased {
         member: Member { id: id.clone(), claimed_us: claimed_us.unsigned_abs() },
@@ -32,13 +37,13 @@ pub(super) fn leased(row: &Row<'_>, claimed_us: Option<i64>) -> Read<Leased> {
             queue: parsed(row, 1)?,
             name: parsed(row, 2)?,
             args: row.get(3)?,
-            headers: json(row, 4)?.unwrap_or_default(),
-            priority: priority(row.get(5)?),
-            enqueued_at: time(row.get(6)?),
-            tries: row.get(7)?,
-            losses: row.get(8)?,
-            timeout: row.get::<_, Option<i64>>(9)?.map(duration),
-            max_attempts: row.get(10)?,
+            headers: loose(row, 4)?.unwrap_or_default(),
+            priority: priority(whole(row, 5)?),
+            enqueued_at: time(whole(row, 6)?),
+            tries: counted(row, 7)?,
+            losses: counted(row, 8)?,
+            timeout: maybe(row, 9)?.map(duration),
+            max_attempts: maybe(row, 10)?.map(|max| u32::try_from(max.max(1)).unwrap_or(u32::MAX)),
         },
     })
 }
@@ -46,33 +51,36 @@ pub(super) fn leased(row: &Row<'_>, claimed_us: Option<i64>) -> Read<Leased> {
 pub(super) const VIEW: &str = "id, queue, name, state, args, rank, tries, max_attempts, result, error, errors, enqueued_at, due_at, \
      expires_at, claimed_us, ended_at, worker, plugin, version, digest, progress, headers, cancel_asked, turn, seq, parked_at";
 
-/// A row of [`VIEW`].
+/// A row of [`VIEW`]. A name that is none is shown as such.
 pub(super) fn view(row: &Row<'_>) -> Read<TaskView> {
     let state = state(row, 3)?;
+    let task = parsed(row, 2);
+    let broken = task.as_ref().err().map(|error| TaskError::new(ErrorKind::Unreadable, why(error)));
     Ok(TaskView {
+        waits_for: None,
         id: parsed(row, 0)?,
         queue: parsed(row, 1)?,
-        task: parsed(row, 2)?,
+        task: task.unwrap_or_else(|_| TaskName::unreadable()),
         state,
-        args: raw(row.get(4)?),
-        priority: priority(row.get(5)?).get(),
-        tries: row.get(6)?,
-        max_attempts: row.get(7)?,
-        result: row.get::<_, Option<String>>(8)?.map(raw),
-        error: json(row, 9)?,
-        errors: json(row, 10)?.unwrap_or_default(),
-        enqueued_at: time(row.get(11)?),
-        due_at: row.get::<_, Option<i64>>(12)?.map(time),
-        expires_at: row.get::<_, Option<i64>>(13)?.map(time),
-        started_at: row.get::<_, Option<i64>>(14)?.map(|micros| time(micros / 1000)),
-        ended_at: row.get::<_, Option<i64>>(15)?.map(time),
-        worker: row.get(16)?,
-        plugin: row.get(17)?,
-        version: row.get(18)?,
-        digest: row.get(19)?,
-        progress: json(row, 20)?,
-        headers: json(row, 21)?.unwrap_or_default(),
-        cancel_asked: row.get(22)?,
+        args: raw(words(row, 4)?.unwrap_or_default()),
+        priority: priority(whole(row, 5)?).get(),
+        tries: counted(row, 6)?,
+        max_attempts: maybe(row, 7)?.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
+        result: words(row, 8)?.map(raw),
+        error: loose(row, 9)?.or(broken),
+        errors: loose(row, 10)?.unwrap_or_default(),
+        enqueued_at: time(whole(row, 11)?),
+        due_at: maybe(row, 12)?.map(time),
+        expires_at: maybe(row, 13)?.map(time),
+        started_at: maybe(row, 14)?.map(|micros| time(micros / 1000)),
+        ended_at: maybe(row, 15)?.map(time),
+        worker: words(row, 16)?,
+        plugin: words(row, 17)?,
+        version: words(row, 18)?,
+        digest: words(row, 19)?,
+        progress: loose(row, 20)?,
+        headers: loose(row, 21)?.unwrap_or_default(),
+        cancel_asked: whole(row, 22)? != 0,
     })
 }
 
@@ -91,25 +99,88 @@ pub(super) struct Brief {
     pub(super) result_ttl_ms: Option<i64>,
     pub(super) cancel_asked: bool,
     pub(super) errors: Option<String>,
+    pub(super) child: bool,
 }
 
-pub(super) const BRIEF: &str = "seq, queue, id, state, tries, losses, turn, unique_key, unique_ttl_ms, result_ttl_ms, cancel_asked, errors";
+pub(super) const BRIEF: &str =
+    "seq, queue, id, state, tries, losses, turn, unique_key, unique_ttl_ms, result_ttl_ms, cancel_asked, errors, child";
 
-/// A row of [`BRIEF`].
+/// A row of [`BRIEF`]. It is changed by its `seq`, so that its id may be none.
 pub(super) fn brief(row: &Row<'_>) -> Read<Brief> {
+    let seq = row.get(0)?;
     Ok(Brief {
-        seq: row.get(0)?,
+        seq,
         queue: parsed(row, 1)?,
-        id: parsed(row, 2)?,
-        state: state(row, 3)?,
-        tries: row.get(4)?,
-        losses: row.get(5)?,
-        turn: row.get(6)?,
-        unique_key: row.get(7)?,
-        unique_ttl_ms: row.get(8)?,
-        result_ttl_ms: row.get(9)?,
-        cancel_asked: row.get(10)?,
-        errors: row.get(11)?,
+        id: parsed(row, 2).unwrap_or_else(|_| TaskId::unreadable(seq)),
+        state: state(row, 3).unwrap_or(State::Dead),
+        tries: counted(row, 4)?,
+        losses: counted(row, 5)?,
+        turn: whole(row, 6)?,
+        unique_key: words(row, 7)?,
+        unique_ttl_ms: maybe(row, 8)?,
+        result_ttl_ms: maybe(row, 9)?.map(|ttl| ttl.max(0)),
+        cancel_asked: whole(row, 10)? != 0,
+        errors: words(row, 11)?,
+        child: whole(row, 12)? != 0,
+    })
+}
+
+/// A row that is no task that can be run or shown.
+#[derive(Debug)]
+pub(super) struct Odd {
+    pub(super) seq: i64,
+    pub(super) why: String,
+}
+
+/// What was read of the row `seq`, or nothing, and it is noted among the odd ones.
+pub(super) fn or_odd<T>(seq: i64, read: Read<T>, odd: &mut Vec<Odd>) -> Option<T> {
+    read.map_err(|error| odd.push(Odd { seq, why: why(&error) })).ok()
+}
+
+/// Why a row can't be read, without the words of the library around it.
+pub(super) fn why(error: &rusqlite::Error) -> String {
+    match error {
+        rusqlite::Error::FromSqlConversionFailure(_, _, why) => why.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// A number, as far as it is one; 0 if not.
+pub(super) fn whole(row: &Row<'_>, column: usize) -> Read<i64> {
+    Ok(maybe(row, column)?.unwrap_or(0))
+}
+
+/// A number, as far as it is one.
+#[expect(clippy::cast_possible_truncation, reason = "a float beyond the bounds becomes the bound")]
+pub(super) fn maybe(row: &Row<'_>, column: usize) -> Read<Option<i64>> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Integer(number) => Some(number),
+        ValueRef::Real(number) => Some(number as i64),
+        ValueRef::Text(text) => std::str::from_utf8(text).ok().and_then(|text| text.trim().parse().ok()),
+        ValueRef::Null | ValueRef::Blob(_) => None,
+    })
+}
+
+/// A count of attempts.
+fn counted(row: &Row<'_>, column: usize) -> Read<u32> {
+    Ok(u32::try_from(whole(row, column)?.max(0)).unwrap_or(u32::MAX))
+}
+
+/// Text, as well as it can be read; `None` for null.
+pub(super) fn words(row: &Row<'_>, column: usize) -> Read<Option<String>> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Null => None,
+        ValueRef::Integer(number) => Some(number.to_string()),
+        ValueRef::Real(number) => Some(number.to_string()),
+        ValueRef::Text(text) | ValueRef::Blob(text) => Some(String::from_utf8_lossy(text).into_owned()),
+    })
+}
+
+/// JSON, unless it is none or of another shape.
+fn loose<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Read<Option<T>> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Text(text) => serde_json::from_slice(text).ok(),
+        _ => None,
     })
 }
 
@@ -165,7 +236,7 @@ pub(super) fn rank(priority: Priority) -> i64 {
 }
 
 fn priority(rank: i64) -> Priority {
-    u8::try_from(9 - rank).ok().and_then(Priority::new).unwrap_or_default()
+    u8::try_from(9_i64.saturating_sub(rank)).ok().and_then(Priority::new).unwrap_or_default()
 }
 
 /// JSON as it was given; what is none is shown as a string rather than hiding the whole task.

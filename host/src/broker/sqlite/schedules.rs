@@ -2,16 +2,16 @@
 //!
 //! The definition is JSON as it was put; what the broker itself decides (`paused`, `last`, `last_task`) stands in columns.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params, types::Value};
 
 use super::{
-    end::look_up,
-    enqueue::{add, meet},
-    rows::{json, time},
+    end::{at, look_up},
+    enqueue::{add_child, meet},
+    rows::{json, time, whole, why, words},
     writer::{Failure, Step, sql},
 };
 use crate::{
-    broker::{BrokerError, Fired, Overlap, Result, Schedule},
+    broker::{BrokerError, Fired, Overlap, Result, Schedule, unreadable},
     task::{Millis, NewTask, TaskId},
 };
 
@@ -19,10 +19,11 @@ const COLUMNS: &str = "definition, paused, last, last_task";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Option<Schedule>> {
     let Some(mut schedule) = json::<Schedule>(row, 0)? else { return Ok(None) };
-    schedule.paused = row.get(1)?;
+    schedule.paused = whole(row, 1)? != 0;
+    // Without it every due time since 1970 would be caught up with.
     schedule.last = time(row.get(2)?);
     // The tasks are of the schedule's queue; an id that is none any more is as good as an ended one.
-    schedule.last_task = row.get::<_, Option<String>>(3)?.and_then(|id| id.parse().ok());
+    schedule.last_task = words(row, 3)?.and_then(|id| id.parse().ok());
     Ok(Some(schedule))
 }
 
@@ -32,21 +33,36 @@ fn one(db: &Connection, name: &str) -> Result<Option<Schedule>, Failure> {
 }
 
 pub(super) fn all(db: &Connection) -> Result<Vec<Schedule>, Failure> {
-    let mut find = db.prepare_cached(&format!("SELECT {COLUMNS} FROM schedule ORDER BY name"))?;
-    let rows = find.query_map((), read)?.collect::<rusqlite::Result<Vec<_>>>()?;
-    Ok(rows.into_iter().flatten().collect())
+    let mut find = db.prepare_cached(&format!("SELECT {COLUMNS}, name FROM schedule ORDER BY name"))?;
+    let rows = find.query_map((), |row| Ok((read(row), words(row, 4)?.unwrap_or_default())))?;
+    let mut schedules = Vec::new();
+    for row in rows {
+        match row? {
+            (Ok(schedule), _) => schedules.extend(schedule),
+            // One that can't be read keeps no other from firing.
+            (Err(error), name) => {
+                let name = unreadable::shown(&name);
+                let then = format!("it does not fire; `taskhost schedule remove {name}`");
+                unreadable::say(at(db), &format!("schedule `{name}`"), why(&error), then);
+            }
+        }
+    }
+    Ok(schedules)
 }
 
 pub(super) fn put(step: &Step<'_>, schedule: &Schedule) -> Result<(), Failure> {
     let mut schedule = schedule.clone();
-    match one(step.connection, &schedule.name)? {
-        Some(old) if (&old.rule, &old.timezone, &old.queue) == (&schedule.rule, &schedule.timezone, &schedule.queue) => {
-            schedule.last = old.last;
-            schedule.last_task = old.last_task;
-            schedule.created_at = old.created_at;
-            schedule.paused = old.paused;
-        }
-        _ => schedule.last = step.now,
+    // One that can't be read is replaced.
+    if let Some(old) = one(step.connection, &schedule.name).ok().flatten() {
+        schedule.take_along(&old);
+        schedule.last_task = old.last_task.filter(|_| old.queue == schedule.queue);
+    } else {
+        schedule.last = schedule.last.min(step.now);
+        schedule.last_task = None;
+        schedule.paused = schedule.says_paused.unwrap_or(schedule.paused);
+    }
+    if schedule.last == Millis(0) {
+        schedule.last = step.now;
     }
     let mut write = step
         .connection
@@ -57,15 +73,30 @@ pub(super) fn put(step: &Step<'_>, schedule: &Schedule) -> Result<(), Failure> {
 }
 
 pub(super) fn pause(step: &Step<'_>, name: &str, paused: bool) -> Result<bool, Failure> {
-    // Resuming what was not paused leaves its due times alone.
-    let mut update = step
-        .connection
-        .prepare_cached("UPDATE schedule SET last = iif(paused AND NOT ?2, max(last, ?3), last), paused = ?2 WHERE name = ?1")?;
+    // Resuming what was not paused leaves its due times alone. From now on it is an operator's word, whatever a file said before.
+    let mut update = step.connection.prepare_cached(
+        r#"UPDATE schedule SET last = iif(paused AND NOT ?2, max(last, ?3), last), paused = ?2,
+             definition = replace(definition, '"says_paused":true', '"says_paused":null') WHERE name = ?1"#,
+    )?;
     Ok(update.execute(params![name, paused, step.now_ms()])? == 1)
 }
 
 pub(super) fn remove(step: &Step<'_>, name: &str) -> Result<bool, Failure> {
-    Ok(step.connection.prepare_cached("DELETE FROM schedule WHERE name = ?")?.execute([name])? == 1)
+    let mut delete = step.connection.prepare_cached("DELETE FROM schedule WHERE name = ?")?;
+    if delete.execute([name])? == 1 {
+        return Ok(true);
+    }
+    // A name that nobody can type is asked for as it is shown.
+    let mut all = step.connection.prepare_cached("SELECT name FROM schedule")?;
+    let read = |row: &Row<'_>| Ok((row.get::<_, Value>(0), words(row, 0)?.unwrap_or_default()));
+    let names = all.query_map((), read)?.collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut gone = 0;
+    for (stored, shown) in names {
+        if let (Ok(stored), true) = (stored, unreadable::shown(&shown) == name) {
+            gone += delete.execute([stored])?;
+        }
+    }
+    Ok(gone > 0)
 }
 
 pub(super) fn fire(step: &mut Step<'_>, schedule: &Schedule, due: Millis, task: &NewTask) -> Result<Fired, Failure> {
@@ -94,7 +125,7 @@ pub(super) fn fire(step: &mut Step<'_>, schedule: &Schedule, due: Millis, task: 
     update.execute(params![sql(due), task.id.as_str(), stored.name])?;
     meet(step, &task.queue)?;
     // An id that is known already is this very firing, enqueued by hand or by a definition that came back.
-    let _known = add(step, task)?;
+    let _known = add_child(step, task)?;
     Ok(Fired::Enqueued(task.id.clone()))
 }
 

@@ -1,4 +1,4 @@
--- The whole database, schema 1. A change of shape is a new number in connection.rs and a step from the old one.
+-- The whole database, schema 2. A change of shape is a new number in connection.rs and a step from the old one.
 -- Times are milliseconds since 1970, except `turn` and `claimed_us`: microseconds, never given twice.
 -- `rank` is 9 - priority, so that every order of claiming ascends. States: 0 scheduled 1 ready 2 parked 3 running,
 -- ended: 4 succeeded 5 dead 6 cancelled. Each task stands in exactly one of the partial indices of its state.
@@ -37,6 +37,7 @@ CREATE TABLE task (
     error         TEXT,                          -- JSON, the newest
     errors        TEXT,                          -- JSON, the last five, oldest first
     progress      TEXT,                          -- JSON, while running
+    child         INTEGER NOT NULL DEFAULT 0,    -- the broker itself started it: it leaves a stub
     UNIQUE (id, queue)
 );
 CREATE INDEX task_scheduled ON task (queue, due_at) WHERE state = 0;
@@ -48,11 +49,28 @@ CREATE INDEX task_gone      ON task (gone_at) WHERE gone_at IS NOT NULL;
 CREATE INDEX task_expires   ON task (queue, expires_at) WHERE expires_at IS NOT NULL AND tries = 0 AND state < 3;
 CREATE INDEX task_asked     ON task (queue) WHERE cancel_asked = 1;
 
+-- How many have ended and are over their time then, the dead never: counts cost no scan of what has ended.
+CREATE TABLE ended (
+    queue TEXT NOT NULL, state INTEGER NOT NULL, gone_at INTEGER NOT NULL, n INTEGER NOT NULL,
+    PRIMARY KEY (queue, state, gone_at)
+) WITHOUT ROWID;
+
 -- What bodies logged, apart from the task so that its steps stay small.
 CREATE TABLE log (seq INTEGER PRIMARY KEY, text TEXT NOT NULL);
 CREATE TRIGGER task_gone_with_log AFTER DELETE ON task BEGIN DELETE FROM log WHERE seq = old.seq; END;
 
 CREATE TABLE queue (name TEXT PRIMARY KEY, paused INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+
+-- Children and firings that are no longer kept: within this time they are not started again.
+CREATE TABLE stub (queue TEXT NOT NULL, id TEXT NOT NULL, until INTEGER NOT NULL, PRIMARY KEY (queue, id)) WITHOUT ROWID;
+CREATE INDEX stub_until ON stub (until);
+-- Tasks whose end somebody waits for: a row that would go at once is hidden and stays for a minute.
+CREATE TABLE awaited (queue TEXT NOT NULL, id TEXT NOT NULL, until INTEGER NOT NULL, PRIMARY KEY (queue, id)) WITHOUT ROWID;
+
+-- Names that nobody offers while tasks are parked under them: since when, and when a sweep last found it so.
+CREATE TABLE unoffered (
+    queue TEXT NOT NULL, name TEXT NOT NULL, since INTEGER NOT NULL, seen INTEGER NOT NULL, PRIMARY KEY (queue, name)
+) WITHOUT ROWID;
 
 CREATE TABLE unique_key (
     queue TEXT NOT NULL, key TEXT NOT NULL, holder TEXT NOT NULL, until INTEGER NOT NULL,

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params, types::ValueRef};
 
 use super::{
-    rows::{json, parsed},
+    end::at,
+    rows::{json, parsed, whole, why, words},
     writer::{Failure, Step, sql},
 };
 use crate::{
-    broker::{KvError, KvRoom, Result, WorkerInfo},
+    broker::{KvError, KvRoom, Result, WorkerInfo, unreadable},
     catalogue::{Catalogue, Offer},
     task::Millis,
 };
@@ -37,20 +38,39 @@ pub(super) fn retire(step: &Step<'_>, worker: &str) -> Result<(), Failure> {
 }
 
 pub(super) fn workers(db: &Connection, now: Millis) -> Result<Vec<WorkerInfo>, Failure> {
-    let mut find = db.prepare_cached("SELECT info FROM worker WHERE until > ? ORDER BY id")?;
-    let rows = find.query_map([sql(now)], |row| json(row, 0))?.collect::<rusqlite::Result<Vec<_>>>()?;
-    Ok(rows.into_iter().flatten().collect())
+    let mut find = db.prepare_cached("SELECT info, id FROM worker WHERE until > ? ORDER BY id")?;
+    let rows = find.query_map([sql(now)], |row| Ok(left_out(db, "worker", words(row, 1)?, json(row, 0))))?;
+    Ok(rows.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
 pub(super) fn catalogue(db: &Connection) -> Result<Catalogue, Failure> {
     let mut find = db.prepare_cached("SELECT name, offer FROM offer")?;
-    let rows = find.query_map((), |row| Ok((parsed(row, 0)?, json(row, 1)?)))?.collect::<rusqlite::Result<Vec<_>>>()?;
-    Ok(Catalogue { offers: rows.into_iter().filter_map(|(name, offer)| Some((name, offer?))).collect() })
+    let read = |row: &rusqlite::Row<'_>| Ok(json(row, 1)?.map(|offer| (parsed(row, 0), offer)));
+    let rows = find.query_map((), |row| Ok(left_out(db, "offer", words(row, 0)?, read(row))))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(Catalogue { offers: rows.into_iter().flatten().filter_map(|(name, offer)| Some((name.ok()?, offer))).collect() })
+}
+
+/// One row that can't be read takes no other along.
+fn left_out<T>(db: &Connection, table: &str, of: Option<String>, read: rusqlite::Result<Option<T>>) -> Option<T> {
+    read.unwrap_or_else(|error| {
+        let of = of.unwrap_or_default();
+        let then = format!("it is left out until a worker announces it; `DELETE FROM {table}` in sqlite3 removes it");
+        unreadable::say(at(db), &format!("`{of}` of the table {table}"), why(&error), then);
+        None
+    })
 }
 
 pub(super) fn kv_get(db: &Connection, plugin: &str, key: &str) -> Result<Option<Vec<u8>>, Failure> {
     let mut find = db.prepare_cached("SELECT value FROM kv WHERE plugin = ? AND key = ?")?;
-    Ok(find.query_row([plugin, key], |row| row.get(0)).optional()?)
+    Ok(find.query_row([plugin, key], bytes).optional()?)
+}
+
+/// A value is bytes, whatever somebody else wrote there.
+fn bytes(row: &rusqlite::Row<'_>) -> rusqlite::Result<Vec<u8>> {
+    Ok(match row.get_ref(0)? {
+        ValueRef::Blob(bytes) | ValueRef::Text(bytes) => bytes.to_vec(),
+        _ => words(row, 0)?.unwrap_or_default().into_bytes(),
+    })
 }
 
 /// The inner error: it does not fit the room, and nothing was written.
@@ -77,7 +97,7 @@ pub(super) fn kv_set(step: &Step<'_>, plugin: &str, key: &str, value: &[u8], roo
 
 /// SQLite's integers have a sign; what is counted here has none.
 fn number(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<u64> {
-    row.get(column).map(i64::unsigned_abs)
+    whole(row, column).map(i64::unsigned_abs)
 }
 
 pub(super) fn kv_remove(step: &Step<'_>, plugin: &str, key: &str) -> Result<bool, Failure> {
@@ -108,7 +128,7 @@ pub(super) fn kv_keys(db: &Connection, plugin: &str, prefix: &str, after: Option
     while keys.len() < limit.min(1_000)
         && let Some(row) = rows.next()?
     {
-        let key: String = row.get(0)?;
+        let Ok(key) = row.get::<_, String>(0) else { continue };
         if !key.starts_with(prefix) {
             break;
         }

@@ -1,27 +1,37 @@
 //! Housekeeping in bounded steps: each a transaction of its own that says whether there is more to do.
 
-use rusqlite::{OptionalExtension, params};
+use std::time::Duration;
+
+use rusqlite::{OptionalExtension, params, types::Value};
 
 use super::{
-    end::{release, remove},
+    end::{discard, end},
+    kept,
     lease::{BATCH, BATCH_ROWS},
-    rows::{BRIEF, Brief, brief, ms, parsed},
+    rows::{BRIEF, Brief, brief, ms, names, parsed, whole, words},
     writer::{Failure, Step},
 };
 use crate::{
-    broker::Result,
-    task::{QueueName, TaskId},
+    broker::{Result, TOLD},
+    task::{ErrorKind, QueueName, State, TaskError, TaskId, TaskName},
 };
 
-/// Ended tasks over their time, of all queues, and keys over theirs; whether there may be more.
+/// Ended tasks over their time, a minute later where somebody awaited them, of all queues, and keys over theirs; whether there may be more.
 pub(super) fn forget(step: &Step<'_>) -> Result<bool, Failure> {
     let now = step.now_ms();
-    let mut tasks = step
-        .connection
-        .prepare_cached("DELETE FROM task WHERE seq IN (SELECT seq FROM task INDEXED BY task_gone WHERE gone_at <= ? LIMIT ?)")?;
-    let forgotten = tasks.execute(params![now, BATCH_ROWS])?;
-    step.connection.prepare_cached("DELETE FROM unique_key WHERE until <= ?")?.execute([now])?;
-    step.connection.prepare_cached("DELETE FROM worker WHERE until <= ?")?.execute([now])?;
+    let mut tasks = step.connection.prepare_cached(
+        "DELETE FROM task WHERE seq IN (
+           SELECT seq FROM task INDEXED BY task_gone WHERE gone_at <= ?1
+             AND NOT (gone_at > ?1 - ?2 AND EXISTS (
+               SELECT 1 FROM awaited WHERE awaited.queue = task.queue AND awaited.id = task.id AND until > ?1)) LIMIT ?3)",
+    )?;
+    let forgotten = tasks.execute(params![now, ms(TOLD), BATCH_ROWS])?;
+    step.connection.prepare_cached("DELETE FROM ended WHERE gone_at <= ?")?.execute([now])?;
+    kept::forget(step)?;
+    step.connection
+        .prepare_cached("DELETE FROM unique_key WHERE until <= ? OR typeof(until) NOT IN ('integer', 'real')")?
+        .execute([now])?;
+    step.connection.prepare_cached("DELETE FROM worker WHERE until <= ? OR typeof(until) NOT IN ('integer', 'real')")?.execute([now])?;
     Ok(forgotten == BATCH)
 }
 
@@ -34,7 +44,8 @@ pub(super) fn trim_dead(step: &mut Step<'_>, queue: &QueueName) -> Result<bool, 
         "SELECT ended_at, seq FROM task INDEXED BY task_ended WHERE queue = ? AND state = 5 AND state > 3
          ORDER BY ended_at DESC, seq DESC LIMIT 1 OFFSET ?",
     )?;
-    let (at, seq) = nth.query_row(params![queue.as_str(), keep], |row| Ok((row.get(0)?, row.get(1)?))).optional()?.unwrap_or((i64::MIN, 0));
+    let (at, seq) =
+        nth.query_row(params![queue.as_str(), keep], |row| Ok((whole(row, 0)?, row.get(1)?))).optional()?.unwrap_or((i64::MIN, 0));
     let victims = select(
         step,
         &format!(
@@ -44,6 +55,46 @@ pub(super) fn trim_dead(step: &mut Step<'_>, queue: &QueueName) -> Result<bool, 
         params![queue.as_str(), too_old, at, seq, BATCH_ROWS],
     )?;
     remove_all(step, &victims)
+}
+
+/// What nobody has looked at for so long begins anew: a time in which no worker lived says nothing of what is offered.
+const UNSEEN: Duration = Duration::from_secs(60);
+
+/// Tasks parked too long under a name that nobody has offered for as long are dead; whether there may be more. Nobody offers a name from
+/// the first sweep that finds it so.
+pub(super) fn end_unknown(step: &mut Step<'_>, queue: &QueueName, offered: &[TaskName]) -> Result<bool, Failure> {
+    let ttl = step.settings.unknown_task_ttl;
+    let (now, offered) = (step.now_ms(), names(offered));
+    let unseen = now.saturating_sub(ms(UNSEEN.max(ttl / 4)));
+    let mut forget = step.connection.prepare_cached(
+        "DELETE FROM unoffered WHERE queue = ?1 AND (seen <= ?2 OR name IN (SELECT value FROM json_each(?3))
+           OR NOT EXISTS (SELECT 1 FROM task INDEXED BY task_parked WHERE queue = ?1 AND state = 2 AND name = unoffered.name))",
+    )?;
+    forget.execute(params![queue.as_str(), unseen, offered])?;
+    drop(forget);
+    let mut note = step.connection.prepare_cached(
+        "INSERT INTO unoffered (queue, name, since, seen)
+           SELECT DISTINCT queue, name, ?2, ?2 FROM task INDEXED BY task_parked
+           WHERE queue = ?1 AND state = 2 AND name NOT IN (SELECT value FROM json_each(?3))
+         ON CONFLICT (queue, name) DO UPDATE SET seen = excluded.seen",
+    )?;
+    note.execute(params![queue.as_str(), now, offered])?;
+    drop(note);
+    let before = now.saturating_sub(ms(ttl));
+    let late = {
+        let mut find = step.connection.prepare_cached(&format!(
+            "SELECT {BRIEF}, name FROM task INDEXED BY task_parked
+             WHERE queue = ?1 AND state = 2 AND parked_at <= ?2 AND name IN (SELECT name FROM unoffered WHERE queue = ?1 AND since <= ?2)
+             LIMIT ?3"
+        ))?;
+        find.query_map(params![queue.as_str(), before, BATCH_ROWS], |row| Ok((brief(row)?, words(row, 13)?.unwrap_or_default())))?
+            .collect::<rusqlite::Result<Vec<_>>>()?
+    };
+    for (task, name) in &late {
+        let message = format!("no plugin offered `{name}` for {} s; drop one in, then retry the task", ttl.as_secs());
+        end(step, task, State::Dead, &TaskError::new(ErrorKind::UnknownTask, message))?;
+    }
+    Ok(late.len() == BATCH)
 }
 
 /// Waiting tasks of a queue, and the queue itself once nothing is left of it; how many, and whether there may be more.
@@ -64,11 +115,21 @@ pub(super) fn purge(step: &mut Step<'_>, queue: &QueueName) -> Result<(usize, bo
         let mut drop = step.connection.prepare_cached(
             "DELETE FROM queue WHERE name = ?1 AND NOT paused AND NOT EXISTS (SELECT 1 FROM incarnation WHERE queue = ?1)
                AND NOT EXISTS (SELECT 1 FROM task INDEXED BY task_running WHERE queue = ?1 AND state = 3)
-               AND NOT EXISTS (SELECT 1 FROM task INDEXED BY task_ended WHERE queue = ?1 AND state > 3)",
+               AND NOT EXISTS (SELECT 1 FROM task INDEXED BY task_ended
+                               WHERE queue = ?1 AND state > 3 AND (gone_at IS NULL OR gone_at > ?2))",
         )?;
-        drop.execute([queue.as_str()])?;
+        drop.execute(params![queue.as_str(), step.now_ms()])?;
     }
     Ok((victims.len(), more))
+}
+
+/// Names in the list of queues that are none: nobody can ask for them.
+pub(super) fn drop_queues(step: &Step<'_>, names: &[Value]) -> Result<(), Failure> {
+    let mut drop = step.connection.prepare_cached("DELETE FROM queue WHERE name = ?")?;
+    for name in names {
+        drop.execute([name])?;
+    }
+    Ok(())
 }
 
 fn select(step: &Step<'_>, query: &str, values: &[&dyn rusqlite::ToSql]) -> Result<Vec<Brief>, Failure> {
@@ -78,9 +139,7 @@ fn select(step: &Step<'_>, query: &str, values: &[&dyn rusqlite::ToSql]) -> Resu
 
 fn remove_all(step: &mut Step<'_>, victims: &[Brief]) -> Result<bool, Failure> {
     for task in victims {
-        release(step, task)?;
-        remove(step, task)?;
-        step.news.ended.push(task.id.clone());
+        discard(step, task)?;
     }
     Ok(victims.len() == BATCH)
 }
@@ -88,5 +147,6 @@ fn remove_all(step: &mut Step<'_>, victims: &[Brief]) -> Result<bool, Failure> {
 /// Running tasks that somebody cancelled and that have not ended, with the attempt it is about.
 pub(super) fn asked(db: &rusqlite::Connection) -> Result<Vec<(QueueName, TaskId, i64)>, Failure> {
     let mut find = db.prepare_cached("SELECT queue, id, claimed_us FROM task INDEXED BY task_asked WHERE cancel_asked = 1")?;
-    Ok(find.query_map((), |row| Ok((parsed(row, 0)?, parsed(row, 1)?, row.get(2)?)))?.collect::<rusqlite::Result<_>>()?)
+    let read = |row: &rusqlite::Row<'_>| Ok::<_, rusqlite::Error>((parsed(row, 0)?, parsed(row, 1)?, whole(row, 2)?));
+    Ok(find.query_map((), |row| Ok(read(row).ok()))?.filter_map(rusqlite::Result::transpose).collect::<rusqlite::Result<_>>()?)
 }

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 
 use super::*;
 use crate::{
-    broker::{Finished, grace},
+    broker::{Finished, STUB, TOLD, grace},
     task::{ErrorKind, State, TaskError, Verdict},
 };
 
@@ -185,7 +185,8 @@ async fn what_has_ended_leaves_the_file_when_its_time_is_over_and_the_dead_when_
         .collect();
     assert_eq!(b.finish(&who, &finishes).await.expect("finish"), [Finished::Recorded; 3]);
     for (over, stand) in [(settings.result_ttl, 3), (own, 2), (settings.dead_age, 1)] {
-        for (now, stand) in [(Millis(1_000_000 + ms(over) - 1), stand), (Millis(1_000_000 + ms(over)), stand - 1)] {
+        // Results that go at about the same time go together, a two-thousandth later at most.
+        for (now, stand) in [(Millis(1_000_000 + ms(over) - 1), stand), (Millis(1_000_000 + ms(over) + ms(over) / 2048), stand - 1)] {
             clock.0.store(now.0, Ordering::Relaxed);
             b.sweep(&queue, &[]).await.expect("sweep");
             let rows = b.write(|step| Ok(step.connection.query_row("SELECT count(*) FROM task", [], |row| row.get::<_, i64>(0))?));
@@ -281,6 +282,180 @@ async fn a_handle_whose_clock_is_an_hour_off_loses_nothing_and_nothing_is_record
     assert_eq!(two.one.broker.finish(&right, &two.succeeded()).await.expect("finish"), [Finished::Recorded; 3]);
 }
 
+/// So many that have ended, of two queues and every kind, and so many that wait.
+async fn fill(b: &SqliteBroker, ended: u32, waiting: u32) {
+    b.write(move |step| {
+        let up_to = |most: u32| format!("WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {most})");
+        let (ended, waiting) = (up_to(ended), up_to(waiting));
+        step.connection.execute_batch(&format!(
+            "INSERT INTO queue (name) VALUES ('a'), ('b');
+             {ended} INSERT INTO task (queue, id, name, args, rank, state, turn, enqueued_at, ended_at, gone_at)
+             SELECT iif(n % 2, 'a', 'b'), 'e' || n, 'add', '[1,1]', 4, 4 + n % 3, n, 1, n, iif(n % 3 = 1, NULL, 9000000000000) FROM n;
+             {waiting} INSERT INTO task (queue, id, name, args, rank, state, turn, enqueued_at, due_at)
+             SELECT iif(n % 2, 'a', 'b'), 'w' || n, 'add', '[1,1]', 4, n / 2 % 2, n, 1, n FROM n;
+             INSERT INTO ended SELECT queue, state, coalesce(gone_at, 9223372036854775807), count(*) FROM task WHERE state > 3 GROUP BY 1, 2, 3;"
+        ))?;
+        Ok(())
+    })
+    .await
+    .expect("filled");
+}
+
+/// How many steps of SQLite's machine these statements took on this connection.
+fn steps(db: &Connection, statements: &[String]) -> i64 {
+    let taken = |text: &String| {
+        let statement = db.prepare_cached(text).expect("a statement");
+        i64::from(statement.reset_status(rusqlite::StatementStatus::VmStep))
+    };
+    statements.iter().map(taken).sum()
+}
+
+#[tokio::test]
+async fn no_page_and_no_count_of_what_has_ended_costs_more_when_more_has_ended() {
+    let mut costs: Vec<Vec<i64>> = Vec::new();
+    for (tasks, waiting) in [(600, 600), (60_000, 600), (600, 60_000)] {
+        let place = place(Arc::new(SystemClock));
+        fill(&place.broker, tasks, waiting).await;
+        let cost = place.broker.read(move |db, now| {
+            let (pages, counts) = (listing::statements(), vec![show::COUNTS.to_owned()]);
+            let mut cost = Vec::new();
+            let states = [State::Ready, State::Scheduled, State::Succeeded, State::Dead, State::Cancelled];
+            for states in states.map(|state| vec![state]).into_iter().chain([vec![]]) {
+                for queue in [Some("a"), None] {
+                    let filter = TaskFilter {
+                        queue: queue.map(|name| QueueName::new(name).expect("valid")),
+                        states: states.clone(),
+                        ..TaskFilter::default()
+                    };
+                    let first = listing::list(db, now, &filter, None, 20, &mut Vec::new())?;
+                    steps(db, &pages);
+                    let second = listing::list(db, now, &filter, first.next.as_deref(), 20, &mut Vec::new())?;
+                    assert_eq!((first.tasks.len(), second.tasks.len()), (20, 20));
+                    cost.push(steps(db, &pages));
+                }
+            }
+            let ended = show::queues(db, now)?.0.into_iter().flat_map(|view| view.counts).filter(|(state, _)| state.is_ended());
+            assert_eq!(ended.map(|(_, count)| count).sum::<u64>(), u64::from(tasks));
+            // What waits is counted one by one, by its index.
+            if waiting == 600 {
+                cost.push(steps(db, &counts));
+            }
+            Ok(cost)
+        });
+        costs.push(cost.await.expect("read"));
+    }
+    eprintln!("steps of pages and counts among 600, 60,000 that have ended and 60,000 that wait: {costs:?}");
+    for (few, many) in costs[1..].iter().flat_map(|many| costs[0].iter().zip(many)) {
+        assert!(*many <= few + few / 5 && *many < 20_000, "{costs:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_schema_1_counts_what_has_ended_when_it_is_opened() {
+    let place = place(Arc::new(SystemClock));
+    fill(&place.broker, 300, 1).await;
+    let path = (*place.broker.path).clone();
+    let Place { _dir, broker } = place;
+    drop(broker);
+    let old = Connection::open(&path).expect("open");
+    old.execute_batch("DROP TABLE ended; DROP TABLE unoffered; DROP TABLE stub; DROP TABLE awaited; ALTER TABLE task DROP COLUMN child; PRAGMA user_version = 1")
+        .expect("as it was");
+    drop(old);
+    let broker = SqliteBroker::open(&path, BrokerSettings::default()).expect("opens");
+    let queues = broker.queues().await.expect("queues");
+    assert_eq!(queues.iter().map(|view| view.counts[&State::Dead]).sum::<u64>(), 100);
+    assert_eq!(broker.delete(&queues[0].queue, &"e1".parse().expect("an id")).await.expect("delete"), DeleteReply::Deleted);
+    assert_eq!(broker.queues().await.expect("queues").iter().map(|view| view.counts[&State::Dead]).sum::<u64>(), 99);
+}
+
+/// A stub bars its child for ten minutes, what was awaited is told for one; then a sweep leaves nothing of them.
+#[tokio::test]
+async fn what_is_known_of_a_task_beyond_its_result_goes_by_itself() {
+    let clock = Arc::new(Hand(AtomicU64::new(RIGHT)));
+    let place = place(clock.clone());
+    let b = &place.broker;
+    let queue = QueueName::default();
+    let who = b.register(&queue, LEASE).await.expect("register");
+    let child = NewTask { id: TaskId::new("child").expect("valid"), result_ttl: Some(Duration::ZERO), awaited: true, ..add() };
+    // A task runs that says it follows; how often the child runs then.
+    let follows = async || {
+        b.enqueue(&[add()]).await.expect("enqueue");
+        let mut ran = 0;
+        loop {
+            let who = b.register(&queue, LEASE).await.expect("register");
+            let Some(leased) = held(b.claim(&who, LEASE, 1, &[]).await.expect("claim")).tasks.pop() else { return ran - 1 };
+            let children = if leased.task.id == child.id { Vec::new() } else { vec![child.clone()] };
+            let verdict = Verdict::Succeed { result: "1".into(), children };
+            let finish = Finish { member: leased.member, verdict, code: None, worker: "w".into(), ran_ms: 0, log: String::new() };
+            b.finish(&who, &[finish]).await.expect("finish");
+            b.leave(&who).await.expect("leave");
+            ran += 1;
+        }
+    };
+    let pass = |time: Duration| clock.0.fetch_add(ms(time), Ordering::Relaxed);
+    let told = async || b.await_end(None, &child.id, Duration::ZERO).await.expect("await").map(|view| view.state);
+    let left = async || -> (i64, i64) {
+        b.sweep(&queue, &[]).await.expect("sweep");
+        let counts = "SELECT (SELECT count(*) FROM stub), (SELECT count(*) FROM awaited)";
+        b.read(move |db, _| Ok(db.query_row(counts, (), |row| Ok((row.get(0)?, row.get(1)?)))?)).await.expect("counts")
+    };
+    assert_eq!((follows().await, told().await, left().await), (1, Some(State::Succeeded), (1, 1)));
+    pass(TOLD);
+    assert_eq!((follows().await, told().await, left().await), (0, None, (1, 0)));
+    pass(STUB.saturating_sub(TOLD + Duration::from_millis(1)));
+    assert_eq!((follows().await, left().await), (0, (1, 0)));
+    pass(Duration::from_millis(1));
+    assert_eq!((follows().await, told().await), (1, Some(State::Succeeded)));
+    pass(STUB);
+    assert_eq!(left().await, (0, 0));
+    b.leave(&who).await.expect("leave");
+}
+
 fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).expect("not that long")
+}
+
+#[tokio::test]
+async fn a_step_that_panics_does_not_end_the_thread_for_all_others() {
+    let place = place(Arc::new(SystemClock));
+    let b = &place.broker;
+    let died = b.write(|step| {
+        step.connection.execute("UPDATE stamp SET last = 7", ()).expect("a write");
+        if step.now_ms() > 0 { panic!("injected") } else { Ok(()) }
+    });
+    let error = died.await.expect_err("no answer");
+    assert!(error.is_fate_unknown() && error.to_string().contains("gave no answer"), "{error}");
+    b.enqueue(&[add()]).await.expect("the thread goes on");
+    let last: i64 = b.read(|db, _| Ok(db.query_row("SELECT last FROM stamp", (), |row| row.get(0))?)).await.expect("read");
+    assert_ne!(last, 7, "what it wrote is taken back");
+}
+
+/// A time in which no worker lived says nothing of what is offered.
+#[tokio::test]
+async fn what_no_sweep_has_looked_at_for_long_begins_its_time_anew() {
+    let clock = Arc::new(Hand(AtomicU64::new(1_000_000)));
+    let place = place(clock.clone());
+    let (b, queue) = (&place.broker, QueueName::default());
+    let day = BrokerSettings::default().unknown_task_ttl;
+    let pass = |time: Duration| clock.0.fetch_add(u64::try_from(time.as_millis()).expect("some days"), Ordering::Relaxed);
+    let task = add();
+    b.enqueue(std::slice::from_ref(&task)).await.expect("enqueue");
+    let who = b.register(&queue, LEASE).await.expect("register");
+    let leased = held(b.claim(&who, LEASE, 1, &[]).await.expect("claim")).tasks.remove(0);
+    let parked = Finish { member: leased.member, verdict: Verdict::Park, code: None, worker: "w".into(), ran_ms: 0, log: String::new() };
+    assert_eq!(b.finish(&who, &[parked]).await.expect("finish"), [Finished::Recorded]);
+    let state = async || b.find(None, &task.id).await.expect("find").expect("known").state;
+    b.sweep(&queue, &[]).await.expect("sweep");
+    // A weekend without workers, then a deploy.
+    pass(day * 3);
+    b.sweep(&queue, &[]).await.expect("sweep");
+    assert_eq!(state().await, State::Parked);
+    for _ in 0..23 {
+        pass(Duration::from_secs(3600));
+        b.sweep(&queue, &[]).await.expect("sweep");
+        assert_eq!(state().await, State::Parked);
+    }
+    pass(Duration::from_secs(3600));
+    b.sweep(&queue, &[]).await.expect("sweep");
+    assert_eq!(state().await, State::Dead);
 }

@@ -9,8 +9,8 @@ use tokio::{
 };
 
 use super::{
-    SqliteBroker,
-    rows::time,
+    SqliteBroker, kept,
+    rows::{maybe, time},
     sweep,
     wake::Waiting,
     writer::{Failure, sql},
@@ -37,8 +37,8 @@ fn look(db: &Connection, now: Millis, queue: &QueueName) -> Result<Look, Failure
                 (SELECT min(deadline) FROM incarnation WHERE queue = ?1),
                 (SELECT max(parked_at) FROM (SELECT parked_at FROM task INDEXED BY task_parked WHERE queue = ?1 AND state = 2 LIMIT 1000))",
     )?;
-    let (ready, due, deadline, parked): (bool, Option<i64>, Option<i64>, _) =
-        find.query_row(params![queue.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+    let (ready, due, deadline, parked): (bool, _, _, _) =
+        find.query_row(params![queue.as_str()], |row| Ok((row.get(0)?, maybe(row, 1)?, maybe(row, 2)?, maybe(row, 3)?)))?;
     let due = due.into_iter().chain(deadline).min();
     Ok(Look { claimable: ready || due.is_some_and(|due| due <= sql(now)), due: due.map(time), parked })
 }
@@ -80,10 +80,16 @@ impl SqliteBroker {
         let _waiting = self.begin_waiting();
         let end = self.bells.end(id);
         let mut foreign = self.bells.foreign();
+        let noted = if limit.is_zero() { None } else { self.note_awaited(queue, id, limit).await };
+        let queue = noted.or_else(|| queue.cloned());
         loop {
             let rung = end.bell.notified();
-            let (of, id) = (queue.cloned(), id.clone());
-            let view = self.read(move |db, now| super::show::find(db, now, of.as_ref(), &id)).await?;
+            let (of, sought) = (queue.clone(), id.clone());
+            let found = self.read_tasks(move |db, now, odd| match super::show::find(db, now, of.as_ref(), &sought, odd)? {
+                Some(view) => Ok(Some(view)),
+                None => kept::told(db, now, of.as_ref(), &sought),
+            });
+            let view = found.await?;
             if view.as_ref().is_none_or(|view| view.state.is_ended()) || Instant::now() >= until {
                 return Ok(view);
             }
@@ -93,6 +99,23 @@ impl SqliteBroker {
                 _ = foreign.changed() => {}
             }
         }
+    }
+
+    /// From here on the end stays to be told, however short it is kept; the queue of the task, if it is there and goes on.
+    async fn note_awaited(&self, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Option<QueueName> {
+        let (of, sought) = (queue.cloned(), id.clone());
+        let noted = self.write(move |step| {
+            let queue = kept::going_on(step, of.as_ref(), &sought)?;
+            if let Some(queue) = &queue {
+                kept::note_awaited(step, queue, &sought, limit)?;
+            }
+            Ok(queue)
+        });
+        // A disk that is full keeps nobody from waiting: an end that is kept for its time is seen all the same.
+        noted.await.unwrap_or_else(|error| {
+            tracing::debug!(%id, %error, "not noted as awaited");
+            None
+        })
     }
 
     pub(super) async fn tell_cancels(&self, sender: mpsc::Sender<(QueueName, TaskId)>) -> Result<()> {

@@ -6,6 +6,7 @@
 //! commit fails, none of them happened and each is told so.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
         Arc,
@@ -15,11 +16,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::oneshot;
 
 use super::{
     connection::fault,
+    rows::whole,
+    standing::{Standing, Watch},
     wake::{Bells, News},
 };
 use crate::{
@@ -33,6 +36,9 @@ const GROUP: usize = 256;
 const POLL: Duration = Duration::from_millis(10);
 const DOZE: Duration = Duration::from_millis(25);
 const AWAKE: Duration = Duration::from_secs(1);
+
+/// A stamp this far ahead of the clock, in microseconds, is no stamp: ten years.
+const FUTURE: i64 = 315_360_000_000_000;
 
 /// One command under way in a transaction: the connection, the time, and what is to be told once it is committed.
 #[derive(Debug)]
@@ -98,7 +104,7 @@ where
     }
 
     fn answer(self: Box<Self>, failed: Option<BrokerError>) {
-        let gone = || Err(BrokerError::Unavailable(format!("the database `{}` was closed", self.path.display())));
+        let gone = || Err(BrokerError::Unavailable(format!("the database `{}` gave no answer: see the log", self.path.display())));
         let value = match (self.value, failed) {
             (Some(Err(own)), _) => Err(own),
             (_, Some(error)) => Err(error),
@@ -170,9 +176,10 @@ impl Writer {
         settings: BrokerSettings,
         clock: Arc<dyn Clock>,
         bells: Arc<Bells>,
+        standing: Arc<Standing>,
     ) -> Result<Self> {
         let (commands, queue) = channel();
-        let pen = Pen { path: path.clone(), connection, settings, clock, bells };
+        let pen = Pen { path: path.clone(), connection, settings, clock, bells, standing };
         let thread = std::thread::Builder::new().name("taskhost-sqlite".into()).spawn(move || pen.run(&queue)).map_err(|error| {
             BrokerError::Unavailable(format!("failed to start the database's thread: {error}; raise the limit of threads"))
         })?;
@@ -187,7 +194,9 @@ impl Writer {
         let (reply, answer) = oneshot::channel();
         let job = Asked { work: Some(work), value: None, path: self.path.clone(), reply };
         self.send(Command::Run(Box::new(job)));
-        answer.await.unwrap_or_else(|_| Err(BrokerError::Unavailable(format!("the database `{}` was closed", self.path.display()))))
+        answer.await.unwrap_or_else(|_| {
+            Err(BrokerError::Unavailable(format!("the database `{}` gave no answer: see the log", self.path.display())))
+        })
     }
 
     pub(super) fn nudge(&self) {
@@ -218,12 +227,14 @@ struct Pen {
     settings: BrokerSettings,
     clock: Arc<dyn Clock>,
     bells: Arc<Bells>,
+    standing: Arc<Standing>,
 }
 
 impl Pen {
     fn run(&self, queue: &Receiver<Command>) {
         let mut seen = None;
         let mut happened = Instant::now();
+        let mut watch = Watch::new();
         loop {
             let first = if self.bells.is_awaited() {
                 match queue.recv_timeout(if happened.elapsed() < AWAKE { POLL } else { DOZE }) {
@@ -247,8 +258,19 @@ impl Pen {
                 }
             }
             let has_jobs = !jobs.is_empty();
-            if has_jobs {
-                self.step(jobs);
+            if watch.look(&self.standing, &self.connection) {
+                // Who only reads is to learn of it as well.
+                self.bells.ring_foreign();
+            }
+            match self.standing.check() {
+                // A step that panics costs its callers an answer, which is an error of theirs; the thread goes on for the others.
+                Ok(()) if has_jobs => {
+                    if catch_unwind(AssertUnwindSafe(|| self.step(jobs))).is_err() {
+                        self.roll_back();
+                    }
+                }
+                Ok(()) => {}
+                Err(error) => jobs.into_iter().for_each(|job| job.answer(Some(again(&error)))),
             }
             if self.look(&mut seen) || has_jobs {
                 happened = Instant::now();
@@ -271,9 +293,8 @@ impl Pen {
     fn step(&self, mut jobs: Vec<Box<dyn Job>>) {
         let mut news = News::default();
         let failed = self.transact(&mut jobs, &mut news).err();
-        if failed.is_some() && !self.connection.is_autocommit() {
-            // What can't be rolled back is rolled back by the next BEGIN's failure or the closing of the file.
-            let _already = self.connection.execute_batch("ROLLBACK");
+        if failed.is_some() {
+            self.roll_back();
         }
         if failed.is_none() {
             self.bells.ring(&news);
@@ -283,12 +304,22 @@ impl Pen {
         }
     }
 
+    fn roll_back(&self) {
+        if !self.connection.is_autocommit() {
+            // What can't be rolled back is rolled back by the next BEGIN's failure or the closing of the file.
+            let _already = self.connection.execute_batch("ROLLBACK");
+        }
+    }
+
     fn transact(&self, jobs: &mut [Box<dyn Job>], news: &mut News) -> Result<()> {
         let explain = |error: rusqlite::Error| fault(&self.path, &error);
         let execute = |sql: &str| self.connection.prepare_cached(sql)?.execute(()).map(|_| ());
         execute("BEGIN IMMEDIATE").map_err(explain)?;
-        let last = self.connection.prepare_cached("SELECT last FROM stamp").and_then(|mut s| s.query_row((), |row| row.get(0)));
-        let mut stamp = Stamp { last: last.map_err(explain)? };
+        let last =
+            self.connection.prepare_cached("SELECT last FROM stamp").and_then(|mut s| s.query_row((), |row| whole(row, 0)).optional());
+        // One that is gone, no number or far in the future was not written by us: the clock is later than what was given, all the same.
+        let last = last.map_err(explain)?.filter(|last| *last < micros(self.clock.now()).saturating_add(FUTURE));
+        let mut stamp = Stamp { last: last.unwrap_or(0) };
         let begun = stamp.last;
         for job in jobs {
             let mut step = Step {
@@ -309,7 +340,7 @@ impl Pen {
                 // A full disk, or one that fails, ends the whole transaction by itself.
                 if self.connection.is_autocommit() {
                     return Err(BrokerError::Refused(format!(
-                        "the database `{}` refused the step: the disk is full or fails; free space, then it goes on by itself",
+                        "the database `{}` refused the step: the disk is full or fails; free space: workers then go on, other commands are to be given again",
                         self.path.display()
                     )));
                 }
@@ -319,14 +350,17 @@ impl Pen {
         }
         if stamp.last != begun {
             let mut write = self.connection.prepare_cached("UPDATE stamp SET last = ?").map_err(explain)?;
-            write.execute([stamp.last]).map_err(explain)?;
+            if write.execute([stamp.last]).map_err(explain)? == 0 {
+                let mut insert = self.connection.prepare_cached("INSERT INTO stamp VALUES (?)").map_err(explain)?;
+                insert.execute([stamp.last]).map_err(explain)?;
+            }
         }
         execute("COMMIT").map_err(explain)
     }
 }
 
 /// The same error for each of a group.
-fn again(error: &BrokerError) -> BrokerError {
+pub(super) fn again(error: &BrokerError) -> BrokerError {
     let text = error.to_string();
     match error {
         BrokerError::Unavailable(_) => BrokerError::Unavailable(text),
@@ -334,5 +368,6 @@ fn again(error: &BrokerError) -> BrokerError {
         BrokerError::Misconfigured(_) => BrokerError::Misconfigured(text),
         BrokerError::Invalid(_) => BrokerError::Invalid(text),
         BrokerError::Corrupt(_) => BrokerError::Corrupt(text),
+        BrokerError::Gone(_) => BrokerError::Gone(text),
     }
 }

@@ -113,7 +113,7 @@ pub(super) async fn beside<T>(
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<(T, Summary), Failure> {
     let registry = Registry { bodies: HashMap::from([(bench.body.clone(), bench.plugin.clone())]), ..Registry::default() };
-    let (_plugins, roster) = watch::channel(Arc::new(Roster::of(&registry)));
+    let (_plugins, roster) = watch::channel(Arc::new(Roster::of(&registry, &bench.settings.retry)));
     let settings = WorkerSettings {
         queues: vec![(bench.queue.clone(), 1)],
         concurrency: slots,
@@ -141,6 +141,7 @@ pub(super) fn ended_badly(error: WorkerError) -> Failure {
     match error {
         WorkerError::Settings(text) => Failure::Usage(text),
         WorkerError::Broker(error) => error.into(),
+        WorkerError::Died(why) => Failure::Failed(why),
     }
 }
 

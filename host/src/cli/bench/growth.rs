@@ -156,7 +156,7 @@ impl Fleet {
         for number in 1..self.plugins {
             bodies.insert(TaskName::new(format!("other-{number}")).map_err(broken)?, bench.plugin.clone());
         }
-        let (_plugins, roster) = watch::channel(Arc::new(Roster::of(&Registry { bodies, ..Registry::default() })));
+        let (_plugins, roster) = watch::channel(Arc::new(Roster::of(&Registry { bodies, ..Registry::default() }, &bench.settings.retry)));
         let attempts = Attempts::new(&bench.engine, count);
         let stop = Stop::default();
         let mut workers = Vec::new();

@@ -37,8 +37,8 @@ impl Place {
             BrokerAddress::Redis(url) => {
                 let prefix: String = format!("{}-{name}", settings.bounds.prefix);
                 let bounds = BrokerSettings { prefix: prefix[prefix.len().saturating_sub(32)..].to_owned(), ..settings.bounds.clone() };
-                let broker = Arc::new(RedisBroker::connect(url, bounds.clone()).await?);
-                Self::Redis { url: url.clone(), bounds, broker }
+                let broker = Arc::new(RedisBroker::connect(url.reveal(), bounds.clone()).await?);
+                Self::Redis { url: url.reveal().to_owned(), bounds, broker }
             }
             BrokerAddress::Sqlite(beside) => {
                 let mut path = beside.clone().into_os_string();

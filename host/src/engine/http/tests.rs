@@ -9,6 +9,7 @@ use tokio::{
 use super::*;
 use crate::engine::{
     Limits,
+    account::{Account, Pool},
     cpu::{Cpu, Meter},
     network::System,
 };
@@ -31,7 +32,8 @@ impl Caller {
     fn granted(urls: &[&str]) -> Self {
         let cpu = Cpu::start(&wasmtime::Engine::default(), 1).unwrap();
         cpu.stop();
-        let shared = Shared::new(Meter::new(&cpu, None), &Limits::default(), 1, None);
+        let account = Account::new(Arc::new(Pool::new(1 << 30, 100)), &Limits::default());
+        let shared = Shared::new(Meter::new(&cpu, None), account, &Limits::default(), 1, None);
         let grants = Grants { http: urls.iter().map(|url| grant(url)).collect(), ..Grants::default() };
         let secrets = Secrets::of(&grants);
         Self(Hooks::new("org-transfer".into(), Arc::new(grants), secrets, Arc::new(shared), Outside::new(Arc::new(System))))
@@ -49,6 +51,11 @@ impl Caller {
         // Ended or aborted: gone in any case when this returns.
         let _ = io.await;
         Ok((status, body))
+    }
+
+    /// Bytes that are counted for it.
+    fn held(&self) -> u64 {
+        self.0.shared.account.counted()
     }
 
     fn denied(&self) -> String {
@@ -91,6 +98,49 @@ async fn a_granted_address_is_called() {
     assert!(head.contains(&format!("host: 127.0.0.1:{port}\r\n")), "{head}");
     assert_eq!(caller.denied(), "");
     assert_eq!(caller.0.shared.connections.load(Relaxed), 0, "the connection is given back");
+}
+
+#[tokio::test]
+async fn an_answer_counts_until_all_of_it_is_gone() {
+    let answer = format!("HTTP/1.1 200 OK\r\nx-long: {}\r\ncontent-length: 2\r\n\r\nhi", "x".repeat(20_000));
+    let (port, served) = server(answer.leak()).await;
+    let origin = format!("http://127.0.0.1:{port}");
+    let mut caller = Caller::granted(&[&origin]);
+    let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+    let request = Request::builder().uri(&origin).body(body).unwrap();
+    let sent = caller.0.send_request(request, None, Box::new(async { Ok(()) }));
+    assert_eq!(caller.held(), CONNECTION as u64, "before anything is sent");
+    let (answer, io) = Pin::from(sent).await.unwrap();
+    assert!(caller.held() > CONNECTION as u64 + 20_000, "{}", caller.held());
+    drop(io);
+    assert!((20_000..CONNECTION as u64).contains(&caller.held()), "{}", caller.held());
+    drop(answer);
+    assert_eq!(caller.held(), 0);
+    served.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_guest_hands_over_no_more_requests_at_once_than_it_may_have() {
+    let mut caller = Caller::granted(&["http://127.0.0.1:1"]);
+    let mut send = || {
+        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        caller.0.send_request(Request::builder().uri("http://127.0.0.1:1/").body(body).unwrap(), None, Box::new(async { Ok(()) }))
+    };
+    // None of them has been looked at yet.
+    let waiting: Vec<_> = (0..CONNECTIONS).map(|_| send()).collect();
+    assert!(matches!(Pin::from(send()).await, Err(Error::ConnectionLimitReached)));
+    drop(waiting);
+    assert!(matches!(Pin::from(send()).await, Err(Error::Connect(_))));
+}
+
+#[tokio::test]
+async fn only_a_server_says_refused() {
+    let mut caller = Caller::granted(&[]);
+    let mut said = |errno| caller.0.p2_error_from_connect(&std::io::Error::from(errno));
+    assert!(matches!(said(rustix::io::Errno::CONNREFUSED), ErrorCode::ConnectionRefused));
+    assert!(matches!(said(rustix::io::Errno::MFILE), ErrorCode::ConnectionLimitReached));
+    assert!(matches!(said(rustix::io::Errno::HOSTUNREACH), ErrorCode::DestinationIpUnroutable));
+    assert!(matches!(said(rustix::io::Errno::PERM), ErrorCode::InternalError(Some(why)) if why.contains("can't connect")));
 }
 
 #[tokio::test]

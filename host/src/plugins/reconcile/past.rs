@@ -3,7 +3,8 @@
 //! a guard's trial, or a command's bar in the history → load the version to go back to → it serves, the barred bytes do not →
 //! all of it is recorded for the next start.
 //!
-//! Invariant: the version that serves goes on until the one to go back to is loaded; if none can be, it stays.
+//! Invariant: the version that serves goes on until the one to go back to is loaded; if none can be, it stays. A decision is about the
+//! version that was looked at: whatever stands in the file by then is judged by itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,11 +23,11 @@ use crate::{
         capture::Identity,
         compile::{Loader, Source},
         guard::{Found, Trial},
-        history::{Bar, Event, History, What},
+        history::{Bar, Event, GenerationState, History, What},
         judge::{Digest, Version},
         policy::Policies,
         rollback::short,
-        state::{Index, State},
+        state::{Index, State, Unread},
         stem,
     },
     task::{Clock, SystemClock},
@@ -47,11 +48,12 @@ pub(in crate::plugins) struct Past {
     _attending: Option<File>,
 }
 
-/// What was last told of a file: the bytes that serve, and those that were refused.
+/// What was last told of a file: the bytes that serve, those that were refused, and those that stand there and were judged.
 #[derive(Debug, Clone, PartialEq, Default)]
 struct Told {
     serving: Option<Digest>,
     refused: Option<(Digest, String)>,
+    judged: Option<Digest>,
 }
 
 impl Past {
@@ -59,7 +61,7 @@ impl Past {
     pub(in crate::plugins) fn open(state: Option<&State>) -> (Self, Option<String>) {
         let seen = state.and_then(State::history_identity);
         let read = state.map_or_else(|| Ok(History::default()), State::history);
-        let trouble = read.as_ref().err().cloned();
+        let trouble = read.as_ref().err().cloned().map(Unread::into_text);
         let past = Self {
             history: read.unwrap_or_default(),
             seen,
@@ -85,6 +87,17 @@ impl Past {
         self.trials.get(file).map(|trial| trial.tally.clone())
     }
 
+    /// Whether this version served and was gone back from.
+    fn is_rolled_back(&self, file: &str, digest: &str) -> bool {
+        let known = self.history.files.get(file).and_then(|line| line.find(digest));
+        known.is_some_and(|generation| generation.state == GenerationState::RolledBack)
+    }
+
+    /// Whether what a file falls back on was gone back from.
+    fn serves_on(&self, file: &str, tracked: &Tracked) -> bool {
+        tracked.good.as_ref().is_some_and(|good| self.is_rolled_back(file, good))
+    }
+
     fn happened(&mut self, file: &str, what: What) {
         let event = Event { file: file.to_owned(), at: SystemClock.now(), what };
         self.history.apply(&event);
@@ -100,6 +113,11 @@ impl Past {
     }
 }
 
+/// The guard in force.
+fn guard_of(policies: &Policies, file: &str) -> Option<Guard> {
+    policies.plugins.get(stem(file)).and_then(|policy| policy.guard)
+}
+
 impl<L: Loader> Reconciler<L> {
     /// Reads what others wrote into the history.
     pub(super) async fn look_at_history(&mut self) {
@@ -110,28 +128,37 @@ impl<L: Loader> Reconciler<L> {
             (identity != seen).then(|| (identity, state.history()))
         });
         let Ok(Some((identity, history))) = read.await else { return };
-        self.past.seen = identity;
         match history {
             Ok(mut history) => {
+                self.past.seen = identity;
                 for event in &self.past.events {
                     history.apply(event);
                 }
                 self.past.history = history;
             }
-            Err(text) => tracing::warn!("{text}"),
+            Err(Unread::Spoilt(text)) => {
+                self.past.seen = identity;
+                tracing::warn!("{text}");
+            }
+            // It is read again in the next pass.
+            Err(Unread::Trouble(text)) => tracing::debug!("{text}"),
         }
     }
 
     /// Ends rollbacks whose file has changed, and begins those that a guard asks for.
     pub(super) fn look_at_trials(&mut self) {
         for (file, tracked) in &self.files {
-            if let Some((_, digest)) = &tracked.captured
-                && self.past.bar(file).is_some_and(|bar| *bar.digest != **digest)
-            {
+            let others = tracked.captured.as_ref().filter(|(_, digest)| self.past.bar(file).is_some_and(|bar| *bar.digest != **digest));
+            // While the version that failed still serves, it is gone back from, whatever stands in the file by now.
+            if let Some((_, digest)) = others.filter(|_| !self.past.serves_on(file, tracked)) {
                 self.past.happened(file, What::Changed { digest: digest.to_string() });
             }
         }
-        let found: Vec<_> = self.past.trials.iter_mut().map(|(file, trial)| (file.clone(), trial.digest.clone(), trial.look())).collect();
+        let policies = self.policy.policies().clone();
+        let trials = self.past.trials.iter_mut();
+        // By the guard in force: one that was taken away, or eased, since the version came to serve decides nothing any more.
+        let trials = trials.filter(|(file, trial)| guard_of(&policies, file).is_some_and(|guard| trial.is_under(&guard)));
+        let found: Vec<_> = trials.map(|(file, trial)| (file.clone(), trial.digest.clone(), trial.look())).collect();
         for (file, digest, found) in found {
             match found {
                 Found::Nothing => {}
@@ -152,12 +179,8 @@ impl<L: Loader> Reconciler<L> {
         }
     }
 
+    /// Of the version that failed: what stands in the file by now may be another, which nobody has tried yet.
     fn begin_rollback(&mut self, file: &str, from: &Digest, counts: &str) {
-        let standing = self.files.get(file).and_then(|tracked| tracked.captured.as_ref()).map(|(_, digest)| digest.clone());
-        let Some(standing) = standing.filter(|digest| !matches!(self.compiled.get(digest), Some(Compiled::Loading))) else {
-            tracing::warn!("{file}: {counts}; its file is being replaced anyway");
-            return;
-        };
         let Some(to) = self.past.history.files.get(file).and_then(|line| line.before(from)) else {
             tracing::warn!("{file}: {counts}, and there is no version to go back to: mend it, or take it away");
             return;
@@ -167,18 +190,27 @@ impl<L: Loader> Reconciler<L> {
             "rolled back by its guard to version {version} ({}): {counts}; it holds until other bytes stand in the file",
             short(&to)
         );
-        let bar = Bar { digest: standing.to_string(), to, why };
+        let replaced = self.files.get(file).and_then(|tracked| tracked.captured.as_ref()).is_some_and(|(_, digest)| digest != from);
+        if replaced {
+            tracing::warn!("{file}: version {} was {why}; others stand there already, and serve if they are good", short(from));
+        }
+        if let Some(trial) = self.past.trials.get_mut(file) {
+            trial.leave();
+        }
+        let bar = Bar { digest: from.to_string(), to, why };
         self.past.happened(file, What::RolledBack { from: from.to_string(), bar });
     }
 
     /// Brings the versions in that were gone back to.
     pub(super) fn follow_bars(&mut self) {
-        let barred: Vec<String> = self.files.keys().filter(|file| self.past.bar(file).is_some()).cloned().collect();
+        let barred: Vec<String> = self.files.keys().filter(|file| self.bar_in_force(file).is_some()).cloned().collect();
         for file in barred {
-            while let Some(to) = self.bar_on(&file).map(|bar| Digest::from(bar.to.as_str())) {
-                let why = match (self.distrust(&to), self.compiled.get(&to)) {
-                    (Some(why), _) => why,
-                    (None, Some(Compiled::Bad(why))) => why.clone(),
+            while let Some(to) = self.bar_in_force(&file).map(|bar| Digest::from(bar.to.as_str())) {
+                let (why, lasting) = match (self.distrust(&to), self.compiled.get(&to)) {
+                    // Nothing can be said of it before its signature was looked at.
+                    (Some(_), _) if self.is_open(&to) => break,
+                    (Some(why), _) => (why, false),
+                    (None, Some(Compiled::Bad(why))) => (why.clone(), true),
                     (None, Some(Compiled::Loaded(..))) => {
                         if let Some(tracked) = self.files.get_mut(&file) {
                             tracked.good = Some(to);
@@ -192,7 +224,7 @@ impl<L: Loader> Reconciler<L> {
                     }
                 };
                 tracing::warn!("{file}: cannot go back to {}: {why}", short(&to));
-                self.past.happened(&file, What::Unfit { to: to.to_string(), why });
+                self.past.happened(&file, What::Unfit { to: to.to_string(), why, lasting });
                 if self.past.bar(&file).is_none() {
                     tracing::warn!("{file}: no earlier version can serve, so what stands in the file does");
                     self.take_again(&file);
@@ -208,6 +240,12 @@ impl<L: Loader> Reconciler<L> {
             tracked.captured = None;
             self.unsettled = true;
         }
+    }
+
+    /// The bar of a file that is still to be followed: its bytes stand there, or serve.
+    fn bar_in_force(&self, file: &str) -> Option<&Bar> {
+        let tracked = self.files.get(file)?;
+        self.bar_on(file).or_else(|| self.past.bar(file).filter(|_| self.past.serves_on(file, tracked)))
     }
 
     /// The bar on the bytes that stand in the file.
@@ -234,23 +272,24 @@ impl<L: Loader> Reconciler<L> {
 
     /// What bars want to be kept in memory.
     pub(super) fn gone_back_to(&self) -> impl Iterator<Item = Digest> {
-        self.files.keys().filter_map(|file| self.bar_on(file)).map(|bar| Digest::from(bar.to.as_str()))
+        self.files.keys().filter_map(|file| self.bar_in_force(file)).map(|bar| Digest::from(bar.to.as_str()))
     }
 
     /// Counts for what serves now. A version that took another's place is on trial, unless it was gone back to.
     pub(super) fn put_on_trial(&mut self, file: &str, version: &Version, policies: &Policies) {
-        let guard: Option<Guard> = policies.plugins.get(stem(file)).and_then(|policy| policy.guard);
-        let Some(guard) = guard else {
+        let Some(guard) = guard_of(policies, file) else {
             self.past.trials.remove(file);
             return;
         };
         let known = self.past.trials.remove(file);
         let trial = match known {
             Some(known) if known.digest == version.digest && known.is_under(&guard) => known,
-            Some(known) if known.digest == version.digest => {
-                Trial::new(version.digest.clone(), guard, self.past.look(), None, known.is_on_trial())
-            }
-            known => {
+            Some(known) if known.digest == version.digest => known.anew(guard, self.past.look()),
+            mut known => {
+                // Also one that was gone back from by hand, or by another worker.
+                if let Some(known) = known.as_mut().filter(|known| self.past.is_rolled_back(file, &known.digest)) {
+                    known.leave();
+                }
                 let good = self.files.get(file).and_then(|tracked| tracked.good.as_ref());
                 let replaced = good.is_some_and(|good| *good != version.digest);
                 let fresh = !self.published && self.past.is_fresh(file, &version.digest, guard.window);
@@ -310,7 +349,10 @@ impl<L: Loader> Reconciler<L> {
             let captured = self.files.get(&info.file).and_then(|tracked| tracked.captured.as_ref()).map(|(_, digest)| digest.clone());
             let serving = self.plugins.get(&info.file);
             let error = info.error.clone().filter(|_| info.status == PluginStatus::Failed);
-            let now = Told { serving: serving.map(|plugin| plugin.id.digest.as_str().into()), refused: captured.zip(error) };
+            // One that the machine can't load now was looked at as well; only one that is new, and being loaded, was not.
+            let is_judged = info.status != PluginStatus::Loading || info.error.is_some();
+            let judged = captured.clone().filter(|_| is_judged);
+            let now = Told { serving: serving.map(|plugin| plugin.id.digest.as_str().into()), refused: captured.zip(error), judged };
             let before = self.past.told.remove(&info.file).unwrap_or_default();
             if let Some(plugin) = serving.filter(|_| before.serving != now.serving) {
                 let what = What::Serves { digest: plugin.id.digest.clone(), version: plugin.id.version.clone() };
@@ -318,6 +360,9 @@ impl<L: Loader> Reconciler<L> {
             }
             if let Some((digest, why)) = now.refused.as_ref().filter(|_| before.refused != now.refused) {
                 self.past.happened(&info.file, What::Refused { digest: digest.to_string(), why: why.clone() });
+            }
+            if let Some(digest) = now.judged.as_ref().filter(|_| before.judged != now.judged) {
+                self.past.happened(&info.file, What::Stands { digest: digest.to_string() });
             }
             told.insert(info.file.clone(), now);
         }

@@ -1,8 +1,12 @@
-//! What a pass changed, in the log.
+//! What a pass changed, in the log, and what is wrong with the room as a whole.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
-use crate::{catalogue::PluginInfo, plugins::Registry};
+use super::{Loader, Reconciler, Signatures};
+use crate::{
+    catalogue::PluginInfo,
+    plugins::{Registry, judge::Digest, policy::Policies, stem},
+};
 
 /// Logs what changed, once.
 pub(super) fn tell<C>(before: &Registry<C>, now: &Registry<C>) {
@@ -32,6 +36,41 @@ pub(super) fn tell<C>(before: &Registry<C>, now: &Registry<C>) {
     }
     for warning in now.warnings.iter().filter(|w| !before.warnings.contains(w)) {
         tracing::warn!("{warning}");
+    }
+}
+
+/// Whether nobody needs to be told.
+pub(super) fn same<C>(a: &Registry<C>, b: &Registry<C>) -> bool {
+    a.files == b.files
+        && a.warnings == b.warnings
+        && a.bodies.len() == b.bodies.len()
+        && a.bodies.iter().all(|(name, plugin)| b.bodies.get(name).is_some_and(|other| Arc::ptr_eq(plugin, other)))
+}
+
+impl<L: Loader> Reconciler<L> {
+    /// What is wrong with the whole room is shown at every file it concerns: `plugin list` lists files.
+    pub(super) fn with_trouble(&self, mut files: Vec<PluginInfo>) -> Vec<PluginInfo> {
+        for info in &mut files {
+            info.warnings.extend(self.policy.missing().get(stem(&info.file)).cloned().unwrap_or_default());
+            info.warnings.extend(self.files.get(&info.file).and_then(|tracked| tracked.warning.clone()));
+            let unkept = info.serving.as_ref().and_then(|code| self.jobs.unkept(&Digest::from(code.digest.as_str())));
+            info.warnings.extend(unkept);
+            info.warnings.extend(self.directory_trouble.clone());
+            info.warnings.extend(self.policy.trouble().map(str::to_owned));
+            info.warnings.extend(self.signatures.as_ref().and_then(Signatures::trouble).map(str::to_owned));
+        }
+        files
+    }
+
+    pub(super) fn warnings(&self, policies: &Policies) -> Vec<String> {
+        let stems: Vec<&str> = self.files.keys().map(|file| stem(file)).collect();
+        let mut warnings = policies.unused(&stems);
+        warnings.extend(self.directory_trouble.clone().or_else(|| self.writable_warning.clone()));
+        warnings.extend(self.policy.trouble().map(str::to_owned));
+        warnings.extend(self.signatures.as_ref().and_then(Signatures::trouble).map(str::to_owned));
+        warnings.extend(self.exposed.iter().cloned());
+        warnings.extend(self.state_trouble.clone());
+        warnings
     }
 }
 

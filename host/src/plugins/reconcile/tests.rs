@@ -17,12 +17,13 @@ use crate::{
     task::TaskName,
 };
 
+mod moments;
 mod past;
 
 /// No test comes near it unless what it waits for never happens.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// `bad …` never loads; `slow …` waits for a permit; `busy …` fails twice first.
+/// `bad …` never loads; `slow …` waits for a permit; `busy …` fails twice first; `stuck …` always, and is the machine's fault.
 struct TextLoader {
     slow: Arc<Semaphore>,
     loads: Arc<Mutex<Vec<String>>>,
@@ -42,6 +43,7 @@ impl Loader for TextLoader {
         let version = words.next().unwrap_or_default();
         match version.as_str() {
             "slow" => drop(self.slow.acquire().await),
+            "stuck" => return Err(LoadError::Busy("no space left on device".into())),
             "busy" if tries < 2 => return Err(LoadError::Busy("describe had no time".into())),
             "crash" => panic!("a fault of the host"),
             v if v.starts_with('v') || v == "busy" => {}
@@ -108,8 +110,12 @@ impl Place {
     }
 
     fn start_trusting(&self, trust: Option<PathBuf>) -> Room {
+        Self::run(self.open(trust))
+    }
+
+    fn open(&self, trust: Option<PathBuf>) -> Reconciler<TextLoader> {
         let loader = TextLoader { slow: self.slow.clone(), loads: self.loads.clone() };
-        Self::run(crate::plugins::open(PluginsSettings { trust, ..self.settings() }, loader).unwrap())
+        crate::plugins::open(PluginsSettings { trust, ..self.settings() }, loader).unwrap()
     }
 
     fn settings(&self) -> PluginsSettings {
@@ -201,17 +207,92 @@ async fn the_first_registry_has_every_file() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_registry_does_not_wait_for_ever() {
+async fn a_file_that_takes_long_does_not_keep_the_others_from_serving() {
     let place = Place::new();
     place.put("late.wasm", "slow add");
     place.put("text.wasm", "v1 concat");
     let started = Instant::now();
     let mut room = place.start();
     let registry = room.first().await;
-    assert!(started.elapsed() >= FIRST_LIMIT, "after {:?}", started.elapsed());
+    assert!(started.elapsed() >= FIRST_LIMIT && started.elapsed() < EMPTY_LIMIT / 2, "after {:?}", started.elapsed());
     assert_eq!((served(&registry, "concat"), info(&registry, "late.wasm").status), ("v1 concat", PluginStatus::Loading));
     place.slow.add_permits(1);
     room.serves("add", "slow add").await;
+    room.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nothing_is_ready_the_first_registry_does_not_wait_for_ever() {
+    let place = Place::new();
+    place.put("late.wasm", "slow add");
+    let started = Instant::now();
+    let mut room = place.start();
+    assert!(room.first().await.bodies.is_empty());
+    assert!(started.elapsed() >= EMPTY_LIMIT, "after {:?}", started.elapsed());
+    room.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_loaded_first_takes_no_name_by_that() {
+    let place = Place::new();
+    place.put("alpha.wasm", "slow add");
+    place.put("zeta.wasm", "v1 add");
+    let mut room = place.start();
+    room.serves("add", "v1 add").await;
+    place.slow.add_permits(1);
+    room.serves("add", "slow add").await;
+    // From then on a name stays with its owner.
+    place.put("aaa.wasm", "v2 add");
+    room.until("a refusal", |r| has_failed(r, "aaa.wasm")).await;
+    room.stop().await;
+}
+
+#[tokio::test]
+async fn a_plugin_that_comes_while_the_start_goes_on_takes_no_name() {
+    let place = Place::new();
+    place.put("late.wasm", "slow concat");
+    place.put("math.wasm", "v1 add");
+    let mut room = place.start();
+    room.serves("add", "v1 add").await;
+    place.put("aaa.wasm", "v2 add");
+    let registry = room.until("a refusal", |r| has_failed(r, "aaa.wasm")).await;
+    assert_eq!(served(&registry, "add"), "v1 add");
+    room.stop().await;
+}
+
+#[tokio::test]
+async fn the_machines_trouble_is_shown_and_not_remembered() {
+    let place = Place::new();
+    place.put("math.wasm", "stuck add");
+    place.put("text.wasm", "busy concat");
+    let mut room = place.start();
+    let registry = room.serves("concat", "busy concat").await;
+    let about = info(&registry, "math.wasm");
+    assert_eq!(about.status, PluginStatus::Loading);
+    let error = about.error.clone().unwrap();
+    assert!(error.contains("no space left on device") && error.contains("tried again"), "{error}");
+    room.stop().await;
+}
+
+#[tokio::test]
+async fn last_good_bytes_that_the_disk_would_not_have_are_kept_when_it_has_room() {
+    let place = Place::new();
+    let mut room = place.start();
+    room.first().await;
+    let state = fs::read_dir(place.root.path().join("state")).unwrap().next().unwrap().unwrap().path();
+    let mine = |mode| fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    // Nothing is written where others may enter: as good a trouble as a full disk, and this user may be root.
+    mine(0o750);
+    place.put("math.wasm", "v1 add");
+    let told = |r: &Registry<String>| info(r, "math.wasm").warnings.iter().any(|warning| warning.contains("cannot keep the last good"));
+    room.serves("add", "v1 add").await;
+    room.until("it is told", told).await;
+    mine(0o700);
+    room.until("it is kept", |r| !told(r)).await;
+    room.stop().await;
+    fs::write(place.at("math.wasm"), "garbage").unwrap();
+    let mut room = place.start();
+    room.serves("add", "v1 add").await;
     room.stop().await;
 }
 
@@ -528,6 +609,30 @@ fn a_missing_directory_is_refused_with_what_to_do() {
     let error = |dir: &Path| crate::plugins::open(settings(dir), loader()).err().map(|e| e.to_string()).unwrap_or_default();
     assert!(error(&place.dir()).starts_with("there is no plugin directory, make it or name another with --plugins"));
     assert!(error(&place.policy()).starts_with("the plugin directory cannot be read"));
+}
+
+#[tokio::test]
+async fn a_signature_that_can_not_be_read_for_the_moment_unloads_nothing() {
+    let place = Place::new();
+    let keys = place.root.path().join("trusted.pub");
+    let (key, public) = crate::plugins::keygen(None).unwrap();
+    fs::write(&keys, &public).unwrap();
+    let signature = place.at("math.wasm.minisig");
+    fs::write(&signature, crate::plugins::sign(&key, None, b"v1 add", "math").unwrap()).unwrap();
+    place.put("math.wasm", "v1 add");
+    place.put("text.wasm", "v1 concat");
+    // A directory can't be read as a file: as good a trouble as having no descriptor left.
+    fs::create_dir(place.at("text.wasm.minisig")).unwrap();
+    let mut room = place.start_trusting(Some(keys));
+    let registry = room.serves("add", "v1 add").await;
+    let about = info(&registry, "text.wasm");
+    assert!(about.status == PluginStatus::Loading && about.error.as_ref().unwrap().contains("cannot be read"), "{about:?}");
+    fs::remove_file(&signature).unwrap();
+    fs::create_dir(&signature).unwrap();
+    fs::remove_dir(place.at("text.wasm.minisig")).unwrap();
+    let registry = room.until("the other one is refused", |r| has_failed(r, "text.wasm")).await;
+    assert_eq!(served(&registry, "add"), "v1 add");
+    room.stop().await;
 }
 
 #[tokio::test]

@@ -4,12 +4,13 @@
 -- RETURNS 'unknown', 'cancelled', 'asked', or 'ended' and the state
 local id = ARGV[2]
 local f = call('HMGET', T .. id, 'task', 'state')
-if not f[1] then return 'unknown' end
+if not f[1] and call('EXISTS', T .. id) == 0 then return 'unknown' end
 if f[2] then return 'ended ' .. f[2] end
-local state, key = place(id, f[1])
+local name = f[1] or ''
+local state, key = place(id, name)
 if state then
   end_waiting(id, 'cancelled', tonumber(ARGV[1]), 'cancelled', 'cancelled before it started')
-  leave_place(state, key, id, f[1])
+  leave_place(state, key, id, name)
   call('ZREM', K .. 'expires', id)
   return 'cancelled'
 end

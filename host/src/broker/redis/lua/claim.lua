@@ -3,7 +3,8 @@
 -- ARGV    1 result_ttl ms   2 limit   3 lease ms   4 incarnation   5… names this worker can start
 -- RETURNS {0} when the lease is lost, else
 --         {1, claim µs, paused, more, ms until the next due time or -1, parked names, {member, fields}… adopted,
---          'id task at length args …' best first, {place among those from 1, {tries, losses, priority, timeout, max, headers}…}}
+--          how many tasks, 'id task at length …' of them best first, their arguments as one text,
+--          {place among those from 1, {tries, losses, priority, timeout, max, headers}…}, ids that are held by now and can't be read}
 local ttl, limit, me = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[4]
 if not prolong(me, tonumber(ARGV[3])) then return { 0 } end
 
@@ -54,7 +55,7 @@ end
 
 -- Most tasks have arguments of few lengths, and turning a number into text costs some 1,700 instructions.
 local lengths = {}
-local tasks, extras, taken, bytes, is_full = {}, {}, 0, 0, paused == 1
+local heads, texts, extras, odd, taken, bytes, is_full = {}, {}, {}, {}, 0, 0, paused == 1
 while taken < limit and not is_full do
   local want = math.min(limit - taken, 1000)
   local ids, from = candidates(want)
@@ -65,8 +66,8 @@ while taken < limit and not is_full do
     -- Fields that hardly any task has are read only where there are some.
     local f, extra = call('HMGET', T .. id, 'task', 'args', 'at', 'state', 'extra'), nil
     if f[5] then extra = call('HMGET', T .. id, 'tries', 'losses', 'priority', 'timeout', 'max', 'headers', 'expires') end
-    if f[1] and not f[4] then
-      if extra and extra[7] and not extra[1] and tonumber(extra[7]) <= now then
+    if f[1] and f[2] and not f[4] then
+      if extra and extra[7] and not extra[1] and (tonumber(extra[7]) or math.huge) <= now then
         late[#late + 1] = id
       else
         local args = f[2]
@@ -75,19 +76,23 @@ while taken < limit and not is_full do
           break
         end
         bytes = bytes + #args
-        local n, length = 5 * taken, lengths[#args]
+        local n, length = 4 * taken, lengths[#args]
         if not length then
           length = int(#args)
           lengths[#args] = length
         end
-        tasks[n + 1], tasks[n + 2], tasks[n + 3], tasks[n + 4], tasks[n + 5] = id, f[1], f[3], length, args
+        heads[n + 1], heads[n + 2], heads[n + 3], heads[n + 4] = id, f[1], f[3] or '0', length
         taken = taken + 1
+        texts[taken] = args
         held[#held + 1] = id .. '@' .. stamp
         if extra then
           extras[#extras + 1] = taken
           extras[#extras + 1] = extra
         end
       end
+    elseif is_open(id, f[1], f[4]) then
+      odd[#odd + 1] = id
+      held[#held + 1] = id .. '@' .. stamp
     end
     if from[i] then parked[#parked + 1] = i else ready = ready + 1 end
   end
@@ -106,7 +111,8 @@ if paused == 0 then
 end
 if #sources > 0 then names = call('SRANDMEMBER', K .. 'parked', '1000') end
 if deadline and (not due or deadline < due) then due = deadline end
--- One text, so that the worker need not take four values a task apart; the server pays some 1,000 instructions a task for it.
+-- Two texts, so that the worker need not take four values a task apart; the server pays some 1,000 instructions a task for it.
 return {
-  1, stamp, paused, more and 1 or 0, due and math.max(0, math.ceil(due - now)) or -1, names, adopted, table.concat(tasks, ' '), extras,
+  1, stamp, paused, more and 1 or 0, due and math.max(0, math.ceil(due - now)) or -1, names, adopted,
+  taken, table.concat(heads, ' '), table.concat(texts), extras, odd,
 }

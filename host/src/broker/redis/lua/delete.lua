@@ -4,18 +4,23 @@
 -- RETURNS 'unknown', 'running' or 'deleted'
 local id = ARGV[1]
 local t = T .. id
-local f = call('HMGET', t, 'task', 'state', 'unique')
-if not f[1] then return 'unknown' end
+local f = call('HMGET', t, 'task', 'state', 'unique', 'child')
+local name = f[1] or ''
+if not f[1] and call('EXISTS', t) == 0 then return 'unknown' end
 local state, key
 if not f[2] then
-  state, key = place(id, f[1])
-  if not state then return 'running' end
+  state, key = place(id, name)
+  -- A task that stands nowhere and that nobody holds was never enqueued.
+  if not state and held_since(id) ~= '' then return 'running' end
+  tell_deleted(id)
 end
+-- The hash goes last but for its place: a delete that is asked for again after an error midway still finds it.
 release(id, f[3])
-call('UNLINK', t, K .. 'log:' .. id)
+if f[2] then unlist(id, f[2]) end
+if f[4] then leave_stub(id) end
 call('SREM', K .. 'special', id)
 call('ZREM', K .. 'expires', id)
 call('ZREM', K .. 'dead', id)
-publish({ id }, 'deleted')
-if state then leave_place(state, key, id, f[1]) end
+call('UNLINK', t, K .. 'log:' .. id)
+if state then leave_place(state, key, id, name) end
 return 'deleted'

@@ -42,7 +42,8 @@ if call('EXISTS', K .. 'special', K .. 'cancelled') > 0 then
   end)
 end
 
-local at, ended, waking = int(now), {}, false
+-- `apart` has those that are not listed with their batch, where there are any.
+local at, ended, apart, waking = int(now), {}, nil, false
 local function note_end(id, state)
   local list = ended[state]
   if not list then
@@ -50,6 +51,12 @@ local function note_end(id, state)
     ended[state] = list
   end
   list[#list + 1] = id
+end
+
+local function settle_one(id, state)
+  if settle(id, state, ttl) then return end
+  apart = apart or {}
+  apart[id] = true
 end
 
 -- The newest 64 KiB, whole lines.
@@ -66,15 +73,24 @@ end
 -- Children of this queue come to be here; those of others go through the outbox.
 local function beget(from, length)
   if length == 0 then return end
-  local _, after = admit(from + 1, tonumber(ARGV[from]))
+  local _, after = admit(from + 1, tonumber(ARGV[from]), true)
   for i = after, from + length - 1, 2 do call('XADD', K .. 'out', '*', 'queue', ARGV[i], 'record', ARGV[i + 1]) end
 end
 
 -- Everything but the plain success.
 local function other(id, kind, data, entry, delay, by, start)
   local t = T .. id
-  local f = call('HMGET', t, 'task', 'state', 'tries', 'losses', 'priority', 'seq', 'errors')
-  if not f[1] or f[2] then return '0' end
+  local f = call('HMGET', t, 'task', 'state', 'tries', 'losses', 'priority', 'seq', 'errors', 'expires')
+  if not f[1] then return '0' end
+  if f[2] then
+    -- An earlier call broke off behind its end: it is listed now.
+    if f[2] ~= 'succeeded' then
+      call('HSET', t, 'end', at)
+      settle_one(id, f[2])
+      note_end(id, f[2])
+    end
+    return '0'
+  end
   local code = '1'
   local state, error = nil, data
   if kind == 'D' or kind == 'W' then state = 'dead' elseif kind == 'C' then state = 'cancelled' end
@@ -102,11 +118,13 @@ local function other(id, kind, data, entry, delay, by, start)
     put('state', state)
     put('end', at)
     call('HSET', t, unpack(set))
-    settle(id, state, ttl)
+    settle_one(id, state)
     note_end(id, state)
     return code
   end
   local due = now + delay
+  -- One that counts as not started may have been passed by while it was held.
+  if entry == '' and tonumber(f[8]) and not f[3] then call('ZADD', K .. 'expires', f[8], id) end
   if kind == 'P' then
     call('ZADD', K .. 'parked:' .. f[1], rank(f[5], tonumber(f[6]) or 0), id)
     call('ZADD', K .. 'parked_at:' .. f[1], at, id)
@@ -127,13 +145,16 @@ local function other(id, kind, data, entry, delay, by, start)
   return code
 end
 
+local gone = int(now + ttl)
 -- A success; what it leaves beside its result is written by then. When it ended and began, and who ran it, is one field: each more
 -- costs some 1,900 instructions.
 local function succeed(i, id, result, by)
   local t = T .. id
   local done = at .. ' ' .. string.sub(members[i], #id + 2, -4) .. ' ' .. by
   call('HSET', t, 'state', 'succeeded', 'result', result, 'done', done)
-  if special[id] or cancelled[id] or ttl == 0 then settle(id, 'succeeded', ttl) else call('PEXPIRE', t, ARGV[1]) end
+  if special[id] or cancelled[id] or ttl == 0 then return settle_one(id, 'succeeded') end
+  if ttl < STUB_MS and call('HGET', t, 'child') then leave_stub(id) end
+  call('PEXPIREAT', t, gone)
 end
 
 local by = ARGV[5]
@@ -177,8 +198,8 @@ for i = plain + 1, plain + n do
   end
   children = children + length
 end
-for state, list in pairs(ended) do publish(list, state) end
-tell(ended)
+for state, list in pairs(ended) do publish(list, state, ttl < 60000) end
+tell(ended, ttl, apart)
 local left = members
 if done < plain + n then
   left = {}

@@ -5,7 +5,7 @@
 local key = K .. 'schedule:' .. ARGV[1]
 local due = tonumber(ARGV[2])
 local s = call('HMGET', key, 'rule', 'timezone', 'what', 'paused', 'last', 'last_task', 'overlap')
-if s[1] ~= ARGV[3] or s[2] ~= ARGV[4] or s[3] ~= ARGV[5] or s[4] == '1' or due <= tonumber(s[5]) then return { 'not now' } end
+if s[1] ~= ARGV[3] or s[2] ~= ARGV[4] or s[3] ~= ARGV[5] or s[4] == '1' or due <= (tonumber(s[5]) or 0) then return { 'not now' } end
 if due > now then return { 'early', int(due - now) } end
 if s[7] == 'skip' and s[6] then
   local f = call('HMGET', T .. s[6], 'task', 'state')
@@ -15,6 +15,6 @@ if s[7] == 'skip' and s[6] then
   end
 end
 -- An id that is known is this very firing: a step that was repeated, or enqueued by hand.
-admit(6, 1)
+admit(6, 1, true)
 call('HSET', key, 'last', int(due), 'last_task', ARGV[6])
 return { 'fired' }

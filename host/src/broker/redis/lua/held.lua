@@ -5,7 +5,8 @@
 local held = K .. 'held:' .. ARGV[1]
 local page, found = call('SSCAN', held, ARGV[2], 'COUNT', 200), {}
 for _, member in ipairs(page[2]) do
-  local f = read(id_of(member))
-  if f[1] and not f[11] then found[#found + 1] = { member, f } else call('SREM', held, member) end
+  local id = id_in(member)
+  local f = read(id)
+  if is_open(id, f[1], f[11]) then found[#found + 1] = { member, f } else call('SREM', held, member) end
 end
 return { page[1], found }

@@ -16,7 +16,7 @@ end
 -- The longest number has 20 digits: an increment is counted as if it became one, so that it need not be undone.
 local new = ARGV[1] == 'set' and #ARGV[3] or math.max(old, 20)
 local grows = new - old + (had and 0 or #ARGV[2])
-local bytes = tonumber(redis.call('GET', size) or '0') + grows
+local bytes = (tonumber(redis.call('GET', size) or '0') or 0) + grows
 local count = redis.call('HLEN', values) + (had and 0 or 1)
 local too_many = not had and count > tonumber(ARGV[5])
 if too_many or (grows > 0 and bytes > tonumber(ARGV[4])) then

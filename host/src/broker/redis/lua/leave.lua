@@ -6,12 +6,13 @@ local held = K .. 'held:' .. ARGV[2]
 if not call('ZSCORE', K .. 'workers', ARGV[2]) then return 1 end
 local members, ready = call('SRANDMEMBER', held, 500), {}
 for _, member in ipairs(members) do
-  local id = id_of(member)
-  local f = call('HMGET', T .. id, 'task', 'state', 'priority', 'seq')
-  if f[1] and not f[2] then
+  local id = id_in(member)
+  local f = call('HMGET', T .. id, 'task', 'state', 'priority', 'seq', 'expires', 'tries')
+  if is_open(id, f[1], f[2]) then
     if call('SISMEMBER', K .. 'cancelled', id) == 1 then
       end_waiting(id, 'cancelled', tonumber(ARGV[1]), 'cancelled', 'cancelled while it ran')
     else
+      if tonumber(f[5]) and not f[6] then call('ZADD', K .. 'expires', f[5], id) end
       ready[#ready + 1] = rank(f[3], tonumber(f[4]) or 0)
       ready[#ready + 1] = id
     end

@@ -5,13 +5,14 @@ local gone = 0
 local function drop(state, key, name)
   local ids = call('ZRANGE', key, 0, 499 - gone)
   for _, id in ipairs(ids) do
-    local f = call('HMGET', T .. id, 'state', 'unique')
+    local f = call('HMGET', T .. id, 'state', 'unique', 'child')
     if not f[1] then
+      tell_deleted(id)
       release(id, f[2])
+      if f[3] then leave_stub(id) end
       call('UNLINK', T .. id, K .. 'log:' .. id)
       call('SREM', K .. 'special', id)
       call('ZREM', K .. 'expires', id)
-      publish({ id }, 'deleted')
     end
     leave_place(state, key, id, name)
   end
@@ -21,8 +22,18 @@ drop('ready', K .. 'ready')
 if gone < 500 then drop('scheduled', K .. 'scheduled') end
 for _, name in ipairs(call('SRANDMEMBER', K .. 'parked', 1000)) do
   if gone < 500 then drop('parked', K .. 'parked:' .. name, name) end
+  if call('EXISTS', K .. 'parked:' .. name) == 0 then call('SREM', K .. 'parked', name) end
 end
-local waits = call('EXISTS', K .. 'ready', K .. 'scheduled', K .. 'parked')
+-- What was set aside because it was of another kind, see careful.lua.
+for _, name in ipairs(call('SRANDMEMBER', K .. 'aside', 500)) do
+  call('UNLINK', K .. 'aside:' .. name)
+  call('SREM', K .. 'aside', name)
+end
+local waits = call('EXISTS', K .. 'aside', K .. 'ready', K .. 'scheduled', K .. 'parked')
 local other = call('EXISTS', K .. 'dead', K .. 'workers', K .. 'out', K .. 'schedules')
 if call('HGET', K .. 'control', 'paused') then other = other + 1 end
+-- What has ended is shown as long as it is kept, and so is its queue.
+local groups = call('HGETALL', K .. 'ended')
+for i = 1, #groups, 2 do other = other + kept_of(groups[i], tonumber(groups[i + 1]) or 0) end
+for _, state in ipairs({ 'succeeded', 'cancelled' }) do other = other + call('ZCOUNT', K .. 'kept_until:' .. state, int(now), '+inf') end
 return { gone, waits, waits + other }

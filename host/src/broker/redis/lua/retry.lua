@@ -1,24 +1,25 @@
--- retry: a dead or cancelled task is ready again with a fresh count of tries; one that waits for its next attempt is ready at once.
+-- retry: a dead or cancelled task is ready again with a fresh count of tries; a delayed one, also between attempts, is ready at once.
 -- KEYS    1 th:{Q}:
 -- ARGV    1 id
 -- RETURNS 'unknown', 'ready', 'duplicate' and the holder, or 'state' and the state it is in
 local id = ARGV[1]
 local t = T .. id
-local f = call('HMGET', t, 'task', 'state', 'tries', 'priority', 'unique', 'unique_ttl', 'ttl')
-if not f[1] then return { 'unknown' } end
+local f = call('HMGET', t, 'task', 'state', 'tries', 'priority', 'unique', 'unique_ttl', 'ttl', 'expires')
+if not f[1] and call('EXISTS', t) == 0 then return { 'unknown' } end
 if f[2] == 'succeeded' then return { 'state', f[2] } end
 local state, key
 if not f[2] then
-  state, key = place(id, f[1])
-  if state ~= 'scheduled' or not f[3] then return { 'state', state or 'running' } end
+  state, key = place(id, f[1] or '')
+  if state ~= 'scheduled' then return { 'state', state or 'running' } end
 elseif f[5] then
   local holder = call('GET', K .. 'unique:' .. f[5])
   if holder and holder ~= id then
     local h = call('HMGET', T .. holder, 'task', 'state')
     if h[1] and not h[2] then return { 'duplicate', holder } end
   end
-  call('SET', K .. 'unique:' .. f[5], id, 'PX', f[6])
+  call('SET', K .. 'unique:' .. f[5], id, 'PX', string.match(f[6] or '', '^[1-9]%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?$') or 3600000)
 end
+if f[2] then unlist(id, f[2]) end
 local seq = call('HINCRBY', K .. 'control', 'seq', 1)
 call('PERSIST', t)
 call('PERSIST', K .. 'log:' .. id)
@@ -29,7 +30,9 @@ if f[2] then
   call('HDEL', t, 'state', 'end', 'error', 'tries', 'losses', 'expires', 'progress')
   call('ZREM', K .. 'dead', id)
 else
-  leave_place(state, key, id, f[1])
+  -- Somebody wants it to run although its time to start may be over.
+  if f[8] and (tonumber(f[8]) or 0) <= now then call('HDEL', t, 'expires') end
+  leave_place(state, key, id, f[1] or '')
 end
 wake()
 return { 'ready' }

@@ -1,11 +1,13 @@
--- sweep: the dead set keeps its bounds, what has not started in time is cancelled, what nobody offered for long is dead.
+-- sweep: what is over its time ends or goes: dead tasks, those not started or offered in time, and entries of the lists of ends.
 -- KEYS    1 th:{Q}:
 -- ARGV    1 result_ttl ms   2 dead_count   3 dead_age ms   4 unknown_task_ttl ms   5 the same in words   6… names that are offered
 -- RETURNS whether there is more to do
 local ttl, more = tonumber(ARGV[1]), 0
 local function forget(ids)
   for _, id in ipairs(ids) do
-    if call('HGET', T .. id, 'state') == 'dead' then
+    local f = call('HMGET', T .. id, 'state', 'child')
+    if f[1] == 'dead' then
+      if f[2] then leave_stub(id) end
       call('UNLINK', T .. id, K .. 'log:' .. id)
     end
     call('ZREM', K .. 'dead', id)
@@ -17,20 +19,57 @@ if over > 0 then forget(call('ZRANGE', K .. 'dead', 0, math.min(over, 200) - 1))
 forget(call('ZRANGEBYSCORE', K .. 'dead', '-inf', int(now - ARGV[3]), 'LIMIT', 0, 200))
 if expire(ttl) == 200 then more = 1 end
 
-local offered = {}
+-- Nobody offers a name from the first sweep that finds it so. What nobody has looked at for a while (no worker lived) begins anew.
+local offered, nobody, limit = {}, K .. 'unoffered', tonumber(ARGV[4])
 for i = 6, #ARGV do offered[ARGV[i]] = true end
+for _, name in ipairs(call('HRANDFIELD', nobody, 1000)) do
+  if offered[name] or call('SISMEMBER', K .. 'parked', name) == 0 then call('HDEL', nobody, name) end
+end
 for _, name in ipairs(call('SRANDMEMBER', K .. 'parked', 1000)) do
   if not offered[name] then
-    local late = call('ZRANGEBYSCORE', K .. 'parked_at:' .. name, '-inf', int(now - ARGV[4]), 'LIMIT', 0, 200)
+    call('HSETNX', nobody, name, int(now))
+    local since, late = tonumber(call('HGET', nobody, name)) or now, {}
+    if since <= now - limit then
+      late = call('ZRANGEBYSCORE', K .. 'parked_at:' .. name, '-inf', int(now - limit), 'LIMIT', 0, 200)
+    end
     for _, id in ipairs(late) do
       local f = call('HMGET', T .. id, 'task', 'state')
       if f[1] and not f[2] then
-        local message = 'no plugin offered `' .. name .. '` for ' .. ARGV[5] .. '; drop one in, then retry the task'
+        local message = 'no plugin offered `' .. string.gsub(name, '[^%w_.:/%-]', '?') .. '` for ' .. ARGV[5] .. '; drop one in, then retry the task'
         end_waiting(id, 'dead', ttl, 'unknown-task', message)
       end
       leave_place('parked', K .. 'parked:' .. name, id, name)
     end
     if #late == 200 then more = 1 end
   end
+  -- A name that somebody else wrote there.
+  if call('EXISTS', K .. 'parked:' .. name) == 0 then call('SREM', K .. 'parked', name) end
 end
+call('PEXPIRE', nobody, int(math.max(60000, limit / 4)))
+
+local groups = call('HGETALL', K .. 'ended')
+for i = 1, #groups, 2 do
+  local group = groups[i]
+  local stream, left = K .. 'ended:' .. group, K .. 'left:' .. group
+  local oldest = int(math.max(now - (tonumber(string.match(group, '%d+$')) or 0), 0))
+  if kept_of(group, tonumber(groups[i + 1]) or 0) == 0 then
+    call('UNLINK', stream, left)
+    call('HDEL', K .. 'ended', group)
+  else
+    if call('XTRIM', stream, 'MINID', '~', oldest, 'LIMIT', '1000') > 900 then more = 1 end
+    local over = call('ZCOUNT', left, '-inf', '(' .. oldest)
+    if over > 0 then call('ZREMRANGEBYRANK', left, '0', int(math.min(over, 1000) - 1)) end
+    if over > 1000 then more = 1 end
+  end
+end
+for _, state in ipairs({ 'succeeded', 'cancelled' }) do
+  local over = call('ZRANGEBYSCORE', K .. 'kept_until:' .. state, '-inf', '(' .. int(now), 'LIMIT', '0', '500')
+  if #over > 0 then
+    call('ZREM', K .. 'kept:' .. state, unpack(over))
+    call('ZREM', K .. 'kept_until:' .. state, unpack(over))
+  end
+  if #over == 500 then more = 1 end
+end
+-- The first builds listed ends there, and cut them at some 2,000 batches.
+call('UNLINK', K .. 'events')
 return more

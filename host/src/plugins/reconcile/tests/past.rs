@@ -4,14 +4,14 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::{
-    plugins::{GenerationState, history, roll_back},
+    plugins::{Generation, GenerationState, history, roll_back},
     task::{ErrorKind, Outcome, TaskError},
 };
 
-const GUARDED: &str = "[plugins.math]\nguard = { min_attempts = 5 }\n";
+pub(super) const GUARDED: &str = "[plugins.math]\nguard = { min_attempts = 5 }\n";
 
 /// So many attempts of what serves `add` end, well or not.
-fn attempts(registry: &Registry<String>, times: u64, well: bool) {
+pub(super) fn attempts(registry: &Registry<String>, times: u64, well: bool) {
     let plugin = registry.resolve(&TaskName::new("add").unwrap()).unwrap().clone();
     let outcome = if well {
         Outcome::Done { result: "2".into(), children: Vec::new() }
@@ -23,25 +23,29 @@ fn attempts(registry: &Registry<String>, times: u64, well: bool) {
     }
 }
 
-fn is_rolled_back(registry: &Registry<String>) -> bool {
+pub(super) fn is_rolled_back(registry: &Registry<String>) -> bool {
     registry.files.iter().any(|info| info.status == PluginStatus::RolledBack)
 }
 
 impl Place {
-    fn state(&self) -> PathBuf {
+    pub(super) fn state(&self) -> PathBuf {
         self.root.path().join("state")
     }
 
     /// `version state` of each version, newest first, once it is as wanted.
-    async fn history(&self, wanted: &[&str]) {
+    pub(super) async fn history(&self, wanted: &[&str]) {
+        let shown = |known: &[Generation]| known.iter().map(|g| format!("{} {:?}", g.version, g.state)).collect::<Vec<_>>();
+        self.until_history(|known| shown(known) == wanted).await;
+    }
+
+    pub(super) async fn until_history(&self, wanted: impl Fn(&[Generation]) -> bool) {
         let begun = Instant::now();
         loop {
             let known = history(&self.dir(), &self.state(), "math").unwrap_or_default();
-            let shown: Vec<String> = known.iter().map(|g| format!("{} {:?}", g.version, g.state)).collect();
-            if shown == wanted {
+            if wanted(&known) {
                 return;
             }
-            assert!(begun.elapsed() < LIMIT, "{shown:?}, not {wanted:?}");
+            assert!(begun.elapsed() < LIMIT, "{known:#?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

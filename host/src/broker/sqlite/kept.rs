@@ -1,0 +1,73 @@
+//! What is kept of a task beside its row: that it is awaited, and that it was.
+//!
+//! A row whose time is over is hidden by `gone_at`. One that somebody awaits stays for a minute, so that its end can be told. What the
+//! broker itself started leaves a stub, so that it is not started again.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{
+    rows::{Brief, VIEW, ms, parsed, view},
+    writer::{Failure, Step, sql},
+};
+use crate::{
+    broker::{Result, STUB, TOLD},
+    task::{Millis, QueueName, TaskId, TaskView},
+};
+
+/// Nobody waits longer at a time; whoever goes on says so again.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// Somebody waits for the end of this task, for `limit` at most.
+pub(super) fn note_awaited(step: &Step<'_>, queue: &QueueName, id: &TaskId, limit: Duration) -> Result<(), Failure> {
+    let until = step.now_ms().saturating_add(ms(limit.min(LONGEST) + TOLD));
+    let mut note = step.connection.prepare_cached(
+        "INSERT INTO awaited (queue, id, until) VALUES (?, ?, ?) ON CONFLICT (queue, id) DO UPDATE SET until = max(until, excluded.until)",
+    )?;
+    note.execute(params![queue.as_str(), id.as_str(), until])?;
+    Ok(())
+}
+
+/// The queue of a task that has not ended.
+pub(super) fn going_on(step: &Step<'_>, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<QueueName>, Failure> {
+    let mut find = step
+        .connection
+        .prepare_cached("SELECT queue FROM task WHERE id = ?1 AND (?2 IS NULL OR queue = ?2) AND state < 4 ORDER BY seq LIMIT 1")?;
+    Ok(find.query_row(params![id.as_str(), queue.map(QueueName::as_str)], |row| parsed(row, 0)).optional()?)
+}
+
+pub(super) fn is_awaited(step: &Step<'_>, task: &Brief) -> Result<bool, Failure> {
+    let mut find = step.connection.prepare_cached("SELECT 1 FROM awaited WHERE queue = ? AND id = ? AND until > ?")?;
+    Ok(find.exists(params![task.queue.as_str(), task.id.as_str(), step.now_ms()])?)
+}
+
+/// The end of a task that is gone, as those who await it are told.
+pub(super) fn told(db: &Connection, now: Millis, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<TaskView>, Failure> {
+    let mut find = db.prepare_cached(&format!(
+        "SELECT {VIEW} FROM task WHERE id = ?1 AND (?2 IS NULL OR queue = ?2) AND gone_at <= ?3 AND gone_at > ?3 - ?4
+           AND EXISTS (SELECT 1 FROM awaited WHERE awaited.queue = task.queue AND awaited.id = task.id AND until > ?3)
+         ORDER BY seq LIMIT 1"
+    ))?;
+    Ok(find.query_row(params![id.as_str(), queue.map(QueueName::as_str), sql(now), ms(TOLD)], view).optional()?)
+}
+
+/// From its end on, or its deletion.
+pub(super) fn leave_stub(step: &Step<'_>, task: &Brief) -> Result<(), Failure> {
+    let mut leave = step.connection.prepare_cached("INSERT OR REPLACE INTO stub (queue, id, until) VALUES (?, ?, ?)")?;
+    leave.execute(params![task.queue.as_str(), task.id.as_str(), step.now_ms().saturating_add(ms(STUB))])?;
+    Ok(())
+}
+
+pub(super) fn has_stub(step: &Step<'_>, queue: &QueueName, id: &TaskId) -> Result<bool, Failure> {
+    let mut find = step.connection.prepare_cached("SELECT 1 FROM stub WHERE queue = ? AND id = ? AND until > ?")?;
+    Ok(find.exists(params![queue.as_str(), id.as_str(), step.now_ms()])?)
+}
+
+/// What is over its time.
+pub(super) fn forget(step: &Step<'_>) -> Result<(), Failure> {
+    for table in ["stub", "awaited"] {
+        step.connection.prepare_cached(&format!("DELETE FROM {table} WHERE until <= ?"))?.execute([step.now_ms()])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,315 @@
+//! Listings: section by section (running, ready, scheduled, parked) and queue by queue, then what has ended, newest first over all
+//! queues.
+//!
+//! the next of one index → the row → those that fit the filter
+//!
+//! Invariant: a cursor names the last task that was looked at by its keys, so that tasks which come and go meanwhile shift nothing. Every
+//! statement walks one range of one index and stops at its limit: what a page costs depends on what it shows and not on what there is.
+
+use std::collections::VecDeque;
+
+use rusqlite::{Connection, OptionalExtension, params, types::Value};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    rows::{Odd, VIEW, number, or_odd, view},
+    show,
+    writer::{Failure, sql},
+};
+use crate::{
+    broker::{
+        Result, TaskFilter, TaskPage,
+        listing::{Walk, place},
+    },
+    task::{Millis, QueueName, State},
+};
+
+/// Tasks of one page, at most.
+const PAGE: usize = 1_000;
+
+/// A part of a listing, in the order of its index within one queue.
+struct Section {
+    state: State,
+    from: &'static str,
+    order: &'static str,
+    /// What comes after the keys ?3 to ?5, and of the parked after the name ?2.
+    beyond: &'static str,
+    /// Where these keys stand in [`VIEW`].
+    keys: [usize; 3],
+}
+
+const SECTIONS: [Section; 4] = [
+    Section {
+        state: State::Running,
+        from: "task INDEXED BY task_running WHERE queue = ?1 AND state = 3",
+        order: "claimed_us, seq",
+        beyond: "(claimed_us, seq) > (?3, ?4)",
+        keys: [14, 24, 24],
+    },
+    Section {
+        state: State::Ready,
+        from: "task INDEXED BY task_ready WHERE queue = ?1 AND state = 1",
+        order: "rank, turn, seq",
+        beyond: "(rank, turn, seq) > (?3, ?4, ?5)",
+        keys: [5, 23, 24],
+    },
+    Section {
+        state: State::Scheduled,
+        from: "task INDEXED BY task_scheduled WHERE queue = ?1 AND state = 0",
+        order: "due_at, seq",
+        beyond: "(due_at, seq) > (?3, ?4)",
+        keys: [12, 24, 24],
+    },
+    Section {
+        state: State::Parked,
+        from: "task INDEXED BY task_parked WHERE queue = ?1 AND state = 2",
+        order: "name, rank, turn, seq",
+        beyond: "(name, rank, turn, seq) > (?2, ?3, ?4, ?5)",
+        keys: [5, 23, 24],
+    },
+];
+
+impl Section {
+    fn text(&self) -> String {
+        format!("SELECT {VIEW} FROM {} AND {} ORDER BY {} LIMIT ?6", self.from, self.beyond, self.order)
+    }
+}
+
+/// The next of one state of one queue that have ended.
+const ENDED: &str = "SELECT ended_at, seq FROM task INDEXED BY task_ended WHERE queue = ?1 AND state = ?2 AND state > 3
+     AND (ended_at, seq) < (?3, ?4) ORDER BY ended_at DESC, seq DESC LIMIT ?5";
+
+fn one() -> String {
+    format!("SELECT {VIEW} FROM task WHERE seq = ?1 AND (gone_at IS NULL OR gone_at > ?2)")
+}
+
+/// Every statement of a listing.
+#[cfg(test)]
+pub(super) fn statements() -> Vec<String> {
+    SECTIONS.iter().map(Section::text).chain([ENDED.to_owned(), one()]).collect()
+}
+
+/// Where a listing goes on.
+#[derive(Debug, Serialize, Deserialize)]
+enum Cursor {
+    Waiting {
+        section: usize,
+        /// The first one when `None`.
+        queue: Option<QueueName>,
+        after: Mark,
+    },
+    /// `ended_at` and `seq`.
+    Ended(i64, i64),
+}
+
+/// A place in one section of one queue.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Mark {
+    name: String,
+    keys: [i64; 3],
+}
+
+const FIRST: Mark = Mark { name: String::new(), keys: [i64::MIN; 3] };
+
+/// Rows that can't be read are noted among the `odd` ones and left out. The first page looks for those that no page would meet.
+pub(super) fn list(
+    db: &Connection,
+    now: Millis,
+    filter: &TaskFilter,
+    from: Option<&str>,
+    limit: usize,
+    odd: &mut Vec<Odd>,
+) -> Result<TaskPage, Failure> {
+    if from.is_none() {
+        stray(db, odd)?;
+    }
+    let mut cursor = match from {
+        Some(from) => place(from)?,
+        None => Cursor::Waiting { section: 0, queue: None, after: FIRST },
+    };
+    let queues = match &filter.queue {
+        Some(queue) => vec![queue.clone()],
+        None => show::names(db)?,
+    };
+    let mut walk = Walk::new(filter, now, limit.clamp(1, PAGE));
+    while !walk.is_over() {
+        cursor = match cursor {
+            Cursor::Waiting { section, queue, after } => walk_waiting(db, &mut walk, &queues, section, queue.as_ref(), after, odd)?,
+            Cursor::Ended(at, seq) => {
+                let is_end = walk_ended(db, &mut walk, &queues, now, (at, seq), odd)?;
+                return Ok(walk.page(is_end)?);
+            }
+        };
+    }
+    Ok(walk.page(false)?)
+}
+
+/// One step of the first four sections; where to go on.
+fn walk_waiting(
+    db: &Connection,
+    walk: &mut Walk<'_, Cursor>,
+    queues: &[QueueName],
+    index: usize,
+    queue: Option<&QueueName>,
+    after: Mark,
+    odd: &mut Vec<Odd>,
+) -> Result<Cursor, Failure> {
+    let Some(section) = SECTIONS.get(index) else { return Ok(Cursor::Ended(i64::MAX, i64::MAX)) };
+    let of = |section, queue| Cursor::Waiting { section, queue, after: FIRST };
+    let at = queues.iter().find(|candidate| queue.is_none_or(|queue| *candidate >= queue));
+    let Some(at) = at.filter(|_| walk.filter.wants(section.state)) else { return Ok(of(index + 1, None)) };
+    let mut after = if queue == Some(at) { after } else { FIRST };
+    let mut find = db.prepare_cached(&section.text())?;
+    let [a, b, c] = after.keys;
+    let limit = i64::try_from(walk.wanted()).unwrap_or(i64::MAX);
+    let mut rows = find.query(params![at.as_str(), after.name, a, b, c, limit])?;
+    let mut is_empty = true;
+    while let Some(row) = rows.next()? {
+        let [a, b, c] = section.keys;
+        let read = || Ok((Mark { name: row.get(2)?, keys: [row.get(a)?, row.get(b)?, row.get(c)?] }, view(row)?));
+        let Some((mark, task)) = or_odd(row.get(24)?, read(), odd) else { continue };
+        is_empty = false;
+        after = mark;
+        walk.look(Some(task), Cursor::Waiting { section: index, queue: Some(at.clone()), after: after.clone() });
+        if walk.is_over() {
+            break;
+        }
+    }
+    if is_empty {
+        let next = queues.iter().find(|candidate| *candidate > at).cloned();
+        return Ok(if next.is_some() { of(index, next) } else { of(index + 1, None) });
+    }
+    Ok(Cursor::Waiting { section: index, queue: Some(at.clone()), after })
+}
+
+/// One state of one queue, read as far as it is needed.
+struct Feed<'a> {
+    queue: &'a QueueName,
+    state: State,
+    /// `ended_at` and `seq`, newest first.
+    next: VecDeque<(i64, i64)>,
+    last: (i64, i64),
+    is_over: bool,
+}
+
+impl Feed<'_> {
+    fn fill(&mut self, db: &Connection, limit: usize, odd: &mut Vec<Odd>) -> Result<(), Failure> {
+        let mut find = db.prepare_cached(ENDED)?;
+        let (at, seq) = self.last;
+        let limit_rows = i64::try_from(limit).unwrap_or(i64::MAX);
+        let read = |row: &rusqlite::Row<'_>| {
+            let seq = row.get(1)?;
+            Ok(or_odd(seq, row.get(0).map(|at| (at, seq)), odd))
+        };
+        let found = find.query_map(params![self.queue.as_str(), number(self.state), at, seq, limit_rows], read)?;
+        let mut rows = 0;
+        for keys in found {
+            rows += 1;
+            if let Some(keys) = keys? {
+                self.last = keys;
+                self.next.push_back(keys);
+            }
+        }
+        self.is_over = rows < limit || self.next.is_empty();
+        Ok(())
+    }
+}
+
+/// What has ended, from `last` on; whether that was all.
+fn walk_ended(
+    db: &Connection,
+    walk: &mut Walk<'_, Cursor>,
+    queues: &[QueueName],
+    now: Millis,
+    last: (i64, i64),
+    odd: &mut Vec<Odd>,
+) -> Result<bool, Failure> {
+    let states: Vec<State> = State::ALL.into_iter().filter(|state| state.is_ended() && walk.filter.wants(*state)).collect();
+    let of = |queue| states.iter().map(move |state| Feed { queue, state: *state, next: VecDeque::new(), last, is_over: false });
+    let mut feeds: Vec<Feed<'_>> = queues.iter().flat_map(of).collect();
+    let together = (2 * walk.wanted() / feeds.len().max(1)).clamp(4, walk.wanted().max(4));
+    let mut find = db.prepare_cached(&one())?;
+    while !walk.is_over() {
+        for feed in &mut feeds {
+            if feed.next.is_empty() && !feed.is_over {
+                feed.fill(db, together, odd)?;
+            }
+        }
+        let Some(feed) = feeds.iter_mut().filter(|feed| !feed.next.is_empty()).max_by_key(|feed| feed.next.front().copied()) else {
+            return Ok(true);
+        };
+        if let Some((at, seq)) = feed.next.pop_front() {
+            // `None`: over its time, and not swept yet.
+            let task = find.query_row(params![seq, sql(now)], |row| Ok(or_odd(seq, view(row), odd))).optional()?.flatten();
+            walk.look(task, Cursor::Ended(at, seq));
+        }
+    }
+    Ok(false)
+}
+
+/// Rows of one kind that are noted by one page, at most.
+const STRAYS: usize = 100;
+
+/// Rows whose queue, state or time is none, which no walk along an index meets: a seek each, whatever there is.
+fn stray(db: &Connection, odd: &mut Vec<Odd>) -> Result<(), Failure> {
+    for (index, states) in [
+        ("task_running", "state = 3"),
+        ("task_ready", "state = 1"),
+        ("task_scheduled", "state = 0"),
+        ("task_parked", "state = 2"),
+        ("task_ended", "state > 3"),
+    ] {
+        // The next queue of the index, by one seek.
+        let mut next =
+            db.prepare_cached(&format!("SELECT queue FROM task INDEXED BY {index} WHERE {states} AND queue > ? ORDER BY queue LIMIT 1"))?;
+        let mut last = Value::Null;
+        loop {
+            let found = match &last {
+                Value::Null => db
+                    .prepare_cached(&format!("SELECT queue FROM task INDEXED BY {index} WHERE {states} ORDER BY queue LIMIT 1"))?
+                    .query_row((), |row| row.get(0)),
+                last => next.query_row([last], |row| row.get(0)),
+            };
+            let Some(queue) = found.optional()? else { break };
+            last = queue;
+            let wrong = match &last {
+                Value::Text(name) => QueueName::new(name).err().map(|error| error.to_string()),
+                _ => Some("its queue is no text".to_owned()),
+            };
+            if let Some(why) = wrong {
+                note(
+                    db,
+                    &format!("SELECT seq FROM task INDEXED BY {index} WHERE {states} AND queue = ? LIMIT {STRAYS}"),
+                    &last,
+                    &why,
+                    odd,
+                )?;
+                continue;
+            }
+            let missing: &[(&str, &str)] = match index {
+                "task_running" => &[("typeof(claimed_us) <> 'integer'", "it runs and was never claimed")],
+                "task_scheduled" => &[("due_at IS NULL", "it is delayed and never due")],
+                "task_ended" => &[
+                    ("state > 6", "its state is none"),
+                    ("state = 4 AND ended_at IS NULL", "it has ended at no time"),
+                    ("state = 5 AND ended_at IS NULL", "it has ended at no time"),
+                    ("state = 6 AND ended_at IS NULL", "it has ended at no time"),
+                ],
+                _ => &[],
+            };
+            for (what, why) in missing {
+                let text = format!("SELECT seq FROM task INDEXED BY {index} WHERE {states} AND queue = ? AND {what} LIMIT {STRAYS}");
+                note(db, &text, &last, why, odd)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn note(db: &Connection, text: &str, queue: &Value, why: &str, odd: &mut Vec<Odd>) -> Result<(), Failure> {
+    let mut find = db.prepare_cached(text)?;
+    for seq in find.query_map([queue], |row| row.get(0))? {
+        odd.push(Odd { seq: seq?, why: why.to_owned() });
+    }
+    Ok(())
+}

@@ -1,0 +1,48 @@
+//! Whether this process may open as many files as its queues want, asked before it begins.
+
+use rustix::process::{Resource, getrlimit};
+
+use super::Failure;
+use crate::config::{BrokerAddress, Settings};
+
+/// What a worker opens without queues: runtimes, libraries, the broker, plugins under way, log and state.
+const BASE: u64 = 64;
+/// So many queues of a Redis have a connection each, to wait on; so many of the others share one.
+const APART: u64 = 128;
+const TOGETHER: u64 = 32;
+/// Connections that each queue has in a cluster of three masters.
+const IN_CLUSTER: u64 = 3;
+
+/// Refuses queues that this process could not wait on.
+pub(super) fn check(settings: &Settings) -> Result<(), Failure> {
+    let queues = settings.queues.len() as u64;
+    let wanted = wanted(&settings.broker, queues);
+    match getrlimit(Resource::Nofile).current {
+        Some(limit) if limit < wanted => Err(Failure::Usage(format!(
+            "{queues} queues want some {wanted} open files, and this process may open {limit}; raise the limit (`ulimit -n {wanted}`, \
+             LimitNOFILE= of systemd), or split the queues among workers"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn wanted(broker: &BrokerAddress, queues: u64) -> u64 {
+    let for_queues = match broker {
+        BrokerAddress::Sqlite(_) => 0,
+        BrokerAddress::Redis(url) if url.is_cluster() => IN_CLUSTER * queues,
+        BrokerAddress::Redis(_) => queues.min(APART) + queues.saturating_sub(APART).div_ceil(TOGETHER),
+    };
+    BASE + for_queues
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thousand_queues_want_no_thousand_descriptors_but_in_a_cluster() {
+        let redis = |url| BrokerAddress::Redis(crate::broker::redis::RedisUrl::parse(url).unwrap());
+        assert_eq!(wanted(&redis("redis://h"), 1000), 220);
+        assert_eq!(wanted(&redis("redis+cluster://h"), 1000), 3064);
+    }
+}

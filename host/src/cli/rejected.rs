@@ -1,0 +1,89 @@
+//! `enqueue --bulk … --rejected FILE`: the refused lines with the reason, as lines that can be mended and enqueued again.
+//!
+//! A line that is a JSON object stays one, with `refused` in it, which `--bulk` passes over. Any other becomes the text of `line`.
+//!
+//! Invariant: the file is made by this call, and only if a line is refused: a file that is there is somebody's.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::Failure;
+
+/// Where a task comes from.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) number: u64,
+    /// Its text, where refused lines are kept.
+    text: Option<Box<[u8]>>,
+}
+
+impl Source {
+    pub(super) fn new(number: u64, line: &[u8], kept: bool) -> Self {
+        Self { number, text: kept.then(|| line.trim_ascii().into()) }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Rejected {
+    path: PathBuf,
+    file: Option<BufWriter<File>>,
+    failed: Option<io::Error>,
+}
+
+impl Rejected {
+    pub(super) fn new(path: &Path) -> Result<Self, Failure> {
+        if path.symlink_metadata().is_ok() {
+            return Err(Failure::Usage(format!(
+                "the file for refused lines is there already: `{}`; enqueue what it holds and remove it, or name another by --rejected",
+                path.display()
+            )));
+        }
+        Ok(Self { path: path.to_owned(), file: None, failed: None })
+    }
+
+    pub(super) fn keep(&mut self, line: &Source, why: &str) {
+        if self.failed.is_none() {
+            self.failed = self.write(line, why).err();
+        }
+    }
+
+    fn write(&mut self, line: &Source, why: &str) -> io::Result<()> {
+        let text = String::from_utf8_lossy(line.text.as_deref().unwrap_or_default());
+        let refused = format!("line {}: {why}", line.number);
+        let out = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(BufWriter::new(File::create_new(&self.path)?)),
+        };
+        // Raw values, so that no number is changed on its way.
+        if let Ok(mut object) = serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(&text) {
+            object.insert("refused".to_owned(), serde_json::value::to_raw_value(&refused)?);
+            serde_json::to_writer(&mut *out, &object)?;
+        } else {
+            serde_json::to_writer(&mut *out, &Unread { refused: &refused, line: &text })?;
+        }
+        out.write_all(b"\n")
+    }
+
+    /// What to do with them, when at least one was refused.
+    pub(super) fn end(mut self) -> String {
+        let flushed = self.file.as_mut().map_or(Ok(()), BufWriter::flush);
+        let path = self.path.display();
+        match self.failed.map_or(flushed, Err) {
+            Ok(()) => format!("they stand in `{path}`: mend them there and enqueue it with --bulk"),
+            Err(error) => format!("not all of them could be written to `{path}` ({error}): mend those lines and enqueue them alone"),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Unread<'a> {
+    refused: &'a str,
+    line: &'a str,
+}

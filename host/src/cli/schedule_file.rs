@@ -1,0 +1,65 @@
+//! What the live workers' `taskhost.toml` files say of the stored schedules.
+//!
+//! A worker announces the schedules of its file. Where files differ, the one of the worker that started last counts, as in the broker.
+
+use super::{Failure, output};
+use crate::broker::{Broker, FileSchedule, Schedule, Source, WorkerInfo};
+
+/// The workers that fire schedules now.
+pub(super) struct Files(Vec<WorkerInfo>);
+
+impl Files {
+    pub(super) async fn read(broker: &dyn Broker) -> Result<Self, Failure> {
+        let mut workers = broker.workers().await?;
+        // One that drains puts nothing back.
+        workers.retain(|worker| !worker.draining);
+        workers.sort_by_key(|worker| worker.started_at);
+        Ok(Self(workers))
+    }
+
+    /// The newest worker whose file names it, and what the file says.
+    pub(super) fn named(&self, name: &str) -> Option<(&WorkerInfo, &FileSchedule)> {
+        self.0.iter().rev().find_map(|worker| {
+            let said = worker.schedules.iter().flatten().find(|schedule| schedule.name == name)?;
+            Some((worker, said))
+        })
+    }
+
+    /// The keys in which a stored schedule is not what the file says.
+    pub(super) fn differences(&self, schedule: &Schedule) -> Vec<String> {
+        self.named(&schedule.name).map_or_else(Vec::new, |(_, file)| file.differs(schedule))
+    }
+
+    /// Whether it came from a file, and stands in no live worker's file now.
+    pub(super) fn is_orphan(&self, schedule: &Schedule) -> bool {
+        schedule.source == Source::Toml && self.named(&schedule.name).is_none() && self.are_known().is_ok()
+    }
+
+    /// Whether all files are known; else why not.
+    pub(super) fn are_known(&self) -> Result<(), String> {
+        if self.0.is_empty() {
+            return Err(
+                "there is no live worker to say what its taskhost.toml names; start one, or remove a schedule by its name".to_owned()
+            );
+        }
+        match self.0.iter().find(|worker| worker.schedules.is_none()) {
+            None => Ok(()),
+            Some(worker) => Err(format!(
+                "worker `{}` is of an older taskhost and does not say what its taskhost.toml names; stop it, or remove a schedule by its name",
+                output::clean(&worker.id)
+            )),
+        }
+    }
+
+    /// Where it came from, and how it differs from there.
+    pub(super) fn origin(&self, schedule: &Schedule) -> String {
+        let differences = self.differences(schedule).join(", ");
+        match schedule.source {
+            Source::Cli if differences.is_empty() => "cli".to_owned(),
+            Source::Cli => format!("cli (taskhost.toml differs: {differences})"),
+            Source::Toml if self.is_orphan(schedule) => "taskhost.toml (no longer in it)".to_owned(),
+            Source::Toml if differences.is_empty() => "taskhost.toml".to_owned(),
+            Source::Toml => format!("taskhost.toml (differs: {differences})"),
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! What an attempt holds of what the whole process shares: bytes of memory and open descriptors, counted as they come and go.
+//!
+//! [`Pool`] (of all guests) → [`Account`] (of one attempt) → [`Held`] and [`Opened`], which give back when they are dropped.
+//!
+//! Invariant: whoever is refused gets a [`Refused`] with a sentence, and nothing stays counted.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{Limits, capture::Shared, words};
+
+/// More descriptors than this are of no use, and a kernel may say "unlimited".
+const MOST_DESCRIPTORS: u64 = 1 << 20;
+
+/// What all guests of this process may hold together.
+#[derive(Debug)]
+pub(super) struct Pool {
+    memory: AtomicU64,
+    memory_limit: u64,
+    descriptors: Arc<Semaphore>,
+    descriptors_limit: usize,
+}
+
+impl Pool {
+    pub(super) fn new(memory: u64, descriptors: usize) -> Self {
+        let descriptors = descriptors.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            memory: AtomicU64::new(0),
+            memory_limit: memory,
+            descriptors: Arc::new(Semaphore::new(descriptors)),
+            descriptors_limit: descriptors,
+        }
+    }
+}
+
+/// Raises this process's soft limit of open files to the hard one, and gives what guests may have of it: three quarters. The last quarter is
+/// the host's own, for its broker, its plugins and its files.
+pub(super) fn descriptors_for_guests() -> usize {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let most = maximum.unwrap_or(MOST_DESCRIPTORS).min(MOST_DESCRIPTORS);
+    let mut limit = current.unwrap_or(MOST_DESCRIPTORS);
+    if limit < most && setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum }).is_ok() {
+        limit = most;
+    }
+    usize::try_from(limit / 4 * 3).unwrap_or(usize::MAX)
+}
+
+/// Which bound a guest ran into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refused {
+    #[error("memory limit reached")]
+    Memory,
+    /// `guest_memory` of the process: not this attempt's fault.
+    #[error("memory limit of all guests reached")]
+    MemoryOfProcess,
+    #[error("limit of table elements reached")]
+    Tables,
+    #[error("limit of open files and connections reached")]
+    Descriptors,
+    /// All that the guests of this process may open: not this attempt's fault either.
+    #[error("limit of open files and connections of all guests reached")]
+    DescriptorsOfProcess,
+}
+
+/// What one attempt holds.
+#[derive(Debug)]
+pub(super) struct Account {
+    pool: Arc<Pool>,
+    memory: AtomicU64,
+    memory_limit: u64,
+    /// Bytes that the host kept for it, all in all: after many of them the allocator is asked to give back.
+    pub(super) kept: AtomicU64,
+    descriptors: AtomicUsize,
+    descriptors_limit: usize,
+}
+
+impl Account {
+    pub(super) fn new(pool: Arc<Pool>, limits: &Limits) -> Self {
+        Self {
+            pool,
+            memory: AtomicU64::new(0),
+            memory_limit: limits.memory,
+            kept: AtomicU64::new(0),
+            descriptors: AtomicUsize::new(0),
+            descriptors_limit: limits.descriptors,
+        }
+    }
+
+    pub(super) fn take(&self, bytes: u64) -> Result<(), Refused> {
+        let (own, all) = (self.memory.fetch_add(bytes, Relaxed), self.pool.memory.fetch_add(bytes, Relaxed));
+        let refused = if own.saturating_add(bytes) > self.memory_limit {
+            Refused::Memory
+        } else if all.saturating_add(bytes) > self.pool.memory_limit {
+            Refused::MemoryOfProcess
+        } else {
+            return Ok(());
+        };
+        self.give_back(bytes);
+        Err(refused)
+    }
+
+    /// For what is there already: counted beyond every limit, so that the next one who asks is refused.
+    pub(super) fn found(&self, bytes: u64) {
+        self.memory.fetch_add(bytes, Relaxed);
+        self.pool.memory.fetch_add(bytes, Relaxed);
+    }
+
+    pub(super) fn give_back(&self, bytes: u64) {
+        self.memory.fetch_sub(bytes, Relaxed);
+        self.pool.memory.fetch_sub(bytes, Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(super) fn counted(&self) -> u64 {
+        self.memory.load(Relaxed)
+    }
+
+    /// What is told of it: of the guest where it is the guest's doing, of the worker's limits where it is not.
+    pub(super) fn sentence(&self, refused: Refused, limits: &Limits) -> String {
+        match refused {
+            Refused::Memory => format!("memory limit of {} reached", words::size(self.memory_limit)),
+            Refused::MemoryOfProcess => {
+                format!("the guests of this worker have reached `guest_memory` of {} together", words::size(self.pool.memory_limit))
+            }
+            Refused::Tables => format!("limit of {} table elements reached", limits.table_elements),
+            Refused::Descriptors => format!("holds more than {} files and connections at once", self.descriptors_limit),
+            Refused::DescriptorsOfProcess => format!(
+                "the guests of this worker have {} files and connections open, as many as they may: raise its limit of open files \
+                 (`ulimit -n`) or lower its concurrency",
+                self.pool.descriptors_limit
+            ),
+        }
+    }
+}
+
+/// Bytes that the host keeps for a guest.
+pub(super) struct Held {
+    shared: Arc<Shared>,
+    bytes: u64,
+}
+
+impl Held {
+    pub(super) fn take(shared: &Arc<Shared>, bytes: usize) -> Result<Self, Refused> {
+        let mut held = Self { shared: Arc::clone(shared), bytes: 0 };
+        held.grow(bytes)?;
+        Ok(held)
+    }
+
+    pub(super) fn grow(&mut self, bytes: usize) -> Result<(), Refused> {
+        let account = &self.shared.account;
+        account.take(bytes as u64)?;
+        account.kept.fetch_add(bytes as u64, Relaxed);
+        self.bytes += bytes as u64;
+        Ok(())
+    }
+
+    /// At least so many.
+    pub(super) fn reach(&mut self, bytes: usize) -> Result<(), Refused> {
+        let more = (bytes as u64).saturating_sub(self.bytes);
+        if more > 0 { self.grow(usize::try_from(more).unwrap_or(usize::MAX)) } else { Ok(()) }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.shared.account.give_back(self.bytes);
+    }
+}
+
+/// One open descriptor of a guest.
+pub(super) struct Opened {
+    shared: Arc<Shared>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Opened {
+    /// Counted for the attempt, not yet for the process.
+    fn counted(shared: &Arc<Shared>) -> Result<Self, Refused> {
+        let opened = Self { shared: Arc::clone(shared), permit: None };
+        let account = &shared.account;
+        if account.descriptors.fetch_add(1, Relaxed) < account.descriptors_limit { Ok(opened) } else { Err(Refused::Descriptors) }
+    }
+
+    pub(super) fn take(shared: &Arc<Shared>) -> Result<Self, Refused> {
+        let mut opened = Self::counted(shared)?;
+        let permit = Arc::clone(&shared.account.pool.descriptors).try_acquire_owned();
+        opened.permit = Some(permit.map_err(|_| Refused::DescriptorsOfProcess)?);
+        Ok(opened)
+    }
+
+    /// Waits so long for another guest to close one.
+    pub(super) async fn wait(shared: &Arc<Shared>, patience: Duration) -> Result<Self, Refused> {
+        let mut opened = Self::counted(shared)?;
+        let permit = tokio::time::timeout(patience, Arc::clone(&shared.account.pool.descriptors).acquire_owned()).await;
+        opened.permit = permit.ok().and_then(Result::ok);
+        if opened.permit.is_some() { Ok(opened) } else { Err(Refused::DescriptorsOfProcess) }
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.shared.account.descriptors.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_soft_limit_of_open_files_is_raised_and_a_quarter_is_the_hosts_own() {
+        let guests = descriptors_for_guests();
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        let limit = current.unwrap_or(MOST_DESCRIPTORS);
+        assert!(limit >= maximum.unwrap_or(MOST_DESCRIPTORS).min(MOST_DESCRIPTORS), "{limit} of {maximum:?}");
+        assert_eq!(guests as u64, limit / 4 * 3);
+        assert_eq!(descriptors_for_guests(), guests, "once is enough");
+    }
+
+    #[test]
+    fn what_is_refused_is_not_counted() {
+        let pool = Arc::new(Pool::new(100, 1));
+        let account = |memory| Account::new(Arc::clone(&pool), &Limits { memory, ..Limits::default() });
+        let (small, large) = (account(60), account(1000));
+        assert_eq!(small.take(60), Ok(()));
+        assert_eq!(small.take(1), Err(Refused::Memory));
+        assert_eq!(large.take(41), Err(Refused::MemoryOfProcess));
+        assert_eq!(large.take(40), Ok(()));
+        small.give_back(60);
+        assert_eq!(large.take(60), Ok(()));
+        let said = large.sentence(Refused::MemoryOfProcess, &Limits::default());
+        assert!(said.contains("`guest_memory` of 100 bytes"), "{said}");
+    }
+}

@@ -1,0 +1,105 @@
+//! The schedules of this host's `taskhost.toml`, and when the broker gets them.
+//!
+//! One is put when this host starts and the broker has another definition, and whenever it is missing: a broker that comes back empty
+//! gets it again. Between hosts with different files the one that started last wins, so that no two undo each other for ever.
+//!
+//! Invariant: what an operator changed (a pause, a definition by hand) stands until a host starts whose file says something else.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Plans, Schedules, validate};
+use crate::{
+    broker::{self, Schedule, Source},
+    task::Millis,
+};
+
+#[derive(Debug, Default)]
+pub(super) struct File {
+    defined: Vec<Schedule>,
+    /// When this host first looked, by the broker's clock.
+    start: Option<Millis>,
+    /// By name: when this host's definition was taken on.
+    settled: HashMap<String, Millis>,
+    /// What the broker does not take: said once.
+    refused: HashSet<String>,
+}
+
+impl File {
+    pub(super) fn new(defined: Vec<Schedule>) -> Self {
+        let valid = |schedule: &Schedule| {
+            let checked = validate(schedule);
+            if let Err(why) = &checked {
+                tracing::error!(schedule = schedule.name, "schedule of taskhost.toml left out: {why}");
+            }
+            checked.is_ok()
+        };
+        Self { defined: defined.into_iter().filter(valid).collect(), ..Self::default() }
+    }
+
+    /// Puts what is to be put in place of what is `stored`; whether anything was. `plans` remember what had become of one that is
+    /// missing. Repeating it is safe.
+    pub(super) async fn put<B: Schedules + ?Sized>(&mut self, broker: &B, stored: &[Schedule], plans: &Plans) -> broker::Result<bool> {
+        if self.defined.is_empty() {
+            return Ok(false);
+        }
+        let start = match self.start {
+            Some(start) => start,
+            None => broker.now().await?,
+        };
+        let stored: HashMap<_, _> = stored.iter().map(|schedule| (schedule.name.as_str(), schedule)).collect();
+        let mut put = false;
+        for schedule in &self.defined {
+            let (name, old) = (&schedule.name, stored.get(&*schedule.name).copied());
+            let settled = self.settled.get(name).copied();
+            if !is_wanted(schedule, old, settled) {
+                self.settled.entry(name.clone()).or_insert(start);
+                continue;
+            }
+            // Whatever the clocks said: this host started after whoever defined the old one.
+            let defined_at = settled.unwrap_or_else(|| start.max(old.map_or(start, |old| Millis(old.defined_at.0.saturating_add(1)))));
+            let now = broker.now().await?;
+            let new = Schedule { defined_at, created_at: now, last: now, ..schedule.clone() };
+            let new = if old.is_none() { plans.remembered(new) } else { new };
+            match broker.put_schedule(&new).await {
+                Ok(()) => {
+                    put = true;
+                    self.settled.insert(name.clone(), defined_at);
+                    if settled.is_some() && old.is_none() {
+                        tracing::warn!(schedule = name, "this schedule of taskhost.toml was missing in the broker: put again");
+                    } else {
+                        tracing::info!(schedule = name, rule = schedule.rule, "schedule taken from taskhost.toml");
+                    }
+                }
+                Err(error) if error.is_transient() => return Err(error),
+                Err(error) if self.refused.insert(name.clone()) => {
+                    tracing::error!(schedule = name, "schedule of taskhost.toml left out: {error}");
+                }
+                Err(error) => tracing::debug!(schedule = name, "schedule of taskhost.toml still left out: {error}"),
+            }
+        }
+        if self.start.replace(start).is_none() {
+            self.tell_of_others(&stored);
+        }
+        Ok(put)
+    }
+
+    fn tell_of_others(&self, stored: &HashMap<&str, &Schedule>) {
+        let here: HashSet<_> = self.defined.iter().map(|schedule| schedule.name.as_str()).collect();
+        for old in stored.values().filter(|old| old.source == Source::Toml && !here.contains(&*old.name)) {
+            tracing::info!(
+                schedule = old.name,
+                "this schedule came from a taskhost.toml, but not from this one, and goes on; `taskhost schedule remove --orphans` removes \
+                 those that stand in no live worker's file"
+            );
+        }
+    }
+}
+
+/// Whether the broker is to get this one in place of `old`. `settled`: when this host's own was taken on, if it was.
+fn is_wanted(schedule: &Schedule, old: Option<&Schedule>, settled: Option<Millis>) -> bool {
+    let Some(old) = old else { return true };
+    match settled {
+        Some(defined_at) => !old.is_defined_as(schedule) && old.defined_at < defined_at,
+        None => !old.is_defined_as(schedule) || schedule.says_paused.is_some_and(|paused| paused != old.paused),
+    }
+}

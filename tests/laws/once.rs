@@ -1,0 +1,144 @@
+//! Laws of what the broker itself starts: a child comes to be once, also when nothing of it is kept.
+
+use std::time::Duration;
+
+use taskhost::{
+    broker::{Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued, TaskFilter},
+    task::{NewTask, QueueName, State, Verdict},
+};
+
+use crate::support::{SOON, Worker, add, dead, enqueue, named, ok, queue, task_id, wait_until};
+
+/// Where a child goes: beside its parent, or through the outbox.
+const PLACES: [&str; 2] = ["default", "mail"];
+
+fn child(id: &str, place: &str) -> NewTask {
+    NewTask { id: task_id(id), queue: queue(place), result_ttl: Some(Duration::ZERO), ..named("child", "[1]") }
+}
+
+/// A parent ends and says that this follows from it; everything on the way to its place is done.
+async fn follows(b: &dyn Broker, child: &NewTask) {
+    let line = queue("parents");
+    // Before its children, where they wait in its own queue.
+    enqueue(b, NewTask { queue: line.clone(), priority: "9".parse().expect("a priority"), ..add() }).await;
+    let worker = Worker::on(b, &line, crate::support::LEASE).await;
+    let children =
+        vec![NewTask { queue: if child.queue.as_str() == "default" { line.clone() } else { child.queue.clone() }, ..child.clone() }];
+    worker.run_one(Verdict::Succeed { result: "2".into(), children }).await;
+    b.relay(&line).await.expect("relay");
+}
+
+/// In `follows`, the parent's own queue stands for `default`.
+fn home(place: &str) -> QueueName {
+    queue(if place == "default" { "parents" } else { place })
+}
+
+async fn worker<'a>(b: &'a dyn Broker, place: &str) -> Worker<'a> {
+    Worker::on(b, &home(place), crate::support::LEASE).await
+}
+
+async fn is_gone(b: &dyn Broker, id: &str, place: &str) {
+    let (id, place) = (task_id(id), home(place));
+    wait_until(SOON, "nothing of it is kept", || async { b.find(Some(&place), &id).await.expect("find").is_none() }).await;
+}
+
+pub(crate) async fn a_child_is_added_once_whatever_its_result_ttl(b: &dyn Broker) {
+    for place in PLACES {
+        let works = worker(b, place).await;
+        for (n, ttl) in [Some(Duration::ZERO), Some(Duration::from_millis(1)), Some(Duration::from_secs(900)), None].into_iter().enumerate()
+        {
+            let id = format!("child-{n}");
+            let child = NewTask { result_ttl: ttl, ..child(&id, place) };
+            follows(b, &child).await;
+            follows(b, &child).await;
+            assert_eq!(works.run_one(ok("1")).await.task.id, child.id);
+            if ttl.is_some_and(|ttl| ttl < Duration::from_secs(1)) {
+                is_gone(b, &id, place).await;
+            }
+            b.sweep(&home(place), &[]).await.expect("sweep");
+            follows(b, &child).await;
+            assert!(works.claim(9).await.is_empty(), "{place}: added again with {ttl:?}");
+        }
+    }
+}
+
+pub(crate) fn no_results() -> BrokerSettings {
+    BrokerSettings { result_ttl: Duration::ZERO, dead_count: 0, ..BrokerSettings::default() }
+}
+
+/// Also by the broker's own setting, and when the dead set has no room for it.
+pub(crate) async fn a_child_is_added_once_whatever_the_broker_keeps(b: &dyn Broker) {
+    for place in PLACES {
+        let works = worker(b, place).await;
+        for (id, verdict) in [("ends", ok("1")), ("dies", dead("no"))] {
+            let child = NewTask { result_ttl: None, ..child(id, place) };
+            follows(b, &child).await;
+            works.run_one(verdict).await;
+            b.sweep(&home(place), &[]).await.expect("sweep");
+            is_gone(b, id, place).await;
+            follows(b, &child).await;
+            assert!(works.claim(9).await.is_empty(), "{place}: {id}: added again");
+        }
+    }
+}
+
+pub(crate) async fn a_child_that_was_cancelled_deleted_purged_or_has_expired_is_not_added_again(b: &dyn Broker) {
+    for place in PLACES {
+        let (home, works) = (home(place), worker(b, place).await);
+        for way in ["cancelled", "stopped", "deleted", "deleted when dead", "purged", "expired"] {
+            let id = way.replace(' ', "-");
+            let mut child = child(&id, place);
+            if way == "expired" {
+                child.expires = Some(b.now().await.expect("now"));
+            }
+            follows(b, &child).await;
+            match way {
+                "cancelled" => assert_eq!(b.cancel(&home, &child.id).await.expect("cancel"), CancelReply::Cancelled),
+                "stopped" => {
+                    let leased = works.claim_one().await;
+                    b.cancel(&home, &child.id).await.expect("cancel");
+                    works.finish(&leased.member, Verdict::HandBack { delay: Duration::ZERO }).await;
+                }
+                "deleted" => assert_eq!(b.delete(&home, &child.id).await.expect("delete"), DeleteReply::Deleted),
+                "deleted when dead" => {
+                    works.run_one(dead("no")).await;
+                    assert_eq!(b.delete(&home, &child.id).await.expect("delete"), DeleteReply::Deleted);
+                }
+                "purged" => assert_eq!(b.purge(&home).await.expect("purge"), 1),
+                _ => assert!(works.claim(9).await.is_empty(), "it has expired"),
+            }
+            is_gone(b, &id, place).await;
+            follows(b, &NewTask { expires: None, ..child }).await;
+            assert!(works.claim(9).await.is_empty(), "{place}: {way}: added again");
+        }
+    }
+}
+
+pub(crate) async fn a_child_that_is_no_longer_kept_is_nowhere_shown_and_its_id_is_free_to_enqueue(b: &dyn Broker) {
+    let child = child("mine", "mail");
+    follows(b, &child).await;
+    let mail = queue("mail");
+    {
+        let works = worker(b, "mail").await;
+        works.run_one(ok("1")).await;
+        b.leave(&works.who).await.expect("leave");
+    }
+    is_gone(b, "mine", "mail").await;
+    let of_mail = TaskFilter { queue: Some(mail.clone()), ..TaskFilter::default() };
+    assert!(b.list(&of_mail, None, 10).await.expect("list").tasks.is_empty());
+    let counts = b.queues().await.expect("queues").into_iter().find(|view| view.queue == mail).expect("a queue").counts;
+    assert!(counts.values().all(|count| *count == 0), "{counts:?}");
+    assert_eq!(b.retry(&mail, &child.id).await.expect("retry"), taskhost::broker::RetryReply::NotFound);
+    assert_eq!(b.delete(&mail, &child.id).await.expect("delete"), DeleteReply::NotFound);
+    assert_eq!(b.purge(&mail).await.expect("purge"), 0);
+    assert!(b.queues().await.expect("queues").iter().all(|view| view.queue != mail), "a queue that is purged empty is gone");
+
+    // Whoever enqueues it by hand means it.
+    assert_eq!(b.enqueue(std::slice::from_ref(&child)).await.expect("enqueue"), [Enqueued::Added]);
+    follows(b, &child).await;
+    let works = worker(b, "mail").await;
+    works.run_one(ok("1")).await;
+    follows(b, &child).await;
+    assert!(works.claim(9).await.is_empty(), "and its child stays known all the same");
+    assert!(b.find(Some(&mail), &child.id).await.expect("find").is_none_or(|view| view.state == State::Succeeded));
+}
