@@ -7,7 +7,7 @@ fn every_command_that_is_asked_wrongly_says_so() {
     let host = Taskhost::new();
     host.write("garbage.wasm", "no component");
     host.write("tasks.ndjson", "{\"task\":\"add\"}\n");
-    let cases: [&[&str]; 75] = [
+    let cases: [&[&str]; 74] = [
         &["worker", "--lease", "soon"],
         &["worker", "--lease", "0s"],
         &["worker", "--lease", "1ms"],
@@ -40,7 +40,6 @@ fn every_command_that_is_asked_wrongly_says_so() {
         &["enqueue", "add", "--unique-key", "x"],
         &["enqueue", "add", "--id", "two words"],
         &["enqueue", "add", "--wait=soon"],
-        &["enqueue", "add", "--no-result", "--wait"],
         &["enqueue", "--bulk", "absent.ndjson"],
         &["enqueue", "add", "--bulk", "tasks.ndjson"],
         &["result"],

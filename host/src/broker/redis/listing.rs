@@ -9,12 +9,13 @@
 use std::{cmp::Reverse, collections::VecDeque};
 
 use futures_util::future::try_join_all;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 use serde::{Deserialize, Serialize};
 
 use super::{
     RedisBroker,
     scripts::{ENDED, WAITING},
-    values::words,
+    values::{bytes, list, word, words},
 };
 use crate::{
     broker::{
@@ -23,6 +24,9 @@ use crate::{
     },
     task::{Millis, QueueName, State},
 };
+
+/// Bytes that a cursor can't show as they are.
+const NO_TEXT: &AsciiSet = &CONTROLS.add(b'%');
 
 const SECTIONS: [State; 4] = [State::Running, State::Ready, State::Scheduled, State::Parked];
 const ENDS: [State; 3] = [State::Succeeded, State::Dead, State::Cancelled];
@@ -45,7 +49,7 @@ struct Mark {
     /// Of the parked: under which name.
     name: String,
     score: String,
-    /// An id; of the running a held member.
+    /// An id, with `%` before the hex of each byte that no id has; of the running a held member.
     id: String,
 }
 
@@ -143,11 +147,13 @@ impl RedisBroker {
     }
 
     async fn waiting_at(&self, queue: &QueueName, key: &str, name: &str, after: &Mark, limit: usize) -> Result<Vec<Mark>> {
-        let call = WAITING.call(&self.keys.queue(queue)).arg(key).arg(limit).arg(&after.score).arg(&after.id);
-        let mut pairs = words(self.commands.call(&call).await?)?.into_iter();
+        let before: Vec<u8> = percent_decode_str(&after.id).collect();
+        let call = WAITING.call(&self.keys.queue(queue)).arg(key).arg(limit).arg(&after.score).arg(before);
+        let mut pairs = list(self.commands.call(&call).await?)?.into_iter();
         let mut marks = Vec::new();
         while let (Some(id), Some(score)) = (pairs.next(), pairs.next()) {
-            marks.push(Mark { name: name.to_owned(), score, id });
+            let id = percent_encode(&bytes(id), NO_TEXT).to_string();
+            marks.push(Mark { name: name.to_owned(), score: word(score), id });
         }
         Ok(marks)
     }

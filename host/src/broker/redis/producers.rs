@@ -15,7 +15,7 @@ use super::{
     values::{end_told, is_plain, list, push_record, shown_id, view, word},
 };
 use crate::{
-    broker::{BrokerError, Enqueued, Result, TOLD, check_payload},
+    broker::{BrokerError, Enqueued, Result, TOLD, check_payload, unreadable},
     task::{NewTask, QueueName, TaskId, TaskView},
 };
 
@@ -191,7 +191,11 @@ impl RedisBroker {
                 answer => Some((ended(&queue, answer)?, queue)),
             })
         });
-        Ok(try_join_all(asked).await?.into_iter().flatten().next().map(|(ended, queue)| (queue, ended)))
+        let mut known: Vec<_> = try_join_all(asked).await?.into_iter().flatten().collect();
+        if known.len() > 1 {
+            return Err(unreadable::ambiguous(id, known.iter().map(|(_, queue)| queue)));
+        }
+        Ok(known.pop().map(|(ended, queue)| (queue, ended)))
     }
 
     /// As it is; or as it ended, when it is gone.

@@ -51,7 +51,7 @@ pub(super) fn count(step: &Step<'_>, queue: &QueueName, state: State, gone_at: O
 /// An ended task goes before its time is over, or runs again.
 fn uncount(step: &Step<'_>, task: &Brief) -> Result<(), Failure> {
     let mut find = step.connection.prepare_cached("SELECT gone_at FROM task WHERE seq = ?")?;
-    let gone_at = find.query_row([task.seq], |row| row.get(0)).optional()?.flatten();
+    let gone_at = find.query_row([task.seq], |row| maybe(row, 0)).optional()?.flatten();
     count(step, &task.queue, task.state, gone_at, -1)
 }
 

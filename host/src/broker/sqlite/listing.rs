@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use rusqlite::{Connection, OptionalExtension, params, types::Value};
+use rusqlite::{Connection, OptionalExtension, params, types::ValueRef};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -252,64 +252,73 @@ const STRAYS: usize = 100;
 
 /// Rows whose queue, state or time is none, which no walk along an index meets: a seek each, whatever there is.
 fn stray(db: &Connection, odd: &mut Vec<Odd>) -> Result<(), Failure> {
-    for (index, states) in [
+    let indices = [
         ("task_running", "state = 3"),
         ("task_ready", "state = 1"),
         ("task_scheduled", "state = 0"),
         ("task_parked", "state = 2"),
         ("task_ended", "state > 3"),
-    ] {
-        // The next queue of the index, by one seek.
-        let mut next =
-            db.prepare_cached(&format!("SELECT queue FROM task INDEXED BY {index} WHERE {states} AND queue > ? ORDER BY queue LIMIT 1"))?;
-        let mut last = Value::Null;
-        loop {
-            let found = match &last {
-                Value::Null => db
-                    .prepare_cached(&format!("SELECT queue FROM task INDEXED BY {index} WHERE {states} ORDER BY queue LIMIT 1"))?
-                    .query_row((), |row| row.get(0)),
-                last => next.query_row([last], |row| row.get(0)),
-            };
-            let Some(queue) = found.optional()? else { break };
-            last = queue;
-            let wrong = match &last {
-                Value::Text(name) => QueueName::new(name).err().map(|error| error.to_string()),
-                _ => Some("its queue is no text".to_owned()),
-            };
-            if let Some(why) = wrong {
-                note(
-                    db,
-                    &format!("SELECT seq FROM task INDEXED BY {index} WHERE {states} AND queue = ? LIMIT {STRAYS}"),
-                    &last,
-                    &why,
-                    odd,
-                )?;
-                continue;
+    ];
+    for (index, states) in indices {
+        let from = format!("FROM task INDEXED BY {index} WHERE {states}");
+        let mut first = db.prepare_cached(&format!("SELECT queue {from} ORDER BY queue LIMIT 1"))?;
+        let mut next = db.prepare_cached(&format!("SELECT queue {from} AND queue > {QUEUE} ORDER BY queue LIMIT 1"))?;
+        let mut found = first.query_row((), Named::read).optional()?;
+        while let Some(queue) = found {
+            for (what, why) in queue.strays(index) {
+                let mut find = db.prepare_cached(&format!("SELECT seq {from} AND queue = {QUEUE} AND {what} LIMIT {STRAYS}"))?;
+                for seq in find.query_map(params![queue.bytes, queue.is_text], |row| row.get(0))? {
+                    odd.push(Odd { seq: seq?, why: why.clone() });
+                }
             }
-            let missing: &[(&str, &str)] = match index {
-                "task_running" => &[("typeof(claimed_us) <> 'integer'", "it runs and was never claimed")],
-                "task_scheduled" => &[("due_at IS NULL", "it is delayed and never due")],
-                "task_ended" => &[
-                    ("state > 6", "its state is none"),
-                    ("state = 4 AND ended_at IS NULL", "it has ended at no time"),
-                    ("state = 5 AND ended_at IS NULL", "it has ended at no time"),
-                    ("state = 6 AND ended_at IS NULL", "it has ended at no time"),
-                ],
-                _ => &[],
-            };
-            for (what, why) in missing {
-                let text = format!("SELECT seq FROM task INDEXED BY {index} WHERE {states} AND queue = ? AND {what} LIMIT {STRAYS}");
-                note(db, &text, &last, why, odd)?;
-            }
+            found = next.query_row(params![queue.bytes, queue.is_text], Named::read).optional()?;
         }
     }
     Ok(())
 }
 
-fn note(db: &Connection, text: &str, queue: &Value, why: &str, odd: &mut Vec<Odd>) -> Result<(), Failure> {
-    let mut find = db.prepare_cached(text)?;
-    for seq in find.query_map([queue], |row| row.get(0))? {
-        odd.push(Odd { seq: seq?, why: why.to_owned() });
+/// A [`Named`] as it stands in the column.
+const QUEUE: &str = "iif(?2, CAST(?1 AS TEXT), ?1)";
+
+/// What stands in the place of a queue's name; text need not be UTF-8.
+struct Named {
+    bytes: Vec<u8>,
+    is_text: bool,
+}
+
+impl Named {
+    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(match row.get_ref(0)? {
+            ValueRef::Text(text) => Self { bytes: text.to_owned(), is_text: true },
+            ValueRef::Blob(bytes) => Self { bytes: bytes.to_owned(), is_text: false },
+            // A column of text has no number.
+            _ => Self { bytes: Vec::new(), is_text: true },
+        })
     }
-    Ok(())
+
+    /// What a row of this index must not be, and why.
+    fn strays(&self, index: &str) -> Vec<(&'static str, String)> {
+        let name = String::from_utf8(self.bytes.clone()).ok().filter(|_| self.is_text);
+        let wrong = match name.map(QueueName::new) {
+            Some(Ok(_)) => None,
+            Some(Err(error)) => Some(error.to_string()),
+            None => Some("its queue is no text".to_owned()),
+        };
+        if let Some(why) = wrong {
+            return vec![("1", why)];
+        }
+        let ended = "it has ended at no time";
+        let wrong: &[(&'static str, &str)] = match index {
+            "task_running" => &[("typeof(claimed_us) <> 'integer'", "it runs and was never claimed")],
+            "task_scheduled" => &[("due_at IS NULL", "it is delayed and never due")],
+            "task_ended" => &[
+                ("state > 6", "its state is none"),
+                ("state = 4 AND ended_at IS NULL", ended),
+                ("state = 5 AND ended_at IS NULL", ended),
+                ("state = 6 AND ended_at IS NULL", ended),
+            ],
+            _ => &[],
+        };
+        wrong.iter().map(|(what, why)| (*what, (*why).to_owned())).collect()
+    }
 }

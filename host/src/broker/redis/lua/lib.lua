@@ -181,6 +181,12 @@ end
 local STUB_MS = 600000
 local function leave_stub(id) call('SET', K .. 'stub:' .. id, '1', 'PX', STUB_MS) end
 
+-- How long a result is kept: `own` is the task's `ttl`, which anybody may have written.
+local function kept_for(own, ttl)
+  local asked = tonumber(own or nil)
+  return asked and asked >= 0 and asked <= 31536000000000 and asked or ttl
+end
+
 -- After an end: the key is released, the result's time begins. The dead set has bounds of its own. Whether the end is to be listed with
 -- those of its batch: the dead are not, nor what is kept for a time of its own (both are listed one by one), nor what is not kept.
 local function settle(id, state, ttl)
@@ -194,8 +200,7 @@ local function settle(id, state, ttl)
     return false
   end
   local usual = ttl
-  local asked = tonumber(own[1])
-  if asked and asked >= 0 and asked <= 31536000000000 then ttl = asked end
+  ttl = kept_for(own[1], ttl)
   if ttl < 60000 then publish({ id }, state, true) end
   if ttl < STUB_MS and own[3] then leave_stub(id) end
   if ttl == 0 then
@@ -213,7 +218,7 @@ end
 -- Ends a task that no attempt ended. Its place is the caller's. It is listed first: when the rest is asked for again, it may have ended.
 local function end_waiting(id, state, ttl, kind, message)
   local own = call('HGET', T .. id, 'ttl')
-  if state == 'dead' then call('ZADD', K .. 'dead', now, id) elseif (tonumber(own or nil) or ttl) == ttl then tell({ [state] = { id } }, ttl) end
+  if state == 'dead' then call('ZADD', K .. 'dead', now, id) elseif kept_for(own, ttl) == ttl then tell({ [state] = { id } }, ttl) end
   local error = string.format('{"kind":"%s","message":"%s"}', kind, message)
   call('HSET', T .. id, 'state', state, 'end', int(now), 'error', error)
   settle(id, state, ttl)
