@@ -123,14 +123,7 @@ impl Readers {
     pub(super) fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         self.standing.check()?;
         let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut connection = if let Some(connection) = kept {
-            connection
-        } else {
-            let connection = self.connect();
-            // Opened by name, it is of no use when another file stands there now.
-            self.standing.check_names()?;
-            connection.map_err(|error| fault(&self.path, &error))?
-        };
+        let mut connection = if let Some(connection) = kept { connection } else { self.connect()? };
         let value = {
             let step = connection.transaction().map_err(|error| fault(&self.path, &error))?;
             read(&step)?
@@ -142,12 +135,19 @@ impl Readers {
         Ok(value)
     }
 
-    fn connect(&self) -> rusqlite::Result<Connection> {
+    fn connect(&self) -> Result<Connection> {
         // Not SQLITE_OPEN_READ_ONLY: a reader of a WAL file must be able to create its shared memory.
-        let connection = Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-        prepare(&connection)?;
-        connection.pragma_update(None, "query_only", true)?;
-        Ok(connection)
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let opened = Connection::open_with_flags(&self.path, flags);
+        // Where another file stands under the name by now, nothing may be read of it: its first reader would take our write-ahead log for
+        // its own, and the tasks in that would be lost.
+        self.standing.check_names()?;
+        let prepared = opened.and_then(|connection| {
+            prepare(&connection)?;
+            connection.pragma_update(None, "query_only", true)?;
+            Ok(connection)
+        });
+        prepared.map_err(|error| fault(&self.path, &error))
     }
 }
 
