@@ -1,6 +1,6 @@
 //! Logs: people's lines or JSON, always to stderr, so that stdout stays what was asked for.
 //!
-//! A command writes each line at once, as every command does. A worker's lines go through an [`Outlet`]: whoever reads them, or does not,
+//! A command writes each line at once, as every command does. A worker's lines go through an `outlet`: whoever reads them, or does not,
 //! can't hold it up. What tasks and attempts are called in a log is set by those who log: `id` and `task` (its name), `attempt`, `plugin`,
 //! `queue`, `worker`.
 
