@@ -7,7 +7,7 @@ use std::{
 
 /// Rooms of one row never meet; imports go to lower rows only. Lowest first.
 const ROWS: [&[&str]; 10] = [
-    &["text"],
+    &["text", "backoff"],
     &["task", "telemetry", "private"],
     &["catalogue"],
     &["retry", "cron", "workflow"],

@@ -12,6 +12,7 @@ use std::{
 };
 
 use crate::{
+    backoff::Backoff,
     broker::{BrokerSettings, Durability, Schedule},
     catalogue,
     engine::Limits,
@@ -242,8 +243,7 @@ impl Gathered {
             },
             retry: RetrySettings {
                 max_attempts: self.get("retries", |text| Ok(u32::try_from(number(text)?).unwrap_or(u32::MAX).saturating_add(1)))?,
-                base: self.get("backoff", units::duration)?,
-                cap: self.get("backoff_cap", units::duration)?,
+                backoff: Backoff::new(self.get("backoff", units::duration)?, self.get("backoff_cap", units::duration)?),
             },
             schedules,
             log: self.given("log").map(str::to_owned),

@@ -1,5 +1,6 @@
 //! taskhost: a task queue whose task bodies are WebAssembly components. See ARCHITECTURE.md for the map of rooms.
 
+pub mod backoff;
 pub mod broker;
 pub mod catalogue;
 pub mod cli;

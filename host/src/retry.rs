@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use crate::{
+    backoff::Backoff,
     catalogue::Hints,
     task::{ErrorKind, Outcome, Task, Verdict},
 };
@@ -21,7 +22,7 @@ pub const LONGEST_WISH: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// What follows. `jitter` is in 0..1: given, not drawn here.
 ///
-/// A retry waits for what the body asked, else for [`backoff`]. The last attempt's failure is the task's end, as is one that
+/// A retry waits for what the body asked, else for [`RetrySettings::backoff`]. The last attempt's failure is the task's end, as is one that
 /// no further attempt can mend.
 pub fn judge(task: &Task, hints: Option<&Hints>, settings: &RetrySettings, outcome: Outcome, jitter: f64) -> Verdict {
     let (error, wish) = match outcome {
@@ -38,18 +39,9 @@ pub fn judge(task: &Task, hints: Option<&Hints>, settings: &RetrySettings, outco
     }
     let delay = match wish {
         Some(wish) => wish.min(LONGEST_WISH),
-        None => backoff(task.tries, settings, jitter),
+        None => settings.backoff.delay(task.tries, jitter),
     };
     Verdict::Retry { error, delay }
-}
-
-/// The delay after the attempt that followed `tries` earlier ones: `base` doubled each time up to `cap`, of which a random half
-/// is taken off, so that tasks that failed together do not come back together.
-pub fn backoff(tries: u32, settings: &RetrySettings, jitter: f64) -> Duration {
-    let doubled = 1_u32.checked_shl(tries).map_or(Duration::MAX, |factor| settings.base.saturating_mul(factor));
-    let whole = if settings.base.is_zero() { Duration::ZERO } else { doubled.min(settings.cap) };
-    let share = if jitter.is_finite() { jitter.clamp(0.0, 1.0) } else { 1.0 };
-    whole.mul_f64(0.5 + share / 2.0).min(whole)
 }
 
 /// The enqueuer's word, then the body's hint as far as it is followed (`catalogue::Bound`), then the worker's default.
@@ -62,15 +54,13 @@ pub fn max_attempts(task: &Task, hints: Option<&Hints>, settings: &RetrySettings
 pub struct RetrySettings {
     /// At least 1; 4 is three retries.
     pub max_attempts: u32,
-    /// The first delay; doubled each time.
-    pub base: Duration,
-    /// Never longer than this.
-    pub cap: Duration,
+    /// The delay before a retry, where the body asks for none.
+    pub backoff: Backoff,
 }
 
 impl Default for RetrySettings {
     fn default() -> Self {
-        Self { max_attempts: 4, base: Duration::from_secs(1), cap: Duration::from_secs(3600) }
+        Self { max_attempts: 4, backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(3600)) }
     }
 }
 
@@ -122,11 +112,11 @@ mod tests {
 
     #[test]
     fn delays_double_from_one_second_and_stop_at_an_hour() {
-        let settings = RetrySettings::default();
-        let whole: Vec<_> = (0..14).map(|tries| backoff(tries, &settings, 1.0).as_secs()).collect();
+        let backoff = RetrySettings::default().backoff;
+        let whole: Vec<_> = (0..14).map(|tries| backoff.delay(tries, 1.0).as_secs()).collect();
         assert_eq!(whole, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600, 3600]);
-        assert_eq!(backoff(0, &settings, 0.0), Duration::from_millis(500));
-        assert_eq!(backoff(u32::MAX, &settings, f64::NAN), Duration::from_secs(3600));
+        assert_eq!(backoff.delay(0, 0.0), Duration::from_millis(500));
+        assert_eq!(backoff.delay(u32::MAX, f64::NAN), Duration::from_secs(3600));
     }
 
     #[test]
@@ -198,15 +188,6 @@ mod tests {
         fn a_cancelled_attempt_cancels_the_task(kind in prop::sample::select([ErrorKind::Cancelled, ErrorKind::Expired].as_slice()), tries in 0_u32..100) {
             let verdict = judge(&task(tries, None), None, &RetrySettings::default(), failed(kind, None), 0.5);
             prop_assert!(matches!(verdict, Verdict::Cancel { .. }), "{verdict:?}");
-        }
-
-        #[test]
-        fn a_delay_is_between_half_and_the_whole_and_grows(tries: u32, base_ms in 0_u64..100_000, cap_ms in 0_u64..100_000_000, jitter: f64) {
-            let settings = RetrySettings { max_attempts: 4, base: Duration::from_millis(base_ms), cap: Duration::from_millis(cap_ms) };
-            let (low, high) = (backoff(tries, &settings, 0.0), backoff(tries, &settings, 1.0));
-            let delay = backoff(tries, &settings, jitter);
-            prop_assert!(low <= delay && delay <= high && high <= settings.cap);
-            prop_assert!(backoff(tries.saturating_add(1), &settings, 1.0) >= high);
         }
     }
 }
