@@ -7,11 +7,10 @@
 mod below;
 mod fleet;
 mod ground;
-mod model;
 mod processes;
-mod proxy;
 mod redis;
 mod replicas;
-mod scripts;
 mod soak;
 mod topologies;
+
+use taskhost_testing::proxy;

@@ -72,7 +72,7 @@ async fn a_worker_s_next_word_brings_back_what_an_emptied_redis_lost() {
     let mut server = RedisServer::start();
     let broker = RedisBroker::connect(&server.url(), BrokerSettings::default()).await.expect("our own server");
     let queue = QueueName::default();
-    let worker = crate::laws::shared::serving("box:1:a", "math.wasm", "add");
+    let worker = crate::support::announced::serving("box:1:a", "math.wasm", "add");
     broker.register(&queue, SOON).await.expect("register");
     broker.announce(&worker, SOON).await.expect("announce");
     server.restart(&[]);

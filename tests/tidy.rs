@@ -192,17 +192,20 @@ fn room_of(path: &Path) -> String {
     first.strip_suffix(".rs").map_or(first.clone(), str::to_owned)
 }
 
-/// Every source of the host, by its path below `host/src`.
+/// Every source of the host's crates, by its path below `src`; a file of the broker's crate is one of the room `broker`.
 fn sources() -> Vec<(PathBuf, String)> {
-    let base = root().join("host/src");
-    let (mut open, mut found) = (vec![base.clone()], Vec::new());
-    while let Some(dir) = open.pop() {
-        for entry in fs::read_dir(&dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                open.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push((path.strip_prefix(&base).unwrap().to_owned(), fs::read_to_string(&path).unwrap()));
+    let mut found = Vec::new();
+    for (base, room) in [("host/src", ""), ("host/core/src", ""), ("host/broker/src", "broker")] {
+        let base = root().join(base);
+        let mut open = vec![base.clone()];
+        while let Some(dir) = open.pop() {
+            for entry in fs::read_dir(&dir).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    open.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "rs") {
+                    found.push((Path::new(room).join(path.strip_prefix(&base).unwrap()), fs::read_to_string(&path).unwrap()));
+                }
             }
         }
     }

@@ -21,12 +21,11 @@ use crate::{
     task::QueueName,
 };
 
-mod address;
 mod arguments;
 mod file;
 pub mod units;
 
-pub use address::BrokerAddress;
+pub use crate::broker::BrokerAddress;
 
 /// Every setting: its key in `taskhost.toml` (upper-cased behind `TASKHOST_` its environment name), its default as text, and what it is.
 pub const KEYS: &[(&str, &str, &str)] = &[

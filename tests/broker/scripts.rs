@@ -20,8 +20,8 @@ use taskhost::{
     task::{ErrorKind, Millis, NewTask, Priority, Progress, QueueName, Start, State, TaskError, TaskId, Unique, Verdict},
 };
 
-use super::proxy::{Act, Moment, Proxy};
 use crate::support::{LEASE, RedisServer, finish, named, ok, queue, task_name};
+use taskhost_testing::proxy::{Act, Moment, Proxy};
 
 /// Every script there is, by its header.
 const VERBS: [&str; 25] = [
@@ -54,7 +54,7 @@ const VERBS: [&str; 25] = [
 
 #[tokio::test]
 async fn an_error_at_any_call_of_any_script_is_mended_by_asking_again() {
-    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/broker/redis/lua")).expect("the scripts");
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/redis/lua")).expect("the scripts");
     let names = files.map(|file| file.expect("a file").path().file_stem().expect("a name").to_string_lossy().into_owned());
     // `mark` is one write; what the verbs share is broken with each of them; `unreadable` fails unsaid and is broken below.
     let apart = ["lib", "mark", "careful", "unreadable"];

@@ -393,10 +393,11 @@ async fn a_producer_that_only_knows_the_protocol_can_enqueue() {
     let server = RedisServer::start();
     let broker = connect(&server).await;
     let script =
-        [include_str!("../host/src/broker/redis/lua/lib.lua"), include_str!("../host/src/broker/redis/lua/enqueue.lua")].join("\n");
+        [include_str!("../../host/broker/src/redis/lua/lib.lua"), include_str!("../../host/broker/src/redis/lua/enqueue.lua")].join("\n");
     let record = ["my-id", "9", "", "", "", "3", "task", "add", "args", "[1,2]", "headers", r#"[["tenant","x"]]"#];
     let call = [&["EVAL", &script, "1", "th:{default}:", "1"][..], &record[..]].concat();
-    let rights = include_str!("../docs/protocol.md").lines().find(|line| line.contains("SETUSER producer")).expect("what a producer needs");
+    let rights =
+        include_str!("../../docs/protocol.md").lines().find(|line| line.contains("SETUSER producer")).expect("what a producer needs");
     raw(&server, &rights.split_whitespace().collect::<Vec<_>>()).await;
     let url = format!("redis://producer:PASSWORD@127.0.0.1:{}", server.port());
     assert_eq!(raw_as(&url, &call).await, Value::Array(Vec::new()));

@@ -6,6 +6,7 @@
 //! Invariant: every method is one atomic step: after a crash or an error it happened or it did not, and repeating it is
 //! safe. The laws that every driver keeps stand in `tests/laws.rs`.
 
+mod address;
 mod error;
 mod kv;
 mod listing;
@@ -15,10 +16,14 @@ pub mod sqlite;
 pub mod traced;
 mod unreadable;
 
+pub use address::BrokerAddress;
 pub use error::BrokerError;
 pub use kv::{KvError, KvRoom};
 pub use listing::{TaskFilter, TaskPage};
 pub use schedule::{CatchUp, FileSchedule, Fired, Overlap, Schedule, Source};
+
+use crate as broker;
+use taskhost_core::{catalogue, task};
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -26,7 +31,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::{
+use taskhost_core::{
     catalogue::{Catalogue, PluginInfo},
     retry,
     task::{CodeId, Millis, NewTask, Progress, QueueName, State, Task, TaskId, TaskName, TaskView, Verdict},

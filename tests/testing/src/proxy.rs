@@ -8,6 +8,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    fmt,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
     time::Duration,
@@ -26,14 +27,14 @@ use tokio_util::sync::CancellationToken;
 
 /// When a command passes: on its way to the server, or its answer on the way back, when the step has happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Moment {
+pub enum Moment {
     Asked,
     Answered,
 }
 
 /// What becomes of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Act {
+pub enum Act {
     Pass,
     /// The connection is closed instead.
     Cut,
@@ -49,10 +50,10 @@ pub(crate) enum Act {
 }
 
 /// Asked of every message: the verb is a script's (`claim`) or a command's in capitals (`BZPOPMIN`).
-pub(crate) type Hook = Arc<dyn Fn(&str, Moment) -> Act + Send + Sync>;
+pub type Hook = Arc<dyn Fn(&str, Moment) -> Act + Send + Sync>;
 
 /// Runs until it is dropped.
-pub(crate) struct Proxy {
+pub struct Proxy {
     port: u16,
     shared: Arc<Shared>,
     accepting: JoinHandle<()>,
@@ -67,8 +68,14 @@ struct Shared {
     end: CancellationToken,
 }
 
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Proxy on port {}", self.port)
+    }
+}
+
 impl Proxy {
-    pub(crate) async fn before(server: u16) -> Self {
+    pub async fn before(server: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free loopback port");
         let port = listener.local_addr().expect("bound").port();
         let shared = Arc::new(Shared {
@@ -82,16 +89,16 @@ impl Proxy {
         Self { port, shared, accepting }
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    pub(crate) fn hook(&self, hook: impl Fn(&str, Moment) -> Act + Send + Sync + 'static) {
+    pub fn hook(&self, hook: impl Fn(&str, Moment) -> Act + Send + Sync + 'static) {
         *self.shared.hook.lock().expect("not poisoned") = Arc::new(hook);
     }
 
     /// Down: connections are cut and new ones closed at once.
-    pub(crate) fn set_up(&self, up: bool) {
+    pub fn set_up(&self, up: bool) {
         self.shared.up.send_replace(up);
     }
 }

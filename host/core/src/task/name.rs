@@ -99,14 +99,14 @@ impl TaskId {
 
 impl TaskId {
     /// Under which a task is shown whose own id is none.
-    pub(crate) fn unreadable(mark: impl fmt::Display) -> Self {
+    pub fn unreadable(mark: impl fmt::Display) -> Self {
         Self(format!("unreadable:{mark}").into())
     }
 }
 
 impl TaskName {
     /// What stands for a name that is none.
-    pub(crate) fn unreadable() -> Self {
+    pub fn unreadable() -> Self {
         Self("unreadable".into())
     }
 }
