@@ -7,6 +7,7 @@
 //! safe. The laws that every driver keeps stand in `tests/laws.rs`.
 
 mod address;
+mod connect;
 mod error;
 mod kv;
 mod listing;
@@ -17,6 +18,7 @@ pub mod traced;
 mod unreadable;
 
 pub use address::BrokerAddress;
+pub use connect::connect;
 pub use error::BrokerError;
 pub use kv::{KvError, KvRoom};
 pub use listing::{TaskFilter, TaskPage};

@@ -19,10 +19,7 @@ pub(super) async fn broker(settings: &Settings) -> Result<Arc<dyn Broker>, Failu
 }
 
 pub(super) async fn connect(address: &BrokerAddress, bounds: BrokerSettings) -> broker::Result<Arc<dyn Broker>> {
-    Ok(match address {
-        BrokerAddress::Redis(url) => Arc::new(broker::redis::RedisBroker::connect(url.reveal(), bounds).await?),
-        BrokerAddress::Sqlite(path) => Arc::new(broker::sqlite::SqliteBroker::open(path, bounds)?),
-    })
+    broker::connect(address, bounds).await
 }
 
 /// The task, in `queue` or in any.

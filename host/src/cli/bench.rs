@@ -1,42 +1,35 @@
-//! `bench`: what taskhost does on this machine with the user's own broker, and what the machine could do at most.
+//! `bench`: the words, the table, and this host as what `taskhost_bench` measures.
 //!
-//! a place of its own → ceilings → enqueue → drain → end to end → latency → delayed tasks → cold start → table or JSON.
-//!
-//! Invariant: it works under a prefix (Redis) or in a file (SQLite) of its own, which is gone afterwards, also after Ctrl-C.
+//! Invariant: the benchmark's own place is removed afterwards, also after Ctrl-C.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    env,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
+use async_trait::async_trait;
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
+use taskhost_bench::{BenchError, Ended, MOST_SLOTS, Options, Place, Report, Subject, WorkerOrder};
+use tokio::{
+    process::Command,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
 
 use super::{Failure, output, worker};
 use crate::{
-    config::Settings,
-    engine::Engine,
-    plugins::{self, Plugin},
-    task::{NewTask, QueueName, TaskName},
+    config::{ENVIRONMENT_CONFIG, ENVIRONMENT_PREFIX, Settings},
+    engine::{About, Attempted, Call, Engine, LogLine, ServiceError, Services},
+    plugins::{self, Plugin, Registry},
+    retry::RetrySettings,
+    task::{Clock, CodeId, Outcome, Progress, QueueName, SystemClock, TaskId, TaskName},
+    worker::{Invoke, Roster, Stop, Work, WorkerError, WorkerSettings, run_with, worker_id},
 };
-
-mod ceilings;
-mod drain;
-mod enqueue;
-mod growth;
-mod latency;
-mod place;
-mod plot;
-mod report;
-mod start;
-mod usage;
-
-use place::Place;
-use report::{Figure, Report};
-
-/// The queue of every task that is enqueued here.
-const QUEUE: &str = "bench";
-/// Slots that drains are shown for, beside the default.
-const SLOTS: [usize; 4] = [1, 10, 50, 200];
-/// The share of tasks that a drain on one slot takes, a round trip each, and on ten.
-const FEWER: [(usize, usize); 2] = [(1, 20), (10, 4)];
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -92,9 +85,39 @@ enum Part {
     Growth,
 }
 
-impl Part {
-    /// What is measured when nothing is named.
-    const USUAL: [Self; 7] = [Self::Ceilings, Self::Enqueue, Self::Drain, Self::EndToEnd, Self::Idle, Self::Delayed, Self::Start];
+impl From<Part> for taskhost_bench::Part {
+    fn from(part: Part) -> Self {
+        match part {
+            Part::Ceilings => Self::Ceilings,
+            Part::Enqueue => Self::Enqueue,
+            Part::Drain => Self::Drain,
+            Part::EndToEnd => Self::EndToEnd,
+            Part::Idle => Self::Idle,
+            Part::Delayed => Self::Delayed,
+            Part::Start => Self::Start,
+            Part::Growth => Self::Growth,
+        }
+    }
+}
+
+impl BenchArgs {
+    fn options(&self, settings: &Settings) -> Options {
+        let only: Vec<taskhost_bench::Part> = self.only.iter().map(|part| (*part).into()).collect();
+        let mut parts: Vec<_> = taskhost_bench::Part::USUAL.into_iter().filter(|part| only.is_empty() || only.contains(part)).collect();
+        if self.plot.is_some() || only.contains(&taskhost_bench::Part::Growth) {
+            parts.push(taskhost_bench::Part::Growth);
+        }
+        let (tasks, repeat) = if self.quick { (20_000, 1) } else { (200_000, 3) };
+        Options {
+            parts,
+            tasks: self.tasks.map_or(tasks, |tasks| tasks as usize),
+            repeat: self.repeat.unwrap_or(repeat),
+            plugin: self.plugin.clone(),
+            slots: settings.concurrency,
+            threads: settings.threads,
+            lease: settings.lease,
+        }
+    }
 }
 
 pub(super) async fn call(args: BenchArgs, settings: Settings) -> Result<(), Failure> {
@@ -102,9 +125,9 @@ pub(super) async fn call(args: BenchArgs, settings: Settings) -> Result<(), Fail
         signal(kind).map_err(|error| Failure::Failed(format!("failed to listen for signals: {error}; raise the limit of open files")))
     };
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    let place = Place::open(&settings).await?;
+    let place = Place::open(&settings.broker, &settings.bounds).await?;
     let done = tokio::select! {
-        done = measure(&args, settings, &place) => done,
+        done = measure(&args, &settings, &place) => done,
         _ = interrupt.recv() => Err(Failure::Failed("stopped; what the benchmark had enqueued is removed".to_owned())),
         _ = terminate.recv() => Err(Failure::Failed("stopped; what the benchmark had enqueued is removed".to_owned())),
     };
@@ -117,137 +140,217 @@ pub(super) async fn call(args: BenchArgs, settings: Settings) -> Result<(), Fail
             |error| Failure::Usage(format!("failed to write the plot: {error}; name a file that can be written: `{}`", file.display()));
         std::fs::write(file, report.plot()).map_err(failed)?;
     }
-    if args.json { output::json(&report) } else { report.print() }
+    if args.json { output::json(&report) } else { print(&report) }
 }
 
-async fn measure(args: &BenchArgs, settings: Settings, place: &Place) -> Result<Report, Failure> {
-    let slots = settings.concurrency.max(SLOTS[SLOTS.len() - 1]);
-    let engine = worker::engine(&settings, slots)?;
-    let inspected = plugins::inspect(&args.plugin, &engine, None, None, &settings.limits).await;
-    let inspected = inspected.map_err(|error| Failure::Usage(format!("{error}; name the plugin that offers `add` with --plugin")))?;
-    let body = TaskName::new("add").map_err(|error| Failure::Failed(error.to_string()))?;
-    if !inspected.plugin.description.bodies.iter().any(|offered| offered.name == body) {
-        return Err(Failure::Usage(format!("`{}` offers no `add`: name the plugin that does with --plugin", args.plugin.display())));
+fn print(report: &Report) -> Result<(), Failure> {
+    let mut rows = output::Rows::new(&["FIGURE", "MIN", "MEDIAN", "MAX", "UNIT", "OF ITS CEILING"]);
+    for cells in report.table() {
+        rows.add(cells.into_iter().map(output::cell).collect());
     }
-    let queue = QueueName::new(QUEUE).map_err(|error| Failure::Failed(error.to_string()))?;
-    let (tasks, repeat) = if args.quick { (20_000, 1) } else { (200_000, 3) };
-    let mut bench = Bench {
-        tasks: args.tasks.map_or(tasks, |tasks| tasks as usize),
-        repeat: args.repeat.unwrap_or(repeat),
-        file: args.plugin.clone(),
-        plugin: Arc::new(inspected.plugin),
-        report: Report::new(&settings, place.about().await?),
-        place,
-        settings,
-        engine,
-        body,
-        queue,
-    };
-    let usual = Part::USUAL.into_iter().filter(|part| args.only.is_empty() || args.only.contains(part));
-    let growth = (args.plot.is_some() || args.only.contains(&Part::Growth)).then_some(Part::Growth);
-    let parts: Vec<Part> = usual.chain(growth).collect();
-    // Nothing but a terminal gets to see it.
-    let bar = indicatif::ProgressBar::new(u64::from(bench.repeat) * parts.len() as u64);
+    rows.print("nothing was measured")?;
+    output::note(&report.about());
+    Ok(())
+}
+
+async fn measure(args: &BenchArgs, settings: &Settings, place: &Place) -> Result<Report, Failure> {
+    let host = ThisHost::load(&args.plugin, settings).await?;
+    // The bar is drawn on a terminal only.
+    let bar = indicatif::ProgressBar::new(0);
     bar.set_style(indicatif::ProgressStyle::default_bar());
-    for part in parts {
-        for _ in 0..bench.repeat {
-            bench.take(part).await?;
-            bench.place.clear().await?;
-            bar.inc(1);
-        }
-    }
+    let step = |done: usize, all: usize| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    };
+    let report = taskhost_bench::measure(place, &host, args.options(settings), step).await;
     bar.finish_and_clear();
-    bench.engine.stop();
-    bench.report.relate();
-    Ok(bench.report)
+    host.engine.stop();
+    Ok(report?)
 }
 
-/// What every part needs.
-struct Bench<'a> {
-    place: &'a Place,
-    settings: Settings,
+/// This program with the plugin that is measured.
+struct ThisHost {
     engine: Arc<Engine>,
     plugin: Arc<Plugin>,
-    file: PathBuf,
     body: TaskName,
-    queue: QueueName,
-    tasks: usize,
-    repeat: u32,
-    report: Report,
+    threads: usize,
+    lease: Duration,
+    retry: RetrySettings,
 }
 
-impl Bench<'_> {
-    async fn take(&mut self, part: Part) -> Result<(), Failure> {
-        match part {
-            Part::Ceilings => {
-                ceilings::round_trips(self).await?;
-                ceilings::broker(self).await?;
-                ceilings::engine(self).await
-            }
-            Part::Enqueue => {
-                enqueue::singly(self).await?;
-                self.place.clear().await?;
-                enqueue::bulk(self).await
-            }
-            Part::Drain => {
-                for slots in SLOTS {
-                    let share = FEWER.iter().find(|(few, _)| *few == slots).map_or(2, |(_, share)| *share);
-                    let drained = drain::full_queue(self, slots, (self.tasks / share).max(100)).await?;
-                    self.report.add(Figure::Drain(slots), drained.rate());
-                    self.place.clear().await?;
+impl ThisHost {
+    async fn load(file: &Path, settings: &Settings) -> Result<Self, Failure> {
+        let engine = worker::engine(settings, settings.concurrency.max(MOST_SLOTS))?;
+        let inspected = plugins::inspect(file, &engine, None, None, &settings.limits).await;
+        let inspected = inspected.map_err(|error| Failure::Usage(format!("{error}; name the plugin that offers `add` with --plugin")))?;
+        let body = TaskName::new("add").map_err(|error| Failure::Failed(error.to_string()))?;
+        if !inspected.plugin.description.bodies.iter().any(|offered| offered.name == body) {
+            return Err(Failure::Usage(format!("`{}` offers no `add`: name the plugin that does with --plugin", file.display())));
+        }
+        let (threads, lease, retry) = (settings.threads, settings.lease, settings.retry.clone());
+        Ok(Self { engine, plugin: Arc::new(inspected.plugin), body, threads, lease, retry })
+    }
+}
+
+#[async_trait]
+impl Subject for ThisHost {
+    fn body(&self) -> TaskName {
+        self.body.clone()
+    }
+
+    fn code(&self) -> CodeId {
+        self.plugin.id.clone()
+    }
+
+    async fn call(&self, lanes: usize, each: usize) -> Result<(), BenchError> {
+        let mut calls = JoinSet::new();
+        let services: Arc<dyn Services> = Arc::new(Nothing);
+        let terms = Arc::new(self.plugin.terms());
+        for _ in 0..lanes {
+            let (engine, terms, body, services) = (self.engine.clone(), terms.clone(), self.body.clone(), services.clone());
+            let lane = async move {
+                for number in 0..each {
+                    let call = Call {
+                        terms: terms.clone(),
+                        body: body.as_str().to_owned(),
+                        args: format!("[{number},1]"),
+                        about: About {
+                            task_id: TaskId::fresh(),
+                            queue: QueueName::default(),
+                            attempt: 1,
+                            max_attempts: 1,
+                            enqueued_at: SystemClock.now(),
+                            headers: Vec::new(),
+                        },
+                        timeout: terms.limits.timeout,
+                        cancelled: CancellationToken::new(),
+                        grace: Duration::from_secs(1),
+                        services: services.clone(),
+                    };
+                    succeeded(&engine.invoke(call).await.outcome)?;
                 }
-                drain::by_default(self).await
-            }
-            Part::EndToEnd => drain::end_to_end(self).await,
-            Part::Idle => latency::idle(self).await,
-            Part::Delayed => latency::delayed(self).await,
-            Part::Start => start::cold_and_warm(self).await,
-            Part::Growth => growth::all(self).await,
+                Ok::<_, String>(())
+            };
+            calls.spawn_on(lane, &self.engine.guests());
+        }
+        while let Some(lane) = calls.join_next().await {
+            lane.map_err(|error| error.to_string())
+                .and_then(|done| done)
+                .map_err(|why| BenchError::Failed(format!("a call of the benchmark failed: {why}; is this the plugin of the examples?")))?;
+        }
+        Ok(())
+    }
+
+    async fn work(&self, order: WorkerOrder, drain: CancellationToken) -> Result<u64, BenchError> {
+        let mut bodies = HashMap::from([(self.body.clone(), self.plugin.clone())]);
+        bodies.extend(order.names.into_iter().map(|name| (name, self.plugin.clone())));
+        let (_plugins, roster) = watch::channel(Arc::new(Roster::of(&Registry { bodies, ..Registry::default() }, &self.retry)));
+        let settings = WorkerSettings {
+            queues: order.queues.into_iter().map(|queue| (queue, 1)).collect(),
+            concurrency: order.slots,
+            cores: self.threads,
+            lease: self.lease,
+            retry: self.retry.clone(),
+            ..WorkerSettings::new(worker_id())
+        };
+        let invoke = Arc::new(Counted { engine: self.engine.clone(), ended: order.ended });
+        let mut stop = Stop::default();
+        stop.drain = drain;
+        match run_with(settings, order.broker, invoke, roster, stop).await {
+            Ok(summary) => Ok(summary.succeeded),
+            Err(WorkerError::Broker(error)) => Err(error.into()),
+            Err(WorkerError::Settings(why) | WorkerError::Died(why)) => Err(BenchError::Failed(why)),
         }
     }
 
-    /// A task of this benchmark.
-    fn task(&self, number: usize) -> NewTask {
-        let mut task = NewTask::new(self.body.clone(), format!("[{number},1]"));
-        task.queue = self.queue.clone();
-        task
+    fn process(&self, queue: &str, plugins: &Path, state: &Path, variables: Vec<(&'static str, String)>) -> Result<Command, BenchError> {
+        let broken = |what: &str, error: std::io::Error| BenchError::Failed(format!("{what}: {error}"));
+        let program = env::current_exe().map_err(|error| broken("can't find this program to start it again", error))?;
+        let settings = state.with_extension("toml");
+        std::fs::write(&settings, "").map_err(|error| broken("can't write a settings file for the benchmark", error))?;
+        let mut worker = Command::new(program);
+        worker.arg("worker").args(["--queue", queue, "--log", "warn"]).arg("--plugins").arg(plugins).arg("--state").arg(state);
+        for (name, _) in env::vars_os() {
+            if name.to_string_lossy().starts_with(ENVIRONMENT_PREFIX) {
+                worker.env_remove(name);
+            }
+        }
+        worker.envs(variables).env(ENVIRONMENT_CONFIG, settings);
+        Ok(worker)
     }
 }
 
-/// How many a second.
-fn rate(count: usize, took: Duration) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a count of tasks is far below 2^52")]
-    let count = count as f64;
-    count / took.as_secs_f64().max(1e-9)
+fn succeeded(outcome: &Outcome) -> Result<(), String> {
+    match outcome {
+        Outcome::Done { .. } => Ok(()),
+        Outcome::Failed { error, .. } => Err(error.to_string()),
+        Outcome::HostFault { reason, .. } => Err(reason.clone()),
+    }
 }
 
-/// Microseconds each.
-fn each(count: usize, took: Duration) -> f64 {
-    1e6 / rate(count, took)
+/// The engine; it tells the benchmark of every attempt that ended.
+struct Counted {
+    engine: Arc<Engine>,
+    ended: Ended,
 }
 
-/// The value below which `share` of them lie; they need not be sorted.
-fn quantile(values: &mut [f64], share: f64) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index, rounded down")]
-    let index = (values.len() as f64 * share) as usize;
-    values.get(index.min(values.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantiles_are_values_that_were_measured() {
-        let mut values: Vec<f64> = (1..=100).rev().map(f64::from).collect();
-        assert_eq!((quantile(&mut values, 0.5), quantile(&mut values, 0.99), quantile(&mut values, 1.0)), (51.0, 100.0, 100.0));
-        assert!(quantile(&mut [], 0.5).is_nan());
+#[async_trait]
+impl Invoke for Counted {
+    async fn invoke(&self, work: Work) -> Attempted {
+        let attempted = Invoke::invoke(&self.engine, work).await;
+        (self.ended)(succeeded(&attempted.outcome));
+        attempted
     }
 
-    #[test]
-    fn rates_and_times_each_are_each_others_inverse() {
-        assert!((rate(50_000, Duration::from_millis(500)) - 100_000.0).abs() < 1e-6);
-        assert!((each(50_000, Duration::from_millis(500)) - 10.0).abs() < 1e-9);
+    fn runnable(&self) -> usize {
+        Engine::runnable(&self.engine)
     }
+
+    fn runtime(&self) -> Option<tokio::runtime::Handle> {
+        Some(self.engine.guests())
+    }
+}
+
+impl From<BenchError> for Failure {
+    fn from(error: BenchError) -> Self {
+        match error {
+            BenchError::Broker(error) => error.into(),
+            BenchError::TimedOut(why) => Self::TimedOut(why),
+            BenchError::Failed(why) => Self::Failed(why),
+        }
+    }
+}
+
+/// A broker that is not there: `add` asks nothing of it.
+struct Nothing;
+
+fn nobody<T>() -> Result<T, ServiceError> {
+    Err(ServiceError::Unavailable("the benchmark calls this body without a broker".to_owned()))
+}
+
+#[async_trait]
+impl Services for Nothing {
+    async fn kv_get(&self, _key: &str) -> Result<Option<Vec<u8>>, ServiceError> {
+        nobody()
+    }
+
+    async fn kv_set(&self, _key: &str, _value: Vec<u8>) -> Result<(), ServiceError> {
+        nobody()
+    }
+
+    async fn kv_remove(&self, _key: &str) -> Result<bool, ServiceError> {
+        nobody()
+    }
+
+    async fn kv_increment(&self, _key: &str, _by: i64) -> Result<i64, ServiceError> {
+        nobody()
+    }
+
+    async fn kv_keys(&self, _prefix: &str, _after: Option<&str>, _limit: usize) -> Result<Vec<String>, ServiceError> {
+        nobody()
+    }
+
+    fn progress(&self, _progress: Progress) {}
+
+    fn log(&self, _line: &LogLine) {}
 }

@@ -7,16 +7,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::process::Command;
-
-use super::{Bench, Failure, Figure, QUEUE};
-use crate::config::{ENVIRONMENT_CONFIG, ENVIRONMENT_PREFIX};
+use crate::{
+    error::BenchError,
+    figure::Figure,
+    setup::{Bench, QUEUE},
+};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// After so long the worker takes a plugin file as settled.
 const AGED: Duration = Duration::from_secs(4);
 
-pub(super) async fn cold_and_warm(bench: &mut Bench<'_>) -> Result<(), Failure> {
+pub(crate) async fn cold_and_warm(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     let scratch = Scratch::new()?;
     for figure in [Figure::ColdStart, Figure::WarmStart] {
         let took = one(bench, &scratch.0).await?;
@@ -26,16 +27,14 @@ pub(super) async fn cold_and_warm(bench: &mut Bench<'_>) -> Result<(), Failure> 
     Ok(())
 }
 
-async fn one(bench: &Bench<'_>, scratch: &Path) -> Result<Duration, Failure> {
-    let broken = |what: &str, error: std::io::Error| Failure::Failed(format!("{what}: {error}"));
+async fn one(bench: &Bench<'_>, scratch: &Path) -> Result<Duration, BenchError> {
+    let broken = |what: &str, error: std::io::Error| BenchError::Failed(format!("{what}: {error}"));
     let plugins = scratch.join("plugins");
     let state = scratch.join("state");
-    let none = scratch.join("none.toml");
     fs::create_dir_all(&plugins).map_err(|error| broken("can't make a plugin directory for the benchmark", error))?;
-    fs::write(&none, "").map_err(|error| broken("can't write a settings file for the benchmark", error))?;
-    let copy = plugins.join(bench.file.file_name().unwrap_or_default());
+    let copy = plugins.join(bench.options.plugin.file_name().unwrap_or_default());
     if !copy.exists() {
-        fs::copy(&bench.file, &copy).map_err(|error| broken("can't copy the plugin for the benchmark", error))?;
+        fs::copy(&bench.options.plugin, &copy).map_err(|error| broken("can't copy the plugin for the benchmark", error))?;
         // A file that has just been written is watched for a moment before it is read: that is no cost of a start.
         tokio::time::sleep(AGED).await;
     }
@@ -43,15 +42,7 @@ async fn one(bench: &Bench<'_>, scratch: &Path) -> Result<Duration, Failure> {
     let broker = bench.place.broker();
     let task = bench.task(1);
     broker.enqueue(std::slice::from_ref(&task)).await?;
-    let program = env::current_exe().map_err(|error| broken("can't find this program to start it again", error))?;
-    let mut worker = Command::new(program);
-    worker.arg("worker").args(["--queue", QUEUE, "--log", "warn"]).arg("--plugins").arg(&plugins).arg("--state").arg(&state);
-    for (name, _) in env::vars_os() {
-        if name.to_string_lossy().starts_with(ENVIRONMENT_PREFIX) {
-            worker.env_remove(name);
-        }
-    }
-    worker.envs(bench.place.variables()).env(ENVIRONMENT_CONFIG, &none);
+    let mut worker = bench.subject.process(QUEUE, &plugins, &state, bench.place.variables())?;
     worker.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     let began = Instant::now();
     let mut worker = worker.spawn().map_err(|error| broken("can't start a worker process", error))?;
@@ -68,17 +59,17 @@ async fn one(bench: &Bench<'_>, scratch: &Path) -> Result<Duration, Failure> {
         return Ok(took);
     }
     let told = String::from_utf8_lossy(&told.stderr);
-    Err(Failure::Failed(format!("a worker process did not run its first task within {} s: {}", LIMIT.as_secs(), told.trim())))
+    Err(BenchError::Failed(format!("a worker process did not run its first task within {} s: {}", LIMIT.as_secs(), told.trim())))
 }
 
 /// A directory of its own, gone with this value.
 struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new() -> Result<Self, Failure> {
+    fn new() -> Result<Self, BenchError> {
         let dir = env::temp_dir().join(format!("taskhost-bench-{}-{:08x}", std::process::id(), fastrand::u32(..)));
         fs::create_dir(&dir)
-            .map_err(|error| Failure::Failed(format!("can't make a directory for the benchmark: {error}: `{}`", dir.display())))?;
+            .map_err(|error| BenchError::Failed(format!("can't make a directory for the benchmark: {error}: `{}`", dir.display())))?;
         Ok(Self(dir))
     }
 }

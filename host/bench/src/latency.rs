@@ -2,13 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use super::{
-    Bench, Failure, Figure,
-    drain::{Attempts, beside},
-    enqueue, quantile, rate,
+use taskhost_broker::Broker;
+use taskhost_core::task::{Start, TaskId, TaskView};
+
+use crate::{
+    attempts::Attempts,
+    drain::beside,
+    error::BenchError,
+    figure::Figure,
+    setup::Bench,
+    stats::{per, quantile, rate},
     usage::{self, Usage},
 };
-use crate::task::{Start, TaskView};
 
 /// Longer than any task here takes.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -20,11 +25,11 @@ const WATCHED: Duration = Duration::from_secs(5);
 const DELAYED: usize = 500;
 const WITHIN: Duration = Duration::from_secs(3);
 
-pub(super) async fn idle(bench: &mut Bench<'_>) -> Result<(), Failure> {
+pub(crate) async fn idle(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     let broker = bench.place.broker();
     let asker = bench.place.again().await?;
-    let asked = if bench.repeat == 1 { ASKED / 2 } else { ASKED };
-    let attempts = Attempts::new(&bench.engine, usize::MAX);
+    let asked = if bench.options.repeat == 1 { ASKED / 2 } else { ASKED };
+    let attempts = Attempts::new(usize::MAX);
     let look = async {
         // What a start needs is not what idling costs.
         ended(asker.await_end(Some(&bench.queue), &enqueued(&*asker, bench, 0).await?, LIMIT).await?)?;
@@ -46,13 +51,13 @@ pub(super) async fn idle(bench: &mut Bench<'_>) -> Result<(), Failure> {
         }
         Ok((host, before.commands_until(&after), resident, took))
     };
-    let ((host, commands, resident, mut took), _) = beside(bench, bench.settings.concurrency, &attempts, look).await?;
+    let ((host, commands, resident, mut took), _) = beside(bench, bench.options.slots, &attempts, look).await?;
     bench.report.add(Figure::IdleCpu, host.as_secs_f64() / WATCHED.as_secs_f64() * 100.0);
     if let Some(commands) = commands {
         bench.report.add(Figure::IdleCommands, rate(usize::try_from(commands).unwrap_or(usize::MAX), WATCHED));
     }
     if let Some(bytes) = resident {
-        bench.report.add(Figure::IdleResident, enqueue::per(bytes, 1 << 20));
+        bench.report.add(Figure::IdleResident, per(bytes, 1 << 20));
     }
     for (figure, share) in [(Figure::Idle50, 0.5), (Figure::Idle95, 0.95), (Figure::Idle99, 0.99)] {
         bench.report.add(figure, quantile(&mut took, share));
@@ -60,23 +65,23 @@ pub(super) async fn idle(bench: &mut Bench<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn enqueued(broker: &dyn crate::broker::Broker, bench: &Bench<'_>, number: usize) -> Result<crate::task::TaskId, Failure> {
+async fn enqueued(broker: &dyn Broker, bench: &Bench<'_>, number: usize) -> Result<TaskId, BenchError> {
     let task = bench.task(number);
     broker.enqueue(std::slice::from_ref(&task)).await?;
     Ok(task.id)
 }
 
-fn ended(view: Option<TaskView>) -> Result<TaskView, Failure> {
+fn ended(view: Option<TaskView>) -> Result<TaskView, BenchError> {
     match view {
         Some(view) if view.state.is_ended() => Ok(view),
-        _ => Err(Failure::TimedOut(format!("a task of the benchmark did not end within {} s", LIMIT.as_secs()))),
+        _ => Err(BenchError::TimedOut(format!("a task of the benchmark did not end within {} s", LIMIT.as_secs()))),
     }
 }
 
 /// By the broker's clock: started, less enqueued and its delay.
-pub(super) async fn delayed(bench: &mut Bench<'_>) -> Result<(), Failure> {
+pub(crate) async fn delayed(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     let broker = bench.place.broker();
-    let attempts = Attempts::new(&bench.engine, usize::MAX);
+    let attempts = Attempts::new(usize::MAX);
     let look = async {
         let mut waiting = Vec::with_capacity(DELAYED);
         for number in 0..DELAYED {
@@ -97,7 +102,7 @@ pub(super) async fn delayed(bench: &mut Bench<'_>) -> Result<(), Failure> {
         }
         Ok(late)
     };
-    let (mut late, _) = beside(bench, bench.settings.concurrency, &attempts, look).await?;
+    let (mut late, _) = beside(bench, bench.options.slots, &attempts, look).await?;
     bench.report.add(Figure::Late50, quantile(&mut late, 0.5));
     bench.report.add(Figure::Late99, quantile(&mut late, 0.99));
     Ok(())

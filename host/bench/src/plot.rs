@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{growth::Grown, report::shown};
+use crate::{grown::Grown, stats::shown};
 
 /// Pixels of a panel, and of the space around its bars.
 const WIDTH: usize = 320;
@@ -11,9 +11,9 @@ const SPACE: usize = 40;
 const ACROSS: usize = 3;
 
 /// One panel: what grew, then each size with its figure.
-pub(super) type Panel = (Grown, Vec<(usize, f64)>);
+pub(crate) type Panel = (Grown, Vec<(usize, f64)>);
 
-pub(super) fn svg(panels: &[Panel], about: &str) -> String {
+pub(crate) fn svg(panels: &[Panel], about: &str) -> String {
     let rows = panels.len().div_ceil(ACROSS);
     let (width, height) = (WIDTH * ACROSS, HEIGHT * rows + SPACE);
     let mut out = format!(

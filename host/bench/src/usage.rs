@@ -2,40 +2,41 @@
 
 use std::{fs, time::Duration};
 
-use super::{Failure, place::Place};
-use crate::broker::redis::ServerLoad;
+use taskhost_broker::redis::ServerLoad;
+
+use crate::{error::BenchError, place::Place};
 
 /// One look.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Usage {
+pub(crate) struct Usage {
     host: Duration,
     /// `None` for SQLite: it works within this process.
     server: Option<ServerLoad>,
 }
 
 impl Usage {
-    pub(super) async fn now(place: &Place) -> Result<Self, Failure> {
+    pub(crate) async fn now(place: &Place) -> Result<Self, BenchError> {
         let server = place.load().await?;
         Ok(Self { host: host_cpu(), server })
     }
 
     /// CPU time of this process since `self`.
-    pub(super) fn host_since(&self) -> Duration {
+    pub(crate) fn host_since(&self) -> Duration {
         host_cpu().saturating_sub(self.host)
     }
 
     /// CPU time of the server from `self` to `later`.
-    pub(super) fn server_until(&self, later: &Self) -> Option<Duration> {
+    pub(crate) fn server_until(&self, later: &Self) -> Option<Duration> {
         Some(later.server?.cpu.saturating_sub(self.server?.cpu))
     }
 
     /// Commands that the server was sent from `self` to `later`, the look itself not counted.
-    pub(super) fn commands_until(&self, later: &Self) -> Option<u64> {
+    pub(crate) fn commands_until(&self, later: &Self) -> Option<u64> {
         Some(later.server?.reads.saturating_sub(self.server?.reads).saturating_sub(1))
     }
 
     /// Bytes by which the server's data grew from `self` to `later`.
-    pub(super) fn memory_until(&self, later: &Self) -> Option<u64> {
+    pub(crate) fn memory_until(&self, later: &Self) -> Option<u64> {
         Some(later.server?.memory.saturating_sub(self.server?.memory))
     }
 }
@@ -47,7 +48,7 @@ fn host_cpu() -> Duration {
 }
 
 /// Bytes of memory that this process occupies; `None` where the system has no /proc.
-pub(super) fn resident() -> Option<u64> {
+pub(crate) fn resident() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)

@@ -2,62 +2,24 @@
 //!
 //! fill → the same steps, or the same loops, as ever → a figure a size; `plot` draws them.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
-use tokio::sync::watch;
+use taskhost_broker::Lease;
+use taskhost_core::task::{NewTask, QueueName, TaskName};
+use tokio_util::sync::CancellationToken;
 
-use super::{
-    Bench, Failure, Figure,
-    ceilings::finished,
-    drain::{Attempts, ended_badly},
-    enqueue, quantile, rate,
-};
 use crate::{
-    broker::Lease,
-    plugins::Registry,
-    task::{NewTask, QueueName, TaskName},
-    worker::{self, Roster, Stop, WorkerSettings},
+    attempts::Attempts,
+    ceilings::finished,
+    enqueue,
+    error::BenchError,
+    figure::Figure,
+    grown::Grown,
+    setup::{Bench, QUEUE},
+    stats::{quantile, rate},
+    subject::WorkerOrder,
 };
-
-/// What grows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Grown {
-    /// Tasks that wait beside those that are claimed and finished.
-    Waiting,
-    /// The same, how long a claim of one task takes, and one of many.
-    Claim,
-    ClaimMany,
-    Queues,
-    Workers,
-    Plugins,
-    Payload,
-}
-
-impl Grown {
-    pub(super) const ALL: [Self; 7] =
-        [Self::Waiting, Self::Claim, Self::ClaimMany, Self::Queues, Self::Workers, Self::Plugins, Self::Payload];
-
-    pub(super) fn title(self) -> &'static str {
-        match self {
-            Self::Waiting => "claim and finish, by waiting tasks",
-            Self::Claim => "claim of one, by waiting tasks",
-            Self::ClaimMany => "claim of 64, by waiting tasks",
-            Self::Queues => "drain, by queues",
-            Self::Workers => "drain, by workers",
-            Self::Plugins => "drain, by plugins",
-            Self::Payload => "drain, by bytes of payload",
-        }
-    }
-
-    pub(super) fn unit(self) -> &'static str {
-        if matches!(self, Self::Claim | Self::ClaimMany) { "µs" } else { "tasks/s" }
-    }
-}
 
 /// Tasks of one claim beside many that wait, and how many claims are looked at.
 const CLAIMED: usize = 64;
@@ -68,8 +30,8 @@ const DEEPEST: usize = 25;
 const AT_ONCE: usize = 4 << 20;
 const PAYLOADS: usize = 256 << 20;
 
-pub(super) async fn all(bench: &mut Bench<'_>) -> Result<(), Failure> {
-    for waiting in [1_000, 100_000, bench.tasks * DEEPEST] {
+pub(crate) async fn all(bench: &mut Bench<'_>) -> Result<(), BenchError> {
+    for waiting in [1_000, 100_000, bench.options.tasks * DEEPEST] {
         depth(bench, waiting).await?;
         bench.place.clear().await?;
     }
@@ -90,11 +52,11 @@ pub(super) async fn all(bench: &mut Bench<'_>) -> Result<(), Failure> {
 }
 
 /// Claims and finishes beside `waiting` tasks; as many come in, their time not counted, so that the queue stays as deep.
-async fn depth(bench: &mut Bench<'_>, waiting: usize) -> Result<(), Failure> {
+async fn depth(bench: &mut Bench<'_>, waiting: usize) -> Result<(), BenchError> {
     enqueue::fill(bench, waiting).await?;
     bench.place.settle(&bench.queue, waiting).await?;
     let broker = bench.place.broker();
-    let lease = bench.settings.lease;
+    let lease = bench.options.lease;
     let who = broker.register(&bench.queue, lease).await?;
     let (mut took, mut ones, mut many) = (Duration::ZERO, Vec::with_capacity(CLAIMS), Vec::with_capacity(CLAIMS));
     for round in 0..CLAIMS {
@@ -103,7 +65,7 @@ async fn depth(bench: &mut Bench<'_>, waiting: usize) -> Result<(), Failure> {
         for (limit, claims) in [(1, &mut ones), (CLAIMED, &mut many)] {
             let began = Instant::now();
             let Lease::Held(claimed) = broker.claim(&who, lease, limit, &[]).await? else {
-                return Err(Failure::Failed("the broker was too slow to keep a lease: see how busy it is".to_owned()));
+                return Err(BenchError::Failed("the broker was too slow to keep a lease: see how busy it is".to_owned()));
             };
             claims.push(began.elapsed().as_secs_f64() * 1e6);
             broker.finish(&who, &finished(bench, claimed.tasks)).await?;
@@ -133,11 +95,11 @@ struct Fleet {
 
 impl Fleet {
     /// Tasks a second, all workers and queues together.
-    async fn drain(self, bench: &Bench<'_>) -> Result<f64, Failure> {
-        let broken = |error: crate::task::InvalidName| Failure::Failed(error.to_string());
-        let named = |number: usize| if number == 0 { super::QUEUE.to_owned() } else { format!("{}-{number}", super::QUEUE) };
+    async fn drain(self, bench: &Bench<'_>) -> Result<f64, BenchError> {
+        let broken = |error: taskhost_core::task::InvalidName| BenchError::Failed(error.to_string());
+        let named = |number: usize| if number == 0 { QUEUE.to_owned() } else { format!("{QUEUE}-{number}") };
         let queues = (0..self.queues).map(|number| QueueName::new(named(number))).collect::<Result<Vec<_>, _>>().map_err(broken)?;
-        let count = PAYLOADS.checked_div(self.payload).unwrap_or(usize::MAX).min(bench.tasks / 2);
+        let count = PAYLOADS.checked_div(self.payload).unwrap_or(usize::MAX).min(bench.options.tasks / 2);
         let broker = bench.place.broker();
         let at_once = (AT_ONCE / (self.payload + 1)).clamp(1, 1_000);
         for from in (0..count).step_by(at_once) {
@@ -152,40 +114,36 @@ impl Fleet {
             broker.enqueue(&tasks.collect::<Vec<_>>()).await?;
         }
 
-        let mut bodies = HashMap::from([(bench.body.clone(), bench.plugin.clone())]);
-        for number in 1..self.plugins {
-            bodies.insert(TaskName::new(format!("other-{number}")).map_err(broken)?, bench.plugin.clone());
-        }
-        let (_plugins, roster) = watch::channel(Arc::new(Roster::of(&Registry { bodies, ..Registry::default() }, &bench.settings.retry)));
-        let attempts = Attempts::new(&bench.engine, count);
-        let stop = Stop::default();
+        let names =
+            (1..self.plugins).map(|number| TaskName::new(format!("other-{number}"))).collect::<Result<Vec<_>, _>>().map_err(broken)?;
+        let attempts = Attempts::new(count);
+        let drain = CancellationToken::new();
         let mut workers = Vec::new();
         for _ in 0..self.workers {
-            let settings = WorkerSettings {
-                queues: queues.iter().map(|queue| (queue.clone(), 1)).collect(),
+            let order = WorkerOrder {
+                broker: bench.place.again().await?,
+                queues: queues.clone(),
                 // All of them share one engine's slots.
-                concurrency: (bench.settings.concurrency / self.workers).max(1),
-                cores: bench.settings.threads,
-                lease: bench.settings.lease,
-                retry: bench.settings.retry.clone(),
-                ..WorkerSettings::new(worker::worker_id())
+                slots: (bench.options.slots / self.workers).max(1),
+                names: names.clone(),
+                ended: attempts.ended(),
             };
-            workers.push(worker::run_with(settings, bench.place.again().await?, attempts.clone(), roster.clone(), stop.clone()));
+            workers.push(bench.subject.work(order, drain.clone()));
         }
         let began = Instant::now();
         let workers = try_join_all(workers);
         tokio::pin!(workers);
         tokio::select! {
             ended = &mut workers => {
-                ended.map_err(ended_badly)?;
-                return Err(Failure::Failed("the workers stopped by themselves: see the log".to_owned()));
+                ended?;
+                return Err(BenchError::Failed("the workers stopped by themselves: see the log".to_owned()));
             }
             () = attempts.all_ended() => {}
         }
         let took = began.elapsed();
-        stop.drain.cancel();
-        let summaries = workers.await.map_err(ended_badly)?;
-        attempts.check(count, summaries.iter().map(|summary| summary.succeeded).sum())?;
+        drain.cancel();
+        let succeeded = workers.await?;
+        attempts.check(count, succeeded.iter().sum())?;
         Ok(rate(count, took))
     }
 }

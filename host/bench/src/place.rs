@@ -1,56 +1,64 @@
 //! Where the benchmark's tasks live: the user's broker, but a prefix or a file that nobody else uses.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use taskhost_broker::{
+    Broker, BrokerAddress, BrokerSettings,
+    redis::{RedisBroker, ServerLoad},
+    sqlite::SqliteBroker,
+};
+use taskhost_core::task::QueueName;
 use tokio::time::Instant;
 
-use super::Failure;
-use crate::{
-    broker::{
-        Broker, BrokerSettings,
-        redis::{RedisBroker, ServerLoad},
-        sqlite::SqliteBroker,
-    },
-    config::{BrokerAddress, Settings},
-    task::QueueName,
-};
+use crate::error::BenchError;
 
 /// For each task: Redis rearranges the table of its keys by itself, some 10 s for 5,000,000.
 const REARRANGED: Duration = Duration::from_micros(4);
 /// How long the server may take to free what was unlinked.
 const FREED: Duration = Duration::from_secs(5);
 
-pub(super) enum Place {
+pub enum Place {
     Redis { url: String, bounds: BrokerSettings, broker: Arc<RedisBroker> },
     Sqlite { path: PathBuf, bounds: BrokerSettings, broker: Arc<SqliteBroker> },
 }
 
+/// Without the address: it may hold a password.
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Redis { broker, .. } => write!(f, "Place({broker:?})"),
+            Self::Sqlite { path, .. } => write!(f, "Place({})", path.display()),
+        }
+    }
+}
+
 impl Place {
-    pub(super) async fn open(settings: &Settings) -> Result<Self, Failure> {
+    /// A place beside the tasks that live at `address`.
+    pub async fn open(address: &BrokerAddress, bounds: &BrokerSettings) -> Result<Self, BenchError> {
         let name = format!("bench-{}-{:06x}", std::process::id(), fastrand::u32(..) >> 8);
-        Ok(match &settings.broker {
+        Ok(match address {
             BrokerAddress::Redis(url) => {
-                let prefix: String = format!("{}-{name}", settings.bounds.prefix);
-                let bounds = BrokerSettings { prefix: prefix[prefix.len().saturating_sub(32)..].to_owned(), ..settings.bounds.clone() };
+                let prefix: String = format!("{}-{name}", bounds.prefix);
+                let bounds = BrokerSettings { prefix: prefix[prefix.len().saturating_sub(32)..].to_owned(), ..bounds.clone() };
                 let broker = Arc::new(RedisBroker::connect(url.reveal(), bounds.clone()).await?);
                 Self::Redis { url: url.reveal().to_owned(), bounds, broker }
             }
             BrokerAddress::Sqlite(beside) => {
                 let mut path = beside.clone().into_os_string();
                 path.push(format!(".{name}"));
-                let (path, bounds) = (PathBuf::from(path), settings.bounds.clone());
+                let (path, bounds) = (PathBuf::from(path), bounds.clone());
                 let broker = Arc::new(SqliteBroker::open(&path, bounds.clone())?);
                 Self::Sqlite { path, bounds, broker }
             }
         })
     }
 
-    pub(super) fn broker(&self) -> Arc<dyn Broker> {
+    pub(crate) fn broker(&self) -> Arc<dyn Broker> {
         match self {
             Self::Redis { broker, .. } => broker.clone(),
             Self::Sqlite { broker, .. } => broker.clone(),
@@ -58,19 +66,19 @@ impl Place {
     }
 
     /// Another handle on the same place, as another process would have it.
-    pub(super) async fn again(&self) -> Result<Arc<dyn Broker>, Failure> {
+    pub(crate) async fn again(&self) -> Result<Arc<dyn Broker>, BenchError> {
         Ok(match self {
             Self::Redis { url, bounds, .. } => Arc::new(RedisBroker::connect(url, bounds.clone()).await?),
             Self::Sqlite { path, bounds, .. } => Arc::new(SqliteBroker::open(path, bounds.clone())?),
         })
     }
 
-    pub(super) async fn about(&self) -> Result<String, Failure> {
+    pub(crate) async fn about(&self) -> Result<String, BenchError> {
         Ok(self.broker().check().await?.about)
     }
 
     /// Names the place to a child process. By the environment: the arguments of a process are shown to everybody.
-    pub(super) fn variables(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn variables(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::Redis { url, bounds, .. } => vec![("TASKHOST_BROKER", url.clone()), ("TASKHOST_PREFIX", bounds.prefix.clone())],
             Self::Sqlite { path, .. } => vec![("TASKHOST_BROKER", format!("sqlite:{}", path.display()))],
@@ -78,7 +86,7 @@ impl Place {
     }
 
     /// What the server has used; `None`: there is no server.
-    pub(super) async fn load(&self) -> Result<Option<ServerLoad>, Failure> {
+    pub(crate) async fn load(&self) -> Result<Option<ServerLoad>, BenchError> {
         match self {
             Self::Redis { broker, .. } => Ok(Some(broker.load().await?)),
             Self::Sqlite { .. } => Ok(None),
@@ -86,7 +94,7 @@ impl Place {
     }
 
     /// As a queue is that has been so deep for a while: after it has grown by so many, a server goes on rearranging what it keeps.
-    pub(super) async fn settle(&self, queue: &QueueName, grown: usize) -> Result<(), Failure> {
+    pub(crate) async fn settle(&self, queue: &QueueName, grown: usize) -> Result<(), BenchError> {
         if let Self::Redis { broker, .. } = self {
             tokio::time::sleep(REARRANGED * u32::try_from(grown).unwrap_or(u32::MAX)).await;
             broker.settle(queue).await?;
@@ -95,7 +103,7 @@ impl Place {
     }
 
     /// Makes it empty for the next part.
-    pub(super) async fn clear(&self) -> Result<(), Failure> {
+    pub(crate) async fn clear(&self) -> Result<(), BenchError> {
         match self {
             Self::Redis { broker, .. } => {
                 broker.erase().await?;
@@ -115,7 +123,7 @@ impl Place {
     }
 
     /// Removes everything.
-    pub(super) async fn close(&self) -> Result<(), Failure> {
+    pub async fn close(&self) -> Result<(), BenchError> {
         match self {
             Self::Redis { broker, .. } => Ok(broker.erase().await?),
             Self::Sqlite { path, .. } => {
@@ -130,10 +138,10 @@ impl Place {
     }
 }
 
-fn remove(file: &Path) -> Result<(), Failure> {
+fn remove(file: &Path) -> Result<(), BenchError> {
     match fs::remove_file(file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Failure::Failed(format!("can't remove the benchmark's own file: {error}; delete it: `{}`", file.display())))
+            Err(BenchError::Failed(format!("can't remove the benchmark's own file: {error}; delete it: `{}`", file.display())))
         }
         _ => Ok(()),
     }

@@ -1,0 +1,77 @@
+//! What is measured and with what: the options, and what every part shares.
+
+use std::{path::PathBuf, time::Duration};
+
+use taskhost_core::task::{NewTask, QueueName, TaskName};
+
+use crate::{error::BenchError, place::Place, report::Report, subject::Subject};
+
+/// The queue of every task that is enqueued here.
+pub(crate) const QUEUE: &str = "bench";
+/// Slots that drains are shown for, beside the default.
+pub(crate) const SLOTS: [usize; 4] = [1, 10, 50, 200];
+
+/// What is measured together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The most that the machine could do.
+    Ceilings,
+    /// One by one and in bulk, and the memory of a waiting task.
+    Enqueue,
+    /// A full queue at several numbers of slots, the CPU of a task, the memory of a finished one.
+    Drain,
+    /// Producer and worker at once.
+    EndToEnd,
+    /// From the enqueue to the result at a waiter, and the cost of an idle worker.
+    Idle,
+    /// How late delayed tasks start.
+    Delayed,
+    /// From the start of a worker process to the end of its first task.
+    Start,
+    /// How rates change with size; only when it is asked for.
+    Growth,
+}
+
+impl Part {
+    /// The parts that are measured when nobody names one.
+    pub const USUAL: [Self; 7] = [Self::Ceilings, Self::Enqueue, Self::Drain, Self::EndToEnd, Self::Idle, Self::Delayed, Self::Start];
+}
+
+/// How much is measured.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub parts: Vec<Part>,
+    /// Tasks of a drain; at least 100.
+    pub tasks: usize,
+    /// How often each figure is taken.
+    pub repeat: u32,
+    /// The plugin file of the subject: a worker process of its own gets a copy.
+    pub plugin: PathBuf,
+    /// A worker's slots by default.
+    pub slots: usize,
+    /// Threads that run guests.
+    pub threads: usize,
+    pub lease: Duration,
+}
+
+/// What every part needs.
+pub(crate) struct Bench<'a> {
+    pub(crate) place: &'a Place,
+    pub(crate) subject: &'a dyn Subject,
+    pub(crate) options: Options,
+    pub(crate) body: TaskName,
+    pub(crate) queue: QueueName,
+    pub(crate) report: Report,
+}
+
+impl<'a> Bench<'a> {
+    pub(crate) fn new(place: &'a Place, subject: &'a dyn Subject, options: Options, report: Report) -> Result<Self, BenchError> {
+        let queue = QueueName::new(QUEUE).map_err(|error| BenchError::Failed(error.to_string()))?;
+        Ok(Self { place, subject, options, body: subject.body(), queue, report })
+    }
+
+    /// Task number `number` of this benchmark: `[number, 1]`.
+    pub(crate) fn task(&self, number: usize) -> NewTask {
+        NewTask { queue: self.queue.clone(), ..NewTask::new(self.body.clone(), format!("[{number},1]")) }
+    }
+}
