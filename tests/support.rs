@@ -16,7 +16,7 @@ use std::{
 
 use async_trait::async_trait;
 use taskhost::{
-    broker::{Broker, BrokerSettings, Claimed, Extended, Finish, Finished, Incarnation, Lease, Leased, Member},
+    broker::{Broker, BrokerSettings, Claimed, Extended, Finish, Finished, Incarnation, LeaseReply, Leased, Member},
     task::{CodeId, ErrorKind, NewTask, QueueName, State, TaskError, TaskId, TaskName, TaskView, Verdict},
 };
 use tempfile::TempDir;
@@ -277,8 +277,8 @@ impl<'a> Worker<'a> {
     pub(crate) async fn look(&self, limit: usize, startable: &[&str]) -> Claimed {
         let startable: Vec<_> = startable.iter().map(|name| task_name(name)).collect();
         match self.broker.claim(&self.who, self.lease, limit, &startable).await.expect("claim") {
-            Lease::Held(claimed) => claimed,
-            Lease::Lost => panic!("the lease is lost"),
+            LeaseReply::Held(claimed) => claimed,
+            LeaseReply::Lost => panic!("the lease is lost"),
         }
     }
 
@@ -323,13 +323,13 @@ impl<'a> Worker<'a> {
 
     pub(crate) async fn extend(&self) -> Extended {
         match self.broker.extend(&self.who, self.lease).await.expect("extend") {
-            Lease::Held(extended) => extended,
-            Lease::Lost => panic!("the lease is lost"),
+            LeaseReply::Held(extended) => extended,
+            LeaseReply::Lost => panic!("the lease is lost"),
         }
     }
 
     pub(crate) async fn is_lost(&self) -> bool {
-        matches!(self.broker.extend(&self.who, self.lease).await.expect("extend"), Lease::Lost)
+        matches!(self.broker.extend(&self.who, self.lease).await.expect("extend"), LeaseReply::Lost)
     }
 
     pub(crate) async fn finish(&self, member: &Member, verdict: Verdict) -> Finished {

@@ -9,13 +9,12 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    broker::{self, Broker, BrokerError, Fired, Schedule},
+    broker::{self, Broker, BrokerError, Fired, Schedule, Schedules},
     cron::{CronError, Rule},
     task::{Millis, NewTask, TaskId},
 };
@@ -319,33 +318,5 @@ impl Troubles {
             tracing::info!("schedules go on");
         }
         self.0 = 0;
-    }
-}
-
-/// What the loop asks of the broker.
-#[async_trait]
-trait Schedules: Send + Sync {
-    async fn put_schedule(&self, schedule: &Schedule) -> broker::Result<()>;
-    async fn schedules(&self) -> broker::Result<Vec<Schedule>>;
-    async fn fire(&self, schedule: &Schedule, due: Millis, task: &NewTask) -> broker::Result<Fired>;
-    async fn now(&self) -> broker::Result<Millis>;
-}
-
-#[async_trait]
-impl Schedules for dyn Broker {
-    async fn put_schedule(&self, schedule: &Schedule) -> broker::Result<()> {
-        Broker::put_schedule(self, schedule).await
-    }
-
-    async fn schedules(&self) -> broker::Result<Vec<Schedule>> {
-        Broker::schedules(self).await
-    }
-
-    async fn fire(&self, schedule: &Schedule, due: Millis, task: &NewTask) -> broker::Result<Fired> {
-        Broker::fire(self, schedule, due, task).await
-    }
-
-    async fn now(&self) -> broker::Result<Millis> {
-        Broker::now(self).await
     }
 }

@@ -195,7 +195,7 @@ pub(super) fn settings() -> WorkerSettings {
     settings.cores = 4;
     settings.concurrency = 16;
     settings.grace = Duration::from_millis(50);
-    settings.retry.base = Duration::from_millis(1);
+    settings.retry.backoff.base = Duration::from_millis(1);
     settings
 }
 

@@ -6,7 +6,7 @@ use redis::{
 };
 
 use super::url::{Host, RedisUrl, Scheme};
-use crate::broker::{BrokerError, Result};
+use crate::broker::error::{BrokerError, Result};
 
 #[derive(Clone)]
 pub(super) enum Address {

@@ -4,11 +4,7 @@
 //!
 //! Invariant: every step ends within a time limit, and no error carries a password.
 
-use std::{
-    fmt,
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind,
@@ -29,9 +25,12 @@ use super::{
     address::Address,
     fault::{NO_MASTER, by_plain_words, fault, no_master},
     scripts::{ASIDE, Call, MARK},
-    values::word,
+    values::{list, word},
 };
-use crate::broker::{BrokerError, Result, unreadable};
+use crate::broker::{
+    error::{BrokerError, Result},
+    unreadable,
+};
 
 /// How long a connection may take to come to be.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -55,19 +54,19 @@ pub(super) struct Watched {
     sentinels: Vec<Client>,
     master: String,
     /// Where the master is, if the sentinels had an answer when they were last asked.
-    place: std::sync::Mutex<Option<String>>,
+    place: parking_lot::Mutex<Option<String>>,
 }
 
 impl Watched {
     async fn master(&self) -> RedisResult<Client> {
         let found = self.ask().await;
         let place = found.as_ref().ok().map(|client| client.get_connection_info().addr().to_string());
-        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
+        *self.place.lock() = place;
         found
     }
 
     fn place(&self) -> Option<String> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.place.lock().clone()
     }
 
     /// The client library says that the name is not known, or that nobody answers, also while the master is down: that is told apart here,
@@ -115,7 +114,7 @@ impl Target {
                         )?),
                         sentinels: sentinels.iter().cloned().map(Client::open).collect::<RedisResult<_>>()?,
                         master: master.clone(),
-                        place: std::sync::Mutex::default(),
+                        place: parking_lot::Mutex::default(),
                     })
                 };
                 watched().map(|watched| Self::Sentinel(Box::new(watched)))
@@ -343,7 +342,7 @@ impl Link {
     fn told_of(&self, answer: Value) -> RedisResult<Value> {
         let Value::Array(mut parts) = answer else { return Ok(answer) };
         let aside = parts.pop().unwrap_or(Value::Nil);
-        for key in super::values::list(aside).unwrap_or_default().into_iter().map(word) {
+        for key in list(aside).unwrap_or_default().into_iter().map(word) {
             let (base, name) = key.split_at(key.find("}:").map_or(0, |end| end + 2));
             let queue = base.trim_end_matches("}:").rsplit('{').next().unwrap_or_default();
             let then = match queue {

@@ -2,7 +2,7 @@
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-use crate::broker::BrokerError;
+use crate::broker::error::BrokerError;
 
 /// How the sentinels' silence about a master is told apart: the words of an error that connection.rs makes.
 pub(super) const NO_MASTER: &str = "the sentinels name no living master";

@@ -1,18 +1,30 @@
 //! Is this a Redis we can live on? Its version, its settings, the schema of what stands in it, its clock.
 
-use super::{
-    RedisBroker,
-    values::{count, list, word},
-};
+use super::{driver::RedisBroker, values::word};
 use crate::{
-    broker::{BrokerError, Durability, Health, Result},
-    task::{Millis, QueueName, TaskId},
+    broker::{
+        directory::Health,
+        error::{BrokerError, Result},
+        settings::{BrokerSettings, Durability},
+    },
+    task::{QueueName, TaskId},
 };
 
 /// The shape of keys and fields. Hosts of one number share a Redis; another number refuses to start.
 const SCHEMA: &str = "1";
 
 impl RedisBroker {
+    /// Connects. Refuses at once a server that can't serve: unreachable, wrong password, not a Redis, too old, another schema.
+    pub async fn connect(url: &str, settings: BrokerSettings) -> Result<Self> {
+        let broker = Self::new(url, settings)?;
+        match broker.meet_server().await {
+            Err(error @ (BrokerError::Unavailable(_) | BrokerError::Misconfigured(_))) => {
+                Err(broker.target.look_closer(&broker.at).await.unwrap_or(error))
+            }
+            met => met.map(|_| broker),
+        }
+    }
+
     /// Refuses what will not do, says what might be better.
     pub(super) async fn meet_server(&self) -> Result<Health> {
         // A cluster answers by node; any will do.
@@ -84,11 +96,5 @@ impl RedisBroker {
                 self.target.place(&self.at)
             ))),
         }
-    }
-
-    pub(super) async fn server_time(&self) -> Result<Millis> {
-        let time = list(self.commands.send(&redis::cmd("TIME")).await?)?;
-        let part = |n: usize| time.get(n).map_or(0, count);
-        Ok(Millis(part(0) * 1000 + part(1) / 1000))
     }
 }

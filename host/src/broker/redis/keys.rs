@@ -3,9 +3,10 @@
 //! All of a queue stands under `th:{Q}:`, one hash tag and so one slot of a cluster; what belongs to no queue under `th:{_}:`.
 //! Scripts get the queue's prefix and add the rest themselves.
 
-use crate::task::{QueueName, TaskId};
-
-use super::super::{BrokerError, Result};
+use crate::{
+    broker::error::{BrokerError, Result},
+    task::{QueueName, TaskId},
+};
 
 /// The prefix, checked: it must not break the hash tag or the pattern of a subscription.
 #[derive(Debug, Clone)]

@@ -13,14 +13,15 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    RedisBroker,
+    driver::RedisBroker,
     scripts::{ENDED, WAITING},
-    values::{bytes, list, word, words},
+    values::{self, bytes, word, words},
 };
 use crate::{
     broker::{
-        Result, TaskFilter, TaskPage,
-        listing::{Walk, place},
+        error::Result,
+        listing::{TaskFilter, TaskPage, Walk, place},
+        schedule::Schedules,
     },
     task::{Millis, QueueName, State},
 };
@@ -61,29 +62,29 @@ struct Last {
     told: String,
 }
 
-impl RedisBroker {
-    pub(super) async fn list_page(&self, filter: &TaskFilter, from: Option<&str>, limit: usize) -> Result<TaskPage> {
-        let mut cursor = match from {
-            Some(from) => place(from)?,
-            None => Cursor::Waiting { section: 0, queue: None, after: Mark::default() },
+pub(super) async fn list(broker: &RedisBroker, filter: &TaskFilter, from: Option<&str>, limit: usize) -> Result<TaskPage> {
+    let mut cursor = match from {
+        Some(from) => place(from)?,
+        None => Cursor::Waiting { section: 0, queue: None, after: Mark::default() },
+    };
+    let queues = match &filter.queue {
+        Some(queue) => vec![queue.clone()],
+        None => broker.all_queues().await?,
+    };
+    let mut walk = Walk::new(filter, broker.now().await?, limit);
+    while !walk.is_over() {
+        cursor = match cursor {
+            Cursor::Waiting { section, queue, after } => broker.walk_waiting(&mut walk, &queues, section, queue, after).await?,
+            Cursor::Ended(last) => {
+                let is_end = broker.walk_ended(&mut walk, &queues, last.as_ref()).await?;
+                return walk.page(is_end);
+            }
         };
-        let queues = match &filter.queue {
-            Some(queue) => vec![queue.clone()],
-            None => self.all_queues().await?,
-        };
-        let mut walk = Walk::new(filter, self.server_time().await?, limit);
-        while !walk.is_over() {
-            cursor = match cursor {
-                Cursor::Waiting { section, queue, after } => self.walk_waiting(&mut walk, &queues, section, queue, after).await?,
-                Cursor::Ended(last) => {
-                    let is_end = self.walk_ended(&mut walk, &queues, last.as_ref()).await?;
-                    return walk.page(is_end);
-                }
-            };
-        }
-        walk.page(false)
     }
+    walk.page(false)
+}
 
+impl RedisBroker {
     /// One step of the first four sections; where to go on.
     async fn walk_waiting(
         &self,
@@ -149,7 +150,7 @@ impl RedisBroker {
     async fn waiting_at(&self, queue: &QueueName, key: &str, name: &str, after: &Mark, limit: usize) -> Result<Vec<Mark>> {
         let before: Vec<u8> = percent_decode_str(&after.id).collect();
         let call = WAITING.call(&self.keys.queue(queue)).arg(key).arg(limit).arg(&after.score).arg(before);
-        let mut pairs = list(self.commands.call(&call).await?)?.into_iter();
+        let mut pairs = values::list(self.commands.call(&call).await?)?.into_iter();
         let mut marks = Vec::new();
         while let (Some(id), Some(score)) = (pairs.next(), pairs.next()) {
             let id = percent_encode(&bytes(id), NO_TEXT).to_string();

@@ -7,11 +7,11 @@ use std::{collections::HashMap, time::Duration};
 use redis::Value;
 
 use super::{
-    RedisBroker,
+    driver::RedisBroker,
     values::{list, number, text, word, words},
 };
 use crate::{
-    broker::{BrokerError, Result},
+    broker::error::{BrokerError, Result},
     task::QueueName,
 };
 

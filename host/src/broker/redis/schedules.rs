@@ -4,23 +4,30 @@
 
 use std::collections::BTreeMap;
 
+use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use redis::Value;
 
 use super::{
-    RedisBroker,
+    driver::RedisBroker,
     scripts::{FIRE, PAUSE_SCHEDULE, PUT_SCHEDULE},
     values::{Row, bytes, corrupt, count, is_yes, json, list, push_record, shown_id, text, word, words},
 };
 use crate::{
-    broker::{BrokerError, Fired, Overlap, Result, Schedule, check_payload, unreadable},
+    broker::{
+        error::{BrokerError, Result},
+        produce::check_payload,
+        schedule::{Fired, Overlap, Schedule, Schedules},
+        unreadable,
+    },
     task::{Millis, NewTask, QueueName},
 };
 
-impl RedisBroker {
+#[async_trait]
+impl Schedules for RedisBroker {
     /// One that moves to another queue takes its due times and its pause along. The old one stops firing before they are read, and stays
     /// until the new one is there: repeating this after a failure loses nothing.
-    pub(super) async fn keep_schedule(&self, schedule: &Schedule) -> Result<()> {
+    async fn put_schedule(&self, schedule: &Schedule) -> Result<()> {
         self.meet(&schedule.queue).await?;
         let before = match self.queue_of(&schedule.name).await {
             // What stands in its place can't be read: the new one replaces it.
@@ -68,7 +75,7 @@ impl RedisBroker {
         Ok(())
     }
 
-    pub(super) async fn all_schedules(&self) -> Result<Vec<Schedule>> {
+    async fn schedules(&self) -> Result<Vec<Schedule>> {
         let index = words(self.commands.send(redis::cmd("HGETALL").arg(self.keys.shared("schedules"))).await?)?;
         let named: BTreeMap<_, _> = index.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
         let read = named.into_iter().map(|(name, queue)| async move {
@@ -95,19 +102,13 @@ impl RedisBroker {
         Ok(try_join_all(read).await?.into_iter().flatten().collect())
     }
 
-    async fn read_schedule(&self, queue: &QueueName, name: &str) -> Result<Option<Schedule>> {
-        let key = self.keys.schedule(queue, name);
-        let fields = ["definition", "last", "last_task", "paused", "created"];
-        stored(name, queue, self.commands.send(redis::cmd("HMGET").arg(key).arg(&fields[..])).await?)
-    }
-
-    pub(super) async fn set_paused(&self, name: &str, paused: bool) -> Result<bool> {
+    async fn pause_schedule(&self, name: &str, paused: bool) -> Result<bool> {
         let Some(queue) = self.queue_of(name).await? else { return Ok(false) };
         let call = PAUSE_SCHEDULE.call(&self.keys.queue(&queue)).arg(name).arg(usize::from(paused));
         Ok(is_yes(&self.commands.call(&call).await?))
     }
 
-    pub(super) async fn forget_schedule(&self, name: &str) -> Result<bool> {
+    async fn remove_schedule(&self, name: &str) -> Result<bool> {
         let index = self.keys.shared("schedules");
         let (mut was, mut fields) = (false, vec![name.as_bytes().to_vec()]);
         match self.queue_of(name).await {
@@ -127,19 +128,7 @@ impl RedisBroker {
         Ok(was)
     }
 
-    async fn drop_schedule(&self, queue: &QueueName, name: &str) -> Result<bool> {
-        let was = self.commands.send(redis::cmd("DEL").arg(self.keys.schedule(queue, name))).await?;
-        self.commands.send(redis::cmd("SREM").arg(self.keys.of(queue, "schedules")).arg(name)).await?;
-        Ok(is_yes(&was))
-    }
-
-    async fn queue_of(&self, name: &str) -> Result<Option<QueueName>> {
-        let queue = text(self.commands.send(redis::cmd("HGET").arg(self.keys.shared("schedules")).arg(name)).await?);
-        let broken = |error| BrokerError::Invalid(format!("schedule `{name}` can't be read: {error}; `taskhost schedule remove {name}`"));
-        queue.map(|queue| QueueName::new(&queue).map_err(broken)).transpose()
-    }
-
-    pub(super) async fn fire_once(&self, schedule: &Schedule, due: Millis, task: &NewTask) -> Result<Fired> {
+    async fn fire(&self, schedule: &Schedule, due: Millis, task: &NewTask) -> Result<Fired> {
         check_payload(task, self.settings.payload_limit)?;
         let mut call = FIRE
             .call(&self.keys.queue(&schedule.queue))
@@ -156,6 +145,32 @@ impl RedisBroker {
             "skipped" => Ok(Fired::Skipped(shown_id(&bytes(row.next())))),
             _ => Ok(Fired::NotNow),
         }
+    }
+
+    async fn now(&self) -> Result<Millis> {
+        let time = list(self.commands.send(&redis::cmd("TIME")).await?)?;
+        let part = |n: usize| time.get(n).map_or(0, count);
+        Ok(Millis(part(0) * 1000 + part(1) / 1000))
+    }
+}
+
+impl RedisBroker {
+    async fn read_schedule(&self, queue: &QueueName, name: &str) -> Result<Option<Schedule>> {
+        let key = self.keys.schedule(queue, name);
+        let fields = ["definition", "last", "last_task", "paused", "created"];
+        stored(name, queue, self.commands.send(redis::cmd("HMGET").arg(key).arg(&fields[..])).await?)
+    }
+
+    async fn drop_schedule(&self, queue: &QueueName, name: &str) -> Result<bool> {
+        let was = self.commands.send(redis::cmd("DEL").arg(self.keys.schedule(queue, name))).await?;
+        self.commands.send(redis::cmd("SREM").arg(self.keys.of(queue, "schedules")).arg(name)).await?;
+        Ok(is_yes(&was))
+    }
+
+    async fn queue_of(&self, name: &str) -> Result<Option<QueueName>> {
+        let queue = text(self.commands.send(redis::cmd("HGET").arg(self.keys.shared("schedules")).arg(name)).await?);
+        let broken = |error| BrokerError::Invalid(format!("schedule `{name}` can't be read: {error}; `taskhost schedule remove {name}`"));
+        queue.map(|queue| QueueName::new(&queue).map_err(broken)).transpose()
     }
 }
 

@@ -2,12 +2,7 @@
 //!
 //! A task that can't be read is [`Odd`], alone: its neighbours are read.
 
-use std::{
-    collections::HashMap,
-    fmt::{Display, Write},
-    str::FromStr,
-    time::Duration,
-};
+use std::{collections::HashMap, fmt::Display, str::FromStr, time::Duration};
 
 use redis::Value;
 use serde::{Deserialize, Serialize};
@@ -16,7 +11,11 @@ use sha2::{Digest, Sha256};
 
 use super::scripts::Call;
 use crate::{
-    broker::{BrokerError, Leased, Member, Result, unreadable::shown},
+    broker::{
+        error::{BrokerError, Result},
+        lease::{Leased, Member},
+        unreadable::shown,
+    },
     task::{
         CodeId, ErrorEntry, ErrorKind, Millis, NewTask, Priority, QueueName, Start, State, Task, TaskError, TaskId, TaskName, TaskView,
     },
@@ -205,11 +204,7 @@ pub(super) fn shown_id(id: &[u8]) -> TaskId {
 
 /// 12 hex digits: among the few hundred of one queue they never meet.
 pub(super) fn short_digest(bytes: &[u8]) -> String {
-    let mut short = String::with_capacity(12);
-    for byte in &Sha256::digest(bytes)[..6] {
-        let _infallible = write!(short, "{byte:02x}");
-    }
-    short
+    hex::encode(&Sha256::digest(bytes)[..6])
 }
 
 /// A task from `FIELDS` of lib.lua, or why there is none.

@@ -4,14 +4,15 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
 
 use super::standing::{Standing, create_private};
-use crate::broker::{BrokerError, Result};
+use crate::broker::error::{BrokerError, Result};
 
 /// How long a step waits for another process that writes.
 const BUSY: Duration = Duration::from_secs(5);
@@ -65,7 +66,7 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
 fn open_private(path: &Path) -> rusqlite::Result<Connection> {
     /// Closing a file takes this process's locks on it away. While it is empty and nobody else here has it open, there are none.
     static OPENING: Mutex<()> = Mutex::new(());
-    let _alone = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = OPENING.lock();
     let is_file = path != ":memory:" && !path.as_os_str().as_encoded_bytes().starts_with(b"file:");
     if is_file {
         // It is there already, or can't be made: SQLite says so in its own words.
@@ -122,13 +123,13 @@ impl Readers {
     /// Runs `read` in one transaction, so that all it sees is of one moment. Blocks.
     pub(super) fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         self.standing.check()?;
-        let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let kept = self.idle.lock().pop();
         let mut connection = if let Some(connection) = kept { connection } else { self.connect()? };
         let value = {
             let step = connection.transaction().map_err(|error| fault(&self.path, &error))?;
             read(&step)?
         };
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle.lock();
         if idle.len() < IDLE_READERS {
             idle.push(connection);
         }

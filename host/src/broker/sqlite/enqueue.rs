@@ -10,7 +10,10 @@ use super::{
     writer::{Failure, Step, sql},
 };
 use crate::{
-    broker::{Enqueued, Result, check_payload},
+    broker::{
+        error::Result,
+        produce::{Enqueued, check_payload},
+    },
     task::{NewTask, QueueName, Start, State, TaskId, Unique},
 };
 

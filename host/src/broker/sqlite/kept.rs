@@ -12,7 +12,10 @@ use super::{
     writer::{Failure, Step, sql},
 };
 use crate::{
-    broker::{Result, STUB, TOLD},
+    broker::{
+        error::Result,
+        settings::{STUB, TOLD},
+    },
     task::{Millis, QueueName, TaskId, TaskView},
 };
 

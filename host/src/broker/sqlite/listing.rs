@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     broker::{
-        Result, TaskFilter, TaskPage,
-        listing::{Walk, place},
+        error::Result,
+        listing::{TaskFilter, TaskPage, Walk, place},
     },
     task::{Millis, QueueName, State},
 };

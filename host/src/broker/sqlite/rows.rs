@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::{
-    broker::{Leased, Member},
+    broker::lease::{Leased, Member},
     task::{ErrorKind, Millis, Priority, QueueName, State, Task, TaskError, TaskId, TaskName, TaskView},
 };
 

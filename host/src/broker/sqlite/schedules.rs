@@ -2,18 +2,55 @@
 //!
 //! The definition is JSON as it was put; what the broker itself decides (`paused`, `last`, `last_task`) stands in columns.
 
+use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params, types::Value};
 
 use super::{
+    driver::SqliteBroker,
     end::{at, look_up},
     enqueue::{add_child, meet},
     rows::{json, time, whole, why, words},
     writer::{Failure, Step, sql},
 };
 use crate::{
-    broker::{BrokerError, Fired, Overlap, Result, Schedule, unreadable},
+    broker::{
+        error::{BrokerError, Result},
+        schedule::{Fired, Overlap, Schedule, Schedules},
+        unreadable,
+    },
     task::{Millis, NewTask, TaskId},
 };
+
+#[async_trait]
+impl Schedules for SqliteBroker {
+    async fn put_schedule(&self, schedule: &Schedule) -> Result<()> {
+        let schedule = schedule.clone();
+        self.write(move |step| put(step, &schedule)).await
+    }
+
+    async fn schedules(&self) -> Result<Vec<Schedule>> {
+        self.read(|db, _| all(db)).await
+    }
+
+    async fn pause_schedule(&self, name: &str, paused: bool) -> Result<bool> {
+        let name = name.to_owned();
+        self.write(move |step| pause(step, &name, paused)).await
+    }
+
+    async fn remove_schedule(&self, name: &str) -> Result<bool> {
+        let name = name.to_owned();
+        self.write(move |step| remove(step, &name)).await
+    }
+
+    async fn fire(&self, schedule: &Schedule, due: Millis, task: &NewTask) -> Result<Fired> {
+        let (schedule, task) = (schedule.clone(), task.clone());
+        self.write(move |step| fire(step, &schedule, due, &task)).await
+    }
+
+    async fn now(&self) -> Result<Millis> {
+        Ok(self.clock.now())
+    }
+}
 
 const COLUMNS: &str = "definition, paused, last, last_task";
 
@@ -32,7 +69,7 @@ fn one(db: &Connection, name: &str) -> Result<Option<Schedule>, Failure> {
     Ok(find.query_row([name], read).optional()?.flatten())
 }
 
-pub(super) fn all(db: &Connection) -> Result<Vec<Schedule>, Failure> {
+fn all(db: &Connection) -> Result<Vec<Schedule>, Failure> {
     let mut find = db.prepare_cached(&format!("SELECT {COLUMNS}, name FROM schedule ORDER BY name"))?;
     let rows = find.query_map((), |row| Ok((read(row), words(row, 4)?.unwrap_or_default())))?;
     let mut schedules = Vec::new();
@@ -50,7 +87,7 @@ pub(super) fn all(db: &Connection) -> Result<Vec<Schedule>, Failure> {
     Ok(schedules)
 }
 
-pub(super) fn put(step: &Step<'_>, schedule: &Schedule) -> Result<(), Failure> {
+fn put(step: &Step<'_>, schedule: &Schedule) -> Result<(), Failure> {
     let mut schedule = schedule.clone();
     // One that can't be read is replaced.
     if let Some(old) = one(step.connection, &schedule.name).ok().flatten() {
@@ -72,7 +109,7 @@ pub(super) fn put(step: &Step<'_>, schedule: &Schedule) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) fn pause(step: &Step<'_>, name: &str, paused: bool) -> Result<bool, Failure> {
+fn pause(step: &Step<'_>, name: &str, paused: bool) -> Result<bool, Failure> {
     // Resuming what was not paused leaves its due times alone. From now on it is an operator's word, whatever a file said before.
     let mut update = step.connection.prepare_cached(
         r#"UPDATE schedule SET last = iif(paused AND NOT ?2, max(last, ?3), last), paused = ?2,
@@ -81,7 +118,7 @@ pub(super) fn pause(step: &Step<'_>, name: &str, paused: bool) -> Result<bool, F
     Ok(update.execute(params![name, paused, step.now_ms()])? == 1)
 }
 
-pub(super) fn remove(step: &Step<'_>, name: &str) -> Result<bool, Failure> {
+fn remove(step: &Step<'_>, name: &str) -> Result<bool, Failure> {
     let mut delete = step.connection.prepare_cached("DELETE FROM schedule WHERE name = ?")?;
     if delete.execute([name])? == 1 {
         return Ok(true);
@@ -99,7 +136,7 @@ pub(super) fn remove(step: &Step<'_>, name: &str) -> Result<bool, Failure> {
     Ok(gone > 0)
 }
 
-pub(super) fn fire(step: &mut Step<'_>, schedule: &Schedule, due: Millis, task: &NewTask) -> Result<Fired, Failure> {
+fn fire(step: &mut Step<'_>, schedule: &Schedule, due: Millis, task: &NewTask) -> Result<Fired, Failure> {
     let Some(stored) = one(step.connection, &schedule.name)? else { return Ok(Fired::NotNow) };
     if stored.paused || !is_same(&stored, schedule) || due <= stored.last {
         return Ok(Fired::NotNow);

@@ -10,7 +10,7 @@ use super::{
     writer::{Failure, sql},
 };
 use crate::{
-    broker::{QueueView, Result, unreadable},
+    broker::{error::Result, tasks::QueueView, unreadable},
     task::{Millis, QueueName, State, TaskId, TaskView},
 };
 

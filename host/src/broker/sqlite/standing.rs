@@ -10,14 +10,13 @@ use std::{
     fs, io,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 
-use super::writer::again;
-use crate::broker::{BrokerError, Result};
+use crate::broker::error::{BrokerError, Result};
 
 const LOOK: Duration = Duration::from_secs(1);
 /// A name may be missing for a moment while somebody puts another file there: then the next look decides.
@@ -43,7 +42,7 @@ impl Standing {
 
     /// Refuses when the files are gone, as far as is known.
     pub(super) fn check(&self) -> Result<()> {
-        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(Ok(()), |error| Err(again(error)))
+        self.refusal.lock().clone().map_or(Ok(()), Err)
     }
 
     /// Refuses when other files stand there now. For who opens them by name.
@@ -116,7 +115,7 @@ impl Watch {
             None => {
                 self.missed = 0;
                 // It may have been put back before it could be saved.
-                return standing.refusal.lock().unwrap_or_else(PoisonError::into_inner).take().is_some();
+                return standing.refusal.lock().take().is_some();
             }
             Some(true) => self.missed += 1,
             Some(false) => self.missed = MISSED,
@@ -146,7 +145,7 @@ impl Watch {
             )),
         };
         tracing::error!("{error}");
-        *standing.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        *standing.refusal.lock() = Some(error);
         true
     }
 }

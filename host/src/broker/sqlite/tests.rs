@@ -1,13 +1,23 @@
-//! What is this driver's own: the laws of every broker stand in `tests/laws.rs`.
+//! Tests of this driver alone. `tests/laws.rs` holds the laws of every broker.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::future::join_all;
+use rusqlite::Connection;
 
-use super::*;
+use super::{driver::SqliteBroker, kv, listing, show};
 use crate::{
-    broker::{Finished, STUB, TOLD, grace},
-    task::{ErrorKind, State, TaskError, Verdict},
+    broker::{
+        BrokerError, BrokerSettings, DeleteReply, Enqueued, Finish, Finished, Incarnation, Kv, KvRoom, Lease, LeaseReply, Leased, Produce,
+        STUB, TOLD, TaskFilter, Tasks, grace,
+    },
+    task::{Clock, ErrorKind, Millis, NewTask, QueueName, State, SystemClock, TaskError, TaskId, TaskName, Verdict},
 };
 
 /// A clock that a test turns, also back.
@@ -35,10 +45,10 @@ fn add() -> NewTask {
     NewTask::new(TaskName::new("add").expect("valid"), "[1,1]")
 }
 
-fn held<T>(lease: Lease<T>) -> T {
+fn held<T>(lease: LeaseReply<T>) -> T {
     match lease {
-        Lease::Held(value) => value,
-        Lease::Lost => panic!("the lease is lost"),
+        LeaseReply::Held(value) => value,
+        LeaseReply::Lost => panic!("the lease is lost"),
     }
 }
 
@@ -70,7 +80,7 @@ async fn a_command_that_fails_undoes_itself_and_not_its_neighbours() {
     let b = &place.broker;
     let write = |key: String, fails: bool| {
         b.write(move |step| {
-            let _fits = shared::kv_set(step, "p", &key, b"1", KvRoom::UNBOUNDED)?;
+            let _fits = kv::set(step, "p", &key, b"1", KvRoom::UNBOUNDED)?;
             if fails { Err(BrokerError::Invalid("on purpose".into()).into()) } else { Ok(()) }
         })
     };
@@ -266,7 +276,7 @@ async fn a_handle_whose_clock_is_an_hour_off_loses_nothing_and_nothing_is_record
     two.pass(grace(LEASE));
     assert_eq!(two.taken().await, 3);
     assert_eq!(two.one.broker.finish(&two.who, &two.succeeded()).await.expect("finish"), [Finished::Stale; 3]);
-    assert!(matches!(two.one.broker.extend(&two.who, LEASE).await.expect("extend"), Lease::Lost));
+    assert!(matches!(two.one.broker.extend(&two.who, LEASE).await.expect("extend"), LeaseReply::Lost));
     assert_eq!(two.other.finish(&two.heir, &two.succeeded()).await.expect("finish"), [Finished::Recorded; 3]);
 
     // An hour behind, it takes over nothing for so long; whoever is right does it in time.

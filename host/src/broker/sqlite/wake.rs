@@ -6,11 +6,12 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::task::{QueueName, TaskId};
@@ -59,7 +60,7 @@ impl Bells {
             bell.notify_one();
         }
         if !news.ended.is_empty() {
-            let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+            let ends = self.ends.lock();
             if !ends.is_empty() {
                 news.ended.iter().filter_map(|id| ends.get(id)).for_each(|bell| bell.notify_waiters());
             }
@@ -75,7 +76,7 @@ impl Bells {
     }
 
     pub(super) fn queue(&self, queue: &QueueName) -> Arc<Notify> {
-        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queues = self.queues.lock();
         if let Some(bell) = queues.get(queue) {
             return bell.clone();
         }
@@ -84,7 +85,7 @@ impl Bells {
 
     /// The bell of one task's end, hung up while somebody holds it.
     pub(super) fn end(self: &Arc<Self>, id: &TaskId) -> EndBell {
-        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ends = self.ends.lock();
         EndBell { bells: self.clone(), id: id.clone(), bell: ends.entry(id.clone()).or_default().clone() }
     }
 
@@ -122,7 +123,7 @@ pub(super) struct EndBell {
 
 impl Drop for EndBell {
     fn drop(&mut self) {
-        let mut ends = self.bells.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ends = self.bells.ends.lock();
         // Ours and the map's: nobody else waits for it.
         if Arc::strong_count(&self.bell) == 2 {
             ends.remove(&self.id);

@@ -26,7 +26,10 @@ use super::{
     wake::{Bells, News},
 };
 use crate::{
-    broker::{BrokerError, BrokerSettings, Result},
+    broker::{
+        error::{BrokerError, Result},
+        settings::BrokerSettings,
+    },
     task::{Clock, Millis},
 };
 
@@ -270,7 +273,7 @@ impl Pen {
                     }
                 }
                 Ok(()) => {}
-                Err(error) => jobs.into_iter().for_each(|job| job.answer(Some(again(&error)))),
+                Err(error) => jobs.into_iter().for_each(|job| job.answer(Some(error.clone()))),
             }
             if self.look(&mut seen) || has_jobs {
                 happened = Instant::now();
@@ -300,7 +303,7 @@ impl Pen {
             self.bells.ring(&news);
         }
         for job in jobs {
-            job.answer(failed.as_ref().map(again));
+            job.answer(failed.clone());
         }
     }
 
@@ -356,18 +359,5 @@ impl Pen {
             }
         }
         execute("COMMIT").map_err(explain)
-    }
-}
-
-/// The same error for each of a group.
-pub(super) fn again(error: &BrokerError) -> BrokerError {
-    let text = error.to_string();
-    match error {
-        BrokerError::Unavailable(_) => BrokerError::Unavailable(text),
-        BrokerError::Refused(_) => BrokerError::Refused(text),
-        BrokerError::Misconfigured(_) => BrokerError::Misconfigured(text),
-        BrokerError::Invalid(_) => BrokerError::Invalid(text),
-        BrokerError::Corrupt(_) => BrokerError::Corrupt(text),
-        BrokerError::Gone(_) => BrokerError::Gone(text),
     }
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Bench, Failure, Figure, each, enqueue, place::Place, rate, usage::Usage};
 use crate::{
-    broker::{Finish, Lease, Leased},
+    broker::{Finish, LeaseReply, Leased},
     engine::{About, Call, LogLine, ServiceError, Services},
     task::{Clock, Outcome, Progress, SystemClock, TaskId, Verdict},
 };
@@ -60,7 +60,7 @@ async fn claim_and_finish(bench: &Bench<'_>) -> Result<usize, Failure> {
     let who = broker.register(&bench.queue, lease).await?;
     let mut done = 0;
     loop {
-        let Lease::Held(claimed) = broker.claim(&who, lease, BATCH, &[]).await? else {
+        let LeaseReply::Held(claimed) = broker.claim(&who, lease, BATCH, &[]).await? else {
             return Err(Failure::Failed("the broker was too slow to keep a lease: see how busy it is".to_owned()));
         };
         if claimed.tasks.is_empty() {

@@ -18,7 +18,7 @@ use super::{
     enqueue, quantile, rate,
 };
 use crate::{
-    broker::Lease,
+    broker::LeaseReply,
     plugins::Registry,
     task::{NewTask, QueueName, TaskName},
     worker::{self, Roster, Stop, WorkerSettings},
@@ -102,7 +102,7 @@ async fn depth(bench: &mut Bench<'_>, waiting: usize) -> Result<(), Failure> {
         broker.enqueue(&tasks).await?;
         for (limit, claims) in [(1, &mut ones), (CLAIMED, &mut many)] {
             let began = Instant::now();
-            let Lease::Held(claimed) = broker.claim(&who, lease, limit, &[]).await? else {
+            let LeaseReply::Held(claimed) = broker.claim(&who, lease, limit, &[]).await? else {
                 return Err(Failure::Failed("the broker was too slow to keep a lease: see how busy it is".to_owned()));
             };
             claims.push(began.elapsed().as_secs_f64() * 1e6);

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Failure;
 use crate::{
     broker::{
-        Broker, BrokerSettings,
+        Broker, BrokerSettings, Tasks,
         redis::{RedisBroker, ServerLoad},
         sqlite::SqliteBroker,
     },

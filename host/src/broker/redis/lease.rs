@@ -8,21 +8,24 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, future::try_join_all};
+use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::{
-    RedisBroker,
-    connection::{ANSWER, Link},
-    scripts::{CLAIM, EXPIRE, EXTEND, FINISH, HELD, LEAVE, PROGRESS, REGISTER, RELAY, SWEEP, UNREADABLE},
+    cancellations,
+    connection::ANSWER,
+    driver::RedisBroker,
+    relay,
+    scripts::{CLAIM, EXPIRE, EXTEND, FINISH, HELD, LEAVE, PROGRESS, REGISTER, SWEEP},
     values::{
-        Odd, Row, Taken, claimed, count, entry, is_yes, json, leased_list, list, millis, names, number, odd_ids, record, short_digest,
-        shown_id, word, words,
+        Row, Taken, claimed, corrupt, count, entry, is_yes, json, leased_list, millis, names, number, odd_ids, record, short_digest, word,
     },
+    wait,
 };
 use crate::{
     broker::{
-        BrokerError, Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, Leased, Member, Result, grace, unreadable,
+        error::{BrokerError, Result},
+        lease::{Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, LeaseReply, Leased, Member, grace},
     },
     retry::{Next, transition},
     task::{NewTask, Progress, QueueName, TaskId, TaskName, Verdict},
@@ -32,11 +35,10 @@ use crate::{
 const TOGETHER: usize = 500;
 /// A busy server may take so long to answer a heartbeat, however short the lease.
 const SOONEST: Duration = Duration::from_millis(500);
-/// Entries of the outbox that are moved at once.
-const RELAY_TOGETHER: usize = 500;
 
-impl RedisBroker {
-    pub(super) async fn new_incarnation(&self, queue: &QueueName, lease: Duration) -> Result<Incarnation> {
+#[async_trait]
+impl Lease for RedisBroker {
+    async fn register(&self, queue: &QueueName, lease: Duration) -> Result<Incarnation> {
         // Who registers anew may meet an empty broker: whatever was put there once is put again.
         self.agree_on_schema().await?;
         self.met.clear();
@@ -51,13 +53,7 @@ impl RedisBroker {
         Ok(Incarnation { queue: queue.clone(), id: id.into() })
     }
 
-    pub(super) async fn claim_some(
-        &self,
-        who: &Incarnation,
-        lease: Duration,
-        limit: usize,
-        startable: &[TaskName],
-    ) -> Result<Lease<Claimed>> {
+    async fn claim(&self, who: &Incarnation, lease: Duration, limit: usize, startable: &[TaskName]) -> Result<LeaseReply<Claimed>> {
         let mut call = CLAIM
             .call(&self.keys.queue(&who.queue))
             .arg(millis(self.settings.result_ttl))
@@ -69,7 +65,7 @@ impl RedisBroker {
         }
         let mut row = Row::new(self.commands.call(&call).await?)?;
         if !is_yes(&row.next()) {
-            return Ok(Lease::Lost);
+            return Ok(LeaseReply::Lost);
         }
         let claimed_us = count(&row.next());
         let (paused, more, due) = (is_yes(&row.next()), is_yes(&row.next()), number(&row.next()));
@@ -85,9 +81,85 @@ impl RedisBroker {
         adopted.odd.extend(odd_ids(claimed_us, row.next())?);
         self.end_unreadable(&self.commands, ANSWER, &who.queue, &who.id, adopted.odd).await;
         let next_due = u64::try_from(due).ok().map(Duration::from_millis);
-        Ok(Lease::Held(Claimed { tasks: tasks.tasks, adopted: adopted.tasks, parked, more, next_due, paused }))
+        Ok(LeaseReply::Held(Claimed { tasks: tasks.tasks, adopted: adopted.tasks, parked, more, next_due, paused }))
     }
 
+    /// On a connection of its own: nothing that waits for a slow answer may keep a heartbeat. It waits for half of the grace only:
+    /// a connection that fell silent must leave time for a new one.
+    async fn extend(&self, who: &Incarnation, lease: Duration) -> Result<LeaseReply<Extended>> {
+        let call = EXTEND.call(&self.keys.queue(&who.queue)).arg(millis(lease).max(1)).arg(&*who.id);
+        let within = (grace(lease) / 2).clamp(SOONEST, ANSWER);
+        let mut row = Row::new(self.heartbeats.call_within(&call, within).await?)?;
+        if !is_yes(&row.next()) {
+            return Ok(LeaseReply::Lost);
+        }
+        let held = usize::try_from(number(&row.next())).unwrap_or(0);
+        let cancelled = names(row.next())?;
+        let outbox = is_yes(&row.next());
+        let adopted = leased_list(&who.queue, row.next())?;
+        self.end_unreadable(&self.heartbeats, within, &who.queue, &who.id, adopted.odd).await;
+        Ok(LeaseReply::Held(Extended { held, cancelled, outbox, adopted: adopted.tasks }))
+    }
+
+    async fn held(&self, who: &Incarnation) -> Result<Vec<Leased>> {
+        let held = self.all_held(who).await?;
+        self.end_unreadable(&self.commands, ANSWER, &who.queue, &who.id, held.odd).await;
+        Ok(held.tasks)
+    }
+
+    async fn finish(&self, who: &Incarnation, finishes: &[Finish]) -> Result<FinishReply> {
+        let mut reply = Vec::with_capacity(finishes.len());
+        for part in finishes.chunks(TOGETHER) {
+            reply.extend(self.finish_together(who, part).await?);
+        }
+        Ok(reply)
+    }
+
+    async fn leave(&self, who: &Incarnation) -> Result<()> {
+        let call = LEAVE.call(&self.keys.queue(&who.queue)).arg(millis(self.settings.result_ttl)).arg(&*who.id);
+        while !is_yes(&self.commands.call(&call).await?) {}
+        Ok(())
+    }
+
+    async fn expire(&self, who: &Incarnation) -> Result<()> {
+        self.commands.call(&EXPIRE.call(&self.keys.queue(&who.queue)).arg(&*who.id)).await.map(drop)
+    }
+
+    async fn wait(&self, queue: &QueueName, limit: Duration) -> Result<()> {
+        wait::wait(self, queue, limit).await
+    }
+
+    async fn cancellations(&self, sender: mpsc::Sender<(QueueName, TaskId)>) -> Result<()> {
+        cancellations::cancellations(self, sender).await
+    }
+
+    async fn progress(&self, queue: &QueueName, id: &TaskId, progress: &Progress) -> Result<()> {
+        let call = PROGRESS.call(&self.keys.queue(queue)).arg(id.as_str()).arg(json(progress)?);
+        self.commands.call(&call).await.map(drop)
+    }
+
+    async fn relay(&self, queue: &QueueName) -> Result<usize> {
+        relay::relay(self, queue).await
+    }
+
+    async fn sweep(&self, queue: &QueueName, offered: &[TaskName]) -> Result<()> {
+        let settings = &self.settings;
+        let mut call = SWEEP
+            .call(&self.keys.queue(queue))
+            .arg(millis(settings.result_ttl))
+            .arg(settings.dead_count)
+            .arg(millis(settings.dead_age))
+            .arg(millis(settings.unknown_task_ttl))
+            .arg(format!("{} s", settings.unknown_task_ttl.as_secs()));
+        for name in offered {
+            call.push(name.as_str());
+        }
+        while is_yes(&self.commands.call(&call).await?) {}
+        self.relay(queue).await.map(drop)
+    }
+}
+
+impl RedisBroker {
     /// What one claim took, read from the held set: its answer is in words, and somebody wrote a task that has more of them.
     async fn claimed_at(&self, who: &Incarnation, claimed_us: u64) -> Result<Taken> {
         let mut taken = self.all_held(who).await?;
@@ -96,53 +168,6 @@ impl RedisBroker {
         taken.odd.retain(|odd| odd.member.ends_with(stamp.as_bytes()));
         taken.tasks.sort_by(|a, b| (b.task.priority, &a.member.id).cmp(&(a.task.priority, &b.member.id)));
         Ok(taken)
-    }
-
-    /// Tasks that no host can read end as dead, each alone. One that could not be ended now stays held, and is met again when this
-    /// incarnation, or who adopts from it, looks at what it holds.
-    pub(super) async fn end_unreadable(&self, link: &Link, within: Duration, queue: &QueueName, incarnation: &str, odd: Vec<Odd>) {
-        for part in odd.chunks(TOGETHER) {
-            let mut call = UNREADABLE.call(&self.keys.queue(queue)).arg(millis(self.settings.result_ttl)).arg(incarnation);
-            for Odd { member, id, why } in part {
-                let own = String::from_utf8_lossy(id);
-                let known = shown_id(id);
-                let why = if known.as_str() == own { why.clone() } else { format!("{why} (its id was `{}`)", unreadable::shown(&own)) };
-                let text = serde_json::Value::from(&*why).to_string();
-                call.push(member);
-                call.push(known.as_str());
-                call.push(&text[1..text.len() - 1]);
-                let then =
-                    format!("it is dead: `taskhost task show {known} --queue {queue}`, `taskhost task delete {known} --queue {queue}`");
-                unreadable::say(&self.at, &format!("task `{known}` of queue `{queue}`"), why, then);
-            }
-            if let Err(error) = link.call_within(&call, within).await {
-                tracing::debug!(%queue, %error, "what can't be read is ended later");
-                return;
-            }
-        }
-    }
-
-    /// On a connection of its own: nothing that waits for a slow answer may keep a heartbeat. It waits for half of the grace only:
-    /// a connection that fell silent must leave time for a new one.
-    pub(super) async fn heartbeat(&self, who: &Incarnation, lease: Duration) -> Result<Lease<Extended>> {
-        let call = EXTEND.call(&self.keys.queue(&who.queue)).arg(millis(lease).max(1)).arg(&*who.id);
-        let within = (grace(lease) / 2).clamp(SOONEST, ANSWER);
-        let mut row = Row::new(self.heartbeats.call_within(&call, within).await?)?;
-        if !is_yes(&row.next()) {
-            return Ok(Lease::Lost);
-        }
-        let held = usize::try_from(number(&row.next())).unwrap_or(0);
-        let cancelled = names(row.next())?;
-        let outbox = is_yes(&row.next());
-        let adopted = leased_list(&who.queue, row.next())?;
-        self.end_unreadable(&self.heartbeats, within, &who.queue, &who.id, adopted.odd).await;
-        Ok(Lease::Held(Extended { held, cancelled, outbox, adopted: adopted.tasks }))
-    }
-
-    pub(super) async fn held_by(&self, who: &Incarnation) -> Result<Vec<Leased>> {
-        let held = self.all_held(who).await?;
-        self.end_unreadable(&self.commands, ANSWER, &who.queue, &who.id, held.odd).await;
-        Ok(held.tasks)
     }
 
     async fn all_held(&self, who: &Incarnation) -> Result<Taken> {
@@ -160,14 +185,6 @@ impl RedisBroker {
                 return Ok(Taken { tasks: held.into_values().collect(), odd });
             }
         }
-    }
-
-    pub(super) async fn finish_all(&self, who: &Incarnation, finishes: &[Finish]) -> Result<FinishReply> {
-        let mut reply = Vec::with_capacity(finishes.len());
-        for part in finishes.chunks(TOGETHER) {
-            reply.extend(self.finish_together(who, part).await?);
-        }
-        Ok(reply)
     }
 
     async fn finish_together(&self, who: &Incarnation, finishes: &[Finish]) -> Result<FinishReply> {
@@ -237,7 +254,7 @@ impl RedisBroker {
         let order = plain.iter().map(|(index, _)| *index).chain(others.iter().map(|(index, ..)| *index));
         let digits = word(self.commit(&call).await?);
         if digits.len() != plain.len() + others.len() {
-            return Err(super::values::corrupt("an answer", "not one a finish"));
+            return Err(corrupt("an answer", "not one a finish"));
         }
         let mut reply = vec![Finished::Stale; finishes.len()];
         for (index, digit) in order.zip(digits.bytes()) {
@@ -281,147 +298,6 @@ impl RedisBroker {
             out.push(json(&record(task)?)?);
         }
         Ok(())
-    }
-
-    pub(super) async fn leave_for_good(&self, who: &Incarnation) -> Result<()> {
-        let call = LEAVE.call(&self.keys.queue(&who.queue)).arg(millis(self.settings.result_ttl)).arg(&*who.id);
-        while !is_yes(&self.commands.call(&call).await?) {}
-        Ok(())
-    }
-
-    pub(super) async fn expire_now(&self, who: &Incarnation) -> Result<()> {
-        self.commands.call(&EXPIRE.call(&self.keys.queue(&who.queue)).arg(&*who.id)).await.map(drop)
-    }
-
-    pub(super) async fn tell_cancellations(&self, sender: mpsc::Sender<(QueueName, TaskId)>) -> Result<()> {
-        let mut backoff = Duration::from_millis(100);
-        while !sender.is_closed() {
-            let listening = async {
-                let mut connection = self.target.listen().await?;
-                connection.subscribe(self.keys.control()).await?;
-                Ok::<_, redis::RedisError>(connection)
-            };
-            if let Ok(mut connection) = listening.await {
-                backoff = Duration::from_millis(100);
-                // What was asked for while nobody listened.
-                for told in self.all_cancelled().await.unwrap_or_default() {
-                    if sender.send(told).await.is_err() {
-                        return Ok(());
-                    }
-                }
-                let mut messages = connection.on_message();
-                loop {
-                    let message = tokio::select! {
-                        message = messages.next() => message,
-                        () = sender.closed() => return Ok(()),
-                    };
-                    let Some(message) = message else { break };
-                    let told = std::str::from_utf8(message.get_payload_bytes()).ok().and_then(|told| told.split_once(' '));
-                    if let Some((queue, id)) = told
-                        && let (Ok(queue), Ok(id)) = (QueueName::new(queue), TaskId::new(id))
-                        && sender.send((queue, id)).await.is_err()
-                    {
-                        return Ok(());
-                    }
-                }
-            }
-            // The heartbeat tells meanwhile.
-            tokio::select! {
-                () = tokio::time::sleep(backoff) => backoff = (backoff * 2).min(Duration::from_secs(5)),
-                () = sender.closed() => {}
-            }
-        }
-        Ok(())
-    }
-
-    async fn all_cancelled(&self) -> Result<Vec<(QueueName, TaskId)>> {
-        let asked = self.all_queues().await?.into_iter().map(|queue| async move {
-            let ids = self.commands.send(redis::cmd("SRANDMEMBER").arg(self.keys.of(&queue, "cancelled")).arg(1000)).await?;
-            Ok::<_, BrokerError>(names(ids)?.into_iter().map(|id| (queue.clone(), id)).collect::<Vec<_>>())
-        });
-        Ok(try_join_all(asked).await?.into_iter().flatten().collect())
-    }
-
-    pub(super) async fn note_progress(&self, queue: &QueueName, id: &TaskId, progress: &Progress) -> Result<()> {
-        let call = PROGRESS.call(&self.keys.queue(queue)).arg(id.as_str()).arg(json(progress)?);
-        self.commands.call(&call).await.map(drop)
-    }
-
-    /// Enqueue there first, remove here last: an entry that is relayed twice finds its id known, or its stub.
-    pub(super) async fn relay_all(&self, queue: &QueueName) -> Result<usize> {
-        let out = self.keys.of(queue, "out");
-        let mut moved = 0;
-        loop {
-            let command = redis::cmd("XRANGE").arg(&out).arg("-").arg("+").arg("COUNT").arg(RELAY_TOGETHER).to_owned();
-            let entries = list(self.commands.send(&command).await?)?;
-            if entries.is_empty() {
-                return Ok(moved);
-            }
-            let (mut ids, mut odd) = (Vec::new(), Vec::new());
-            let mut queues: BTreeMap<QueueName, Vec<Vec<String>>> = BTreeMap::new();
-            for entry in entries {
-                let mut row = Row::new(entry)?;
-                ids.push(word(row.next()));
-                let fields = words(row.next())?;
-                let to = fields.get(1).and_then(|to| QueueName::new(to).ok());
-                match (to, fields.get(3).and_then(|record| serde_json::from_str(record).ok())) {
-                    (Some(to), Some(record)) => queues.entry(to).or_default().push(record),
-                    _ => odd.push((format!("{fields:?}"), "it is no queue and record".to_owned())),
-                }
-            }
-            for (to, records) in queues {
-                match self.relay_to(&to, &records).await {
-                    Err(BrokerError::Invalid(_)) => {
-                        for record in records {
-                            if let Err(error) = self.relay_to(&to, std::slice::from_ref(&record)).await {
-                                match error {
-                                    BrokerError::Invalid(why) => odd.push((format!("{to} {record:?}"), why)),
-                                    error => return Err(error),
-                                }
-                            }
-                        }
-                    }
-                    relayed => relayed?,
-                }
-            }
-            for (entry, why) in odd {
-                // Beside the keys that were set aside, see careful.lua.
-                let aside = self.keys.of(queue, "aside:out");
-                let then = format!("it was moved to `{aside}`; `taskhost queue purge {queue}` deletes it");
-                unreadable::say(&self.at, &format!("an entry of `{out}`, {entry},"), why, then);
-                self.commands
-                    .send(redis::cmd("XADD").arg(&aside).arg("MAXLEN").arg("~").arg(1000).arg("*").arg("entry").arg(entry))
-                    .await?;
-                self.commands.send(redis::cmd("SADD").arg(self.keys.of(queue, "aside")).arg("out")).await?;
-            }
-            self.commands.send(redis::cmd("XDEL").arg(&out).arg(&ids)).await?;
-            moved += ids.len();
-        }
-    }
-
-    async fn relay_to(&self, to: &QueueName, records: &[Vec<String>]) -> Result<()> {
-        self.meet(to).await?;
-        let mut call = RELAY.call(&self.keys.queue(to)).arg(records.len());
-        for part in records.iter().flatten() {
-            call.push(part);
-        }
-        self.commit(&call).await.map(drop)
-    }
-
-    pub(super) async fn sweep_bounds(&self, queue: &QueueName, offered: &[TaskName]) -> Result<()> {
-        let settings = &self.settings;
-        let mut call = SWEEP
-            .call(&self.keys.queue(queue))
-            .arg(millis(settings.result_ttl))
-            .arg(settings.dead_count)
-            .arg(millis(settings.dead_age))
-            .arg(millis(settings.unknown_task_ttl))
-            .arg(format!("{} s", settings.unknown_task_ttl.as_secs()));
-        for name in offered {
-            call.push(name.as_str());
-        }
-        while is_yes(&self.commands.call(&call).await?) {}
-        self.relay_all(queue).await.map(drop)
     }
 }
 

@@ -5,17 +5,23 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use futures_util::{StreamExt, future::try_join_all};
 use redis::{RedisResult, Value, aio::PubSub};
 use tokio::time::Instant;
 
 use super::{
-    RedisBroker,
+    driver::RedisBroker,
     scripts::{AWAIT, ENQUEUE, Script},
     values::{end_told, is_plain, list, push_record, shown_id, view, word},
 };
 use crate::{
-    broker::{BrokerError, Enqueued, Result, TOLD, check_payload, unreadable},
+    broker::{
+        error::{BrokerError, Result},
+        produce::{Enqueued, Produce, check_payload},
+        settings::TOLD,
+        unreadable,
+    },
     task::{NewTask, QueueName, TaskId, TaskView},
 };
 
@@ -26,8 +32,9 @@ const AGAIN: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(2
 /// Whoever waits looks by himself so often: a message may be lost with its connection.
 const LOOK: Duration = Duration::from_secs(5);
 
-impl RedisBroker {
-    pub(super) async fn enqueue_all(&self, tasks: &[NewTask]) -> Result<Vec<Enqueued>> {
+#[async_trait]
+impl Produce for RedisBroker {
+    async fn enqueue(&self, tasks: &[NewTask]) -> Result<Vec<Enqueued>> {
         for task in tasks {
             check_payload(task, self.settings.payload_limit)?;
         }
@@ -48,72 +55,8 @@ impl RedisBroker {
         Ok(reply)
     }
 
-    /// Tasks of one queue, in one step. When an answer is lost the step is repeated, and finding our own ids then is a success.
-    pub(super) async fn enqueue_together(&self, script: &'static Script, queue: &QueueName, tasks: &[&NewTask]) -> Result<Vec<Enqueued>> {
-        let mut call = script.call(&self.keys.queue(queue));
-        // A task that leaves nothing behind may have come and gone when its call is repeated: then the call itself is known for a while.
-        let is_named = tasks.iter().any(|task| task.result_ttl.unwrap_or(self.settings.result_ttl) < TOLD);
-        if is_named {
-            call.push("call");
-            call.push(uuid::Uuid::now_v7().to_string());
-        }
-        // All or none: the order in which they are given is the order in which they run.
-        if tasks.iter().all(|task| is_plain(task)) {
-            call.push("plain");
-            for task in tasks {
-                for part in [task.id.as_str(), task.name.as_str(), &task.args] {
-                    call.push(part);
-                }
-            }
-        } else {
-            call.push(tasks.len());
-            for task in tasks {
-                push_record(&mut call, task)?;
-            }
-        }
-        let mut again = AGAIN.iter();
-        let mut repeated = false;
-        let answer = loop {
-            match self.commit(&call).await {
-                Err(BrokerError::Unavailable(why)) => match again.next() {
-                    Some(delay) => {
-                        repeated = !is_named;
-                        tokio::time::sleep(*delay).await;
-                    }
-                    None => return Err(BrokerError::Unavailable(why)),
-                },
-                answer => break answer?,
-            }
-        };
-        let answer = list(answer)?;
-        // Nothing is said of tasks that were all added.
-        if answer.is_empty() {
-            return Ok(vec![Enqueued::Added; tasks.len()]);
-        }
-        let mut first = HashSet::new();
-        answer
-            .into_iter()
-            .zip(tasks)
-            .map(|(holder, task)| match word(holder) {
-                holder if holder.is_empty() => Ok(Enqueued::Added),
-                holder if repeated && holder == task.id.as_str() && first.insert(&task.id) => Ok(Enqueued::Added),
-                holder => Ok(Enqueued::Duplicate { holder: shown_id(holder.as_bytes()) }),
-            })
-            .collect()
-    }
-
-    /// Makes sure the queue stands in the list of queues; once in a while is enough, should somebody purge it meanwhile.
-    pub(super) async fn meet(&self, queue: &QueueName) -> Result<()> {
-        if self.met.is_fresh(queue) {
-            return Ok(());
-        }
-        self.commands.send(redis::cmd("SADD").arg(self.keys.shared("queues")).arg(queue.as_str())).await?;
-        self.met.note(queue);
-        Ok(())
-    }
-
     /// subscribe → confirmed → ask to be told → told → read; again after a lost connection and now and then.
-    pub(super) async fn wait_for_end(&self, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<Option<TaskView>> {
+    async fn await_end(&self, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<Option<TaskView>> {
         let deadline = Instant::now() + limit;
         let queue = match queue {
             Some(queue) => queue.clone(),
@@ -180,6 +123,62 @@ impl RedisBroker {
             }
             tokio::time::sleep_until(deadline.min(Instant::now() + Duration::from_millis(100))).await;
         }
+    }
+}
+
+impl RedisBroker {
+    /// Tasks of one queue, in one step. When an answer is lost the step is repeated, and finding our own ids then is a success.
+    async fn enqueue_together(&self, script: &'static Script, queue: &QueueName, tasks: &[&NewTask]) -> Result<Vec<Enqueued>> {
+        let mut call = script.call(&self.keys.queue(queue));
+        // A task that leaves nothing behind may have come and gone when its call is repeated: then the call itself is known for a while.
+        let is_named = tasks.iter().any(|task| task.result_ttl.unwrap_or(self.settings.result_ttl) < TOLD);
+        if is_named {
+            call.push("call");
+            call.push(uuid::Uuid::now_v7().to_string());
+        }
+        // All or none: the order in which they are given is the order in which they run.
+        if tasks.iter().all(|task| is_plain(task)) {
+            call.push("plain");
+            for task in tasks {
+                for part in [task.id.as_str(), task.name.as_str(), &task.args] {
+                    call.push(part);
+                }
+            }
+        } else {
+            call.push(tasks.len());
+            for task in tasks {
+                push_record(&mut call, task)?;
+            }
+        }
+        let mut again = AGAIN.iter();
+        let mut repeated = false;
+        let answer = loop {
+            match self.commit(&call).await {
+                Err(BrokerError::Unavailable(why)) => match again.next() {
+                    Some(delay) => {
+                        repeated = !is_named;
+                        tokio::time::sleep(*delay).await;
+                    }
+                    None => return Err(BrokerError::Unavailable(why)),
+                },
+                answer => break answer?,
+            }
+        };
+        let answer = list(answer)?;
+        // Nothing is said of tasks that were all added.
+        if answer.is_empty() {
+            return Ok(vec![Enqueued::Added; tasks.len()]);
+        }
+        let mut first = HashSet::new();
+        answer
+            .into_iter()
+            .zip(tasks)
+            .map(|(holder, task)| match word(holder) {
+                holder if holder.is_empty() => Ok(Enqueued::Added),
+                holder if repeated && holder == task.id.as_str() && first.insert(&task.id) => Ok(Enqueued::Added),
+                holder => Ok(Enqueued::Duplicate { holder: shown_id(holder.as_bytes()) }),
+            })
+            .collect()
     }
 
     /// Asks all queues to be told of its end; the one that knows it, and its end if that has come.
