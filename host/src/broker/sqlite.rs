@@ -6,6 +6,7 @@
 //! Invariant: one verb is one step of a transaction, and this process's clock inside it decides. All queues are in one database, so
 //! the finishing step adds the children itself and there is no outbox.
 
+mod columns;
 mod connection;
 mod directory;
 mod driver;

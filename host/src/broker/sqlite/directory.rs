@@ -85,14 +85,15 @@ fn retire(step: &Step<'_>, worker: &str) -> Result<(), Failure> {
 
 fn workers(db: &Connection, now: Millis) -> Result<Vec<WorkerInfo>, Failure> {
     let mut find = db.prepare_cached("SELECT info, id FROM worker WHERE until > ? ORDER BY id")?;
-    let rows = find.query_map([sql(now)], |row| Ok(left_out(db, "worker", words(row, 1)?, json(row, 0))))?;
+    let rows = find.query_map([sql(now)], |row| Ok(left_out(db, "worker", words(row, "id")?, json(row, "info"))))?;
     Ok(rows.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
 fn catalogue(db: &Connection) -> Result<Catalogue, Failure> {
     let mut find = db.prepare_cached("SELECT name, offer FROM offer")?;
-    let read = |row: &rusqlite::Row<'_>| Ok(json(row, 1)?.map(|offer| (parsed(row, 0), offer)));
-    let rows = find.query_map((), |row| Ok(left_out(db, "offer", words(row, 0)?, read(row))))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    let read = |row: &rusqlite::Row<'_>| Ok(json(row, "offer")?.map(|offer| (parsed(row, "name"), offer)));
+    let rows =
+        find.query_map((), |row| Ok(left_out(db, "offer", words(row, "name")?, read(row))))?.collect::<rusqlite::Result<Vec<_>>>()?;
     Ok(Catalogue { offers: rows.into_iter().flatten().filter_map(|(name, offer)| Some((name.ok()?, offer))).collect() })
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rusqlite::{OptionalExtension, params};
 
 use super::{
+    columns::insert,
     kept,
     rows::{ms, number, parsed, rank},
     writer::{Failure, Step, sql},
@@ -88,30 +89,25 @@ fn insert(step: &mut Step<'_>, task: &NewTask, is_child: bool) -> Result<bool, F
     let state = if due.is_some() { State::Scheduled } else { State::Ready };
     let headers = if task.headers.is_empty() { None } else { Some(serde_json::to_string(&task.headers)?) };
     let turn = step.stamp();
-    let mut insert = step.connection.prepare_cached(
-        "INSERT INTO task (queue, id, name, args, headers, rank, state, turn, max_attempts, timeout_ms, result_ttl_ms, enqueued_at,
-                           due_at, expires_at, unique_key, unique_ttl_ms, child)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id, queue) DO NOTHING",
-    )?;
-    let added = insert.execute(params![
-        task.queue.as_str(),
-        task.id.as_str(),
-        task.name.as_str(),
-        task.args,
-        headers,
-        rank(task.priority),
-        number(state),
-        turn,
-        task.max_attempts,
-        task.timeout.map(ms),
-        task.result_ttl.map(ms),
-        step.now_ms(),
-        due,
-        task.expires.map(sql),
-        task.unique.as_ref().map(|unique| &unique.key),
-        task.unique.as_ref().map(|unique| ms(unique.ttl)),
-        is_child,
-    ])?;
+    let added = insert!(step.connection, "INSERT INTO task" {
+        queue: task.queue.as_str(),
+        id: task.id.as_str(),
+        name: task.name.as_str(),
+        args: task.args,
+        headers: headers,
+        rank: rank(task.priority),
+        state: number(state),
+        turn: turn,
+        max_attempts: task.max_attempts,
+        timeout_ms: task.timeout.map(ms),
+        result_ttl_ms: task.result_ttl.map(ms),
+        enqueued_at: step.now_ms(),
+        due_at: due,
+        expires_at: task.expires.map(sql),
+        unique_key: task.unique.as_ref().map(|unique| &unique.key),
+        unique_ttl_ms: task.unique.as_ref().map(|unique| ms(unique.ttl)),
+        child: is_child,
+    } "ON CONFLICT (id, queue) DO NOTHING");
     if added == 1 && task.awaited {
         kept::note_awaited(step, &task.queue, &task.id, Duration::ZERO)?;
     }
@@ -137,7 +133,7 @@ pub(super) fn take(step: &Step<'_>, queue: &QueueName, id: &TaskId, unique: &Uni
         .prepare_cached("SELECT holder FROM unique_key WHERE queue = ? AND key = ? AND until > ? AND until < 9223372036854775807")?;
     // A holder that is no id holds nothing.
     let holder: Option<TaskId> =
-        find.query_row(params![queue.as_str(), unique.key, step.now_ms()], |row| Ok(parsed(row, 0).ok())).optional()?.flatten();
+        find.query_row(params![queue.as_str(), unique.key, step.now_ms()], |row| Ok(parsed(row, "holder").ok())).optional()?.flatten();
     if let Some(holder) = holder
         && holder != *id
     {

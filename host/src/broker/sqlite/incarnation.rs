@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 use rusqlite::{OptionalExtension, params, types::Value};
 
 use super::{
+    columns::col,
     end::{end, end_unreadable},
     enqueue::meet,
     rows::{BRIEF, LEASED, brief, leased, maybe, ms, or_odd, parsed, time, whole},
@@ -103,14 +104,14 @@ fn take(
     let mut found: Vec<(i64, i64, i64, Leased)> = Vec::new();
     let mut odd = Vec::new();
     let mut row = |row: &rusqlite::Row<'_>| -> rusqlite::Result<Option<(i64, i64, i64, Leased)>> {
-        let (rank, turn, seq) = (whole(row, 5)?, whole(row, 13)?, row.get(12)?);
+        let (rank, turn, seq) = (whole(row, col!(LEASED.rank))?, whole(row, col!(LEASED.turn))?, row.get(col!(LEASED.seq))?);
         Ok(or_odd(seq, leased(row, Some(stamp)), &mut odd).map(|leased| (rank, turn, seq, leased)))
     };
     let mut bytes = 0;
     let mut cut = false;
     {
         let mut ready = step.connection.prepare_cached(&format!(
-            "SELECT {LEASED}, turn FROM task INDEXED BY task_ready
+            "SELECT {LEASED} FROM task INDEXED BY task_ready
              WHERE queue = ? AND state = 1 AND (expires_at IS NULL OR tries > 0 OR expires_at > ?) ORDER BY rank, turn, seq LIMIT ?"
         ))?;
         let mut rows = ready.query(params![queue.as_str(), now, wanted])?;
@@ -127,7 +128,7 @@ fn take(
     let mut from_parked = false;
     if !startable.is_empty() {
         let mut parked = step.connection.prepare_cached(&format!(
-            "SELECT {LEASED}, turn FROM task INDEXED BY task_parked
+            "SELECT {LEASED} FROM task INDEXED BY task_parked
              WHERE queue = ? AND state = 2 AND name = ? AND (expires_at IS NULL OR tries > 0 OR expires_at > ?)
              ORDER BY rank, turn, seq LIMIT ?"
         ))?;
@@ -191,8 +192,10 @@ fn adopt(step: &mut Step<'_>, queue: &QueueName, n: i64) -> Result<Vec<Leased>, 
             step.connection.prepare_cached(
                 "SELECT n, lease_ms, marked FROM incarnation WHERE queue = ? AND (deadline <= ? OR deadline > 9223372036854775807) AND n <> ?",
             )?;
-        find.query_map(params![queue.as_str(), step.now_ms(), n], |row| Ok((row.get(0)?, whole(row, 1)?, whole(row, 2)? != 0)))?
-            .collect::<rusqlite::Result<Vec<(i64, i64, bool)>>>()?
+        find.query_map(params![queue.as_str(), step.now_ms(), n], |row| {
+            Ok((row.get("n")?, whole(row, "lease_ms")?, whole(row, "marked")? != 0))
+        })?
+        .collect::<rusqlite::Result<Vec<(i64, i64, bool)>>>()?
     };
     let mut adopted = Vec::new();
     for (other, lease_ms, marked) in expired {
@@ -215,7 +218,7 @@ fn held_by(step: &mut Step<'_>, queue: &QueueName, n: i64) -> Result<Vec<Leased>
         "SELECT {LEASED} FROM task INDEXED BY task_running WHERE queue = ? AND state = 3 AND held_by = ? ORDER BY seq"
     ))?;
     let mut odd = Vec::new();
-    let rows = find.query_map(params![queue.as_str(), n], |row| Ok(or_odd(row.get(12)?, leased(row, None), &mut odd)))?;
+    let rows = find.query_map(params![queue.as_str(), n], |row| Ok(or_odd(row.get(col!(LEASED.seq))?, leased(row, None), &mut odd)))?;
     let held = rows.filter_map(Result::transpose).collect::<rusqlite::Result<_>>()?;
     drop(find);
     end_unreadable(step, &odd)?;
@@ -238,7 +241,7 @@ pub(super) fn extend(step: &mut Step<'_>, who: &Incarnation, lease: Duration) ->
     let held: i64 = count.query_row(params![who.queue.as_str(), n], |row| row.get(0))?;
     let held = usize::try_from(held).unwrap_or(0);
     let mut asked = step.connection.prepare_cached("SELECT id FROM task INDEXED BY task_asked WHERE queue = ? AND cancel_asked = 1")?;
-    let ids = asked.query_map([who.queue.as_str()], |row| Ok(parsed::<TaskId>(row, 0).ok()))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    let ids = asked.query_map([who.queue.as_str()], |row| Ok(parsed::<TaskId>(row, "id").ok()))?.collect::<rusqlite::Result<Vec<_>>>()?;
     let cancelled = ids.into_iter().flatten().collect();
     Ok(LeaseReply::Held(Extended { held, cancelled, adopted, outbox: false }))
 }
@@ -273,7 +276,7 @@ pub(super) fn expire(step: &mut Step<'_>, who: &Incarnation) -> Result<(), Failu
 
 fn is_paused(step: &Step<'_>, queue: &QueueName) -> Result<bool, Failure> {
     let mut find = step.connection.prepare_cached("SELECT paused FROM queue WHERE name = ?")?;
-    Ok(find.query_row([queue.as_str()], |row| whole(row, 0)).optional()?.is_some_and(|paused| paused != 0))
+    Ok(find.query_row([queue.as_str()], |row| whole(row, "paused")).optional()?.is_some_and(|paused| paused != 0))
 }
 
 /// Distinct names by one seek each, whatever the number of tasks.
@@ -284,7 +287,7 @@ fn parked_names(step: &Step<'_>, queue: &QueueName) -> Result<Vec<TaskName>, Fai
         .prepare_cached("SELECT name FROM task INDEXED BY task_parked WHERE queue = ? AND state = 2 AND name > ? ORDER BY name LIMIT 1")?;
     let mut after = Value::Text(String::new());
     for _ in 0..PARKED_NAMES {
-        let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, Value>(0), parsed::<TaskName>(row, 0)));
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, Value>("name"), parsed::<TaskName>(row, "name")));
         let Some((stored, name)) = next.query_row(params![queue.as_str(), after], read).optional()? else { break };
         // Text that is no UTF-8 can't be gone on from, and stands behind all that is.
         let Ok(stored) = stored else { break };
@@ -297,9 +300,9 @@ fn parked_names(step: &Step<'_>, queue: &QueueName) -> Result<Vec<TaskName>, Fai
 /// When the next delayed task or the next incarnation of somebody else wants a look.
 fn next_due(step: &Step<'_>, queue: &QueueName, n: i64) -> Result<Option<Duration>, Failure> {
     let mut find = step.connection.prepare_cached(
-        "SELECT (SELECT min(due_at) FROM task INDEXED BY task_scheduled WHERE queue = ?1 AND state = 0),
-                (SELECT min(deadline) FROM incarnation WHERE queue = ?1 AND n <> ?2)",
+        "SELECT (SELECT min(due_at) FROM task INDEXED BY task_scheduled WHERE queue = ?1 AND state = 0) AS due,
+                (SELECT min(deadline) FROM incarnation WHERE queue = ?1 AND n <> ?2) AS deadline",
     )?;
-    let (due, deadline) = find.query_row(params![queue.as_str(), n], |row| Ok((maybe(row, 0)?, maybe(row, 1)?)))?;
+    let (due, deadline) = find.query_row(params![queue.as_str(), n], |row| Ok((maybe(row, "due")?, maybe(row, "deadline")?)))?;
     Ok([due, deadline].into_iter().flatten().min().map(|at| time(at).since(step.now)))
 }

@@ -35,9 +35,9 @@ pub(super) fn note_awaited(step: &Step<'_>, queue: &QueueName, id: &TaskId, limi
 /// The queue of a task that has not ended; `None` where several queues have one of that id, too.
 pub(super) fn going_on(step: &Step<'_>, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<QueueName>, Failure> {
     let mut find = step.connection.prepare_cached(
-        "SELECT queue, state < 4 FROM task WHERE id = ?1 AND (?2 IS NULL OR queue = ?2) AND (gone_at IS NULL OR gone_at > ?3) LIMIT 2",
+        "SELECT queue, state < 4 AS goes_on FROM task WHERE id = ?1 AND (?2 IS NULL OR queue = ?2) AND (gone_at IS NULL OR gone_at > ?3) LIMIT 2",
     )?;
-    let read = |row: &rusqlite::Row<'_>| Ok((parsed(row, 0).ok(), row.get::<_, bool>(1)?));
+    let read = |row: &rusqlite::Row<'_>| Ok((parsed(row, "queue").ok(), row.get::<_, bool>("goes_on")?));
     let found = find.query_map(params![id.as_str(), queue.map(QueueName::as_str), step.now_ms()], read)?;
     Ok(match &found.collect::<rusqlite::Result<Vec<_>>>()?[..] {
         [(queue, true)] => queue.clone(),

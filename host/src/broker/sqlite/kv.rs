@@ -52,18 +52,18 @@ fn get(db: &Connection, plugin: &str, key: &str) -> Result<Option<Vec<u8>>, Fail
 
 /// A value is bytes, whatever somebody else wrote there.
 fn bytes(row: &rusqlite::Row<'_>) -> rusqlite::Result<Vec<u8>> {
-    Ok(match row.get_ref(0)? {
+    Ok(match row.get_ref("value")? {
         ValueRef::Blob(bytes) | ValueRef::Text(bytes) => bytes.to_vec(),
-        _ => words(row, 0)?.unwrap_or_default().into_bytes(),
+        _ => words(row, "value")?.unwrap_or_default().into_bytes(),
     })
 }
 
 /// The inner error: it does not fit the room, and nothing was written.
 pub(super) fn set(step: &Step<'_>, plugin: &str, key: &str, value: &[u8], room: KvRoom) -> Result<Result<(), KvError>, Failure> {
     let mut size = step.connection.prepare_cached("SELECT keys, bytes FROM kv_size WHERE plugin = ?")?;
-    let (keys, bytes) = size.query_row([plugin], |row| Ok((number(row, 0)?, number(row, 1)?))).optional()?.unwrap_or_default();
-    let mut old = step.connection.prepare_cached("SELECT length(value) FROM kv WHERE plugin = ? AND key = ?")?;
-    let old: Option<u64> = old.query_row([plugin, key], |row| number(row, 0)).optional()?;
+    let (keys, bytes) = size.query_row([plugin], |row| Ok((number(row, "keys")?, number(row, "bytes")?))).optional()?.unwrap_or_default();
+    let mut old = step.connection.prepare_cached("SELECT length(value) AS bytes FROM kv WHERE plugin = ? AND key = ?")?;
+    let old: Option<u64> = old.query_row([plugin, key], |row| number(row, "bytes")).optional()?;
     let new = value.len() as u64;
     let (keys, then) = match old {
         Some(old) => (keys, (bytes + new).saturating_sub(old)),
@@ -81,7 +81,7 @@ pub(super) fn set(step: &Step<'_>, plugin: &str, key: &str, value: &[u8], room: 
 }
 
 /// SQLite's integers have a sign; what is counted here has none.
-fn number(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<u64> {
+fn number(row: &rusqlite::Row<'_>, column: &str) -> rusqlite::Result<u64> {
     whole(row, column).map(i64::unsigned_abs)
 }
 
@@ -113,7 +113,7 @@ fn keys(db: &Connection, plugin: &str, prefix: &str, after: Option<&str>, limit:
     while keys.len() < limit.min(1_000)
         && let Some(row) = rows.next()?
     {
-        let Ok(key) = row.get::<_, String>(0) else { continue };
+        let Ok(key) = row.get::<_, String>("key") else { continue };
         if !key.starts_with(prefix) {
             break;
         }

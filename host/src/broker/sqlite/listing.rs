@@ -12,6 +12,7 @@ use rusqlite::{Connection, OptionalExtension, params, types::ValueRef};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    columns::col,
     rows::{Odd, VIEW, number, or_odd, view},
     show,
     writer::{Failure, sql},
@@ -44,28 +45,28 @@ const SECTIONS: [Section; 4] = [
         from: "task INDEXED BY task_running WHERE queue = ?1 AND state = 3",
         order: "claimed_us, seq",
         beyond: "(claimed_us, seq) > (?3, ?4)",
-        keys: [14, 24, 24],
+        keys: [col!(VIEW.claimed_us), col!(VIEW.seq), col!(VIEW.seq)],
     },
     Section {
         state: State::Ready,
         from: "task INDEXED BY task_ready WHERE queue = ?1 AND state = 1",
         order: "rank, turn, seq",
         beyond: "(rank, turn, seq) > (?3, ?4, ?5)",
-        keys: [5, 23, 24],
+        keys: [col!(VIEW.rank), col!(VIEW.turn), col!(VIEW.seq)],
     },
     Section {
         state: State::Scheduled,
         from: "task INDEXED BY task_scheduled WHERE queue = ?1 AND state = 0",
         order: "due_at, seq",
         beyond: "(due_at, seq) > (?3, ?4)",
-        keys: [12, 24, 24],
+        keys: [col!(VIEW.due_at), col!(VIEW.seq), col!(VIEW.seq)],
     },
     Section {
         state: State::Parked,
         from: "task INDEXED BY task_parked WHERE queue = ?1 AND state = 2",
         order: "name, rank, turn, seq",
         beyond: "(name, rank, turn, seq) > (?2, ?3, ?4, ?5)",
-        keys: [5, 23, 24],
+        keys: [col!(VIEW.rank), col!(VIEW.turn), col!(VIEW.seq)],
     },
 ];
 
@@ -166,8 +167,8 @@ fn walk_waiting(
     let mut is_empty = true;
     while let Some(row) = rows.next()? {
         let [a, b, c] = section.keys;
-        let read = || Ok((Mark { name: row.get(2)?, keys: [row.get(a)?, row.get(b)?, row.get(c)?] }, view(row)?));
-        let Some((mark, task)) = or_odd(row.get(24)?, read(), odd) else { continue };
+        let read = || Ok((Mark { name: row.get(col!(VIEW.name))?, keys: [row.get(a)?, row.get(b)?, row.get(c)?] }, view(row)?));
+        let Some((mark, task)) = or_odd(row.get(col!(VIEW.seq))?, read(), odd) else { continue };
         is_empty = false;
         after = mark;
         walk.look(Some(task), Cursor::Waiting { section: index, queue: Some(at.clone()), after: after.clone() });
@@ -198,8 +199,8 @@ impl Feed<'_> {
         let (at, seq) = self.last;
         let limit_rows = i64::try_from(limit).unwrap_or(i64::MAX);
         let read = |row: &rusqlite::Row<'_>| {
-            let seq = row.get(1)?;
-            Ok(or_odd(seq, row.get(0).map(|at| (at, seq)), odd))
+            let seq = row.get("seq")?;
+            Ok(or_odd(seq, row.get("ended_at").map(|at| (at, seq)), odd))
         };
         let found = find.query_map(params![self.queue.as_str(), number(self.state), at, seq, limit_rows], read)?;
         let mut rows = 0;
@@ -267,7 +268,7 @@ fn stray(db: &Connection, odd: &mut Vec<Odd>) -> Result<(), Failure> {
         while let Some(queue) = found {
             for (what, why) in queue.strays(index) {
                 let mut find = db.prepare_cached(&format!("SELECT seq {from} AND queue = {QUEUE} AND {what} LIMIT {STRAYS}"))?;
-                for seq in find.query_map(params![queue.bytes, queue.is_text], |row| row.get(0))? {
+                for seq in find.query_map(params![queue.bytes, queue.is_text], |row| row.get("seq"))? {
                     odd.push(Odd { seq: seq?, why: why.clone() });
                 }
             }
@@ -288,7 +289,7 @@ struct Named {
 
 impl Named {
     fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
-        Ok(match row.get_ref(0)? {
+        Ok(match row.get_ref("queue")? {
             ValueRef::Text(text) => Self { bytes: text.to_owned(), is_text: true },
             ValueRef::Blob(bytes) => Self { bytes: bytes.to_owned(), is_text: false },
             // A column of text has no number.

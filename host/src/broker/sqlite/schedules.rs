@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params, types::Value};
 
 use super::{
+    columns::insert,
     driver::SqliteBroker,
     end::{at, look_up},
     enqueue::{add_child, meet},
@@ -52,26 +53,26 @@ impl Schedules for SqliteBroker {
     }
 }
 
-const COLUMNS: &str = "definition, paused, last, last_task";
+const STORED: &str = "definition, paused, last, last_task";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Option<Schedule>> {
-    let Some(mut schedule) = json::<Schedule>(row, 0)? else { return Ok(None) };
-    schedule.paused = whole(row, 1)? != 0;
+    let Some(mut schedule) = json::<Schedule>(row, "definition")? else { return Ok(None) };
+    schedule.paused = whole(row, "paused")? != 0;
     // Without it every due time since 1970 would be caught up with.
-    schedule.last = time(row.get(2)?);
+    schedule.last = time(row.get("last")?);
     // The tasks are of the schedule's queue; an id that is none any more is as good as an ended one.
-    schedule.last_task = words(row, 3)?.and_then(|id| id.parse().ok());
+    schedule.last_task = words(row, "last_task")?.and_then(|id| id.parse().ok());
     Ok(Some(schedule))
 }
 
 fn one(db: &Connection, name: &str) -> Result<Option<Schedule>, Failure> {
-    let mut find = db.prepare_cached(&format!("SELECT {COLUMNS} FROM schedule WHERE name = ?"))?;
+    let mut find = db.prepare_cached(&format!("SELECT {STORED} FROM schedule WHERE name = ?"))?;
     Ok(find.query_row([name], read).optional()?.flatten())
 }
 
 fn all(db: &Connection) -> Result<Vec<Schedule>, Failure> {
-    let mut find = db.prepare_cached(&format!("SELECT {COLUMNS}, name FROM schedule ORDER BY name"))?;
-    let rows = find.query_map((), |row| Ok((read(row), words(row, 4)?.unwrap_or_default())))?;
+    let mut find = db.prepare_cached(&format!("SELECT {STORED}, name FROM schedule ORDER BY name"))?;
+    let rows = find.query_map((), |row| Ok((read(row), words(row, "name")?.unwrap_or_default())))?;
     let mut schedules = Vec::new();
     for row in rows {
         match row? {
@@ -101,11 +102,13 @@ fn put(step: &Step<'_>, schedule: &Schedule) -> Result<(), Failure> {
     if schedule.last == Millis(0) {
         schedule.last = step.now;
     }
-    let mut write = step
-        .connection
-        .prepare_cached("INSERT OR REPLACE INTO schedule (name, definition, paused, last, last_task) VALUES (?, ?, ?, ?, ?)")?;
-    let last_task = schedule.last_task.as_ref().map(TaskId::as_str);
-    write.execute(params![schedule.name, serde_json::to_string(&schedule)?, schedule.paused, sql(schedule.last), last_task])?;
+    insert!(step.connection, "INSERT OR REPLACE INTO schedule" {
+        name: schedule.name,
+        definition: serde_json::to_string(&schedule)?,
+        paused: schedule.paused,
+        last: sql(schedule.last),
+        last_task: schedule.last_task.as_ref().map(TaskId::as_str),
+    });
     Ok(())
 }
 
@@ -125,7 +128,7 @@ fn remove(step: &Step<'_>, name: &str) -> Result<bool, Failure> {
     }
     // A name that nobody can type is asked for as it is shown.
     let mut all = step.connection.prepare_cached("SELECT name FROM schedule")?;
-    let read = |row: &Row<'_>| Ok((row.get::<_, Value>(0), words(row, 0)?.unwrap_or_default()));
+    let read = |row: &Row<'_>| Ok((row.get::<_, Value>("name"), words(row, "name")?.unwrap_or_default()));
     let names = all.query_map((), read)?.collect::<rusqlite::Result<Vec<_>>>()?;
     let mut gone = 0;
     for (stored, shown) in names {

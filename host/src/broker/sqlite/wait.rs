@@ -33,13 +33,14 @@ struct Look {
 fn look(db: &Connection, now: Millis, queue: &QueueName) -> Result<Look, Failure> {
     let mut find = db.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM task INDEXED BY task_ready WHERE queue = ?1 AND state = 1)
-                AND NOT coalesce((SELECT paused FROM queue WHERE name = ?1), 0),
-                (SELECT min(due_at) FROM task INDEXED BY task_scheduled WHERE queue = ?1 AND state = 0),
-                (SELECT min(deadline) FROM incarnation WHERE queue = ?1),
-                (SELECT max(parked_at) FROM (SELECT parked_at FROM task INDEXED BY task_parked WHERE queue = ?1 AND state = 2 LIMIT 1000))",
+                AND NOT coalesce((SELECT paused FROM queue WHERE name = ?1), 0) AS ready,
+                (SELECT min(due_at) FROM task INDEXED BY task_scheduled WHERE queue = ?1 AND state = 0) AS due,
+                (SELECT min(deadline) FROM incarnation WHERE queue = ?1) AS deadline,
+                (SELECT max(parked_at) FROM (SELECT parked_at FROM task INDEXED BY task_parked WHERE queue = ?1 AND state = 2 LIMIT 1000)) AS parked",
     )?;
-    let (ready, due, deadline, parked): (bool, _, _, _) =
-        find.query_row(params![queue.as_str()], |row| Ok((row.get(0)?, maybe(row, 1)?, maybe(row, 2)?, maybe(row, 3)?)))?;
+    let (ready, due, deadline, parked): (bool, _, _, _) = find.query_row(params![queue.as_str()], |row| {
+        Ok((row.get("ready")?, maybe(row, "due")?, maybe(row, "deadline")?, maybe(row, "parked")?))
+    })?;
     let due = due.into_iter().chain(deadline).min();
     Ok(Look { claimable: ready || due.is_some_and(|due| due <= sql(now)), due: due.map(time), parked })
 }

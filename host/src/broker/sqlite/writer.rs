@@ -319,7 +319,7 @@ impl Pen {
         let execute = |sql: &str| self.connection.prepare_cached(sql)?.execute(()).map(|_| ());
         execute("BEGIN IMMEDIATE").map_err(explain)?;
         let last =
-            self.connection.prepare_cached("SELECT last FROM stamp").and_then(|mut s| s.query_row((), |row| whole(row, 0)).optional());
+            self.connection.prepare_cached("SELECT last FROM stamp").and_then(|mut s| s.query_row((), |row| whole(row, "last")).optional());
         // One that is gone, no number or far in the future was not written by us: the clock is later than what was given, all the same.
         let last = last.map_err(explain)?.filter(|last| *last < micros(self.clock.now()).saturating_add(FUTURE));
         let mut stamp = Stamp { last: last.unwrap_or(0) };
