@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    broker::{self, Broker, BrokerError, Fired, Schedule, Schedules},
+    broker::{self, BrokerError, Fired, Schedule, Schedules},
     cron::{CronError, Rule},
     task::{Millis, NewTask, TaskId},
 };
@@ -43,7 +43,7 @@ const ABREAST: usize = 16;
 
 /// Fires until `shutdown`. `defined` are the schedules of this host's `taskhost.toml`; see `file.rs` for when they are put. One that left
 /// the file is not removed, since another host's file may have it: the log says so.
-pub async fn run(broker: Arc<dyn Broker>, defined: Vec<Schedule>, shutdown: CancellationToken) {
+pub async fn run(broker: Arc<dyn Schedules>, defined: Vec<Schedule>, shutdown: CancellationToken) {
     let mut file = File::new(defined);
     tokio::select! {
         () = shutdown.cancelled() => {}

@@ -21,7 +21,7 @@ use crate::{
     task::QueueName,
 };
 
-/// A catalogue that has not changed is written again after this time.
+/// An unchanged catalogue is written again after this time.
 const CATALOGUE: Duration = Duration::from_secs(60);
 
 #[async_trait]
@@ -31,8 +31,8 @@ impl Directory for RedisBroker {
         self.meet_server().await
     }
 
-    /// A worker's own key ends by itself; the set of their ids only says where to look. A set that did not know this worker says that the
-    /// broker is anew: then all that a worker puts there is put again.
+    /// A worker's own key expires by itself; the set of worker ids only lists the keys to read. If the set did not have this worker, the
+    /// broker was emptied, and the catalogue is written again.
     async fn announce(&self, worker: &WorkerInfo, ttl: Duration) -> Result<()> {
         let ttl = millis(ttl).max(1);
         let mut bodies = redis::cmd("HSET");
@@ -48,7 +48,7 @@ impl Directory for RedisBroker {
         if is_yes(&self.commands.send(redis::cmd("SADD").arg(self.keys.shared("workers")).arg(&worker.id)).await?) {
             *self.offered.lock() = None;
         }
-        // The catalogue outlives its workers: it is written when it changes, and now and then, should somebody have deleted it.
+        // The catalogue outlives its workers. It is written when it changes, and from time to time in case it was deleted.
         let written = digest_of(&worker.plugins)?;
         let is_fresh = |(at, what): (Instant, u64)| what == written && at.elapsed() < CATALOGUE;
         if !self.offered.lock().is_some_and(is_fresh) {
@@ -95,7 +95,7 @@ impl Directory for RedisBroker {
                 None => gone.push(id),
             }
         }
-        // One that announces itself again meanwhile is back in the set with its next word.
+        // A worker that announces itself meanwhile joins the set again with its next announcement.
         if !gone.is_empty() {
             self.commands.send(redis::cmd("SREM").arg(self.keys.shared("workers")).arg(&gone)).await?;
         }
@@ -124,7 +124,7 @@ fn worker_key(broker: &RedisBroker, id: &str) -> String {
     broker.keys.shared(&format!("worker:{id}"))
 }
 
-/// Tells whether what is offered has changed.
+/// A digest that changes with the offered plugins.
 fn digest_of(plugins: &[PluginInfo]) -> Result<u64> {
     let mut hasher = DefaultHasher::new();
     json(&plugins)?.hash(&mut hasher);

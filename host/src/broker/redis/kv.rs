@@ -36,10 +36,10 @@ impl Kv for RedisBroker {
         let call = KV.call(&self.keys.kv(plugin)).arg("increment").arg(key).arg(by.to_string());
         let call = call.arg(room.bytes.to_string()).arg(room.keys.to_string());
         let sum = word(fits(self.commands.call(&call).await.map_err(|error| unavailable(&error))?, room)?);
-        sum.parse().map_err(|_| KvError::Invalid(format!("the value of `{key}` is no whole number, or the sum is beyond 64 bits")))
+        sum.parse().map_err(|_| KvError::Invalid(format!("the value of `{key}` is not a whole number, or the sum is beyond 64 bits")))
     }
 
-    /// A score-0 sorted set gives the keys in byte order: from after `after` to the end of what begins with `prefix`.
+    /// The sorted set has only scores of 0, so it lists the keys in byte order: after `after`, up to the last key with `prefix`.
     async fn kv_keys(&self, plugin: &str, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, KvError> {
         if limit == 0 {
             return Ok(Vec::new());
@@ -48,7 +48,7 @@ impl Kv for RedisBroker {
             Some(after) if after >= prefix => [b"(", after.as_bytes()].concat(),
             _ => [b"[", prefix.as_bytes()].concat(),
         };
-        // No UTF-8 text has a byte 0xff: it comes after all that begins with the prefix.
+        // No UTF-8 text has a byte 0xff, so this bound is after every key with the prefix.
         let to = if prefix.is_empty() { b"+".to_vec() } else { [b"(", prefix.as_bytes(), b"\xff"].concat() };
         let keys = format!("{}keys", self.keys.kv(plugin));
         let mut page = redis::cmd("ZRANGE");
@@ -67,7 +67,7 @@ impl RedisBroker {
     }
 }
 
-/// The answer, unless it is what the store has no room for.
+/// The answer, or the refusal of a value that does not fit the room.
 fn fits(answer: Value, room: KvRoom) -> Result<Value, KvError> {
     match answer {
         Value::Array(would) => Err(room.full(would.first().is_some_and(is_yes), would.get(1).map_or(0, count))),

@@ -1,4 +1,4 @@
-//! What workers ask: register, claim, extend, finish, leave, wait, and what the outbox and the bounds want now and then.
+//! The role of workers: register, claim, extend, finish, leave, sweep. Waiting, cancellations and relaying have files of their own.
 
 use std::{
     borrow::Cow,
@@ -31,19 +31,19 @@ use crate::{
     task::{NewTask, Progress, QueueName, TaskId, TaskName, Verdict},
 };
 
-/// Attempts of one `finish` call: it keeps the server for some 5 µs each.
+/// Attempts in one script call: it occupies the server for about 5 µs each.
 const TOGETHER: usize = 500;
-/// A busy server may take so long to answer a heartbeat, however short the lease.
+/// A heartbeat waits at least this long for a busy server, however short the lease is.
 const SOONEST: Duration = Duration::from_millis(500);
 
 #[async_trait]
 impl Lease for RedisBroker {
     async fn register(&self, queue: &QueueName, lease: Duration) -> Result<Incarnation> {
-        // Who registers anew may meet an empty broker: whatever was put there once is put again.
+        // The broker may have been emptied, so the schema and the queue's name are written again.
         self.agree_on_schema().await?;
         self.met.clear();
         match self.meet(queue).await {
-            // Too full for a name: then it is not empty, and knows the name.
+            // The server is full, so it was not emptied and has the name.
             Err(BrokerError::Refused(_)) => {}
             met => met?,
         }
@@ -84,8 +84,8 @@ impl Lease for RedisBroker {
         Ok(LeaseReply::Held(Claimed { tasks: tasks.tasks, adopted: adopted.tasks, parked, more, next_due, paused }))
     }
 
-    /// On a connection of its own: nothing that waits for a slow answer may keep a heartbeat. It waits for half of the grace only:
-    /// a connection that fell silent must leave time for a new one.
+    /// On a connection of its own, so that no slow answer delays a heartbeat. It waits for half of the grace only, to leave time for a new
+    /// connection if this one is silent.
     async fn extend(&self, who: &Incarnation, lease: Duration) -> Result<LeaseReply<Extended>> {
         let call = EXTEND.call(&self.keys.queue(&who.queue)).arg(millis(lease).max(1)).arg(&*who.id);
         let within = (grace(lease) / 2).clamp(SOONEST, ANSWER);
@@ -160,7 +160,8 @@ impl Lease for RedisBroker {
 }
 
 impl RedisBroker {
-    /// What one claim took, read from the held set: its answer is in words, and somebody wrote a task that has more of them.
+    /// The tasks of one claim, read from the held set. The claim's own answer is split at spaces, and could not be read because of a
+    /// foreign id or name with a space.
     async fn claimed_at(&self, who: &Incarnation, claimed_us: u64) -> Result<Taken> {
         let mut taken = self.all_held(who).await?;
         let stamp = format!("@{claimed_us}");
@@ -177,7 +178,7 @@ impl RedisBroker {
             let call = HELD.call(&self.keys.queue(&who.queue)).arg(&*who.id).arg(&*cursor);
             let mut row = Row::new(self.commands.call(&call).await?)?;
             cursor = word(row.next());
-            // A scan may give a member twice.
+            // SSCAN may return a member twice.
             let page = leased_list(&who.queue, row.next())?;
             held.extend(page.tasks.into_iter().map(|leased| (leased.member.clone(), leased)));
             odd.extend(page.odd);
@@ -254,7 +255,7 @@ impl RedisBroker {
         let order = plain.iter().map(|(index, _)| *index).chain(others.iter().map(|(index, ..)| *index));
         let digits = word(self.commit(&call).await?);
         if digits.len() != plain.len() + others.len() {
-            return Err(corrupt("an answer", "not one a finish"));
+            return Err(corrupt("an answer", "not one digit for each finish"));
         }
         let mut reply = vec![Finished::Stale; finishes.len()];
         for (index, digit) in order.zip(digits.bytes()) {

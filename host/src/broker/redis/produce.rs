@@ -1,4 +1,4 @@
-//! What those who enqueue ask: enqueue, and wait for the end.
+//! The role of producers: enqueue tasks, and await their ends.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -25,11 +25,11 @@ use crate::{
     task::{NewTask, QueueName, TaskId, TaskView},
 };
 
-/// Tasks of one script call: it keeps the server for some 5 µs a task.
+/// Tasks in one script call: it occupies the server for about 5 µs a task.
 const TOGETHER: usize = 20_000;
-/// An answer that did not come is asked for again so often, after so long.
+/// The pauses before a step is repeated whose answer did not come.
 const AGAIN: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(250)];
-/// Whoever waits looks by himself so often: a message may be lost with its connection.
+/// How often a waiting caller looks at the task itself, because a message may be lost with its connection.
 const LOOK: Duration = Duration::from_secs(5);
 
 #[async_trait]
@@ -55,7 +55,7 @@ impl Produce for RedisBroker {
         Ok(reply)
     }
 
-    /// subscribe → confirmed → ask to be told → told → read; again after a lost connection and now and then.
+    /// subscribe → confirmed → `await` script → message → view. Starts again after a lost connection, and looks every [`LOOK`].
     async fn await_end(&self, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<Option<TaskView>> {
         let deadline = Instant::now() + limit;
         let queue = match queue {
@@ -90,7 +90,7 @@ impl Produce for RedisBroker {
                     Err(error) if error.is_transient() && Instant::now() < deadline => break,
                     Err(error) => return Err(error),
                 };
-                // Only now, when nobody waits for it: what was still told of the task before is looked at and found to be nothing.
+                // Unsubscribe late: a message for the previous task fails the channel check below.
                 if let Some(left) = left.take()
                     && connection.unsubscribe(left).await.is_err()
                 {
@@ -127,16 +127,17 @@ impl Produce for RedisBroker {
 }
 
 impl RedisBroker {
-    /// Tasks of one queue, in one step. When an answer is lost the step is repeated, and finding our own ids then is a success.
+    /// Enqueues tasks of one queue in one step. If the answer is lost, the step is repeated, and finding our own ids then is a success.
     async fn enqueue_together(&self, script: &'static Script, queue: &QueueName, tasks: &[&NewTask]) -> Result<Vec<Enqueued>> {
         let mut call = script.call(&self.keys.queue(queue));
-        // A task that leaves nothing behind may have come and gone when its call is repeated: then the call itself is known for a while.
+        // A task without a result may have ended and gone before the call is repeated. So the call has a name, which the broker remembers
+        // for a while.
         let is_named = tasks.iter().any(|task| task.result_ttl.unwrap_or(self.settings.result_ttl) < TOLD);
         if is_named {
             call.push("call");
             call.push(uuid::Uuid::now_v7().to_string());
         }
-        // All or none: the order in which they are given is the order in which they run.
+        // All tasks or none are plain, because they run in the order given.
         if tasks.iter().all(|task| is_plain(task)) {
             call.push("plain");
             for task in tasks {
@@ -165,7 +166,7 @@ impl RedisBroker {
             }
         };
         let answer = list(answer)?;
-        // Nothing is said of tasks that were all added.
+        // The answer is empty if all tasks were added.
         if answer.is_empty() {
             return Ok(vec![Enqueued::Added; tasks.len()]);
         }
@@ -181,7 +182,7 @@ impl RedisBroker {
             .collect()
     }
 
-    /// Asks all queues to be told of its end; the one that knows it, and its end if that has come.
+    /// Subscribes to the end in all queues. Gives the queue that knows the task, and its end if it has ended.
     async fn await_anywhere(&self, id: &TaskId) -> Result<Option<(QueueName, Option<TaskView>)>> {
         let asked = self.all_queues().await?.into_iter().map(|queue| async move {
             let answer = self.commands.call(&AWAIT.call(&self.keys.queue(&queue)).arg(id.as_str())).await?;
@@ -197,7 +198,7 @@ impl RedisBroker {
         Ok(known.pop().map(|(ended, queue)| (queue, ended)))
     }
 
-    /// As it is; or as it ended, when it is gone.
+    /// The task's view; if the task is gone, the view at its end.
     async fn find_or_told(&self, queue: &QueueName, id: &TaskId) -> Result<Option<TaskView>> {
         match self.find_in(queue, id).await? {
             Some(view) => Ok(Some(view)),
@@ -205,11 +206,11 @@ impl RedisBroker {
         }
     }
 
-    /// A connection that is told what is published on `channel`, and the channel that it is still told of as well: one that nobody
-    /// listens on any more, or a new one.
+    /// A connection subscribed to `channel`, and the channel of an earlier task to which it is still subscribed. It is an idle connection
+    /// or a new one.
     async fn listener(&self, channel: &str) -> RedisResult<(PubSub, Option<String>)> {
         while let Some((mut connection, left)) = self.listeners.take() {
-            // It may have been lost while it was kept.
+            // An idle connection may have been lost.
             if connection.subscribe(channel).await.is_ok() {
                 return Ok((connection, Some(left)));
             }
@@ -220,7 +221,7 @@ impl RedisBroker {
     }
 }
 
-/// The end in an answer of `await`: of a task that is there, or as it is told of one that is gone.
+/// The end in an answer of `await`: of a stored task, or as published for a task that is gone.
 fn ended(queue: &QueueName, answer: Value) -> Result<Option<TaskView>> {
     match answer {
         Value::Array(_) => view(queue, answer),

@@ -40,14 +40,14 @@ impl RedisBroker {
         let found = self.views(queue, &[id.to_string()]).await?.pop().flatten();
         let Some(mut found) = found else { return Ok(None) };
         if found.state == State::Running {
-            // A claim writes nothing to the task: who runs it is what the workers say of themselves.
+            // A claim does not write to the task, so the worker is known from the workers' own descriptions.
             let running = self.workers().await?.into_iter().find(|worker| worker.running.iter().any(|running| running.id == *id));
             found.worker = running.map(|worker| worker.id).or(found.worker);
         }
         Ok(Some(found))
     }
 
-    /// Asks all queues at once.
+    /// Looks in all queues at once.
     pub(super) async fn find_anywhere(&self, id: &TaskId) -> Result<Option<TaskView>> {
         let queues = self.all_queues().await?;
         let asked = queues.iter().map(|queue| async move {
@@ -64,7 +64,7 @@ impl RedisBroker {
         Ok(found.pop())
     }
 
-    /// In the order given; ids, or held members.
+    /// The views in the order given; of ids or of held members.
     pub(super) async fn views(&self, queue: &QueueName, ids: &[String]) -> Result<Vec<Option<TaskView>>> {
         let mut call = VIEW.call(&self.keys.queue(queue));
         for id in ids {
@@ -73,7 +73,7 @@ impl RedisBroker {
         let mut views: Vec<_> = list(self.commands.call(&call).await?)?.into_iter().map(|row| view(queue, row)).collect::<Result<_>>()?;
         let mut odd = Vec::new();
         for (id, view) in ids.iter().zip(&mut views).filter(|(id, _)| !id.contains('@')) {
-            // Nobody could ask for it by this id: it ends here, and is shown under another.
+            // No caller can name this id. The task ends here, and is shown under another id.
             if let Err(error) = TaskId::new(id)
                 && view.take().is_some_and(|view| !view.state.is_ended())
             {

@@ -18,7 +18,7 @@ use crate::{
 /// Entries of the outbox that are moved at once.
 const TOGETHER: usize = 500;
 
-/// Enqueue there first, remove here last: an entry that is relayed twice finds its id known, or its stub.
+/// Adds to the target queue first, and removes from the outbox last: an entry that is relayed twice finds its id or its stub known.
 pub(super) async fn relay(broker: &RedisBroker, queue: &QueueName) -> Result<usize> {
     let out = broker.keys.of(queue, "out");
     let mut moved = 0;
@@ -37,7 +37,7 @@ pub(super) async fn relay(broker: &RedisBroker, queue: &QueueName) -> Result<usi
             let to = fields.get(1).and_then(|to| QueueName::new(to).ok());
             match (to, fields.get(3).and_then(|record| serde_json::from_str(record).ok())) {
                 (Some(to), Some(record)) => queues.entry(to).or_default().push(record),
-                _ => odd.push((format!("{fields:?}"), "it is no queue and record".to_owned())),
+                _ => odd.push((format!("{fields:?}"), "it is not a queue and a record".to_owned())),
             }
         }
         for (to, records) in queues {
@@ -56,7 +56,7 @@ pub(super) async fn relay(broker: &RedisBroker, queue: &QueueName) -> Result<usi
             }
         }
         for (entry, why) in odd {
-            // Beside the keys that were set aside, see careful.lua.
+            // In the same place as the keys that careful.lua sets aside.
             let aside = broker.keys.of(queue, "aside:out");
             let then = format!("it was moved to `{aside}`; `taskhost queue purge {queue}` deletes it");
             unreadable::say(&broker.at, &format!("an entry of `{out}`, {entry},"), why, then);

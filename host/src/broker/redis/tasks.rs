@@ -1,4 +1,4 @@
-//! Tasks and queues, shown one by one and steered; listings stand in listing.rs.
+//! The role of operators: look at tasks and queues, and steer them. See listing.rs for listings.
 
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
@@ -118,7 +118,7 @@ impl Tasks for RedisBroker {
     }
 }
 
-/// A state that is none is shown as dead.
+/// An unknown state is shown as dead.
 fn state(word: &str) -> State {
     word.parse().unwrap_or(State::Dead)
 }

@@ -14,8 +14,8 @@ use crate::{broker::unreadable, task::QueueName};
 const TOGETHER: usize = 500;
 
 impl RedisBroker {
-    /// Tasks that no host can read end as dead, each alone. One that could not be ended now stays held, and is met again when this
-    /// incarnation, or who adopts from it, looks at what it holds.
+    /// Ends unreadable tasks as dead, each by itself. A task that can't be ended now stays held. It is found again when this incarnation,
+    /// or the one that adopts it, reads its held set.
     pub(super) async fn end_unreadable(&self, link: &Link, within: Duration, queue: &QueueName, incarnation: &str, odd: Vec<Odd>) {
         for part in odd.chunks(TOGETHER) {
             let mut call = UNREADABLE.call(&self.keys.queue(queue)).arg(millis(self.settings.result_ttl)).arg(incarnation);
@@ -32,7 +32,7 @@ impl RedisBroker {
                 unreadable::say(&self.at, &format!("task `{known}` of queue `{queue}`"), why, then);
             }
             if let Err(error) = link.call_within(&call, within).await {
-                tracing::debug!(%queue, %error, "what can't be read is ended later");
+                tracing::debug!(%queue, %error, "unreadable tasks are ended later");
                 return;
             }
         }

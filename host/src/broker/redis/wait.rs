@@ -107,16 +107,17 @@ async fn wait_together(broker: &RedisBroker, group: &Group, key: String, limit: 
     }
 }
 
-/// Whoever asks for all is to ask again, for one more. A word that is lost costs a delay: the wait has a limit.
+/// Makes the caller that asks for all queues ask again, with one more queue. A lost nudge costs only a delay, because each wait has a
+/// limit.
 async fn nudge(broker: &RedisBroker, key: &str) {
     let told = broker.commands.send(redis::cmd("ZADD").arg(key).arg(0).arg("w")).await;
     let bounded = broker.commands.send(redis::cmd("PEXPIRE").arg(key).arg(NUDGE_MS)).await;
     if let Err(error) = told.and(bounded) {
-        tracing::debug!(%error, "could not ask for one more queue to be waited on");
+        tracing::debug!(%error, "failed to add a queue to a shared wait");
     }
 }
 
-/// The key at which something was; `None` inside when the time was over. `None`: no answer, the connection is of no use.
+/// The key that had an entry; the inner `None` if the time was over. The outer `None`: no answer came, so the connection is unusable.
 async fn pop(link: &Link, keys: impl Iterator<Item = &str>, limit: Duration) -> Option<Result<Option<String>>> {
     let mut command = redis::cmd("BZPOPMIN");
     keys.for_each(|key| _ = command.arg(key));

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::connection::Link;
 use crate::task::QueueName;
 
-/// How each queue is waited on, in the order in which they were first.
+/// How each queue is waited on, in the order of their first waits.
 #[derive(Debug, Default)]
 pub(super) struct Waiting(pub(super) Mutex<Places>);
 
@@ -20,29 +20,29 @@ pub(super) struct Places {
 
 #[derive(Debug, Clone)]
 pub(super) enum Place {
-    /// Its connection, while nobody waits on it.
+    /// The queue's own connection, while no caller waits on it.
     Apart(Arc<Mutex<Option<Link>>>),
     Group(Arc<Group>),
 }
 
-/// Queues that are waited on together.
+/// Queues that share a connection.
 #[derive(Debug)]
 pub(super) struct Group {
-    /// Who waits, by key.
+    /// The waiting callers by key.
     pub(super) waiters: Mutex<HashMap<String, Vec<oneshot::Sender<()>>>>,
     pub(super) line: tokio::sync::Mutex<Line>,
-    /// A key that is asked for too, to end a wait before its time.
+    /// One more key to pop from: an entry there ends the wait early.
     pub(super) nudge: String,
 }
 
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) link: Link,
-    /// A wait on it was given up.
+    /// Whether a wait on it was dropped midway.
     pub(super) is_spoiled: bool,
 }
 
-/// One that waits; gone from the group with its drop.
+/// A waiting caller; dropping it removes it from the group.
 pub(super) struct Stands<'a> {
     group: &'a Group,
     key: String,
@@ -60,10 +60,10 @@ impl Group {
         Stands { group: self, key, woken }
     }
 
-    /// Whether somebody waited for it.
+    /// Wakes the callers that wait for `key`. Gives whether there was one.
     pub(super) fn tell(&self, key: &str) -> bool {
         let told = self.waiters.lock().remove(key).unwrap_or_default();
-        // All of this process: one wake-up is for one of them, and a wait may return for nothing.
+        // All callers in this process: one wake-up is for one of them, and a wait may return for no reason.
         let mut is_heard = false;
         for waiter in told {
             is_heard |= waiter.send(()).is_ok();

@@ -64,7 +64,7 @@ impl Directory for SqliteBroker {
 fn announce(step: &Step<'_>, worker: &WorkerInfo, ttl: Duration) -> Result<(), Failure> {
     let mut stand = step.connection.prepare_cached("INSERT OR REPLACE INTO worker (id, info, until) VALUES (?, ?, ?)")?;
     stand.execute(params![worker.id, serde_json::to_string(worker)?, sql(step.now.after(ttl))])?;
-    // A worker says the same every few seconds: only what differs is written.
+    // A worker announces the same every few seconds, so only changes are written.
     let mut offer = step.connection.prepare_cached(
         "INSERT INTO offer (name, offer) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET offer = excluded.offer WHERE offer <> excluded.offer",
     )?;
@@ -97,7 +97,7 @@ fn catalogue(db: &Connection) -> Result<Catalogue, Failure> {
     Ok(Catalogue { offers: rows.into_iter().flatten().filter_map(|(name, offer)| Some((name.ok()?, offer))).collect() })
 }
 
-/// One row that can't be read takes no other along.
+/// Reports and skips an unreadable row; the other rows are read.
 fn left_out<T>(db: &Connection, table: &str, of: Option<String>, read: rusqlite::Result<Option<T>>) -> Option<T> {
     read.unwrap_or_else(|error| {
         let of = of.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Enqueueing: an id that is known, or a unique key that is held, adds nothing and says who has it.
+//! Enqueueing. A task with a known id or a held unique key is not added; the answer names the holder.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::{
     task::{NewTask, QueueName, Start, State, TaskId, Unique},
 };
 
-/// All of them, in the order given; a payload beyond the limit refuses all.
+/// Enqueues all tasks in the order given. One payload over the limit refuses all.
 pub(super) fn enqueue(step: &mut Step<'_>, tasks: &[NewTask]) -> Result<Vec<Enqueued>, Failure> {
     for task in tasks {
         check_payload(task, step.settings.payload_limit)?;
@@ -35,19 +35,19 @@ pub(super) fn enqueue(step: &mut Step<'_>, tasks: &[NewTask]) -> Result<Vec<Enqu
     Ok(reply)
 }
 
-/// Makes sure the queue stands in the list of queues.
+/// Makes sure that the queue is in the list of queues.
 pub(super) fn meet(step: &Step<'_>, queue: &QueueName) -> Result<(), Failure> {
     let mut insert = step.connection.prepare_cached("INSERT INTO queue (name) VALUES (?) ON CONFLICT DO NOTHING")?;
     insert.execute([queue.as_str()])?;
     Ok(())
 }
 
-/// One task; its queue is known and its payload checked.
+/// Adds one task whose queue is listed and whose payload was checked.
 pub(super) fn add(step: &mut Step<'_>, task: &NewTask) -> Result<Enqueued, Failure> {
     admit(step, task, false)
 }
 
-/// One that the broker itself starts: one that left a stub is known too.
+/// Adds a task that the broker itself starts. A task that left a stub is known too.
 pub(super) fn add_child(step: &mut Step<'_>, task: &NewTask) -> Result<Enqueued, Failure> {
     if kept::has_stub(step, &task.queue, &task.id)? {
         return Ok(Enqueued::Duplicate { holder: task.id.clone() });
@@ -67,14 +67,14 @@ fn admit(step: &mut Step<'_>, task: &NewTask, is_child: bool) -> Result<Enqueued
     if insert(step, task, is_child)? {
         return Ok(Enqueued::Added);
     }
-    // The id stands there: known, or ended and over its time.
+    // The id exists: the task is known, or it ended and is past its time.
     if is_known(step, &task.queue, &task.id)? || !insert(step, task, is_child)? {
         return Ok(Enqueued::Duplicate { holder: task.id.clone() });
     }
     Ok(Enqueued::Added)
 }
 
-/// When it may start, if that is not at once.
+/// When it may start, if not at once.
 fn due(step: &Step<'_>, task: &NewTask) -> Option<i64> {
     match task.start {
         Start::Now => None,
@@ -112,13 +112,13 @@ fn insert(step: &mut Step<'_>, task: &NewTask, is_child: bool) -> Result<bool, F
         kept::note_awaited(step, &task.queue, &task.id, Duration::ZERO)?;
     }
     if added == 1 && !step.news.claimable.contains(&task.queue) {
-        // Also for a delayed one: whoever waits sets its alarm anew.
+        // For a delayed task too, because waiting workers must reset their timers.
         step.news.claimable.insert(task.queue.clone());
     }
     Ok(added == 1)
 }
 
-/// Whether the id is there. One that has ended and is over its time is removed on the way.
+/// Whether the id is known. A task that ended and is past its time is deleted first.
 fn is_known(step: &Step<'_>, queue: &QueueName, id: &TaskId) -> Result<bool, Failure> {
     let mut forget = step.connection.prepare_cached("DELETE FROM task WHERE id = ? AND queue = ? AND gone_at <= ?")?;
     forget.execute(params![id.as_str(), queue.as_str(), step.now_ms()])?;
@@ -126,12 +126,12 @@ fn is_known(step: &Step<'_>, queue: &QueueName, id: &TaskId) -> Result<bool, Fai
     Ok(find.exists([id.as_str(), queue.as_str()])?)
 }
 
-/// Takes a unique key for `id`, or says who holds it. Its time counts from when the task may start.
+/// Takes a unique key for `id`, or gives the holder. The key's time starts when the task may start.
 pub(super) fn take(step: &Step<'_>, queue: &QueueName, id: &TaskId, unique: &Unique, start: i64) -> Result<Option<TaskId>, Failure> {
     let mut find = step
         .connection
         .prepare_cached("SELECT holder FROM unique_key WHERE queue = ? AND key = ? AND until > ? AND until < 9223372036854775807")?;
-    // A holder that is no id holds nothing.
+    // A holder with an invalid id holds nothing.
     let holder: Option<TaskId> =
         find.query_row(params![queue.as_str(), unique.key, step.now_ms()], |row| Ok(parsed(row, "holder").ok())).optional()?.flatten();
     if let Some(holder) = holder

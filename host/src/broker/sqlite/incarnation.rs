@@ -1,7 +1,7 @@
-//! Incarnations and what they hold: register, claim, extend, adopt, leave.
+//! Incarnations and their held sets: register, claim, extend, adopt, leave.
 //!
-//! Invariant: a running task has exactly one holder, and its member (`id@claim µs`) names one attempt: the stamp of a claim is
-//! never given twice. An expired incarnation is looked at twice before its tasks are taken over.
+//! Invariant: a running task has exactly one holder, and its member (`id@claim µs`) names one attempt, because a claim's stamp is never
+//! given twice. An expired incarnation is found twice before its tasks are adopted.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,15 +22,15 @@ use crate::{
     task::{ErrorKind, Millis, QueueName, State, TaskError, TaskId, TaskName},
 };
 
-/// What one step promotes or ends at most: bounds how long the writer is kept.
+/// How many tasks one step promotes or ends at most. This bounds how long the writer is busy.
 pub(super) const BATCH: usize = 1_000;
-/// [`BATCH`] as SQLite takes it.
+/// [`BATCH`] as a SQLite integer.
 pub(super) const BATCH_ROWS: i64 = 1_000;
-/// Bytes of arguments that one claim hands out, after its first task.
+/// How many bytes of arguments one claim gives out, after its first task.
 const CLAIM_BYTES: usize = 4 << 20;
-/// What somebody else may have written as a lease counts as a year at most.
+/// A foreign lease counts as a year at most.
 const LONGEST_LEASE_MS: i64 = 31_536_000_000;
-/// Names of parked tasks that one claim tells.
+/// How many names of parked tasks one claim gives.
 const PARKED_NAMES: usize = 1_000;
 
 pub(super) fn register(step: &mut Step<'_>, queue: &QueueName, lease: Duration) -> Result<Incarnation, Failure> {
@@ -40,12 +40,12 @@ pub(super) fn register(step: &mut Step<'_>, queue: &QueueName, lease: Duration) 
     Ok(Incarnation { queue: queue.clone(), id: Arc::from(n.to_string()) })
 }
 
-/// When somebody may first look at a lease that is prolonged now.
+/// The deadline of a lease that is extended now: from then on a caller may mark it as expired.
 fn deadline(step: &Step<'_>, lease: Duration) -> Millis {
     step.now.after(lease.saturating_sub(grace(lease)))
 }
 
-/// Prolongs the lease; `None` when there is no such incarnation any more.
+/// Extends the lease. `None`: there is no such incarnation any more.
 fn prolong(step: &Step<'_>, who: &Incarnation, lease: Duration) -> Result<Option<i64>, Failure> {
     let Ok(n) = who.id.parse::<i64>() else { return Ok(None) };
     let mut update =
@@ -88,7 +88,7 @@ pub(super) fn claim(
     Ok(LeaseReply::Held(claimed))
 }
 
-/// Leases the best of `ready` and of what is parked under `startable`; whether any was parked.
+/// Leases the best ready tasks, and tasks parked under `startable`. Gives whether a parked one was leased.
 fn take(
     step: &mut Step<'_>,
     queue: &QueueName,
@@ -97,7 +97,7 @@ fn take(
     startable: &[TaskName],
     claimed: &mut Claimed,
 ) -> Result<bool, Failure> {
-    // One more than asked for, to see whether there is more.
+    // Reads one more than `limit`, to see whether there are more.
     let wanted = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
     let now = step.now_ms();
     let stamp = step.stamp();
@@ -160,7 +160,7 @@ fn take(
     Ok(from_parked)
 }
 
-/// Delayed tasks that are due become ready, placed by when they were due; how many.
+/// Makes due tasks ready, ordered by their due times. Gives how many.
 fn promote(step: &Step<'_>, queue: &QueueName) -> Result<usize, Failure> {
     let mut update = step.connection.prepare_cached(
         "UPDATE task SET state = 1, turn = due_at * 1000, due_at = NULL WHERE seq IN
@@ -169,7 +169,7 @@ fn promote(step: &Step<'_>, queue: &QueueName) -> Result<usize, Failure> {
     Ok(update.execute(params![queue.as_str(), step.now_ms(), BATCH_ROWS])?)
 }
 
-/// Waiting tasks past their `expires` end cancelled; how many.
+/// Ends waiting tasks past their `expires` as cancelled. Gives how many.
 pub(super) fn expire_waiting(step: &mut Step<'_>, queue: &QueueName) -> Result<usize, Failure> {
     let late = {
         let mut find = step.connection.prepare_cached(&format!(
@@ -184,11 +184,11 @@ pub(super) fn expire_waiting(step: &mut Step<'_>, queue: &QueueName) -> Result<u
     Ok(late.len())
 }
 
-/// Takes over what expired incarnations hold. The first look only marks, and grants the last part of the lease.
+/// Takes over the held sets of expired incarnations. The first time it only marks an incarnation, and grants it the last part of its lease.
 fn adopt(step: &mut Step<'_>, queue: &QueueName, n: i64) -> Result<Vec<Leased>, Failure> {
     let expired = {
         let mut find =
-            // A deadline that is no number is past: text is greater than any.
+            // A foreign deadline that is no number counts as past. Text compares greater than any number.
             step.connection.prepare_cached(
                 "SELECT n, lease_ms, marked FROM incarnation WHERE queue = ? AND (deadline <= ? OR deadline > 9223372036854775807) AND n <> ?",
             )?;
@@ -279,7 +279,7 @@ fn is_paused(step: &Step<'_>, queue: &QueueName) -> Result<bool, Failure> {
     Ok(find.query_row([queue.as_str()], |row| whole(row, "paused")).optional()?.is_some_and(|paused| paused != 0))
 }
 
-/// Distinct names by one seek each, whatever the number of tasks.
+/// The distinct names, by one index seek each. The cost does not depend on the number of tasks.
 fn parked_names(step: &Step<'_>, queue: &QueueName) -> Result<Vec<TaskName>, Failure> {
     let mut names = Vec::new();
     let mut next = step
@@ -289,7 +289,7 @@ fn parked_names(step: &Step<'_>, queue: &QueueName) -> Result<Vec<TaskName>, Fai
     for _ in 0..PARKED_NAMES {
         let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, Value>("name"), parsed::<TaskName>(row, "name")));
         let Some((stored, name)) = next.query_row(params![queue.as_str(), after], read).optional()? else { break };
-        // Text that is no UTF-8 can't be gone on from, and stands behind all that is.
+        // Invalid UTF-8 can't be bound to continue from it, and sorts after all valid names.
         let Ok(stored) = stored else { break };
         after = stored;
         names.extend(name);
@@ -297,7 +297,7 @@ fn parked_names(step: &Step<'_>, queue: &QueueName) -> Result<Vec<TaskName>, Fai
     Ok(names)
 }
 
-/// When the next delayed task or the next incarnation of somebody else wants a look.
+/// Time until the next delayed task is due or another incarnation's deadline.
 fn next_due(step: &Step<'_>, queue: &QueueName, n: i64) -> Result<Option<Duration>, Failure> {
     let mut find = step.connection.prepare_cached(
         "SELECT (SELECT min(due_at) FROM task INDEXED BY task_scheduled WHERE queue = ?1 AND state = 0) AS due,

@@ -50,7 +50,7 @@ fn get(db: &Connection, plugin: &str, key: &str) -> Result<Option<Vec<u8>>, Fail
     Ok(find.query_row([plugin, key], bytes).optional()?)
 }
 
-/// A value is bytes, whatever somebody else wrote there.
+/// The value as bytes, of whatever type a foreign value is.
 fn bytes(row: &rusqlite::Row<'_>) -> rusqlite::Result<Vec<u8>> {
     Ok(match row.get_ref("value")? {
         ValueRef::Blob(bytes) | ValueRef::Text(bytes) => bytes.to_vec(),
@@ -58,7 +58,7 @@ fn bytes(row: &rusqlite::Row<'_>) -> rusqlite::Result<Vec<u8>> {
     })
 }
 
-/// The inner error: it does not fit the room, and nothing was written.
+/// Sets a value. The inner error: it does not fit the room, and nothing was written.
 pub(super) fn set(step: &Step<'_>, plugin: &str, key: &str, value: &[u8], room: KvRoom) -> Result<Result<(), KvError>, Failure> {
     let mut size = step.connection.prepare_cached("SELECT keys, bytes FROM kv_size WHERE plugin = ?")?;
     let (keys, bytes) = size.query_row([plugin], |row| Ok((number(row, "keys")?, number(row, "bytes")?))).optional()?.unwrap_or_default();
@@ -80,7 +80,7 @@ pub(super) fn set(step: &Step<'_>, plugin: &str, key: &str, value: &[u8], room: 
     Ok(Ok(()))
 }
 
-/// SQLite's integers have a sign; what is counted here has none.
+/// A count. SQLite's integers are signed.
 fn number(row: &rusqlite::Row<'_>, column: &str) -> rusqlite::Result<u64> {
     whole(row, column).map(i64::unsigned_abs)
 }
@@ -89,14 +89,14 @@ fn remove(step: &Step<'_>, plugin: &str, key: &str) -> Result<bool, Failure> {
     Ok(step.connection.prepare_cached("DELETE FROM kv WHERE plugin = ? AND key = ?")?.execute([plugin, key])? == 1)
 }
 
-/// The sum, or why there is none: the inner error is the plugin's fault, not the database's.
+/// Adds to a value. The inner error is the plugin's fault, not the database's.
 fn increment(step: &Step<'_>, plugin: &str, key: &str, by: i64, room: KvRoom) -> Result<Result<i64, KvError>, Failure> {
     let old = match get(step.connection, plugin, key)? {
         None => 0,
         Some(value) => match std::str::from_utf8(&value).ok().and_then(|text| text.parse::<i64>().ok()) {
             Some(number) => number,
             None => {
-                return Ok(Err(KvError::Invalid(format!("the value of `{key}` is no decimal integer of 64 bits; set it to one first"))));
+                return Ok(Err(KvError::Invalid(format!("the value of `{key}` is not a decimal integer of 64 bits; set it to one first"))));
             }
         },
     };

@@ -1,7 +1,7 @@
-//! Rows ↔ the broker's types: which columns, in which order, read in one place.
+//! Rows as the broker's types: the lists of columns, and how each column is read.
 //!
-//! Somebody else may have written any value of any type into any column: numbers are read as far as they are some, JSON that is none
-//! is left out, and a row without an id, a name or arguments is [`Odd`], alone: its neighbours are read.
+//! Another program may have written any value of any type into any column. Numbers are read as far as possible, and invalid JSON is left
+//! out. A row without an id, a name or arguments becomes [`Odd`]; the rows beside it are read.
 
 use std::time::Duration;
 
@@ -23,12 +23,12 @@ type Read<T> = rusqlite::Result<T>;
 pub(super) const LEASED: Columns =
     Columns("id, queue, name, args, headers, rank, enqueued_at, tries, losses, timeout_ms, max_attempts, claimed_us, seq, turn");
 
-/// A row of [`LEASED`]; `claimed_us` is the claim that is being made, or the stored one.
+/// Reads a row of [`LEASED`]. `claimed_us` is the stamp of the present claim; `None` takes the stored one.
 pub(super) fn leased(row: &Row<'_>, claimed_us: Option<i64>) -> Read<Leased> {
     let id: TaskId = parsed(row, col!(LEASED.id))?;
     let claimed_us = match claimed_us {
         Some(stamp) => stamp,
-        // It names the attempt: one that is no time can't be finished.
+        // It names the attempt: an attempt with an invalid stamp can't be finished.
         None => row
             .get::<_, i64>(col!(LEASED.claimed_us))
             .and_then(|at| if at < 0 { Err(rusqlite::Error::IntegralValueOutOfRange(col!(LEASED.claimed_us), at)) } else { Ok(at) })?,
@@ -56,7 +56,7 @@ pub(super) const VIEW: Columns = Columns(
      expires_at, claimed_us, ended_at, worker, plugin, version, digest, progress, headers, cancel_asked, turn, seq, parked_at",
 );
 
-/// A row of [`VIEW`]. A name that is none is shown as such.
+/// Reads a row of [`VIEW`]. An invalid name is shown as unreadable.
 pub(super) fn view(row: &Row<'_>) -> Read<TaskView> {
     let state = state(row, col!(VIEW.state))?;
     let task = parsed(row, col!(VIEW.name));
@@ -89,7 +89,7 @@ pub(super) fn view(row: &Row<'_>) -> Read<TaskView> {
     })
 }
 
-/// What the writer needs to know of a task before it changes it.
+/// The parts of a task that the writer needs before it changes the task.
 #[derive(Debug)]
 pub(super) struct Brief {
     pub(super) seq: i64,
@@ -110,7 +110,7 @@ pub(super) struct Brief {
 pub(super) const BRIEF: Columns =
     Columns("seq, queue, id, state, tries, losses, turn, unique_key, unique_ttl_ms, result_ttl_ms, cancel_asked, errors, child");
 
-/// A row of [`BRIEF`]. It is changed by its `seq`, so that its id may be none.
+/// Reads a row of [`BRIEF`]. The writer changes it by its `seq`, so its id may be invalid.
 pub(super) fn brief(row: &Row<'_>) -> Read<Brief> {
     let seq = row.get(col!(BRIEF.seq))?;
     Ok(Brief {
@@ -130,19 +130,19 @@ pub(super) fn brief(row: &Row<'_>) -> Read<Brief> {
     })
 }
 
-/// A row that is no task that can be run or shown.
+/// A row that can't be run or shown as a task.
 #[derive(Debug)]
 pub(super) struct Odd {
     pub(super) seq: i64,
     pub(super) why: String,
 }
 
-/// What was read of the row `seq`, or nothing, and it is noted among the odd ones.
+/// The value that was read of the row `seq`. An unreadable row is added to `odd` instead.
 pub(super) fn or_odd<T>(seq: i64, read: Read<T>, odd: &mut Vec<Odd>) -> Option<T> {
     read.map_err(|error| odd.push(Odd { seq, why: why(&error) })).ok()
 }
 
-/// Why a row can't be read, without the words of the library around it.
+/// Why a row can't be read, without the library's words around it.
 pub(super) fn why(error: &rusqlite::Error) -> String {
     match error {
         rusqlite::Error::FromSqlConversionFailure(_, _, why) => why.to_string(),
@@ -150,12 +150,12 @@ pub(super) fn why(error: &rusqlite::Error) -> String {
     }
 }
 
-/// A number, as far as it is one; 0 if not.
+/// A number, as far as it can be read; otherwise 0.
 pub(super) fn whole(row: &Row<'_>, column: impl RowIndex) -> Read<i64> {
     Ok(maybe(row, column)?.unwrap_or(0))
 }
 
-/// A number, as far as it is one.
+/// A number, as far as it can be read.
 #[expect(clippy::cast_possible_truncation, reason = "a float beyond the bounds becomes the bound")]
 pub(super) fn maybe(row: &Row<'_>, column: impl RowIndex) -> Read<Option<i64>> {
     Ok(match row.get_ref(column)? {
@@ -171,7 +171,7 @@ fn counted(row: &Row<'_>, column: usize) -> Read<u32> {
     Ok(u32::try_from(whole(row, column)?.max(0)).unwrap_or(u32::MAX))
 }
 
-/// Text, as well as it can be read; `None` for null.
+/// Text, as far as it can be read. `None` for NULL.
 pub(super) fn words(row: &Row<'_>, column: impl RowIndex) -> Read<Option<String>> {
     Ok(match row.get_ref(column)? {
         ValueRef::Null => None,
@@ -181,7 +181,7 @@ pub(super) fn words(row: &Row<'_>, column: impl RowIndex) -> Read<Option<String>
     })
 }
 
-/// JSON, unless it is none or of another shape.
+/// JSON. `None` if it is invalid or of another shape.
 fn loose<T: DeserializeOwned>(row: &Row<'_>, column: impl RowIndex) -> Read<Option<T>> {
     Ok(match row.get_ref(column)? {
         ValueRef::Text(text) => serde_json::from_slice(text).ok(),
@@ -189,7 +189,7 @@ fn loose<T: DeserializeOwned>(row: &Row<'_>, column: impl RowIndex) -> Read<Opti
     })
 }
 
-/// The number that stands for a state in the database; in `schema.sql`'s order.
+/// The stored number of a state, as in `schema.sql`.
 pub(super) const fn number(state: State) -> i64 {
     match state {
         State::Scheduled => 0,
@@ -239,7 +239,7 @@ pub(super) fn duration(ms: i64) -> Duration {
     Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 
-/// As stored; a time no clock reaches when it is too long.
+/// A duration as stored. One that is too long becomes a time that no clock reaches.
 pub(super) fn ms(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4).min(i64::MAX / 4)
 }
@@ -252,12 +252,12 @@ fn priority(rank: i64) -> Priority {
     u8::try_from(9_i64.saturating_sub(rank)).ok().and_then(Priority::new).unwrap_or_default()
 }
 
-/// JSON as it was given; what is none is shown as a string rather than hiding the whole task.
+/// JSON as it was given. Invalid JSON becomes `null`, so that the task is still shown.
 fn raw(text: String) -> Box<RawValue> {
     RawValue::from_string(text).or_else(|_| RawValue::from_string("null".into())).unwrap_or_default()
 }
 
-/// A page of names for `name IN (…)`, bound as one JSON array.
+/// Names for `name IN (…)`, bound as one JSON array.
 pub(super) fn names(names: &[TaskName]) -> String {
     serde_json::json!(names).to_string()
 }

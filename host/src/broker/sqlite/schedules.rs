@@ -1,6 +1,6 @@
-//! Schedules: kept, listed, paused, and fired once by whoever comes first.
+//! Schedules: kept, listed, paused, and fired once by the first worker that asks.
 //!
-//! The definition is JSON as it was put; what the broker itself decides (`paused`, `last`, `last_task`) stands in columns.
+//! The definition is stored as JSON. The parts that the broker decides (`paused`, `last`, `last_task`) have columns.
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params, types::Value};
@@ -58,9 +58,9 @@ const STORED: &str = "definition, paused, last, last_task";
 fn read(row: &Row<'_>) -> rusqlite::Result<Option<Schedule>> {
     let Some(mut schedule) = json::<Schedule>(row, "definition")? else { return Ok(None) };
     schedule.paused = whole(row, "paused")? != 0;
-    // Without it every due time since 1970 would be caught up with.
+    // Without `last`, every due time since 1970 would be caught up with.
     schedule.last = time(row.get("last")?);
-    // The tasks are of the schedule's queue; an id that is none any more is as good as an ended one.
+    // The task is in the schedule's queue. An invalid id counts as ended.
     schedule.last_task = words(row, "last_task")?.and_then(|id| id.parse().ok());
     Ok(Some(schedule))
 }
@@ -77,7 +77,7 @@ fn all(db: &Connection) -> Result<Vec<Schedule>, Failure> {
     for row in rows {
         match row? {
             (Ok(schedule), _) => schedules.extend(schedule),
-            // One that can't be read keeps no other from firing.
+            // An unreadable schedule does not stop the others from firing.
             (Err(error), name) => {
                 let name = unreadable::shown(&name);
                 let then = format!("it does not fire; `taskhost schedule remove {name}`");
@@ -90,7 +90,7 @@ fn all(db: &Connection) -> Result<Vec<Schedule>, Failure> {
 
 fn put(step: &Step<'_>, schedule: &Schedule) -> Result<(), Failure> {
     let mut schedule = schedule.clone();
-    // One that can't be read is replaced.
+    // An unreadable schedule is replaced.
     if let Some(old) = one(step.connection, &schedule.name).ok().flatten() {
         schedule.take_along(&old);
         schedule.last_task = old.last_task.filter(|_| old.queue == schedule.queue);
@@ -113,7 +113,8 @@ fn put(step: &Step<'_>, schedule: &Schedule) -> Result<(), Failure> {
 }
 
 fn pause(step: &Step<'_>, name: &str, paused: bool) -> Result<bool, Failure> {
-    // Resuming what was not paused leaves its due times alone. From now on it is an operator's word, whatever a file said before.
+    // Resuming a schedule that is not paused leaves its due times alone. From now on `paused` is the operator's choice, whatever the file
+    // said.
     let mut update = step.connection.prepare_cached(
         r#"UPDATE schedule SET last = iif(paused AND NOT ?2, max(last, ?3), last), paused = ?2,
              definition = replace(definition, '"says_paused":true', '"says_paused":null') WHERE name = ?1"#,
@@ -126,7 +127,7 @@ fn remove(step: &Step<'_>, name: &str) -> Result<bool, Failure> {
     if delete.execute([name])? == 1 {
         return Ok(true);
     }
-    // A name that nobody can type is asked for as it is shown.
+    // A name that can't be typed is given as it is shown.
     let mut all = step.connection.prepare_cached("SELECT name FROM schedule")?;
     let read = |row: &Row<'_>| Ok((row.get::<_, Value>("name"), words(row, "name")?.unwrap_or_default()));
     let names = all.query_map((), read)?.collect::<rusqlite::Result<Vec<_>>>()?;
@@ -164,12 +165,12 @@ fn fire(step: &mut Step<'_>, schedule: &Schedule, due: Millis, task: &NewTask) -
     let mut update = step.connection.prepare_cached("UPDATE schedule SET last = ?, last_task = ? WHERE name = ?")?;
     update.execute(params![sql(due), task.id.as_str(), stored.name])?;
     meet(step, &task.queue)?;
-    // An id that is known already is this very firing, enqueued by hand or by a definition that came back.
+    // A known id is this same firing, enqueued by hand or by a definition that came back.
     let _known = add_child(step, task)?;
     Ok(Fired::Enqueued(task.id.clone()))
 }
 
-/// Whether what is fired is still what stands here.
+/// Whether the fired definition is still the stored one.
 fn is_same(stored: &Schedule, fired: &Schedule) -> bool {
     (&stored.rule, &stored.timezone, &stored.queue, &stored.task, &stored.args)
         == (&fired.rule, &fired.timezone, &fired.queue, &fired.task, &fired.args)

@@ -1,4 +1,4 @@
-//! What is shown: a task, its log, the queues. Read on connections of their own; nothing here writes.
+//! Reads for display: a task, its log, the queues. They use reading connections and write nothing.
 
 use std::collections::BTreeMap;
 
@@ -51,14 +51,14 @@ pub(super) fn log(db: &Connection, now: Millis, queue: Option<&QueueName>, id: &
     Ok(found.pop().map(|(log, _)| log))
 }
 
-/// The names of all queues; those that are none are left to [`queues`].
+/// The names of all queues. Invalid names are left to [`queues`].
 pub(super) fn names(db: &Connection) -> Result<Vec<QueueName>, Failure> {
     let mut all = db.prepare_cached("SELECT name FROM queue ORDER BY name")?;
     let read = all.query_map((), |row| Ok(parsed(row, "name").ok()))?;
     Ok(read.filter_map(Result::transpose).collect::<rusqlite::Result<_>>()?)
 }
 
-/// The queues, and names that are none.
+/// The queues, and the invalid names in their list.
 pub(super) fn queues(db: &Connection, now: Millis) -> Result<(Vec<QueueView>, Vec<Value>), Failure> {
     let mut all = db.prepare_cached("SELECT name, paused FROM queue ORDER BY name")?;
     let read = |row: &rusqlite::Row<'_>| Ok((parsed::<QueueName>(row, "name"), row.get::<_, Value>("name"), whole(row, "paused")? != 0));
@@ -75,7 +75,7 @@ pub(super) fn queues(db: &Connection, now: Millis) -> Result<(Vec<QueueView>, Ve
     Ok((queues, odd))
 }
 
-/// Of what has ended there is a count for each time at which it is over: `ended` in schema.sql.
+/// The counts of one queue. Ended tasks are counted for each time at which they are past their time: see `ended` in schema.sql.
 pub(super) const COUNTS: &str = "SELECT (SELECT count(*) FROM task INDEXED BY task_scheduled WHERE queue = ?1 AND state = 0) AS scheduled,
             (SELECT count(*) FROM task INDEXED BY task_ready WHERE queue = ?1 AND state = 1) AS ready,
             (SELECT count(*) FROM task INDEXED BY task_parked WHERE queue = ?1 AND state = 2) AS parked,

@@ -1,4 +1,4 @@
-//! The three waits: for something to claim, for an end, for cancels. Each looks at the database whenever a bell rings.
+//! The three waits: for work, for an end, for cancels. Each looks at the database whenever a bell rings.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -21,12 +21,12 @@ use crate::{
     task::{Millis, QueueName, TaskId, TaskView},
 };
 
-/// What a queue has for a claim.
+/// What a claim would find in a queue.
 struct Look {
     claimable: bool,
-    /// The next delayed task, or the next lease that ends.
+    /// When the next delayed task is due or the next lease may have expired.
     due: Option<Millis>,
-    /// Changes when a task is parked: some worker may be able to start it.
+    /// Changes when a task is parked, because a worker may be able to start it.
     parked: Option<i64>,
 }
 
@@ -48,7 +48,7 @@ fn look(db: &Connection, now: Millis, queue: &QueueName) -> Result<Look, Failure
 fn begin_waiting(broker: &SqliteBroker) -> Waiting {
     let (waiting, first) = broker.bells.wait();
     if first {
-        // The writer sleeps without a limit while nobody waits.
+        // The writer sleeps without a limit until the first caller waits.
         broker.writer.nudge();
     }
     waiting
@@ -102,7 +102,7 @@ pub(super) async fn await_end(broker: &SqliteBroker, queue: Option<&QueueName>, 
     }
 }
 
-/// From here on the end stays to be told, however short it is kept; the queue of the task, if it is there and goes on.
+/// Notes that the task is awaited, so that its end is kept long enough to be told. Gives the task's queue, if it exists and has not ended.
 async fn note_awaited(broker: &SqliteBroker, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Option<QueueName> {
     let (of, sought) = (queue.cloned(), id.clone());
     let noted = broker.write(move |step| {
@@ -112,9 +112,9 @@ async fn note_awaited(broker: &SqliteBroker, queue: Option<&QueueName>, id: &Tas
         }
         Ok(queue)
     });
-    // A disk that is full keeps nobody from waiting: an end that is kept for its time is seen all the same.
+    // A full disk does not stop a caller from waiting. An end that is kept for its time is found anyway.
     noted.await.unwrap_or_else(|error| {
-        tracing::debug!(%id, %error, "not noted as awaited");
+        tracing::debug!(%id, %error, "failed to note that the task is awaited");
         None
     })
 }
@@ -122,7 +122,7 @@ async fn note_awaited(broker: &SqliteBroker, queue: Option<&QueueName>, id: &Tas
 pub(super) async fn cancellations(broker: &SqliteBroker, sender: mpsc::Sender<(QueueName, TaskId)>) -> Result<()> {
     let _waiting = begin_waiting(broker);
     let (mut foreign, mut cancels) = (broker.bells.foreign(), broker.bells.cancels());
-    // Each attempt is told once: what was told and is no longer asked for is forgotten.
+    // Each attempt is sent once. An attempt whose cancel is no longer open is forgotten.
     let mut told = HashSet::new();
     loop {
         let asked: HashSet<_> = broker.read(|db, _| sweep::asked(db)).await?.into_iter().collect();

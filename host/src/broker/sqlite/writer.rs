@@ -1,9 +1,9 @@
-//! The one thread that writes: commands queue up, what is at hand shares one transaction.
+//! The one thread that writes. Commands queue up, and those at hand share one transaction.
 //!
-//! take one → take what else is there → BEGIN IMMEDIATE → each in a savepoint → COMMIT → answer each, then wake who waits
+//! take one → take the others at hand → BEGIN IMMEDIATE → each in a savepoint → COMMIT → answer each, then ring the bells
 //!
-//! Invariant: an answer is given after the commit only. A command that fails undoes itself and not its neighbours; when the
-//! commit fails, none of them happened and each is told so.
+//! Invariant: an answer is given only after the commit. A failed command undoes itself and no other. If the commit fails, none of them
+//! happened, and each caller is told.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -33,17 +33,17 @@ use crate::{
     task::{Clock, Millis},
 };
 
-/// Commands that share a transaction, at most: bounds how long the first of them waits for the last.
+/// The most commands in one transaction. This bounds how long the first one waits for the last.
 const GROUP: usize = 256;
-/// How often other processes' commits are looked for while somebody waits, and when nothing happened for a while.
+/// While a caller waits, the writer looks for commits of other processes this often: soon after an event, and after a quiet time.
 const POLL: Duration = Duration::from_millis(10);
 const DOZE: Duration = Duration::from_millis(25);
 const AWAKE: Duration = Duration::from_secs(1);
 
-/// A stamp this far ahead of the clock, in microseconds, is no stamp: ten years.
+/// A stamp more than ten years (in microseconds) ahead of the clock is invalid.
 const FUTURE: i64 = 315_360_000_000_000;
 
-/// One command under way in a transaction: the connection, the time, and what is to be told once it is committed.
+/// One command in a transaction: the connection, the time, and the news to ring for after the commit.
 #[derive(Debug)]
 pub(super) struct Step<'a> {
     pub(super) connection: &'a Connection,
@@ -54,7 +54,7 @@ pub(super) struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// A microsecond that was never given before and is later than all that were: the clock's, or one more than the last.
+    /// A microsecond later than every one given before: the clock's, or one more than the last.
     pub(super) fn stamp(&mut self) -> i64 {
         self.stamp.last = (micros(self.now)).max(self.stamp.last + 1);
         self.stamp.last
@@ -78,11 +78,11 @@ struct Stamp {
     last: i64,
 }
 
-/// A queued command, its type forgotten.
+/// A queued command of any type.
 trait Job: Send {
-    /// Runs; on failure what it wrote is to be undone.
+    /// Runs. Gives whether it succeeded; if not, its writes are undone.
     fn run(&mut self, step: &mut Step<'_>) -> bool;
-    /// Tells the caller: what `run` gave, or why the transaction failed.
+    /// Answers the caller: the value of `run`, or why the transaction failed.
     fn answer(self: Box<Self>, failed: Option<BrokerError>);
 }
 
@@ -114,12 +114,12 @@ where
             (Some(value), None) => value,
             (None, None) => gone(),
         };
-        // Nobody listens when the caller was dropped: the step stands all the same, as with any lost reply.
+        // The caller may have been dropped. The step is committed all the same, as with any lost reply.
         let _nobody = self.reply.send(value);
     }
 }
 
-/// Why a command failed, before it is put into words.
+/// Why a command failed, before it is put into an operator's words.
 #[derive(Debug)]
 pub(super) enum Failure {
     Sqlite(rusqlite::Error),
@@ -155,11 +155,11 @@ impl From<serde_json::Error> for Failure {
 
 enum Command {
     Run(Box<dyn Job>),
-    /// Somebody began to wait: look at other processes' commits from now on.
+    /// A caller began to wait: look for commits of other processes from now on.
     Nudge,
 }
 
-/// The handle on the thread; dropping it lets the thread finish what is queued and waits for that.
+/// The handle on the thread. Dropping it waits until the thread has finished the queued commands.
 pub(super) struct Writer {
     commands: Option<Sender<Command>>,
     thread: Option<JoinHandle<()>>,
@@ -208,7 +208,7 @@ impl Writer {
 
     fn send(&self, command: Command) {
         if let Some(commands) = &self.commands {
-            // Fails only when the thread is gone; then the reply's channel is closed, which is how the caller learns of it.
+            // This fails only if the thread has ended. Then the reply's channel is closed, and the caller learns of it there.
             let _gone = commands.send(command);
         }
     }
@@ -223,7 +223,7 @@ impl Drop for Writer {
     }
 }
 
-/// What the thread owns.
+/// The state of the thread.
 struct Pen {
     path: Arc<PathBuf>,
     connection: Connection,
@@ -262,11 +262,11 @@ impl Pen {
             }
             let has_jobs = !jobs.is_empty();
             if watch.look(&self.standing, &self.connection) {
-                // Who only reads is to learn of it as well.
+                // Waiting callers must learn of it too.
                 self.bells.ring_foreign();
             }
             match self.standing.check() {
-                // A step that panics costs its callers an answer, which is an error of theirs; the thread goes on for the others.
+                // A panic costs the callers of this step their answers, which they see as an error. The thread goes on for the others.
                 Ok(()) if has_jobs => {
                     if catch_unwind(AssertUnwindSafe(|| self.step(jobs))).is_err() {
                         self.roll_back();
@@ -281,10 +281,12 @@ impl Pen {
         }
     }
 
-    /// `data_version` of this connection changes by others' commits only: what this process wrote is told without it. The first
-    /// look rings too: somebody may have read before it, and another process committed in between. Whether there was news.
+    /// Rings if another process has committed. Gives whether there was news.
+    ///
+    /// `data_version` of this connection changes only by commits of others. The first look rings too, because another process may have
+    /// committed after a caller's read.
     fn look(&self, seen: &mut Option<i64>) -> bool {
-        // A failure here is met again by the next command, which has somebody to tell.
+        // The next command meets the same failure, and has a caller to report it to.
         let version = self.connection.prepare_cached("PRAGMA data_version").and_then(|mut pragma| pragma.query_row((), |row| row.get(0)));
         let is_news = version.is_ok_and(|version| seen.replace(version) != Some(version));
         if is_news {
@@ -309,7 +311,7 @@ impl Pen {
 
     fn roll_back(&self) {
         if !self.connection.is_autocommit() {
-            // What can't be rolled back is rolled back by the next BEGIN's failure or the closing of the file.
+            // If this fails, the next BEGIN fails, or closing the file rolls it back.
             let _already = self.connection.execute_batch("ROLLBACK");
         }
     }
@@ -320,7 +322,7 @@ impl Pen {
         execute("BEGIN IMMEDIATE").map_err(explain)?;
         let last =
             self.connection.prepare_cached("SELECT last FROM stamp").and_then(|mut s| s.query_row((), |row| whole(row, "last")).optional());
-        // One that is gone, no number or far in the future was not written by us: the clock is later than what was given, all the same.
+        // A missing or invalid stamp, or one far in the future, is foreign. The clock is later than all given stamps anyway.
         let last = last.map_err(explain)?.filter(|last| *last < micros(self.clock.now()).saturating_add(FUTURE));
         let mut stamp = Stamp { last: last.unwrap_or(0) };
         let begun = stamp.last;
@@ -340,10 +342,10 @@ impl Pen {
                 news.ended.extend(told.ended);
                 news.cancel_asked |= told.cancel_asked;
             } else {
-                // A full disk, or one that fails, ends the whole transaction by itself.
+                // SQLite ends the whole transaction itself if the disk is full or fails.
                 if self.connection.is_autocommit() {
                     return Err(BrokerError::Refused(format!(
-                        "the database `{}` refused the step: the disk is full or fails; free space: workers then go on, other commands are to be given again",
+                        "the database `{}` refused the step: the disk is full or fails; free space: workers then go on by themselves, repeat other commands",
                         self.path.display()
                     )));
                 }
