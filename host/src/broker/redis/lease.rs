@@ -196,7 +196,7 @@ impl RedisBroker {
         let mut children = Vec::new();
         let mut said = HashSet::with_capacity(finishes.len());
         for (index, finish) in finishes.iter().enumerate() {
-            // Said twice in one call: the second finds nothing, like any repeated finish.
+            // A member that is given twice in one call: the second finish is stale, like any repeated one.
             if !said.insert(&finish.member) {
                 continue;
             }
@@ -286,7 +286,7 @@ impl RedisBroker {
         Ok(Told { kind, data: data.into(), entry, delay: millis(delay) })
     }
 
-    /// Children of this queue as records, those of others as they stand in the outbox.
+    /// Appends the children: those of this queue as records, the others as entries of the outbox.
     async fn children(&self, queue: &QueueName, tasks: &[NewTask], out: &mut Vec<String>) -> Result<()> {
         let (here, there): (Vec<_>, Vec<_>) = tasks.iter().partition(|task| task.queue == *queue);
         out.push(here.len().to_string());
@@ -302,7 +302,7 @@ impl RedisBroker {
     }
 }
 
-/// A verdict in the script's words.
+/// A verdict as the script's arguments.
 struct Told<'a> {
     kind: &'static str,
     data: Cow<'a, str>,
@@ -310,7 +310,7 @@ struct Told<'a> {
     delay: u64,
 }
 
-/// Who ran what of a batch with which code: stored once for all tasks that share it, under a short name.
+/// The workers and codes of a batch. Each pair is stored once for all tasks that share it, under a short name.
 #[derive(Default)]
 struct Authors<'a>(Vec<Author<'a>>);
 
@@ -321,8 +321,8 @@ struct Author<'a> {
 }
 
 impl<'a> Authors<'a> {
-    /// Where the author of `finish` stands. A worker's finishes share worker and code, so that looking at addresses is enough; what
-    /// is only equal stands here twice, and is written twice.
+    /// The index of the author of `finish`. The finishes of a worker share the same `Arc`s of worker and code, so addresses are compared.
+    /// Equal values in different `Arc`s are listed and written twice.
     fn index(&mut self, finish: &'a Finish) -> usize {
         let same = |author: &Author<'_>| {
             let code = match (&author.of.code, &finish.code) {

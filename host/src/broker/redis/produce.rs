@@ -55,7 +55,7 @@ impl Produce for RedisBroker {
         Ok(reply)
     }
 
-    /// subscribe → confirmed → `await` script → message → view. Starts again after a lost connection, and looks every [`LOOK`].
+    /// subscribe → confirmed → mark as awaited → message → view. Starts again after a lost connection, and looks every [`LOOK`].
     async fn await_end(&self, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<Option<TaskView>> {
         let deadline = Instant::now() + limit;
         let queue = match queue {
@@ -137,7 +137,7 @@ impl RedisBroker {
             call.push("call");
             call.push(uuid::Uuid::now_v7().to_string());
         }
-        // All tasks or none are plain, because they run in the order given.
+        // The short form is used only if all tasks are plain. Tasks run in the order given, so the call is not split.
         if tasks.iter().all(|task| is_plain(task)) {
             call.push("plain");
             for task in tasks {
@@ -182,7 +182,7 @@ impl RedisBroker {
             .collect()
     }
 
-    /// Subscribes to the end in all queues. Gives the queue that knows the task, and its end if it has ended.
+    /// Marks the task as awaited in all queues. Gives the queue that knows the task, and its end if it has ended.
     async fn await_anywhere(&self, id: &TaskId) -> Result<Option<(QueueName, Option<TaskView>)>> {
         let asked = self.all_queues().await?.into_iter().map(|queue| async move {
             let answer = self.commands.call(&AWAIT.call(&self.keys.queue(&queue)).arg(id.as_str())).await?;

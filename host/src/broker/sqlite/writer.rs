@@ -79,7 +79,7 @@ struct Stamp {
 }
 
 /// A queued command of any type.
-trait Job: Send {
+trait Queued: Send {
     /// Runs. Gives whether it succeeded; if not, its writes are undone.
     fn run(&mut self, step: &mut Step<'_>) -> bool;
     /// Answers the caller: the value of `run`, or why the transaction failed.
@@ -93,7 +93,7 @@ struct Asked<F, T> {
     reply: oneshot::Sender<Result<T>>,
 }
 
-impl<F, T> Job for Asked<F, T>
+impl<F, T> Queued for Asked<F, T>
 where
     F: FnOnce(&mut Step<'_>) -> Result<T, Failure> + Send,
     T: Send,
@@ -154,7 +154,7 @@ impl From<serde_json::Error> for Failure {
 }
 
 enum Command {
-    Run(Box<dyn Job>),
+    Run(Box<dyn Queued>),
     /// A caller began to wait: look for commits of other processes from now on.
     Nudge,
 }
@@ -182,8 +182,8 @@ impl Writer {
         standing: Arc<Standing>,
     ) -> Result<Self> {
         let (commands, queue) = channel();
-        let pen = Pen { path: path.clone(), connection, settings, clock, bells, standing };
-        let thread = std::thread::Builder::new().name("taskhost-sqlite".into()).spawn(move || pen.run(&queue)).map_err(|error| {
+        let writer = WriterThread { path: path.clone(), connection, settings, clock, bells, standing };
+        let thread = std::thread::Builder::new().name("taskhost-sqlite".into()).spawn(move || writer.run(&queue)).map_err(|error| {
             BrokerError::Unavailable(format!("failed to start the database's thread: {error}; raise the limit of threads"))
         })?;
         Ok(Self { commands: Some(commands), thread: Some(thread), path })
@@ -195,8 +195,8 @@ impl Writer {
         F: FnOnce(&mut Step<'_>) -> Result<T, Failure> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let job = Asked { work: Some(work), value: None, path: self.path.clone(), reply };
-        self.send(Command::Run(Box::new(job)));
+        let queued = Asked { work: Some(work), value: None, path: self.path.clone(), reply };
+        self.send(Command::Run(Box::new(queued)));
         answer.await.unwrap_or_else(|_| {
             Err(BrokerError::Unavailable(format!("the database `{}` gave no answer: see the log", self.path.display())))
         })
@@ -224,7 +224,7 @@ impl Drop for Writer {
 }
 
 /// The state of the thread.
-struct Pen {
+struct WriterThread {
     path: Arc<PathBuf>,
     connection: Connection,
     settings: BrokerSettings,
@@ -233,7 +233,7 @@ struct Pen {
     standing: Arc<Standing>,
 }
 
-impl Pen {
+impl WriterThread {
     fn run(&self, queue: &Receiver<Command>) {
         let mut seen = None;
         let mut happened = Instant::now();
@@ -251,31 +251,31 @@ impl Pen {
                     Err(_) => return,
                 }
             };
-            let mut jobs = Vec::new();
+            let mut batch = Vec::new();
             for command in first.into_iter().chain(queue.try_iter()) {
-                if let Command::Run(job) = command {
-                    jobs.push(job);
+                if let Command::Run(queued) = command {
+                    batch.push(queued);
                 }
-                if jobs.len() == GROUP {
+                if batch.len() == GROUP {
                     break;
                 }
             }
-            let has_jobs = !jobs.is_empty();
+            let has_commands = !batch.is_empty();
             if watch.look(&self.standing, &self.connection) {
                 // Waiting callers must learn of it too.
                 self.bells.ring_foreign();
             }
             match self.standing.check() {
                 // A panic costs the callers of this step their answers, which they see as an error. The thread goes on for the others.
-                Ok(()) if has_jobs => {
-                    if catch_unwind(AssertUnwindSafe(|| self.step(jobs))).is_err() {
+                Ok(()) if has_commands => {
+                    if catch_unwind(AssertUnwindSafe(|| self.step(batch))).is_err() {
                         self.roll_back();
                     }
                 }
                 Ok(()) => {}
-                Err(error) => jobs.into_iter().for_each(|job| job.answer(Some(error.clone()))),
+                Err(error) => batch.into_iter().for_each(|queued| queued.answer(Some(error.clone()))),
             }
-            if self.look(&mut seen) || has_jobs {
+            if self.look(&mut seen) || has_commands {
                 happened = Instant::now();
             }
         }
@@ -295,17 +295,17 @@ impl Pen {
         is_news
     }
 
-    fn step(&self, mut jobs: Vec<Box<dyn Job>>) {
+    fn step(&self, mut batch: Vec<Box<dyn Queued>>) {
         let mut news = News::default();
-        let failed = self.transact(&mut jobs, &mut news).err();
+        let failed = self.transact(&mut batch, &mut news).err();
         if failed.is_some() {
             self.roll_back();
         }
         if failed.is_none() {
             self.bells.ring(&news);
         }
-        for job in jobs {
-            job.answer(failed.clone());
+        for queued in batch {
+            queued.answer(failed.clone());
         }
     }
 
@@ -316,7 +316,7 @@ impl Pen {
         }
     }
 
-    fn transact(&self, jobs: &mut [Box<dyn Job>], news: &mut News) -> Result<()> {
+    fn transact(&self, batch: &mut [Box<dyn Queued>], news: &mut News) -> Result<()> {
         let explain = |error: rusqlite::Error| fault(&self.path, &error);
         let execute = |sql: &str| self.connection.prepare_cached(sql)?.execute(()).map(|_| ());
         execute("BEGIN IMMEDIATE").map_err(explain)?;
@@ -326,7 +326,7 @@ impl Pen {
         let last = last.map_err(explain)?.filter(|last| *last < micros(self.clock.now()).saturating_add(FUTURE));
         let mut stamp = Stamp { last: last.unwrap_or(0) };
         let begun = stamp.last;
-        for job in jobs {
+        for queued in batch {
             let mut step = Step {
                 connection: &self.connection,
                 settings: &self.settings,
@@ -335,7 +335,7 @@ impl Pen {
                 news: News::default(),
             };
             execute("SAVEPOINT one").map_err(explain)?;
-            let done = job.run(&mut step);
+            let done = queued.run(&mut step);
             let told = step.news;
             if done {
                 news.claimable.extend(told.claimable);
