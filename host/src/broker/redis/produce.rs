@@ -55,7 +55,7 @@ impl Produce for RedisBroker {
         Ok(reply)
     }
 
-    /// subscribe → confirmed → mark as awaited → message → view. Starts again after a lost connection, and looks every [`LOOK`].
+    /// subscribe → confirmed → mark as awaited → message → view. Starts again after a lost connection, and looks every few seconds.
     async fn await_end(&self, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<Option<TaskView>> {
         let deadline = Instant::now() + limit;
         let queue = match queue {
