@@ -1,7 +1,7 @@
 //! The schedule loop on real brokers: hosts that share one and fire together, and what becomes of the schedules in a file.
 
 use taskhost::{
-    broker::{Broker, BrokerSettings, CatchUp, Overlap, Schedule, Source, TaskFilter, redis::RedisBroker},
+    broker::{BrokerSettings, CatchUp, Directory, Lease, Overlap, Schedule, Source, TaskFilter, Tasks, redis::RedisBroker},
     schedule,
     task::{Millis, Priority, QueueName, TaskView},
 };

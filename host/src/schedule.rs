@@ -9,13 +9,12 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    broker::{self, Broker, BrokerError, Fired, Schedule},
+    broker::{self, BrokerError, Fired, Schedule, Schedules},
     cron::{CronError, Rule},
     task::{Millis, NewTask, TaskId},
 };
@@ -44,7 +43,7 @@ const ABREAST: usize = 16;
 
 /// Fires until `shutdown`. `defined` are the schedules of this host's `taskhost.toml`; see `file.rs` for when they are put. One that left
 /// the file is not removed, since another host's file may have it: the log says so.
-pub async fn run(broker: Arc<dyn Broker>, defined: Vec<Schedule>, shutdown: CancellationToken) {
+pub async fn run(broker: Arc<dyn Schedules>, defined: Vec<Schedule>, shutdown: CancellationToken) {
     let mut file = File::new(defined);
     tokio::select! {
         () = shutdown.cancelled() => {}
@@ -319,33 +318,5 @@ impl Troubles {
             tracing::info!("schedules go on");
         }
         self.0 = 0;
-    }
-}
-
-/// What the loop asks of the broker.
-#[async_trait]
-trait Schedules: Send + Sync {
-    async fn put_schedule(&self, schedule: &Schedule) -> broker::Result<()>;
-    async fn schedules(&self) -> broker::Result<Vec<Schedule>>;
-    async fn fire(&self, schedule: &Schedule, due: Millis, task: &NewTask) -> broker::Result<Fired>;
-    async fn now(&self) -> broker::Result<Millis>;
-}
-
-#[async_trait]
-impl Schedules for dyn Broker {
-    async fn put_schedule(&self, schedule: &Schedule) -> broker::Result<()> {
-        Broker::put_schedule(self, schedule).await
-    }
-
-    async fn schedules(&self) -> broker::Result<Vec<Schedule>> {
-        Broker::schedules(self).await
-    }
-
-    async fn fire(&self, schedule: &Schedule, due: Millis, task: &NewTask) -> broker::Result<Fired> {
-        Broker::fire(self, schedule, due, task).await
-    }
-
-    async fn now(&self) -> broker::Result<Millis> {
-        Broker::now(self).await
     }
 }

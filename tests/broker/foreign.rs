@@ -11,7 +11,7 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 use futures_util::FutureExt;
 
 use taskhost::{
-    broker::{Broker, DeleteReply, Finish, Lease, TaskFilter},
+    broker::{Broker, DeleteReply, Finish, LeaseReply, TaskFilter},
     task::{NewTask, Progress, QueueName, State, Unique, Verdict},
 };
 
@@ -103,11 +103,11 @@ async fn drain(b: &dyn Broker, queue: &QueueName, what: &str) {
     for round in 0.. {
         assert!(round < 500, "{what}: the drain does not end");
         let claimed = match b.claim(&worker.who, LEASE, 100, &[task_name("add")]).await {
-            Ok(Lease::Held(claimed)) => claimed,
+            Ok(LeaseReply::Held(claimed)) => claimed,
             other => panic!("claim, {what}: {other:?}"),
         };
         match b.extend(&worker.who, LEASE).await {
-            Ok(Lease::Held(_)) => {}
+            Ok(LeaseReply::Held(_)) => {}
             other => panic!("extend, {what}: {other:?}"),
         }
         let mut finishes: Vec<Finish> = Vec::new();

@@ -3,7 +3,7 @@
 
 use redis::Value;
 use taskhost::{
-    broker::{Broker, BrokerSettings, TaskFilter, redis::RedisBroker},
+    broker::{BrokerSettings, Lease, Produce, TaskFilter, Tasks, redis::RedisBroker},
     task::{NewTask, QueueName, State},
 };
 

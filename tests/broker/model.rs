@@ -10,7 +10,8 @@ use std::{
 
 use taskhost::{
     broker::{
-        Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued, Finished, Incarnation, Lease, Leased, Member, RetryReply, TaskFilter,
+        Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued, Finished, Incarnation, LeaseReply, Leased, Member, RetryReply,
+        TaskFilter,
     },
     task::{ErrorKind, NewTask, Priority, QueueName, Start, State, TaskError, TaskId, Unique, Verdict},
 };
@@ -342,7 +343,7 @@ impl Run<'_> {
         let names: Vec<_> = startable.iter().map(|name| task_name(name)).collect();
         let hand = &mut self.crew[index];
         let expected = self.model.claim(hand.number, limit, &startable);
-        let Lease::Held(claimed) = self.broker.claim(&hand.who, LEASE, limit, &names).await.expect("claim") else { panic!("lost") };
+        let LeaseReply::Held(claimed) = self.broker.claim(&hand.who, LEASE, limit, &names).await.expect("claim") else { panic!("lost") };
         let ids: Vec<_> = claimed.tasks.iter().map(|leased| leased.member.id.clone()).collect();
         let known = |ids: &[TaskId]| ids.iter().map(|id| (id.clone(), self.model.tasks.get(id).cloned())).collect::<Vec<_>>();
         assert_eq!(ids, expected, "step {step}: of {limit} with {startable:?}: {:#?} and {:#?}", known(&ids), known(&expected));
@@ -425,7 +426,7 @@ impl Run<'_> {
         let gone = self.crew.swap_remove(self.random.usize(0..self.crew.len()));
         self.broker.expire(&gone.who).await.expect("expire");
         let heir = &mut self.crew[0];
-        let Lease::Held(extended) = self.broker.extend(&heir.who, LEASE).await.expect("extend") else { panic!("lost") };
+        let LeaseReply::Held(extended) = self.broker.extend(&heir.who, LEASE).await.expect("extend") else { panic!("lost") };
         let set = |held: &[Leased]| held.iter().map(|leased| leased.member.clone()).collect::<BTreeSet<Member>>();
         assert_eq!(set(&extended.adopted), set(&gone.held), "step {step}: adopted");
         assert_eq!(extended.held, heir.held.len() + gone.held.len(), "step {step}: held");

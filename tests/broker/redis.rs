@@ -11,7 +11,7 @@ use std::{
 use futures_util::StreamExt;
 use redis::Value;
 use taskhost::{
-    broker::{Broker, BrokerError, BrokerSettings, Finish, Finished, redis::RedisBroker},
+    broker::{BrokerError, BrokerSettings, Directory, Finish, Finished, Lease, Produce, Schedules, Tasks, redis::RedisBroker},
     task::{ErrorKind, NewTask, QueueName, Start, State, TaskError, TaskId, Unique, Verdict},
 };
 

@@ -14,8 +14,8 @@ use std::{
 
 use taskhost::{
     broker::{
-        Broker, BrokerSettings, CatchUp, Enqueued, Finished, Fired, Incarnation, KvRoom, Lease, Overlap, Schedule, Source, TaskFilter,
-        redis::RedisBroker,
+        Broker, BrokerSettings, CatchUp, Enqueued, Finished, Fired, Incarnation, KvRoom, Lease, LeaseReply, Overlap, Schedule, Source,
+        TaskFilter, Tasks, redis::RedisBroker,
     },
     task::{ErrorKind, Millis, NewTask, Priority, Progress, QueueName, Start, State, TaskError, TaskId, Unique, Verdict},
 };
@@ -118,14 +118,14 @@ async fn an_error_at_any_call_of_ending_what_is_unreadable_is_mended_by_the_next
             Act::Break(call)
         });
         let who = broker.register(&place, LEASE).await.expect("register");
-        let Lease::Held(claimed) = broker.claim(&who, LEASE, 9, &[]).await.expect("claim") else { panic!("lost") };
+        let LeaseReply::Held(claimed) = broker.claim(&who, LEASE, 9, &[]).await.expect("claim") else { panic!("lost") };
         assert!(claimed.tasks.is_empty());
-        let Lease::Held(kept) = broker.extend(&who, LEASE).await.expect("extend") else { panic!("lost") };
+        let LeaseReply::Held(kept) = broker.extend(&who, LEASE).await.expect("extend") else { panic!("lost") };
         assert!(broker.held(&who).await.expect("held").is_empty());
         let dead = broker.list(&TaskFilter { queue: Some(place.clone()), ..TaskFilter::default() }, None, 9).await.expect("list").tasks;
         assert_eq!(dead.len(), 2, "call {call}: {dead:?}");
         assert!(dead.iter().all(|view| view.state == State::Dead), "call {call}: {dead:?}");
-        let Lease::Held(after) = broker.extend(&who, LEASE).await.expect("extend") else { panic!("lost") };
+        let LeaseReply::Held(after) = broker.extend(&who, LEASE).await.expect("extend") else { panic!("lost") };
         assert_eq!(after.held, 0, "call {call}");
         if kept.held == 0 {
             assert!(call > 10, "it has more calls than {call}");
@@ -167,8 +167,8 @@ impl Scene<'_> {
     async fn claim(&self, who: &Incarnation, limit: usize, names: &[&str]) -> taskhost::broker::Claimed {
         let names: Vec<_> = names.iter().map(|name| task_name(name)).collect();
         match self.twice(async || self.broker.claim(who, LEASE, limit, &names).await).await {
-            Lease::Held(claimed) => claimed,
-            Lease::Lost => panic!("the lease is lost"),
+            LeaseReply::Held(claimed) => claimed,
+            LeaseReply::Lost => panic!("the lease is lost"),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use taskhost::{
-    broker::{Broker, BrokerSettings, CatchUp, FileSchedule, Overlap, Schedule, Source, WorkerInfo, sqlite::SqliteBroker},
+    broker::{BrokerSettings, CatchUp, Directory, FileSchedule, Overlap, Schedule, Schedules, Source, WorkerInfo, sqlite::SqliteBroker},
     catalogue::{Body, Description, Hints, PluginInfo, PluginStatus},
     task::{Clock, CodeId, Millis, Priority, QueueName, SystemClock, TaskName},
 };

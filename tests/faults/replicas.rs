@@ -11,7 +11,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use taskhost::{
-    broker::{Broker, BrokerError, BrokerSettings, Durability, redis::RedisBroker},
+    broker::{Broker, BrokerError, BrokerSettings, Directory, Durability, Produce, Schedules, Tasks, redis::RedisBroker},
     task::{QueueName, TaskId},
 };
 use tokio_util::sync::CancellationToken;

@@ -12,8 +12,9 @@ use std::{
 use async_trait::async_trait;
 use taskhost::{
     broker::{
-        Broker, BrokerError, CancelReply, Claimed, DeleteReply, Enqueued, Extended, Finish, FinishReply, Finished, Fired, Health,
-        Incarnation, KvError, KvRoom, Lease, Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
+        Broker, BrokerError, CancelReply, Claimed, DeleteReply, Directory, Enqueued, Extended, Finish, FinishReply, Finished, Fired,
+        Health, Incarnation, Kv, KvError, KvRoom, Lease, LeaseReply, Leased, Produce, QueueView, Result, RetryReply, Schedule, Schedules,
+        TaskFilter, TaskPage, Tasks, WorkerInfo,
     },
     catalogue::Catalogue,
     task::{Millis, NewTask, Progress, QueueName, TaskId, TaskName, TaskView},
@@ -112,16 +113,17 @@ impl Flaky {
 }
 
 #[async_trait]
-impl Broker for Flaky {
-    async fn check(&self) -> Result<Health> {
-        self.reach()?.check().await
-    }
+impl Produce for Flaky {
     async fn enqueue(&self, tasks: &[NewTask]) -> Result<Vec<Enqueued>> {
         self.reach()?.enqueue(tasks).await
     }
     async fn await_end(&self, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<Option<TaskView>> {
         self.reach()?.await_end(queue, id, limit).await
     }
+}
+
+#[async_trait]
+impl Tasks for Flaky {
     async fn find(&self, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<TaskView>> {
         self.reach()?.find(queue, id).await
     }
@@ -152,29 +154,33 @@ impl Broker for Flaky {
     async fn purge(&self, queue: &QueueName) -> Result<u64> {
         self.reach()?.purge(queue).await
     }
+}
+
+#[async_trait]
+impl Lease for Flaky {
     async fn register(&self, queue: &QueueName, lease: Duration) -> Result<Incarnation> {
         let incarnation = self.step("register", self.reach()?.register(queue, lease)).await?;
         self.registered.lock().expect("not poisoned").push(incarnation.clone());
         Ok(incarnation)
     }
-    async fn claim(&self, who: &Incarnation, lease: Duration, limit: usize, startable: &[TaskName]) -> Result<Lease<Claimed>> {
+    async fn claim(&self, who: &Incarnation, lease: Duration, limit: usize, startable: &[TaskName]) -> Result<LeaseReply<Claimed>> {
         self.may_panic("claim");
         if self.fails("claim", Moment::Before) {
             return Err(BrokerError::Unavailable("the claim was lost".into()));
         }
         let claimed = self.reach()?.claim(who, lease, limit, startable).await?;
         self.claims.fetch_add(1, Ordering::SeqCst);
-        if let Lease::Held(claimed) = &claimed {
+        if let LeaseReply::Held(claimed) = &claimed {
             let holds = self.holds.fetch_add(claimed.tasks.len(), Ordering::SeqCst) + claimed.tasks.len();
             self.most_held.fetch_max(holds, Ordering::SeqCst);
         }
-        let brings = matches!(&claimed, Lease::Held(claimed) if !claimed.tasks.is_empty());
+        let brings = matches!(&claimed, LeaseReply::Held(claimed) if !claimed.tasks.is_empty());
         if brings && self.fails("claim", Moment::After) {
             return Err(BrokerError::Unavailable("the reply was lost".into()));
         }
         Ok(claimed)
     }
-    async fn extend(&self, who: &Incarnation, lease: Duration) -> Result<Lease<Extended>> {
+    async fn extend(&self, who: &Incarnation, lease: Duration) -> Result<LeaseReply<Extended>> {
         let extended = self.step("extend", self.reach()?.extend(who, lease)).await?;
         self.beats.fetch_add(1, Ordering::SeqCst);
         Ok(extended)
@@ -226,6 +232,13 @@ impl Broker for Flaky {
     async fn sweep(&self, queue: &QueueName, offered: &[TaskName]) -> Result<()> {
         self.step("sweep", self.reach()?.sweep(queue, offered)).await
     }
+}
+
+#[async_trait]
+impl Directory for Flaky {
+    async fn check(&self) -> Result<Health> {
+        self.reach()?.check().await
+    }
     async fn announce(&self, worker: &WorkerInfo, ttl: Duration) -> Result<()> {
         self.may_panic("announce");
         self.reach()?.announce(worker, ttl).await
@@ -239,6 +252,10 @@ impl Broker for Flaky {
     async fn catalogue(&self) -> Result<Catalogue> {
         self.reach()?.catalogue().await
     }
+}
+
+#[async_trait]
+impl Kv for Flaky {
     async fn kv_get(&self, plugin: &str, key: &str) -> Result<Option<Vec<u8>>, KvError> {
         self.reach_kv()?.kv_get(plugin, key).await
     }
@@ -254,6 +271,10 @@ impl Broker for Flaky {
     async fn kv_keys(&self, plugin: &str, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, KvError> {
         self.reach_kv()?.kv_keys(plugin, prefix, after, limit).await
     }
+}
+
+#[async_trait]
+impl Schedules for Flaky {
     async fn put_schedule(&self, schedule: &Schedule) -> Result<()> {
         self.reach()?.put_schedule(schedule).await
     }

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use taskhost_broker::{Finish, Lease, Leased};
+use taskhost_broker::{Finish, LeaseReply, Leased};
 use taskhost_core::task::Verdict;
 
 use crate::{
@@ -62,7 +62,7 @@ async fn claim_and_finish(bench: &Bench<'_>) -> Result<usize, BenchError> {
     let who = broker.register(&bench.queue, lease).await?;
     let mut done = 0;
     loop {
-        let Lease::Held(claimed) = broker.claim(&who, lease, BATCH, &[]).await? else {
+        let LeaseReply::Held(claimed) = broker.claim(&who, lease, BATCH, &[]).await? else {
             return Err(BenchError::Failed("the broker was too slow to keep a lease: see how busy it is".to_owned()));
         };
         if claimed.tasks.is_empty() {

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
-use taskhost_broker::Lease;
+use taskhost_broker::LeaseReply;
 use taskhost_core::task::{NewTask, QueueName, TaskName};
 use tokio_util::sync::CancellationToken;
 
@@ -64,7 +64,7 @@ async fn depth(bench: &mut Bench<'_>, waiting: usize) -> Result<(), BenchError> 
         broker.enqueue(&tasks).await?;
         for (limit, claims) in [(1, &mut ones), (CLAIMED, &mut many)] {
             let began = Instant::now();
-            let Lease::Held(claimed) = broker.claim(&who, lease, limit, &[]).await? else {
+            let LeaseReply::Held(claimed) = broker.claim(&who, lease, limit, &[]).await? else {
                 return Err(BenchError::Failed("the broker was too slow to keep a lease: see how busy it is".to_owned()));
             };
             claims.push(began.elapsed().as_secs_f64() * 1e6);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use taskhost_broker::{
-    Broker, BrokerAddress, BrokerSettings,
+    Broker, BrokerAddress, BrokerSettings, Tasks,
     redis::{RedisBroker, ServerLoad},
     sqlite::SqliteBroker,
 };

@@ -1,22 +1,37 @@
-//! The plugins' own small store: what it may hold, and why it did not do what it was asked.
+//! The role of the plugins' small store: its verbs, its bounds, and why a call failed.
 
-/// The plugins' own small store; the caller has checked policy and lengths.
+use async_trait::async_trait;
+
+/// Small values of one plugin. The caller has checked policy and lengths.
+#[async_trait]
+pub trait Kv: Send + Sync {
+    async fn kv_get(&self, plugin: &str, key: &str) -> Result<Option<Vec<u8>>, KvError>;
+    async fn kv_set(&self, plugin: &str, key: &str, value: &[u8], room: KvRoom) -> Result<(), KvError>;
+    /// Whether there was a value.
+    async fn kv_remove(&self, plugin: &str, key: &str) -> Result<bool, KvError>;
+    /// The sum. A missing value counts as 0.
+    async fn kv_increment(&self, plugin: &str, key: &str, by: i64, room: KvRoom) -> Result<i64, KvError>;
+    /// The keys that begin with `prefix` and come after `after`, in byte order, at most `limit`.
+    async fn kv_keys(&self, plugin: &str, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, KvError>;
+}
+
+/// Why a call on the store failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KvError {
-    /// `increment` of something that is no decimal integer, or beyond 64 bits.
+    /// `increment` of a value that is not a decimal integer, or a sum beyond 64 bits.
     #[error("{0}")]
     Invalid(String),
-    /// It would not fit the room.
+    /// The value does not fit the room.
     #[error("{0}")]
     Full(String),
     #[error("{0}")]
     Unavailable(String),
 }
 
-/// What a plugin's store may hold. A store that is over it already may shrink, and change what does not make it larger.
+/// How much a plugin's store may hold. A store that is already over its bounds accepts changes that do not make it larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvRoom {
-    /// Of all keys and values together.
+    /// The most bytes of all keys and values together.
     pub bytes: u64,
     pub keys: u64,
 }
@@ -24,7 +39,7 @@ pub struct KvRoom {
 impl KvRoom {
     pub const UNBOUNDED: Self = Self { bytes: u64::MAX >> 12, keys: u64::MAX >> 12 };
 
-    /// Why nothing more goes in: it would be one key too many, or make so many bytes.
+    /// The refusal of a value: it would be one key too many, or make the store this many `bytes`.
     pub(crate) fn full(self, too_many_keys: bool, bytes: u64) -> KvError {
         let Self { bytes: most_bytes, keys: most_keys } = self;
         KvError::Full(if too_many_keys {

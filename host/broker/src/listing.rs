@@ -1,19 +1,19 @@
-//! What a listing is asked and what it answers, the same of every driver.
+//! The filter and the page of a listing, the same for every driver.
 //!
-//! A driver reads candidates in the order of its indices, from a cursor on, looks at each, and keeps those that fit.
+//! A driver reads candidates in the order of its indices, starting at a cursor. It looks at each and keeps those that match the filter.
 //!
-//! Invariant: a call looks at no more than [`BUDGET`] tasks, however many there are; the page then says where it goes on.
+//! Invariant: one call looks at no more than [`BUDGET`] tasks, however many there are. The page then says where the next one starts.
 
 use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{BrokerError, Result};
+use super::error::{BrokerError, Result};
 use crate::task::{Millis, QueueName, State, TaskName, TaskView};
 
-/// Tasks that a driver looks at together.
+/// How many tasks a driver reads at once.
 const LOOK: usize = 200;
-/// Tasks that one call looks at.
+/// How many tasks one call looks at, at most.
 const BUDGET: usize = 5_000;
 
 /// Which tasks to list.
@@ -24,9 +24,9 @@ pub struct TaskFilter {
     /// Any state when empty.
     pub states: Vec<State>,
     pub task: Option<TaskName>,
-    /// Part of the error's kind, code or message, case-sensitive.
+    /// A part of the error's kind, code or message, case-sensitive.
     pub error: Option<String>,
-    /// Only those whose last change (end, due or enqueue time) is at least so long ago.
+    /// Only tasks whose last change (end, due or enqueue time) is at least this long ago.
     pub older: Option<Duration>,
 }
 
@@ -35,7 +35,7 @@ impl TaskFilter {
         self.states.is_empty() || self.states.contains(&state)
     }
 
-    /// Whether a task in a state and queue that are wanted may still be left out.
+    /// Whether the filter looks at more than queue and state.
     fn is_choosy(&self) -> bool {
         self.task.is_some() || self.error.is_some() || self.older.is_some()
     }
@@ -55,16 +55,16 @@ impl TaskFilter {
     }
 }
 
-/// A page of a listing: running first, then ready, scheduled, parked, queue by queue, then ended, newest first.
+/// A page of a listing: running tasks first, then ready, scheduled and parked ones, each queue by queue; then ended ones, newest first.
 #[derive(Debug, Clone, Default)]
 pub struct TaskPage {
-    /// May be fewer than asked for, or none, where few of many fit: `next` alone says whether that is the end.
+    /// May be fewer than asked for, or none, if few of many tasks match. Only `next` says whether that is the end.
     pub tasks: Vec<TaskView>,
-    /// Give it back to go on; `None` at the end.
+    /// The cursor of the next page; `None` at the end.
     pub next: Option<String>,
 }
 
-/// A listing under way, whose driver names places by `P`.
+/// A listing under way. `P` is the driver's cursor.
 #[derive(Debug)]
 pub(super) struct Walk<'a, P> {
     pub(super) filter: &'a TaskFilter,
@@ -72,7 +72,7 @@ pub(super) struct Walk<'a, P> {
     limit: usize,
     tasks: Vec<TaskView>,
     looked: usize,
-    /// Behind the last task of the page, or the last that was looked at while there is room.
+    /// The cursor behind the last task of the page; while the page has room, behind the last task that was looked at.
     next: Option<P>,
     is_over: bool,
 }
@@ -82,7 +82,8 @@ impl<'a, P: Serialize> Walk<'a, P> {
         Self { filter, now, limit: limit.min(BUDGET), tasks: Vec::new(), looked: 0, next: None, is_over: limit == 0 }
     }
 
-    /// Takes a candidate (`None`: it is gone), with the place behind it. It goes one beyond a full page, to know whether that is the end.
+    /// Takes a candidate (`None`: it is gone), with the cursor behind it. It looks one task beyond a full page, to know whether that is the
+    /// end.
     pub(super) fn look(&mut self, view: Option<TaskView>, place: P) {
         self.looked += 1;
         let has_room = self.tasks.len() < self.limit;
@@ -103,12 +104,12 @@ impl<'a, P: Serialize> Walk<'a, P> {
         self.is_over
     }
 
-    /// How many candidates are worth asking for.
+    /// How many candidates to read next.
     pub(super) fn wanted(&self) -> usize {
         if self.filter.is_choosy() { LOOK } else { LOOK.min(self.limit + 1 - self.tasks.len()) }
     }
 
-    /// The page; `is_end`: nothing follows what was looked at.
+    /// The page; `is_end`: no task follows the last one that was looked at.
     pub(super) fn page(self, is_end: bool) -> Result<TaskPage> {
         let print = |place| serde_json::to_string(&place).map_err(|error| BrokerError::Invalid(format!("failed to write JSON: {error}")));
         let next = self.next.filter(|_| !is_end).map(print).transpose()?;
@@ -116,8 +117,9 @@ impl<'a, P: Serialize> Walk<'a, P> {
     }
 }
 
-/// Where the page before ended.
+/// Parses a cursor that an earlier page gave.
 pub(super) fn place<P: DeserializeOwned>(text: &str) -> Result<P> {
-    serde_json::from_str(text)
-        .map_err(|_| BrokerError::Invalid(format!("not a place in a listing: `{text}`; give what the last page said, or begin anew")))
+    serde_json::from_str(text).map_err(|_| {
+        BrokerError::Invalid(format!("not a place in a listing: `{text}`; pass the `next` of the last page, or start from the beginning"))
+    })
 }

@@ -1,18 +1,40 @@
-//! A schedule as it is stored, and what a worker says of the schedules in its file.
+//! The role of the scheduler: stored schedules, their firing, and a worker's summary of the schedules in its file.
 
-use std::{collections::BTreeMap, fmt::Write, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
+use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::task::{Millis, Priority, QueueName, TaskId, TaskName};
+use super::error::Result;
+use crate::task::{Millis, NewTask, Priority, QueueName, TaskId, TaskName};
 
-/// A schedule as it is stored. Firing uses this alone, never a file.
+/// Keeps schedules and fires them.
+#[async_trait]
+pub trait Schedules: Send + Sync {
+    /// Creates a schedule or replaces the one of the same name.
+    ///
+    /// A replaced schedule with the same rule and zone keeps `last` and `created_at`; with another rule or zone, `last` becomes the broker's
+    /// now. In the same queue it keeps `last_task`. It keeps `paused`, unless the new definition sets `says_paused` or the old one had set
+    /// it to `true`. A new schedule keeps `last` if that is past and not 0; otherwise `last` becomes the broker's now.
+    async fn put_schedule(&self, schedule: &Schedule) -> Result<()>;
+    async fn schedules(&self) -> Result<Vec<Schedule>>;
+    /// Whether there was one. Resuming sets `last` to now.
+    async fn pause_schedule(&self, name: &str, paused: bool) -> Result<bool>;
+    /// Whether there was one.
+    async fn remove_schedule(&self, name: &str) -> Result<bool>;
+    /// Checks, moves `last` to `due` and enqueues `task` (id `cron:<schedule>:<due ms>`) in one step.
+    async fn fire(&self, schedule: &Schedule, due: Millis, task: &NewTask) -> Result<Fired>;
+    /// The broker's clock.
+    async fn now(&self) -> Result<Millis>;
+}
+
+/// A stored schedule. Firing uses only this, never a file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Schedule {
     /// `[A-Za-z0-9][A-Za-z0-9_.-]{0,63}`, unique over all queues.
     pub name: String,
-    /// As written; `cron.rs` reads it.
+    /// The text that the user wrote; `cron.rs` parses it.
     pub rule: String,
     /// An IANA name.
     pub timezone: String,
@@ -26,28 +48,29 @@ pub struct Schedule {
     pub catch_up: CatchUp,
     pub overlap: Overlap,
     pub source: Source,
-    /// When this definition was taken on: the start of the worker whose file it is, or when somebody added it. The later one wins.
+    /// When this definition came: the start of the worker that has it in its file, or when it was added by hand. The later definition
+    /// wins.
     #[serde(default)]
     pub defined_at: Millis,
-    /// What the definition says of `paused`; `None` leaves it to the operator.
+    /// The definition's own `paused`; `None` leaves it to the operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub says_paused: Option<bool>,
     pub created_at: Millis,
     pub paused: bool,
-    /// The due time of the last firing, or when it was created or resumed: the next due time is after it.
+    /// The due time of the last firing, or the time of creation or resumption. The next due time is after it.
     pub last: Millis,
     /// The task of the last firing.
     pub last_task: Option<TaskId>,
 }
 
 impl Schedule {
-    /// Whether `other` is defined alike, whatever happened to the two since.
+    /// Whether `other` has the same definition. What the broker decided since does not count.
     pub fn is_defined_as(&self, other: &Self) -> bool {
         self.source == other.source && self.says_paused == other.says_paused && self.keys() == other.keys()
     }
 
-    /// Takes over what an `old` definition under the same name has come to: its pause, and its due times if the rule is the same.
-    /// A pause that only the old definition asked for ends with its word. `last` 0 stands for now.
+    /// Takes over the state of an `old` schedule of the same name: its pause, and its times if rule and zone are the same.
+    /// A pause that only the old definition asked for ends here. `last` 0 stands for now.
     pub(super) fn take_along(&mut self, old: &Self) {
         if (&self.rule, &self.timezone) == (&old.rule, &old.timezone) {
             (self.created_at, self.last) = (old.created_at, old.last);
@@ -60,7 +83,7 @@ impl Schedule {
         }
     }
 
-    /// The definition as text, by the keys of `taskhost.toml`; all but `paused`.
+    /// The definition as text, by the keys of `taskhost.toml`, without `paused`.
     fn keys(&self) -> [(&'static str, String); 10] {
         [
             ("rule", self.rule.clone()),
@@ -77,13 +100,13 @@ impl Schedule {
     }
 }
 
-/// A schedule of a worker's `taskhost.toml`, in brief: enough to tell how the stored one differs.
+/// A summary of a schedule in a worker's `taskhost.toml`: enough to tell how the stored schedule differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileSchedule {
     pub name: String,
     /// A digest of each key's value.
     pub keys: BTreeMap<String, String>,
-    /// As the file names it.
+    /// `paused` as the file sets it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,
 }
@@ -94,7 +117,7 @@ impl FileSchedule {
         Self { name: schedule.name.clone(), keys, paused: schedule.says_paused }
     }
 
-    /// The keys in which the `stored` schedule is not what the file says.
+    /// The keys in which the `stored` schedule differs from the file.
     pub fn differs(&self, stored: &Schedule) -> Vec<String> {
         let other = |(key, value): &(&str, String)| self.keys.get(*key).is_some_and(|said| *said != brief(value));
         let mut keys: Vec<_> = stored.keys().iter().filter(|pair| other(pair)).map(|(key, _)| (*key).to_owned()).collect();
@@ -105,27 +128,24 @@ impl FileSchedule {
     }
 }
 
-/// Eight hexadecimal digits that every version of taskhost computes alike.
+/// Eight hexadecimal digits. Every version of taskhost must compute the same ones.
 fn brief(value: &str) -> String {
-    Sha256::digest(value).iter().take(4).fold(String::new(), |mut text, byte| {
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
+    hex::encode(&Sha256::digest(value)[..4])
 }
 
-/// What happens to due times that passed while nobody fired.
+/// How many of the due times that passed while no worker fired are fired late.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CatchUp {
     Skip,
-    /// The newest of them.
+    /// Only the newest.
     #[default]
     Once,
-    /// At most 1,000, oldest first.
+    /// All, oldest first, at most 1,000.
     All,
 }
 
-/// Whether a firing waits for nothing, or is skipped while the last firing's task has not ended.
+/// Whether a firing happens while the task of the last firing has not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Overlap {
@@ -134,24 +154,24 @@ pub enum Overlap {
     Skip,
 }
 
-/// Who defined a schedule.
+/// Where a schedule was defined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
     #[default]
     Cli,
-    /// `taskhost.toml`: put by each worker that has it, when it starts and whenever it is missing.
+    /// `taskhost.toml`. Each worker with that file puts the schedule when it starts, and whenever it is missing.
     Toml,
 }
 
-/// What became of one firing.
+/// The answer of one firing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fired {
     Enqueued(TaskId),
-    /// Somebody else fired this due time, or a later one; or the schedule is gone, changed or paused.
+    /// Another worker fired this due time or a later one, or the schedule is gone, changed or paused.
     NotNow,
-    /// Beyond the broker's own clock: come again in so long.
+    /// The due time is ahead of the broker's clock: try again after this time.
     TooEarly(Duration),
-    /// `overlap = skip` and this task of the last firing has not ended: `last` moved on, nothing enqueued.
+    /// `overlap = skip` and this task of the last firing has not ended. `last` moved to the due time; nothing was enqueued.
     Skipped(TaskId),
 }

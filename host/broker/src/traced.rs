@@ -1,6 +1,6 @@
-//! Telemetry around a broker: each call a debug span with what it is about and how long it took, failures as events.
+//! Telemetry around a broker: each call is a debug span with its subject; its end is an event with the time it took or the failure.
 //!
-//! Drivers carry no telemetry; arguments and results of tasks are never logged.
+//! Drivers contain no telemetry. Arguments and results of tasks are never logged.
 
 use std::{
     fmt,
@@ -13,8 +13,14 @@ use tokio::sync::mpsc;
 use tracing::{Instrument, Span, debug, debug_span};
 
 use super::{
-    Broker, CancelReply, Claimed, DeleteReply, Enqueued, Extended, Finish, FinishReply, Fired, Health, Incarnation, KvError, KvRoom, Lease,
-    Leased, QueueView, Result, RetryReply, Schedule, TaskFilter, TaskPage, WorkerInfo,
+    directory::{Directory, Health, WorkerInfo},
+    error::Result,
+    kv::{Kv, KvError, KvRoom},
+    lease::{Claimed, Extended, Finish, FinishReply, Incarnation, Lease, LeaseReply, Leased},
+    listing::{TaskFilter, TaskPage},
+    produce::{Enqueued, Produce},
+    schedule::{Fired, Schedule, Schedules},
+    tasks::{CancelReply, DeleteReply, QueueView, RetryReply, Tasks},
 };
 use crate::{
     catalogue::Catalogue,
@@ -24,18 +30,19 @@ use crate::{
 /// A broker whose calls are traced.
 pub struct Traced<B: ?Sized>(Arc<B>);
 
-impl<B: Broker + ?Sized> Traced<B> {
+impl<B: ?Sized> Traced<B> {
     pub fn new(broker: Arc<B>) -> Self {
         Self(broker)
     }
 }
 
-impl<B: Broker + ?Sized> fmt::Debug for Traced<B> {
+impl<B: fmt::Debug + ?Sized> fmt::Debug for Traced<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Traced").field(&&*self.0).finish()
     }
 }
 
+/// Runs `call` in `span` and logs its end.
 async fn told<T, E: fmt::Display>(span: Span, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     let traced = async {
         let begun = Instant::now();
@@ -43,7 +50,7 @@ async fn told<T, E: fmt::Display>(span: Span, call: impl Future<Output = Result<
         let elapsed_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         match &answer {
             Ok(_) => debug!(elapsed_us, "done"),
-            // Whoever called decides how loudly to say it.
+            // The caller chooses the level at which it reports the failure.
             Err(error) => debug!(elapsed_us, %error, "failed"),
         }
         answer
@@ -58,11 +65,7 @@ macro_rules! span {
 }
 
 #[async_trait]
-impl<B: Broker + ?Sized> Broker for Traced<B> {
-    async fn check(&self) -> Result<Health> {
-        told(span!("check"), self.0.check()).await
-    }
-
+impl<B: Produce + ?Sized> Produce for Traced<B> {
     async fn enqueue(&self, tasks: &[NewTask]) -> Result<Vec<Enqueued>> {
         told(span!("enqueue", tasks = tasks.len()), self.0.enqueue(tasks)).await
     }
@@ -70,7 +73,10 @@ impl<B: Broker + ?Sized> Broker for Traced<B> {
     async fn await_end(&self, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<Option<TaskView>> {
         told(span!("await_end", %id), self.0.await_end(queue, id, limit)).await
     }
+}
 
+#[async_trait]
+impl<B: Tasks + ?Sized> Tasks for Traced<B> {
     async fn find(&self, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<TaskView>> {
         told(span!("find", %id), self.0.find(queue, id)).await
     }
@@ -110,16 +116,19 @@ impl<B: Broker + ?Sized> Broker for Traced<B> {
     async fn purge(&self, queue: &QueueName) -> Result<u64> {
         told(span!("purge", %queue), self.0.purge(queue)).await
     }
+}
 
+#[async_trait]
+impl<B: Lease + ?Sized> Lease for Traced<B> {
     async fn register(&self, queue: &QueueName, lease: Duration) -> Result<Incarnation> {
         told(span!("register", %queue), self.0.register(queue, lease)).await
     }
 
-    async fn claim(&self, who: &Incarnation, lease: Duration, limit: usize, startable: &[TaskName]) -> Result<Lease<Claimed>> {
+    async fn claim(&self, who: &Incarnation, lease: Duration, limit: usize, startable: &[TaskName]) -> Result<LeaseReply<Claimed>> {
         told(span!("claim", queue = %who.queue, limit), self.0.claim(who, lease, limit, startable)).await
     }
 
-    async fn extend(&self, who: &Incarnation, lease: Duration) -> Result<Lease<Extended>> {
+    async fn extend(&self, who: &Incarnation, lease: Duration) -> Result<LeaseReply<Extended>> {
         told(span!("extend", queue = %who.queue), self.0.extend(who, lease)).await
     }
 
@@ -158,6 +167,13 @@ impl<B: Broker + ?Sized> Broker for Traced<B> {
     async fn sweep(&self, queue: &QueueName, offered: &[TaskName]) -> Result<()> {
         told(span!("sweep", %queue), self.0.sweep(queue, offered)).await
     }
+}
+
+#[async_trait]
+impl<B: Directory + ?Sized> Directory for Traced<B> {
+    async fn check(&self) -> Result<Health> {
+        told(span!("check"), self.0.check()).await
+    }
 
     async fn announce(&self, worker: &WorkerInfo, ttl: Duration) -> Result<()> {
         told(span!("announce", worker = %worker.id), self.0.announce(worker, ttl)).await
@@ -174,7 +190,10 @@ impl<B: Broker + ?Sized> Broker for Traced<B> {
     async fn catalogue(&self) -> Result<Catalogue> {
         told(span!("catalogue"), self.0.catalogue()).await
     }
+}
 
+#[async_trait]
+impl<B: Kv + ?Sized> Kv for Traced<B> {
     async fn kv_get(&self, plugin: &str, key: &str) -> Result<Option<Vec<u8>>, KvError> {
         told(span!("kv_get", plugin), self.0.kv_get(plugin, key)).await
     }
@@ -194,7 +213,10 @@ impl<B: Broker + ?Sized> Broker for Traced<B> {
     async fn kv_keys(&self, plugin: &str, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, KvError> {
         told(span!("kv_keys", plugin), self.0.kv_keys(plugin, prefix, after, limit)).await
     }
+}
 
+#[async_trait]
+impl<B: Schedules + ?Sized> Schedules for Traced<B> {
     async fn put_schedule(&self, schedule: &Schedule) -> Result<()> {
         told(span!("put_schedule", schedule = %schedule.name), self.0.put_schedule(schedule)).await
     }

@@ -1,36 +1,34 @@
-//! What stands in a broker and can't be read is named in the log, once a process; and an id that can't be told from another is refused.
+//! Reports entries of a broker that can't be read, each once in a process; and refuses an id that several queues have.
 //!
-//! The one thing that drivers log by themselves: they leave it out and go on, so nobody above them would ever be told.
+//! Drivers log nothing else. They skip an unreadable entry and go on, so no caller would ever learn of it.
 
-use std::{
-    collections::HashSet,
-    fmt::Display,
-    sync::{LazyLock, Mutex, PoisonError},
-};
+use std::{collections::HashSet, fmt::Display, sync::LazyLock};
 
-use super::BrokerError;
+use parking_lot::Mutex;
+
+use super::error::BrokerError;
 use crate::task::{QueueName, TaskId};
 
-/// Refuses an id that stands in several queues where one task is meant.
+/// The refusal of an id that several queues have, when the caller means one task.
 pub(super) fn ambiguous<'a>(id: &TaskId, queues: impl IntoIterator<Item = &'a QueueName>) -> BrokerError {
     let queues: Vec<_> = queues.into_iter().map(|queue| format!("`{queue}`")).collect();
-    BrokerError::Invalid(format!("`{id}` stands in the queues {}: say which is meant with --queue", queues.join(", ")))
+    BrokerError::Invalid(format!("`{id}` is in the queues {}: choose one with --queue", queues.join(", ")))
 }
 
-/// Places that are remembered; beyond them nothing more is said.
+/// How many places are remembered. After that many, nothing more is reported.
 const MOST: usize = 10_000;
 
 static SAID: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
 
-/// Names `place`, says why it can't be read, and what became of it or what to do. `at` is the broker, as it is shown.
+/// Logs that `place` can't be read, why, and what happens to it or what to do. `at` is the broker's address without its password.
 pub(super) fn say(at: impl Display, place: &str, why: impl Display, then: impl Display) {
-    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut said = SAID.lock();
     if said.len() < MOST && said.insert(format!("{at} {place}")) {
         tracing::warn!("{} of {at} can't be read: {}; {then}", shown(place), shown(&why.to_string()));
     }
 }
 
-/// What a stranger wrote, fit for a log: control characters and direction marks escaped, cut where it is long.
+/// Foreign text made safe for a log: control characters and direction marks are escaped, and long text is cut.
 pub(super) fn shown(text: &str) -> String {
     const MOST: usize = 200;
     let mut shown: String = text.chars().take(MOST).flat_map(escaped).collect();

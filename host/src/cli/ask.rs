@@ -7,7 +7,7 @@ use std::{
 
 use super::{Failure, output};
 use crate::{
-    broker::{self, Broker, BrokerSettings},
+    broker::{self, Broker, BrokerSettings, Directory, Tasks},
     catalogue::PluginStatus,
     config::{BrokerAddress, Settings},
     task::{QueueName, State, TaskId, TaskView, WaitsFor},
@@ -23,12 +23,12 @@ pub(super) async fn connect(address: &BrokerAddress, bounds: BrokerSettings) -> 
 }
 
 /// The task, in `queue` or in any.
-pub(super) async fn find(broker: &dyn Broker, queue: Option<&QueueName>, id: &TaskId) -> Result<TaskView, Failure> {
+pub(super) async fn find(broker: &dyn Tasks, queue: Option<&QueueName>, id: &TaskId) -> Result<TaskView, Failure> {
     broker.find(queue, id).await?.ok_or_else(|| no_such_task(queue, id))
 }
 
 /// Says of each that is parked what it waits for: the workers are asked when one is.
-pub(super) async fn what_they_wait_for(broker: &dyn Broker, views: &mut [TaskView]) -> Result<(), Failure> {
+pub(super) async fn what_they_wait_for(broker: &dyn Directory, views: &mut [TaskView]) -> Result<(), Failure> {
     let mut parked = views.iter_mut().filter(|view| view.state == State::Parked).peekable();
     if parked.peek().is_none() {
         return Ok(());
@@ -70,7 +70,7 @@ pub(super) fn agreed(question: &str, yes: bool) -> Result<(), Failure> {
 }
 
 /// A plugin file that a live worker has not judged yet: what it offers is not in the catalogue.
-pub(super) async fn loading(broker: &dyn Broker) -> Result<Option<String>, Failure> {
+pub(super) async fn loading(broker: &dyn Directory) -> Result<Option<String>, Failure> {
     let mut plugins = broker.workers().await?.into_iter().flat_map(|worker| worker.plugins);
     Ok(plugins.find(|plugin| plugin.status == PluginStatus::Loading).map(|plugin| plugin.file))
 }

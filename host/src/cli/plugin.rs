@@ -14,7 +14,7 @@ use super::{
     plugin_history, plugin_new, plugin_sign, worker,
 };
 use crate::{
-    broker::Broker,
+    broker::Directory,
     catalogue::{self, Description, PluginInfo, PluginStatus},
     config::{Settings, units},
     plugins,
@@ -101,7 +101,7 @@ struct Listed {
     workers: Vec<String>,
 }
 
-async fn list(broker: &dyn Broker, json: bool) -> Result<(), Failure> {
+async fn list(broker: &dyn Directory, json: bool) -> Result<(), Failure> {
     let workers = broker.workers().await?;
     let mut files: BTreeMap<String, Vec<Listed>> = BTreeMap::new();
     for worker in &workers {
@@ -160,7 +160,7 @@ fn short_digest(code: &CodeId) -> &str {
     code.digest.get(..12).unwrap_or(&code.digest)
 }
 
-async fn inspect_live(broker: &dyn Broker, args: &FileArgs) -> Result<(), Failure> {
+async fn inspect_live(broker: &dyn Directory, args: &FileArgs) -> Result<(), Failure> {
     let workers = broker.workers().await?;
     let wanted = format!("{}.wasm", args.plugin);
     let found = workers.iter().flat_map(|worker| &worker.plugins).find(|info| info.file == wanted || info.file == args.plugin);

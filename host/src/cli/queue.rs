@@ -7,7 +7,7 @@ use super::{
     output::{self, Rows, cell, count},
 };
 use crate::{
-    broker::Broker,
+    broker::{Broker, Tasks},
     catalogue,
     config::{Settings, units},
     task::{QueueName, State},
@@ -99,7 +99,7 @@ async fn known(broker: &dyn Broker, queue: &QueueName, way_round: &str) -> Resul
     )))
 }
 
-async fn list(broker: &dyn Broker, json: bool) -> Result<(), Failure> {
+async fn list(broker: &dyn Tasks, json: bool) -> Result<(), Failure> {
     let mut queues = broker.queues().await?;
     queues.sort_by(|a, b| a.queue.cmp(&b.queue));
     if json {

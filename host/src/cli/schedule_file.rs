@@ -3,13 +3,13 @@
 //! A worker announces the schedules of its file. Where files differ, the one of the worker that started last counts, as in the broker.
 
 use super::{Failure, output};
-use crate::broker::{Broker, FileSchedule, Schedule, Source, WorkerInfo};
+use crate::broker::{Directory, FileSchedule, Schedule, Source, WorkerInfo};
 
 /// The workers that fire schedules now.
 pub(super) struct Files(Vec<WorkerInfo>);
 
 impl Files {
-    pub(super) async fn read(broker: &dyn Broker) -> Result<Self, Failure> {
+    pub(super) async fn read(broker: &dyn Directory) -> Result<Self, Failure> {
         let mut workers = broker.workers().await?;
         // One that drains puts nothing back.
         workers.retain(|worker| !worker.draining);

@@ -12,7 +12,7 @@ use super::{
     wait,
 };
 use crate::{
-    broker::{Broker, CancelReply, DeleteReply, RetryReply, TaskFilter},
+    broker::{Broker, CancelReply, DeleteReply, RetryReply, TaskFilter, Tasks},
     config::{Settings, units},
     engine::LogLine,
     task::{QueueName, State, TaskId, TaskName, TaskView},
@@ -135,7 +135,7 @@ async fn list(broker: &dyn Broker, args: ListArgs) -> Result<(), Failure> {
 }
 
 /// At most `limit` tasks, and whether there are more.
-async fn pages(broker: &dyn Broker, filter: &TaskFilter, limit: usize) -> Result<(Vec<TaskView>, bool), Failure> {
+async fn pages(broker: &dyn Tasks, filter: &TaskFilter, limit: usize) -> Result<(Vec<TaskView>, bool), Failure> {
     let mut tasks = Vec::new();
     let mut from = None;
     while tasks.len() < limit {
@@ -191,7 +191,7 @@ async fn show(broker: &dyn Broker, args: &OneArgs) -> Result<(), Failure> {
     output::line(&lines.join("\n"))
 }
 
-async fn logs(broker: &dyn Broker, args: &OneArgs) -> Result<(), Failure> {
+async fn logs(broker: &dyn Tasks, args: &OneArgs) -> Result<(), Failure> {
     let log = broker.log(args.queue.as_ref(), &args.id).await?;
     let log = log.ok_or_else(|| ask::no_such_task(args.queue.as_ref(), &args.id))?;
     let log = log.trim_end();
@@ -264,7 +264,7 @@ impl Change {
     }
 
     /// What became of one task; `Err` when nothing did.
-    async fn apply(self, broker: &dyn Broker, queue: &QueueName, id: &TaskId) -> Result<Result<&'static str, String>, Failure> {
+    async fn apply(self, broker: &dyn Tasks, queue: &QueueName, id: &TaskId) -> Result<Result<&'static str, String>, Failure> {
         Ok(match self {
             Self::Cancel => match broker.cancel(queue, id).await? {
                 CancelReply::Cancelled => Ok("cancelled"),
@@ -287,7 +287,7 @@ impl Change {
     }
 }
 
-async fn change(broker: &dyn Broker, args: ManyArgs, change: Change) -> Result<(), Failure> {
+async fn change(broker: &dyn Tasks, args: ManyArgs, change: Change) -> Result<(), Failure> {
     let mut chosen: Vec<(QueueName, TaskId)> = Vec::new();
     let mut refused = 0;
     if args.ids.is_empty() {
@@ -350,7 +350,7 @@ async fn change(broker: &dyn Broker, args: ManyArgs, change: Change) -> Result<(
 
 /// `refused` tasks were chosen too, and are not to be changed.
 async fn change_each(
-    broker: &dyn Broker,
+    broker: &dyn Tasks,
     chosen: &[(QueueName, TaskId)],
     mut refused: usize,
     change: Change,

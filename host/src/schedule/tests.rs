@@ -1,9 +1,11 @@
-//! The loop on tokio's paused clock, against a broker that keeps schedules in memory and the rules of `Broker::fire`.
+//! The loop on tokio's paused clock, against a broker that keeps schedules in memory and the rules of `Schedules::fire`.
 
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
 };
+
+use async_trait::async_trait;
 
 use super::*;
 use crate::{
@@ -95,6 +97,14 @@ impl Schedules for Fake {
 
     async fn schedules(&self) -> broker::Result<Vec<Schedule>> {
         self.step(|kept, _| kept.schedules.values().cloned().collect())
+    }
+
+    async fn pause_schedule(&self, _name: &str, _paused: bool) -> broker::Result<bool> {
+        unreachable!("the loop pauses nothing")
+    }
+
+    async fn remove_schedule(&self, _name: &str) -> broker::Result<bool> {
+        unreachable!("the loop removes nothing")
     }
 
     async fn now(&self) -> broker::Result<Millis> {

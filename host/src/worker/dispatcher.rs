@@ -24,7 +24,7 @@ use super::{
     share::{self, Wish},
 };
 use crate::{
-    broker::{BrokerError, Claimed, Lease},
+    broker::{BrokerError, Claimed, LeaseReply},
     task::{QueueName, TaskName},
 };
 
@@ -235,8 +235,8 @@ async fn claim(shared: &Arc<Shared>, wanted: Wanted<'_>) -> Vec<Job> {
     let Wanted { lane, hold, limit, startable } = wanted;
     let _claiming = lane.claiming.lock().await;
     match shared.broker.claim(&hold.incarnation, shared.settings.lease, limit, &startable).await {
-        Ok(Lease::Held(claimed)) => taken(shared, lane, &hold, limit, &startable, claimed),
-        Ok(Lease::Lost) => {
+        Ok(LeaseReply::Held(claimed)) => taken(shared, lane, &hold, limit, &startable, claimed),
+        Ok(LeaseReply::Lost) => {
             heartbeat::lose(shared, lane, &hold);
             Vec::new()
         }

@@ -16,7 +16,7 @@ use super::{
     proof,
 };
 use crate::{
-    broker::{self, BrokerError, Extended, Finish, Lease, Leased},
+    broker::{self, BrokerError, Extended, Finish, LeaseReply, Leased},
     retry,
     task::{ErrorKind, Outcome, TaskError, Verdict},
 };
@@ -73,12 +73,12 @@ async fn beat(shared: &Arc<Shared>, lane: &Lane, differed: &mut u32) -> Result<(
         return Ok(());
     };
     match shared.broker.extend(&hold.incarnation, shared.settings.lease).await? {
-        Lease::Lost => {
+        LeaseReply::Lost => {
             lose(shared, lane, &hold);
             shared.link.restored();
             Ok(())
         }
-        Lease::Held(extended) => {
+        LeaseReply::Held(extended) => {
             lane.beaten(downs);
             shared.link.restored();
             shared.wake.notify_one();

@@ -2,7 +2,9 @@
 
 use redis::{Commands, Connection, Value};
 use taskhost::{
-    broker::{Broker, BrokerSettings, CatchUp, DeleteReply, Fired, Overlap, Schedule, Source, TaskFilter, redis::RedisBroker},
+    broker::{
+        BrokerSettings, CatchUp, DeleteReply, Fired, Overlap, Produce, Schedule, Schedules, Source, TaskFilter, Tasks, redis::RedisBroker,
+    },
     task::{ErrorKind, Millis, NewTask, Priority, QueueName, State},
 };
 

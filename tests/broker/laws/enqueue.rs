@@ -59,7 +59,7 @@ pub(crate) async fn an_id_that_stands_in_two_queues_is_acted_on_only_where_one_i
     ];
     for refused in refusals {
         let Err(BrokerError::Invalid(text)) = refused else { panic!("{refused:?}") };
-        assert_eq!(text, "`mine` stands in the queues `default`, `mail`: say which is meant with --queue");
+        assert_eq!(text, "`mine` is in the queues `default`, `mail`: choose one with --queue");
     }
     assert!(b.find(Some(&queue("mail")), &task_id("mine")).await.expect("find").is_some());
 }

@@ -3,7 +3,7 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use taskhost::{
-    broker::{Broker, Finished, Incarnation, Lease, Member},
+    broker::{Broker, Finished, Incarnation, LeaseReply, Member},
     task::{ErrorKind, QueueName, State, TaskError, Verdict},
 };
 
@@ -17,8 +17,8 @@ pub(crate) async fn only_registering_makes_an_incarnation(b: &dyn Broker) {
     let elsewhere = Worker::new(b).await;
     let elsewhere = Incarnation { queue: queue("mail"), id: elsewhere.who.id.clone() };
     for who in [real.who, invented, elsewhere] {
-        assert!(matches!(b.claim(&who, LEASE, 9, &[]).await.expect("claim"), Lease::Lost), "{who:?}");
-        assert!(matches!(b.extend(&who, LEASE).await.expect("extend"), Lease::Lost), "{who:?}");
+        assert!(matches!(b.claim(&who, LEASE, 9, &[]).await.expect("claim"), LeaseReply::Lost), "{who:?}");
+        assert!(matches!(b.extend(&who, LEASE).await.expect("extend"), LeaseReply::Lost), "{who:?}");
         assert!(b.held(&who).await.expect("held").is_empty());
     }
     assert_eq!(Worker::new(b).await.claim(9).await.len(), 1);
@@ -48,7 +48,7 @@ pub(crate) async fn a_lost_lease_cannot_finish(one: &dyn Broker, other: &dyn Bro
     assert_eq!(slow.finish(&leased.member, ok("\"zombie\"")).await, Finished::Stale);
     assert_eq!(state(one, &id).await, State::Running);
     assert!(slow.is_lost().await);
-    assert!(matches!(one.claim(&slow.who, LEASE, 1, &[]).await.expect("claim"), Lease::Lost));
+    assert!(matches!(one.claim(&slow.who, LEASE, 1, &[]).await.expect("claim"), LeaseReply::Lost));
 
     assert_eq!(heir.extend().await.held, 1);
     let lost = TaskError::new(ErrorKind::WorkerLost, "its worker is gone");

@@ -3,7 +3,7 @@
 use futures_util::StreamExt;
 use redis::Value;
 use taskhost::{
-    broker::{Broker, BrokerSettings, redis::RedisBroker},
+    broker::{BrokerSettings, Directory, Lease, Produce, redis::RedisBroker},
     task::NewTask,
 };
 

@@ -15,7 +15,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use taskhost_broker::{Broker, BrokerSettings, Claimed, Extended, Finish, Finished, Incarnation, Lease, Leased, Member};
+use taskhost_broker::{Broker, BrokerSettings, Claimed, Extended, Finish, Finished, Incarnation, LeaseReply, Leased, Member};
 use taskhost_core::task::{CodeId, ErrorKind, NewTask, QueueName, State, TaskError, TaskId, TaskName, TaskView, Verdict};
 use tempfile::TempDir;
 
@@ -275,8 +275,8 @@ impl<'a> Worker<'a> {
     pub async fn look(&self, limit: usize, startable: &[&str]) -> Claimed {
         let startable: Vec<_> = startable.iter().map(|name| task_name(name)).collect();
         match self.broker.claim(&self.who, self.lease, limit, &startable).await.expect("claim") {
-            Lease::Held(claimed) => claimed,
-            Lease::Lost => panic!("the lease is lost"),
+            LeaseReply::Held(claimed) => claimed,
+            LeaseReply::Lost => panic!("the lease is lost"),
         }
     }
 
@@ -321,13 +321,13 @@ impl<'a> Worker<'a> {
 
     pub async fn extend(&self) -> Extended {
         match self.broker.extend(&self.who, self.lease).await.expect("extend") {
-            Lease::Held(extended) => extended,
-            Lease::Lost => panic!("the lease is lost"),
+            LeaseReply::Held(extended) => extended,
+            LeaseReply::Lost => panic!("the lease is lost"),
         }
     }
 
     pub async fn is_lost(&self) -> bool {
-        matches!(self.broker.extend(&self.who, self.lease).await.expect("extend"), Lease::Lost)
+        matches!(self.broker.extend(&self.who, self.lease).await.expect("extend"), LeaseReply::Lost)
     }
 
     pub async fn finish(&self, member: &Member, verdict: Verdict) -> Finished {

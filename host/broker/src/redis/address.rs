@@ -1,4 +1,4 @@
-//! Where a URL leads, in the client library's own words.
+//! A broker URL, translated into the client library's types.
 
 use redis::{
     ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, TlsCertificates, TlsMode,
@@ -6,7 +6,7 @@ use redis::{
 };
 
 use super::url::{Host, RedisUrl, Scheme};
-use crate::broker::{BrokerError, Result};
+use crate::broker::error::{BrokerError, Result};
 
 #[derive(Clone)]
 pub(super) enum Address {
@@ -52,7 +52,7 @@ impl Address {
     }
 }
 
-/// User, password, database, protocol.
+/// The user, password, database and protocol of the URL.
 fn settings(url: &RedisUrl) -> Result<RedisConnectionInfo> {
     let mut settings = RedisConnectionInfo::default().set_db(url.db().map_err(BrokerError::Misconfigured)?);
     if let Some(user) = &url.user {
@@ -69,11 +69,12 @@ fn settings(url: &RedisUrl) -> Result<RedisConnectionInfo> {
 
 fn info(address: ConnectionAddr, settings: &RedisConnectionInfo) -> Result<ConnectionInfo> {
     let info = address.into_connection_info();
-    let info = info.map_err(|_| BrokerError::Misconfigured("the broker's address does not make sense to the client library".to_owned()))?;
+    let info =
+        info.map_err(|_| BrokerError::Misconfigured("the client library does not accept the broker's address; correct it".to_owned()))?;
     Ok(info.set_redis_settings(settings.clone()))
 }
 
-/// What names a PEM file in a URL: who signed the server's certificate, and the client's own.
+/// The certificates that the URL names: of the authority that signed the server's certificate, and of the client itself.
 fn certificates(url: &RedisUrl) -> Result<Option<TlsCertificates>> {
     if ["ca", "cert", "key"].iter().all(|name| url.get(name).is_none()) {
         return Ok(None);

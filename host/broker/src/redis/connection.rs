@@ -1,14 +1,10 @@
-//! Connections: one that carries commands, one for heartbeats, and those that are opened to wait on.
+//! Connections: one for commands, one for heartbeats, and those that are opened to wait on.
 //!
-//! URL → [`Target`] → [`Link::send`]: connects when there is no connection, drops it when it fails, repeats nothing.
+//! URL → [`Target`] → [`Link::send`]. A link connects when it has no connection and drops a failed one. It repeats nothing.
 //!
-//! Invariant: every step ends within a time limit, and no error carries a password.
+//! Invariant: every step ends within a time limit, and no error contains a password.
 
-use std::{
-    fmt,
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind,
@@ -29,63 +25,68 @@ use super::{
     address::Address,
     fault::{NO_MASTER, by_plain_words, fault, no_master},
     scripts::{ASIDE, Call, MARK},
-    values::word,
+    values::{list, word},
 };
-use crate::broker::{BrokerError, Result, unreadable};
+use crate::broker::{
+    error::{BrokerError, Result},
+    unreadable,
+};
 
-/// How long a connection may take to come to be.
+/// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long an answer may take: a server that swaps or a slow disk under AOF is late, one that is gone is never back.
+/// How long an answer may take. A server that swaps, or an append-only file on a slow disk, delays it; a dead server never answers.
 pub(super) const ANSWER: Duration = Duration::from_secs(10);
-/// How long a closer look at a server that can't be used may take.
+/// How long a closer look at an unusable server may take.
 const CLOSER: Duration = Duration::from_secs(1);
 /// How long a replica may take to acknowledge a batch; less than [`ANSWER`].
 const REPLICATED: Duration = Duration::from_secs(3);
 
-/// What a URL leads to.
+/// The servers that a URL leads to.
 pub(super) enum Target {
     Single(Client),
     Sentinel(Box<Watched>),
     Cluster { nodes: Vec<Client>, commands: Box<ClusterClient>, blocking: Box<ClusterClient> },
 }
 
-/// A master by its name, and those who know where it is.
+/// A master by its name, and the sentinels that know its address.
 pub(super) struct Watched {
     client: Mutex<SentinelClient>,
     sentinels: Vec<Client>,
     master: String,
-    /// Where the master is, if the sentinels had an answer when they were last asked.
-    place: std::sync::Mutex<Option<String>>,
+    /// The master's address, if the sentinels answered when they were last asked.
+    place: parking_lot::Mutex<Option<String>>,
 }
 
 impl Watched {
     async fn master(&self) -> RedisResult<Client> {
         let found = self.ask().await;
         let place = found.as_ref().ok().map(|client| client.get_connection_info().addr().to_string());
-        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
+        *self.place.lock() = place;
         found
     }
 
     fn place(&self) -> Option<String> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.place.lock().clone()
     }
 
-    /// The client library says that the name is not known, or that nobody answers, also while the master is down: that is told apart here,
-    /// because a wrong name wants another setting, and a failover wants patience.
+    /// Asks the sentinels for the master.
+    ///
+    /// While the master is down, the client library reports an unknown name or no answer. This tells the two apart: a wrong name needs
+    /// another setting, a failover needs patience.
     async fn ask(&self) -> RedisResult<Client> {
         let asked = self.client.lock().await.async_get_client().await;
         let Err(error) = asked else { return asked };
         let may_be_down = error.kind() == ErrorKind::MasterNameNotFoundBySentinel || error.is_io_error();
         match if may_be_down { self.named().await } else { None } {
             Some(place) => {
-                let why = format!("`{}`, by their word at {place}, is down, or a failover is under way", self.master);
+                let why = format!("`{}` at {place} is down, or a failover is under way", self.master);
                 Err((ErrorKind::Io, NO_MASTER, why).into())
             }
             None => Err(error),
         }
     }
 
-    /// What the sentinels call the master's address, be it up or not.
+    /// The master's address by the sentinels, whether it is up or not.
     async fn named(&self) -> Option<String> {
         let asked = self.sentinels.iter().map(|sentinel| async {
             let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT / 5)).set_response_timeout(Some(CONNECT / 5));
@@ -115,12 +116,12 @@ impl Target {
                         )?),
                         sentinels: sentinels.iter().cloned().map(Client::open).collect::<RedisResult<_>>()?,
                         master: master.clone(),
-                        place: std::sync::Mutex::default(),
+                        place: parking_lot::Mutex::default(),
                     })
                 };
                 watched().map(|watched| Self::Sentinel(Box::new(watched)))
             }
-            // Here the client library does repeat: it is how it follows MOVED and ASK. Every verb may be repeated.
+            // The cluster client does repeat, because it follows MOVED and ASK in this way. Every verb may be repeated.
             Address::Cluster(nodes, certificates) => {
                 let client = |answer: Duration| -> RedisResult<ClusterClient> {
                     let mut builder =
@@ -164,7 +165,7 @@ impl Target {
         tokio::time::timeout(CONNECT * 2, connect).await.unwrap_or_else(|_| Err(timed_out()))
     }
 
-    /// A connection that only receives what is published. In a cluster any node tells.
+    /// A connection for subscriptions. In a cluster any node delivers the messages.
     pub(super) async fn listen(&self) -> RedisResult<redis::aio::PubSub> {
         let connect = async {
             match self {
@@ -185,7 +186,7 @@ impl Target {
         tokio::time::timeout(CONNECT, connect).await.unwrap_or_else(|_| Err(timed_out()))
     }
 
-    /// What an error means; `at` is what the URL names, and by Sentinel that is not the server which is meant.
+    /// The meaning of an error. `at` is the address in the URL; with Sentinel that is not the server that failed.
     pub(super) fn fault(&self, at: &str, error: &RedisError) -> BrokerError {
         match self {
             Self::Sentinel(watched) if watched.place().is_none() => no_master(at, error),
@@ -193,7 +194,7 @@ impl Target {
         }
     }
 
-    /// The server that is meant where the URL names `at`.
+    /// The server that commands go to, if the URL names `at`.
     pub(super) fn place(&self, at: &str) -> String {
         match self {
             Self::Sentinel(watched) => match watched.place() {
@@ -204,7 +205,7 @@ impl Target {
         }
     }
 
-    /// Of a server that could not be used: what it says to somebody who only opens a connection. Some faults are known by that alone.
+    /// The meaning of a plain-text answer of a server that could not be used. Some faults show only there.
     pub(super) async fn look_closer(&self, at: &str) -> Option<BrokerError> {
         let nodes: Vec<&Client> = match self {
             Self::Single(client) => vec![client],
@@ -242,10 +243,10 @@ impl fmt::Debug for Target {
     }
 }
 
-/// What a server answers to a `PING` without TLS, as far as it comes in one piece.
+/// A server's answer to a `PING` without TLS: its first piece.
 async fn said_in_plain(host: &str, port: u16) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect((host, port)).await?;
-    // One that is full of clients speaks first and hangs up.
+    // A server with its maximum of clients sends an error first and closes the connection.
     let _ = stream.write_all(b"PING\r\n").await;
     let mut said = vec![0; 256];
     let count = stream.read(&mut said).await?;
@@ -272,7 +273,7 @@ impl Wire {
         }
     }
 
-    /// All of them one after the other on one connection, that of the node where `key` stands; each answer, errors among them.
+    /// Sends all commands in a row on one connection, to the node of `key`. Gives each answer; an error is an answer too.
     async fn send_in_row(&mut self, commands: Vec<Cmd>, key: &str) -> RedisResult<Vec<Value>> {
         let mut row = Pipeline::with_capacity(commands.len());
         let count = commands.len();
@@ -289,13 +290,13 @@ impl Wire {
     }
 }
 
-/// A connection that is made when it is needed and again after it is lost.
+/// A connection that is opened on demand, and again after it is lost.
 pub(super) struct Link {
     target: Arc<Target>,
-    /// Shown in errors; no password.
+    /// The address for errors, without a password.
     at: Arc<str>,
     answer: Option<Duration>,
-    /// The connection and how many there were before it.
+    /// The number of connections so far, and the present one.
     wire: Mutex<(u64, Option<Wire>)>,
 }
 
@@ -310,7 +311,7 @@ impl Link {
         Self { target, at, answer: Some(ANSWER), wire: Mutex::default() }
     }
 
-    /// One that blocks: its answers come when they come.
+    /// A link for blocking commands: it waits for an answer without a limit.
     pub(super) fn blocking(target: Arc<Target>, at: Arc<str>) -> Self {
         Self { target, at, answer: None, wire: Mutex::default() }
     }
@@ -324,11 +325,11 @@ impl Link {
         sent.map_err(|error| self.target.fault(&self.at, &error))
     }
 
-    /// Sends a command again as a script, which sets the key aside that is of another kind.
+    /// Sends a command again as a script that sets aside a key of the wrong type.
     async fn send_carefully(&self, command: &Cmd, error: RedisError) -> RedisResult<Value> {
         let mut words = command.args_iter().filter_map(|arg| if let redis::Arg::Simple(word) = arg { Some(word) } else { None });
         let key = words.nth(1).and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
-        // A schema of another kind says that the prefix is somebody else's.
+        // A schema key of the wrong type means that another program uses the prefix.
         let Some(end) = key.find("}:").filter(|_| !key.ends_with("{_}:schema")) else { return Err(error) };
         let mut call = ASIDE.call(&key[..end + 2]);
         for arg in command.args_iter() {
@@ -339,28 +340,23 @@ impl Link {
         self.told_of(self.try_send(&call.by_text()).await?)
     }
 
-    /// The answer of a careful script, after the log was told what it set aside.
+    /// The answer of a careful script. Logs the keys that it set aside.
     fn told_of(&self, answer: Value) -> RedisResult<Value> {
         let Value::Array(mut parts) = answer else { return Ok(answer) };
         let aside = parts.pop().unwrap_or(Value::Nil);
-        for key in super::values::list(aside).unwrap_or_default().into_iter().map(word) {
+        for key in list(aside).unwrap_or_default().into_iter().map(word) {
             let (base, name) = key.split_at(key.find("}:").map_or(0, |end| end + 2));
             let queue = base.trim_end_matches("}:").rsplit('{').next().unwrap_or_default();
             let then = match queue {
                 "_" => format!("it was set aside as `{base}aside:{name}`"),
                 _ => format!("it was set aside as `{base}aside:{name}`; `taskhost queue purge {queue}` deletes it"),
             };
-            unreadable::say(
-                &self.at,
-                &format!("the key `{key}`"),
-                "it is of another kind than what belongs there",
-                unreadable::shown(&then),
-            );
+            unreadable::say(&self.at, &format!("the key `{key}`"), "it has the wrong type", unreadable::shown(&then));
         }
         parts.pop().unwrap_or(Value::Nil).extract_error()
     }
 
-    /// Sends one command to one node of a cluster; without a node as [`Self::send`].
+    /// Sends one command to one node of a cluster. Without a node it works as [`Self::send`].
     pub(super) async fn send_to(&self, node: Option<&str>, command: &Cmd) -> Result<Value> {
         let parted = node.and_then(|node| node.rsplit_once(':')).and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
         let Some((host, port)) = parted else { return self.send(command).await };
@@ -375,14 +371,14 @@ impl Link {
         sent.map_err(|error| self.target.fault(&self.at, &error))
     }
 
-    /// Calls a script by its digest, and by its text where it is not known yet.
+    /// Calls a script by its digest, or by its text if the server does not know the digest.
     pub(super) async fn call(&self, call: &Call) -> Result<Value> {
         let sent = match self.try_send(call.by_digest()).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => self.try_send(&call.by_text()).await,
             sent => sent,
         };
         let sent = match sent {
-            // No script rolls back, and each may be repeated.
+            // A failed script is not rolled back, but each may be repeated.
             Err(error) if is_foreign(&error) => match self.try_send(&call.carefully()).await {
                 Ok(answer) => self.told_of(answer),
                 Err(error) => Err(error),
@@ -392,7 +388,7 @@ impl Link {
         sent.map_err(|error| self.target.fault(&self.at, &error))
     }
 
-    /// The same with less patience: when no answer comes within `limit` the connection is given up too, it may be half open.
+    /// The same with a limit. If no answer comes within `limit`, the connection is dropped, because it may be half open.
     pub(super) async fn call_within(&self, call: &Call, limit: Duration) -> Result<Value> {
         match tokio::time::timeout(limit, self.call(call)).await {
             Ok(answer) => answer,
@@ -403,10 +399,10 @@ impl Link {
         }
     }
 
-    /// Calls a script, and answers when a replica has it too. The connection must be the caller's alone: it waits meanwhile.
+    /// Calls a script, and answers when a replica has its effect too. It blocks the connection, so the caller must be its only user.
     ///
-    /// WAIT counts what its own connection wrote, and on some servers only if that was a write: so the script, a mark, and WAIT
-    /// go out in one row. An error in it gives the connection up: it may lead to a server that is no longer the master.
+    /// WAIT counts the writes of its own connection, and some servers ignore calls that wrote nothing. So the script, a mark and WAIT go
+    /// out in one row. After an error the connection is dropped, because it may lead to a server that is no longer the master.
     pub(super) async fn call_replicated(&self, call: &Call) -> Result<Value> {
         let mark = MARK.call(call.key());
         let row = |call: Cmd, mark: Cmd| vec![call, mark, redis::cmd("WAIT").arg(1).arg(REPLICATED.as_millis().to_string()).to_owned()];
@@ -431,8 +427,8 @@ impl Link {
         match taken.await {
             Ok((answer, Value::Int(1..))) => Ok(answer),
             Ok(_none) => Err(BrokerError::Unavailable(format!(
-                "Redis at {} has it, but no replica acknowledged it within {} s, and durability is `replica`: it may be there, and may be \
-                 lost in a failover; are its replicas up? it is safe to ask again",
+                "Redis at {} has the change, but no replica acknowledged it within {} s, and durability is `replica`: it may be there, and a failover \
+                 may lose it; are its replicas up? it is safe to repeat the call",
                 self.target.place(&self.at),
                 REPLICATED.as_secs()
             ))),
@@ -473,7 +469,7 @@ impl Link {
     }
 }
 
-/// Whether a step met something of another kind than what belongs there: see careful.lua.
+/// Whether a command met a key of the wrong type, see careful.lua.
 fn is_foreign(error: &RedisError) -> bool {
     const SIGNS: [&str; 5] = ["WRONGTYPE", "not an integer", "would overflow", "specified in XADD", "stream has exhausted"];
     let said = error.detail().unwrap_or_default();
@@ -488,7 +484,7 @@ fn is_no_script(answer: &Value) -> bool {
     matches!(answer, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript))
 }
 
-/// Whether a new connection may do better: it is lost, silent, or leads to a server that is no longer the master.
+/// Whether a new connection may help: this one is lost or silent, or its server is no longer the master.
 fn is_broken(error: &RedisError) -> bool {
     error.is_io_error()
         || error.is_unrecoverable_error()

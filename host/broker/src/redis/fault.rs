@@ -1,13 +1,13 @@
-//! What Redis's errors mean to the caller, and what a person should do about them.
+//! The meaning of Redis's errors for the caller, and what an operator should do about them.
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-use crate::broker::BrokerError;
+use crate::broker::error::BrokerError;
 
-/// How the sentinels' silence about a master is told apart: the words of an error that connection.rs makes.
+/// The text of an error that connection.rs makes when the sentinels name no living master.
 pub(super) const NO_MASTER: &str = "the sentinels name no living master";
 
-/// The sentinels did not say where the master is; `at` is where they are.
+/// The fault when the sentinels did not name the master. `at` is their address.
 pub(super) fn no_master(at: &str, error: &RedisError) -> BrokerError {
     if error.to_string().starts_with(NO_MASTER) {
         let why = error.detail().unwrap_or_default();
@@ -19,7 +19,7 @@ pub(super) fn no_master(at: &str, error: &RedisError) -> BrokerError {
     }
 }
 
-/// What it means that a server which could not be used says this to somebody who does not use TLS; `tls`: whether the URL asks for it.
+/// The fault behind the plain-text answer of a server that could not be used. `tls`: whether the URL asks for TLS.
 pub(super) fn by_plain_words(at: &str, tls: bool, said: &[u8]) -> Option<BrokerError> {
     let full = b"-ERR max number of clients";
     if said.starts_with(full) {
@@ -29,15 +29,15 @@ pub(super) fn by_plain_words(at: &str, tls: bool, said: &[u8]) -> Option<BrokerE
         b'+' | b'-' if tls => Some(BrokerError::Misconfigured(format!(
             "Redis at {at} does not speak TLS on this port; name its TLS port, or write redis:// for rediss:// (and no `tls=true`)"
         ))),
-        // The alert of a TLS server that was spoken to in plain words.
+        // The alert that a TLS server sends to a plain-text client.
         0x15 if !tls => Some(BrokerError::Misconfigured(format!(
-            "what answers at {at} speaks TLS; write rediss:// for redis:// (or `tls=true` for sentinels and clusters)"
+            "the server at {at} speaks TLS; write rediss:// for redis:// (or `tls=true` for sentinels and clusters)"
         ))),
         _ => None,
     }
 }
 
-/// `at` is the address without its password.
+/// The fault behind an error. `at` is the address without its password.
 pub(super) fn fault(at: &str, error: &RedisError) -> BrokerError {
     let code = error.code().unwrap_or_default();
     let said = error.detail().unwrap_or_default();
@@ -47,7 +47,7 @@ pub(super) fn fault(at: &str, error: &RedisError) -> BrokerError {
         )),
         ErrorKind::InvalidClientConfig => BrokerError::Misconfigured(format!("failed to use the broker's address {at}: {error}")),
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
-            BrokerError::Misconfigured(format!("what answers at {at} is not a Redis server; correct the host and port in the broker's URL"))
+            BrokerError::Misconfigured(format!("the server at {at} is not a Redis server; correct the host and port in the broker's URL"))
         }
         ErrorKind::MasterNameNotFoundBySentinel => {
             BrokerError::Misconfigured(format!("the sentinels at {at} know no master of that name; correct the name in the broker's URL"))
@@ -83,12 +83,12 @@ fn by_code(at: &str, code: &str, said: &str, error: &RedisError) -> BrokerError 
         "OOM" => BrokerError::Refused(format!(
             "Redis at {at} is out of memory (maxmemory reached): nothing was enqueued; raise maxmemory, or let workers drain the queues"
         )),
-        // Said by the script, of a record that this program did not make.
+        // A script's refusal of a record that this program did not make.
         "INVALID" => BrokerError::Invalid(said.to_owned()),
         "MISCONF" | "NOREPLICAS" | "BUSY" => {
             BrokerError::Refused(format!("Redis at {at} takes no writes for now ({code} {said}); look at its log, and ask again then"))
         }
-        // A script that was sent with one key, by an older host, while its slot is on its way.
+        // An older host sent a script with one key while the slot of the queue moves.
         _ if said.contains("non local key") => {
             BrokerError::Refused(format!("Redis at {at} is moving this queue to another node ({said}); ask again when it has arrived"))
         }
@@ -118,7 +118,7 @@ fn unreachable(who: &str, at: &str, error: &RedisError) -> String {
         return format!("cannot reach {who} at {at}: connection refused; is it running? start it, or name another with --broker");
     }
     if error.is_timeout() {
-        return format!("cannot reach {who} at {at}: no answer in time; is it up, and does a firewall stand between?");
+        return format!("cannot reach {who} at {at}: no answer in time; is it up, and does a firewall block it?");
     }
     let text = error.to_string();
     if text.contains("certificate") || text.contains("tls") || text.contains("TLS") || text.contains("InvalidContentType") {

@@ -1,21 +1,33 @@
-//! Is this a Redis we can live on? Its version, its settings, the schema of what stands in it, its clock.
+//! Whether a Redis is usable: its version, its settings, its schema, the user's rights.
 
-use super::{
-    RedisBroker,
-    values::{count, list, word},
-};
+use super::{driver::RedisBroker, values::word};
 use crate::{
-    broker::{BrokerError, Durability, Health, Result},
-    task::{Millis, QueueName, TaskId},
+    broker::{
+        directory::Health,
+        error::{BrokerError, Result},
+        settings::{BrokerSettings, Durability},
+    },
+    task::{QueueName, TaskId},
 };
 
-/// The shape of keys and fields. Hosts of one number share a Redis; another number refuses to start.
+/// The version of the keys' layout. Hosts of one version share a Redis; a host of another version refuses to start.
 const SCHEMA: &str = "1";
 
 impl RedisBroker {
-    /// Refuses what will not do, says what might be better.
+    /// Connects. Refuses at once a server that can't serve: unreachable, wrong password, not a Redis, too old, another schema.
+    pub async fn connect(url: &str, settings: BrokerSettings) -> Result<Self> {
+        let broker = Self::new(url, settings)?;
+        match broker.meet_server().await {
+            Err(error @ (BrokerError::Unavailable(_) | BrokerError::Misconfigured(_))) => {
+                Err(broker.target.look_closer(&broker.at).await.unwrap_or(error))
+            }
+            met => met.map(|_| broker),
+        }
+    }
+
+    /// Refuses an unusable server, and warns of settings that lose tasks.
     pub(super) async fn meet_server(&self) -> Result<Health> {
-        // A cluster answers by node; any will do.
+        // In a cluster each node answers; any will do.
         let info = self.infos().await?.into_iter().next().map(|(_, info)| info).unwrap_or_default();
         let at = &self.target.place(&self.at);
         let version = info.get("redis_version").map_or("0", String::as_str);
@@ -41,7 +53,7 @@ impl RedisBroker {
         }
         if info.get("aof_enabled").is_some_and(|on| on == "0") {
             warnings.push(format!(
-                "Redis at {at} loses what came since its last snapshot when it ends, or everything where it takes none (appendonly no): set appendonly yes"
+                "Redis at {at} loses all changes since its last snapshot when it stops, or everything if it takes no snapshots (appendonly no): set appendonly yes"
             ));
         }
         if self.settings.durability == Durability::Replica && info.get("connected_slaves").is_some_and(|count| count == "0") {
@@ -52,12 +64,11 @@ impl RedisBroker {
         Ok(Health { about, warnings })
     }
 
-    /// Ends and cancels are told on channels, in the middle of scripts. A user without the right to them is refused here, and not when
-    /// somebody first waits for an end.
+    /// Scripts publish ends and cancels. A user without the right to these channels is refused here, and not only at the first await.
     pub(super) async fn meet_channels(&self) -> Result<()> {
         let nobody = TaskId::new("check").map_err(|error| BrokerError::Corrupt(error.to_string()))?;
         for channel in [self.keys.control(), self.keys.done(&QueueName::default(), &nobody)] {
-            // Those who listen pass over a message of nothing.
+            // Listeners ignore an empty message.
             self.commands.send(redis::cmd("PUBLISH").arg(&channel).arg("")).await?;
             let listened = async { self.target.listen().await?.subscribe(&channel).await };
             listened.await.map_err(|error| self.target.fault(&self.at, &error))?;
@@ -65,13 +76,13 @@ impl RedisBroker {
         Ok(())
     }
 
-    /// Marks the schema where there is no mark, and refuses another one.
+    /// Writes the schema's version if there is none, and refuses another version.
     pub(super) async fn agree_on_schema(&self) -> Result<()> {
         let key = self.keys.shared("schema");
         let mut set = redis::cmd("SET");
-        // Answers what stood there before, if anything did.
+        // GET answers the value that was there before.
         set.arg(&key).arg(SCHEMA).arg("NX").arg("GET");
-        // One that takes no writes for now is judged by what it holds.
+        // A server that refuses writes for now is judged by its stored version.
         let before = match self.commands.send(&set).await {
             Err(BrokerError::Refused(_)) => self.commands.send(redis::cmd("GET").arg(&key)).await?,
             before => before?,
@@ -79,16 +90,10 @@ impl RedisBroker {
         match word(before) {
             found if found.is_empty() || found == SCHEMA => Ok(()),
             found => Err(BrokerError::Misconfigured(format!(
-                "Redis at {} is used by a taskhost of another kind (schema {found}, this one knows {SCHEMA}); \
+                "Redis at {} is used by another version of taskhost (schema {found}, this one knows {SCHEMA}); \
                  use the same version everywhere, or another key prefix",
                 self.target.place(&self.at)
             ))),
         }
-    }
-
-    pub(super) async fn server_time(&self) -> Result<Millis> {
-        let time = list(self.commands.send(&redis::cmd("TIME")).await?)?;
-        let part = |n: usize| time.get(n).map_or(0, count);
-        Ok(Millis(part(0) * 1000 + part(1) / 1000))
     }
 }

@@ -1,13 +1,14 @@
-//! The names of keys and channels: the only place that builds them, docs/protocol.md says what they hold.
+//! The names of keys and channels. Only this file builds them; docs/protocol.md describes their contents.
 //!
-//! All of a queue stands under `th:{Q}:`, one hash tag and so one slot of a cluster; what belongs to no queue under `th:{_}:`.
+//! The keys of a queue begin with `th:{Q}:`, which is one hash tag and so one slot of a cluster. Keys of no queue begin with `th:{_}:`.
 //! Scripts get the queue's prefix and add the rest themselves.
 
-use crate::task::{QueueName, TaskId};
+use crate::{
+    broker::error::{BrokerError, Result},
+    task::{QueueName, TaskId},
+};
 
-use super::super::{BrokerError, Result};
-
-/// The prefix, checked: it must not break the hash tag or the pattern of a subscription.
+/// A checked prefix: it can't break the hash tag or the pattern of a subscription.
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
     prefix: String,
@@ -36,12 +37,12 @@ impl Keys {
         format!("{}log:{id}", self.queue(queue))
     }
 
-    /// The channel that tells of one task's end.
+    /// The channel of one task's end.
     pub(super) fn done(&self, queue: &QueueName, id: &TaskId) -> String {
         format!("{}done:{id}", self.queue(queue))
     }
 
-    /// One of a queue's keys that has a fixed name, such as `ready`.
+    /// A key of the queue with a fixed name, such as `ready`.
     pub(super) fn of(&self, queue: &QueueName, name: &str) -> String {
         format!("{}{name}", self.queue(queue))
     }
@@ -50,12 +51,12 @@ impl Keys {
         format!("{}schedule:{name}", self.queue(queue))
     }
 
-    /// The channel that tells of cancels, `<queue> <id>` each.
+    /// The channel of cancels: `<queue> <id>` each.
     pub(super) fn control(&self) -> String {
         format!("{}:control", self.prefix)
     }
 
-    /// What belongs to no queue: `queues`, `catalogue`, `workers`, `schedules`, `schema`.
+    /// A key of no queue: `queues`, `catalogue`, `workers`, `schedules`, `schema`.
     pub(super) fn shared(&self, name: &str) -> String {
         format!("{}:{{_}}:{name}", self.prefix)
     }

@@ -1,10 +1,9 @@
-//! Listings: section by section (running, ready, scheduled, parked) and queue by queue, then what has ended, newest first over all
-//! queues.
+//! Listings: section by section (running, ready, scheduled, parked) and queue by queue, then the ended tasks of all queues, newest first.
 //!
-//! the next candidates of one place → all that is known of each → those that fit the filter
+//! the next candidates of one section → their views → those that match the filter
 //!
-//! Invariant: a cursor names the last task that was looked at by its place in the order, never by a count, so that tasks which come and go
-//! meanwhile shift nothing. What a page costs depends on what it shows and not on what there is.
+//! Invariant: a cursor names the last task that was looked at by its place in the order, never by a count. So tasks that come and go
+//! meanwhile shift nothing, and the cost of a page does not grow with the number of tasks.
 
 use std::{cmp::Reverse, collections::VecDeque};
 
@@ -13,47 +12,48 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    RedisBroker,
+    driver::RedisBroker,
     scripts::{ENDED, WAITING},
-    values::{bytes, list, word, words},
+    values::{self, bytes, word, words},
 };
 use crate::{
     broker::{
-        Result, TaskFilter, TaskPage,
-        listing::{Walk, place},
+        error::Result,
+        listing::{TaskFilter, TaskPage, Walk, place},
+        schedule::Schedules,
     },
     task::{Millis, QueueName, State},
 };
 
-/// Bytes that a cursor can't show as they are.
+/// Bytes that a cursor must escape.
 const NO_TEXT: &AsciiSet = &CONTROLS.add(b'%');
 
 const SECTIONS: [State; 4] = [State::Running, State::Ready, State::Scheduled, State::Parked];
 const ENDS: [State; 3] = [State::Succeeded, State::Dead, State::Cancelled];
 
-/// Where a listing goes on.
+/// Where a listing continues.
 #[derive(Debug, Serialize, Deserialize)]
 enum Cursor {
     Waiting {
         section: usize,
-        /// The first one when `None`.
+        /// `None`: the first queue.
         queue: Option<QueueName>,
         after: Mark,
     },
     Ended(Option<Last>),
 }
 
-/// A place in one section of one queue; all empty before the first.
+/// A place in one section of one queue. All fields are empty at its start.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Mark {
-    /// Of the parked: under which name.
+    /// The task name; of parked tasks only.
     name: String,
     score: String,
-    /// An id, with `%` before the hex of each byte that no id has; of the running a held member.
+    /// The id, with each byte that no id has written as `%` and hex. Of running tasks, the held member.
     id: String,
 }
 
-/// The last ended task that was looked at, as `ended.lua` tells of it.
+/// The last ended task that was looked at, as `ended.lua` gives it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Last {
     queue: QueueName,
@@ -61,30 +61,30 @@ struct Last {
     told: String,
 }
 
-impl RedisBroker {
-    pub(super) async fn list_page(&self, filter: &TaskFilter, from: Option<&str>, limit: usize) -> Result<TaskPage> {
-        let mut cursor = match from {
-            Some(from) => place(from)?,
-            None => Cursor::Waiting { section: 0, queue: None, after: Mark::default() },
+pub(super) async fn list(broker: &RedisBroker, filter: &TaskFilter, from: Option<&str>, limit: usize) -> Result<TaskPage> {
+    let mut cursor = match from {
+        Some(from) => place(from)?,
+        None => Cursor::Waiting { section: 0, queue: None, after: Mark::default() },
+    };
+    let queues = match &filter.queue {
+        Some(queue) => vec![queue.clone()],
+        None => broker.all_queues().await?,
+    };
+    let mut walk = Walk::new(filter, broker.now().await?, limit);
+    while !walk.is_over() {
+        cursor = match cursor {
+            Cursor::Waiting { section, queue, after } => broker.walk_waiting(&mut walk, &queues, section, queue, after).await?,
+            Cursor::Ended(last) => {
+                let is_end = broker.walk_ended(&mut walk, &queues, last.as_ref()).await?;
+                return walk.page(is_end);
+            }
         };
-        let queues = match &filter.queue {
-            Some(queue) => vec![queue.clone()],
-            None => self.all_queues().await?,
-        };
-        let mut walk = Walk::new(filter, self.server_time().await?, limit);
-        while !walk.is_over() {
-            cursor = match cursor {
-                Cursor::Waiting { section, queue, after } => self.walk_waiting(&mut walk, &queues, section, queue, after).await?,
-                Cursor::Ended(last) => {
-                    let is_end = self.walk_ended(&mut walk, &queues, last.as_ref()).await?;
-                    return walk.page(is_end);
-                }
-            };
-        }
-        walk.page(false)
     }
+    walk.page(false)
+}
 
-    /// One step of the first four sections; where to go on.
+impl RedisBroker {
+    /// One step of the first four sections. Gives the cursor behind it.
     async fn walk_waiting(
         &self,
         walk: &mut Walk<'_, Cursor>,
@@ -107,7 +107,7 @@ impl RedisBroker {
         let here = |after| Cursor::Waiting { section, queue: Some(at.clone()), after };
         for (mark, view) in marks.into_iter().zip(self.views(at, &ids).await?) {
             after = mark;
-            // One that has gone on since is met again where it is now.
+            // A task that changed its state meanwhile is listed at its new place.
             walk.look(view.filter(|view| view.state == *state), here(after.clone()));
             if walk.is_over() {
                 break;
@@ -116,7 +116,7 @@ impl RedisBroker {
         Ok(here(after))
     }
 
-    /// The next of one section of one queue, at most `limit`; none at its end.
+    /// The next tasks of one section of one queue, at most `limit`; none at its end.
     async fn waiting_in(&self, queue: &QueueName, state: State, after: &Mark, limit: usize) -> Result<Vec<Mark>> {
         match state {
             State::Ready => self.waiting_at(queue, "ready", "", after, limit).await,
@@ -133,7 +133,7 @@ impl RedisBroker {
                 }
                 Ok(Vec::new())
             }
-            // No more than the slots of the live workers.
+            // There are no more members than slots of the live workers.
             _ => {
                 let mut held = Vec::new();
                 for inc in words(self.commands.send(redis::cmd("ZRANGE").arg(self.keys.of(queue, "workers")).arg(0).arg(-1)).await?)? {
@@ -149,7 +149,7 @@ impl RedisBroker {
     async fn waiting_at(&self, queue: &QueueName, key: &str, name: &str, after: &Mark, limit: usize) -> Result<Vec<Mark>> {
         let before: Vec<u8> = percent_decode_str(&after.id).collect();
         let call = WAITING.call(&self.keys.queue(queue)).arg(key).arg(limit).arg(&after.score).arg(before);
-        let mut pairs = list(self.commands.call(&call).await?)?.into_iter();
+        let mut pairs = values::list(self.commands.call(&call).await?)?.into_iter();
         let mut marks = Vec::new();
         while let (Some(id), Some(score)) = (pairs.next(), pairs.next()) {
             let id = percent_encode(&bytes(id), NO_TEXT).to_string();
@@ -158,7 +158,7 @@ impl RedisBroker {
         Ok(marks)
     }
 
-    /// What has ended, from `last` on; whether that was all.
+    /// Ended tasks, from `last` on. Gives whether these were all.
     async fn walk_ended(&self, walk: &mut Walk<'_, Cursor>, queues: &[QueueName], last: Option<&Last>) -> Result<bool> {
         let states: Vec<State> = ENDS.into_iter().filter(|state| walk.filter.wants(*state)).collect();
         if states.is_empty() {
@@ -184,7 +184,7 @@ impl RedisBroker {
                 views.push(if ids.is_empty() { Vec::new() } else { self.views(feed.queue, &ids).await? }.into_iter());
             }
             for (n, ended) in batch {
-                // It may have been retried since, and have ended again: then it stands elsewhere, too.
+                // A task that was retried and ended again meanwhile has another place.
                 let view = views[n].next().flatten().filter(|view| view.state.is_ended() && view.ended_at == Some(ended.end));
                 let last = Last { queue: feeds[n].queue.clone(), at: ended.at, told: ended.told };
                 walk.look(view, Cursor::Ended(Some(last)));
@@ -212,19 +212,19 @@ impl RedisBroker {
     }
 }
 
-/// One queue's ends, newest first, read as far as they are needed.
+/// The ended tasks of one queue, newest first, read as far as needed.
 struct Feed<'a> {
     queue: &'a QueueName,
     next: VecDeque<Ended>,
-    /// What was told last, or empty.
+    /// The last line of `ended.lua`, or empty.
     from: String,
-    /// Without that, the newest time to begin at.
+    /// If `from` is empty: the newest time to start at.
     newest: Option<u64>,
     is_over: bool,
 }
 
 impl<'a> Feed<'a> {
-    /// Of one time, queues come in their order: what the queues before the cursor's have of it was shown.
+    /// Ends of the same time are listed in the order of their queues: the queues before the cursor's queue have shown theirs.
     fn new(queue: &'a QueueName, last: Option<&Last>) -> Self {
         let from = last.filter(|last| last.queue == *queue).map(|last| last.told.clone()).unwrap_or_default();
         let newest = last.map(|last| if *queue < last.queue { last.at.saturating_sub(1) } else { last.at });
@@ -238,7 +238,7 @@ impl<'a> Feed<'a> {
 
 /// One line of `ended.lua`.
 struct Ended {
-    /// Its place in the order.
+    /// The time by which ends are ordered.
     at: u64,
     end: Millis,
     id: String,

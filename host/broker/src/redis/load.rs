@@ -1,36 +1,36 @@
-//! What a server has done and holds, and how a prefix of one's own is cleared: what `taskhost bench` asks.
+//! Measurements for `taskhost bench`: the server's CPU time and memory, and how to clear a prefix.
 //!
-//! Everything counts the whole server, other users of it included; a cluster's nodes are summed.
+//! All numbers are of the whole server, with its other clients. Those of a cluster's nodes are added up.
 
 use std::{collections::HashMap, time::Duration};
 
 use redis::Value;
 
 use super::{
-    RedisBroker,
+    driver::RedisBroker,
     values::{list, number, text, word, words},
 };
 use crate::{
-    broker::{BrokerError, Result},
+    broker::error::{BrokerError, Result},
     task::QueueName,
 };
 
-/// Keys that are looked at in one step of a scan.
+/// Keys in one step of a scan.
 const SCANNED: usize = 5_000;
 
-/// Questions in one command.
+/// Members in one ZMSCORE.
 const ASKED: i64 = 1_000;
 
-/// One look at the server.
+/// One measurement of the server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ServerLoad {
-    /// CPU time since it was started.
+    /// CPU time since its start.
     pub cpu: Duration,
-    /// Bytes that its data takes.
+    /// Bytes of its data.
     pub memory: u64,
-    /// Reads from its clients since it was started: one a command, unless several come at once.
+    /// Reads from its clients' sockets since its start: one for each command, or one for several that arrive together.
     pub reads: u64,
-    /// Keys that are unlinked, but whose memory is not free yet.
+    /// Unlinked keys whose memory is not free yet.
     pub unlinking: u64,
 }
 
@@ -49,13 +49,13 @@ impl RedisBroker {
         Ok(load)
     }
 
-    /// The least that storing something can cost: one bare `SET`.
+    /// The cheapest write: one bare `SET`.
     pub async fn set(&self, value: &str) -> Result<()> {
         self.commands.send(redis::cmd("SET").arg(self.keys.shared("bench")).arg(value)).await.map(drop)
     }
 
-    /// Lets the server finish what it began when `queue` grew: it rearranges the table of a set by one step a question (that of its keys by
-    /// itself), so it is asked as often as there are members.
+    /// Lets the server finish rehashing the `ready` set of `queue` after it grew. Each lookup moves the set's table one step, so there are
+    /// as many lookups as members.
     pub async fn settle(&self, queue: &QueueName) -> Result<()> {
         let ready = self.keys.of(queue, "ready");
         let members = number(&self.commands.send(redis::cmd("ZCARD").arg(&ready)).await?);
@@ -70,7 +70,7 @@ impl RedisBroker {
         Ok(())
     }
 
-    /// Deletes every key of this broker's prefix: tasks, results, schedules, all. In bounded steps.
+    /// Deletes every key of this broker's prefix (tasks, results, schedules, all) in bounded steps.
     pub async fn erase(&self) -> Result<()> {
         let pattern = format!("{}:*", self.settings.prefix);
         for (node, _) in self.infos().await? {
@@ -83,7 +83,7 @@ impl RedisBroker {
                 let keys = words(page.next().unwrap_or(Value::Nil))?;
                 if !keys.is_empty() {
                     match self.commands.send(redis::cmd("UNLINK").arg(&keys)).await {
-                        // A replica's keys: the master's are being deleted all the same.
+                        // A replica refuses; its master deletes the keys.
                         Err(BrokerError::Refused(_)) | Ok(_) => {}
                         Err(error) => return Err(error),
                     }
@@ -97,7 +97,7 @@ impl RedisBroker {
         Ok(())
     }
 
-    /// What each node says of itself; one without a name where there is only one.
+    /// The INFO of each node. A single server has no node name.
     pub(super) async fn infos(&self) -> Result<Vec<(Option<String>, HashMap<String, String>)>> {
         let told: Vec<(Option<String>, Value)> = match self.commands.send(&redis::cmd("INFO")).await? {
             Value::Map(nodes) => nodes.into_iter().map(|(node, info)| (text(node), info)).collect(),

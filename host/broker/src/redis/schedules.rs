@@ -1,29 +1,36 @@
-//! Schedules: each a hash in its queue's tag, so that firing is one step; their names and queues in one index.
+//! Schedules: each is a hash under its queue's tag, so that firing is one step. One index has the names and queues of all.
 //!
-//! Invariant: the index names a schedule before it comes to be and until after it is gone; a name without a hash is no schedule.
+//! Invariant: the index names a schedule before the hash is written and until after it is deleted. A name without a hash is no schedule.
 
 use std::collections::BTreeMap;
 
+use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use redis::Value;
 
 use super::{
-    RedisBroker,
+    driver::RedisBroker,
     scripts::{FIRE, PAUSE_SCHEDULE, PUT_SCHEDULE},
     values::{Row, bytes, corrupt, count, is_yes, json, list, push_record, shown_id, text, word, words},
 };
 use crate::{
-    broker::{BrokerError, Fired, Overlap, Result, Schedule, check_payload, unreadable},
+    broker::{
+        error::{BrokerError, Result},
+        produce::check_payload,
+        schedule::{Fired, Overlap, Schedule, Schedules},
+        unreadable,
+    },
     task::{Millis, NewTask, QueueName},
 };
 
-impl RedisBroker {
-    /// One that moves to another queue takes its due times and its pause along. The old one stops firing before they are read, and stays
-    /// until the new one is there: repeating this after a failure loses nothing.
-    pub(super) async fn keep_schedule(&self, schedule: &Schedule) -> Result<()> {
+#[async_trait]
+impl Schedules for RedisBroker {
+    /// A schedule that moves to another queue keeps its due times and its pause. The old one stops firing before they are read, and is
+    /// deleted after the new one is written. So repeating this after a failure loses nothing.
+    async fn put_schedule(&self, schedule: &Schedule) -> Result<()> {
         self.meet(&schedule.queue).await?;
         let before = match self.queue_of(&schedule.name).await {
-            // What stands in its place can't be read: the new one replaces it.
+            // The stored queue can't be read: the new definition replaces it.
             Err(BrokerError::Invalid(_)) => None,
             queue => queue?,
         };
@@ -34,7 +41,7 @@ impl RedisBroker {
             None => self.commands.send(&index).await.map(drop)?,
             Some(old) => {
                 if self.read_schedule(old, &schedule.name).await?.is_some() {
-                    // No firing is of this rule.
+                    // No firing has an empty rule, so none matches.
                     let halt = redis::cmd("HSET").arg(self.keys.schedule(old, &schedule.name)).arg("rule").arg("").to_owned();
                     self.commands.send(&halt).await?;
                 }
@@ -68,11 +75,11 @@ impl RedisBroker {
         Ok(())
     }
 
-    pub(super) async fn all_schedules(&self) -> Result<Vec<Schedule>> {
+    async fn schedules(&self) -> Result<Vec<Schedule>> {
         let index = words(self.commands.send(redis::cmd("HGETALL").arg(self.keys.shared("schedules"))).await?)?;
         let named: BTreeMap<_, _> = index.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
         let read = named.into_iter().map(|(name, queue)| async move {
-            // One that can't be read keeps no other from firing.
+            // An unreadable schedule does not stop the others from firing.
             let left_out = |why: String| {
                 let name = unreadable::shown(&name);
                 unreadable::say(
@@ -95,26 +102,20 @@ impl RedisBroker {
         Ok(try_join_all(read).await?.into_iter().flatten().collect())
     }
 
-    async fn read_schedule(&self, queue: &QueueName, name: &str) -> Result<Option<Schedule>> {
-        let key = self.keys.schedule(queue, name);
-        let fields = ["definition", "last", "last_task", "paused", "created"];
-        stored(name, queue, self.commands.send(redis::cmd("HMGET").arg(key).arg(&fields[..])).await?)
-    }
-
-    pub(super) async fn set_paused(&self, name: &str, paused: bool) -> Result<bool> {
+    async fn pause_schedule(&self, name: &str, paused: bool) -> Result<bool> {
         let Some(queue) = self.queue_of(name).await? else { return Ok(false) };
         let call = PAUSE_SCHEDULE.call(&self.keys.queue(&queue)).arg(name).arg(usize::from(paused));
         Ok(is_yes(&self.commands.call(&call).await?))
     }
 
-    pub(super) async fn forget_schedule(&self, name: &str) -> Result<bool> {
+    async fn remove_schedule(&self, name: &str) -> Result<bool> {
         let index = self.keys.shared("schedules");
         let (mut was, mut fields) = (false, vec![name.as_bytes().to_vec()]);
         match self.queue_of(name).await {
             Ok(Some(queue)) => was = self.drop_schedule(&queue, name).await?,
-            // No queue has it.
+            // The stored queue is not a valid name, so no queue has the schedule.
             Err(BrokerError::Invalid(_)) => {}
-            // A name that nobody can type is asked for as it is shown.
+            // A name that can't be typed is given as it is shown.
             Ok(None) => {
                 let names = list(self.commands.send(redis::cmd("HKEYS").arg(&index)).await?)?.into_iter().map(bytes);
                 fields = names.filter(|stored| unreadable::shown(&String::from_utf8_lossy(stored)) == name).collect();
@@ -127,19 +128,7 @@ impl RedisBroker {
         Ok(was)
     }
 
-    async fn drop_schedule(&self, queue: &QueueName, name: &str) -> Result<bool> {
-        let was = self.commands.send(redis::cmd("DEL").arg(self.keys.schedule(queue, name))).await?;
-        self.commands.send(redis::cmd("SREM").arg(self.keys.of(queue, "schedules")).arg(name)).await?;
-        Ok(is_yes(&was))
-    }
-
-    async fn queue_of(&self, name: &str) -> Result<Option<QueueName>> {
-        let queue = text(self.commands.send(redis::cmd("HGET").arg(self.keys.shared("schedules")).arg(name)).await?);
-        let broken = |error| BrokerError::Invalid(format!("schedule `{name}` can't be read: {error}; `taskhost schedule remove {name}`"));
-        queue.map(|queue| QueueName::new(&queue).map_err(broken)).transpose()
-    }
-
-    pub(super) async fn fire_once(&self, schedule: &Schedule, due: Millis, task: &NewTask) -> Result<Fired> {
+    async fn fire(&self, schedule: &Schedule, due: Millis, task: &NewTask) -> Result<Fired> {
         check_payload(task, self.settings.payload_limit)?;
         let mut call = FIRE
             .call(&self.keys.queue(&schedule.queue))
@@ -157,9 +146,35 @@ impl RedisBroker {
             _ => Ok(Fired::NotNow),
         }
     }
+
+    async fn now(&self) -> Result<Millis> {
+        let time = list(self.commands.send(&redis::cmd("TIME")).await?)?;
+        let part = |n: usize| time.get(n).map_or(0, count);
+        Ok(Millis(part(0) * 1000 + part(1) / 1000))
+    }
 }
 
-/// What a firing enqueues: a definition that says something else is not the one that was read.
+impl RedisBroker {
+    async fn read_schedule(&self, queue: &QueueName, name: &str) -> Result<Option<Schedule>> {
+        let key = self.keys.schedule(queue, name);
+        let fields = ["definition", "last", "last_task", "paused", "created"];
+        stored(name, queue, self.commands.send(redis::cmd("HMGET").arg(key).arg(&fields[..])).await?)
+    }
+
+    async fn drop_schedule(&self, queue: &QueueName, name: &str) -> Result<bool> {
+        let was = self.commands.send(redis::cmd("DEL").arg(self.keys.schedule(queue, name))).await?;
+        self.commands.send(redis::cmd("SREM").arg(self.keys.of(queue, "schedules")).arg(name)).await?;
+        Ok(is_yes(&was))
+    }
+
+    async fn queue_of(&self, name: &str) -> Result<Option<QueueName>> {
+        let queue = text(self.commands.send(redis::cmd("HGET").arg(self.keys.shared("schedules")).arg(name)).await?);
+        let broken = |error| BrokerError::Invalid(format!("schedule `{name}` can't be read: {error}; `taskhost schedule remove {name}`"));
+        queue.map(|queue| QueueName::new(&queue).map_err(broken)).transpose()
+    }
+}
+
+/// The task of a firing. If it differs from the stored one, the definition has changed since it was read.
 fn what(schedule: &Schedule) -> String {
     format!("{} {}", schedule.task, schedule.args)
 }
@@ -170,8 +185,8 @@ fn stored(name: &str, queue: &QueueName, fields: Value) -> Result<Option<Schedul
     let mut schedule: Schedule = serde_json::from_str(&definition).map_err(|error| corrupt(&format!("schedule {name}"), error))?;
     let mut next = || fields.next().and_then(text);
     schedule.queue = queue.clone();
-    // Without it every due time since 1970 would be caught up with.
-    let last = next().and_then(|last| last.parse().ok()).ok_or_else(|| corrupt(&format!("schedule {name}"), "its `last` is no time"))?;
+    // Without `last`, every due time since 1970 would be caught up with.
+    let last = next().and_then(|last| last.parse().ok()).ok_or_else(|| corrupt(&format!("schedule {name}"), "its `last` is not a time"))?;
     schedule.last = Millis(last);
     schedule.last_task = next().and_then(|id| id.parse().ok());
     schedule.paused = next().as_deref() == Some("1");

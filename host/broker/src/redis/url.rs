@@ -1,16 +1,16 @@
-//! The broker's address as text: read once, by one parser, and shown from what that parser found.
+//! The broker's address as text. One parser reads it once, and it is shown only from the parsed parts.
 //!
 //! `redis://USER:PASSWORD@HOST:PORT/DB`, `rediss://…` the same over TLS, `redis+unix://USER:PASSWORD@/PATH?db=DB`,
-//! `redis+sentinel://…@HOST:26379,HOST:26379/MASTER/DB`, `redis+cluster://…@HOST:6379,HOST:6379`. As RFC 3986 has it, what stands before
-//! the first `/`, `?` or `#` is login and hosts; there these characters are written `%2F`, `%3F` and `%23`.
+//! `redis+sentinel://…@HOST:26379,HOST:26379/MASTER/DB`, `redis+cluster://…@HOST:6379,HOST:6379`. By RFC 3986, login and hosts end at the
+//! first `/`, `?` or `#`; inside them these characters are written `%2F`, `%3F` and `%23`.
 //!
-//! Invariant: nothing of a text that can't be read is shown, and nothing that this parser passes over is accepted.
+//! Invariant: no part of an unreadable text is shown, and the parser accepts nothing that it does not understand.
 
 use std::{fmt, net::Ipv6Addr, path::PathBuf};
 
 use percent_encoding::percent_decode_str;
 
-/// An address that was read. `Display` and `Debug` have no password.
+/// A parsed address. `Display` and `Debug` show no password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl {
     text: String,
@@ -51,7 +51,7 @@ impl Scheme {
         }
     }
 
-    /// What may stand behind the `?`.
+    /// The keys that may follow the `?`.
     fn keys(self) -> &'static [&'static str] {
         match self {
             Self::Plain => &["protocol"],
@@ -74,7 +74,7 @@ impl Scheme {
 }
 
 impl RedisUrl {
-    /// The refusal says what is wrong and how it is written, and nothing of `text`.
+    /// Parses an address. The refusal says what is wrong and how to write it, and contains nothing of `text`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let Some(scheme) = Scheme::ALL.into_iter().find(|scheme| text.starts_with(scheme.prefix())) else {
             let begins: Vec<&str> = Scheme::ALL.into_iter().map(Scheme::prefix).collect();
@@ -152,7 +152,7 @@ impl RedisUrl {
         Ok(())
     }
 
-    /// The text itself, password and all.
+    /// The text itself, with its password.
     pub fn reveal(&self) -> &str {
         &self.text
     }
@@ -179,12 +179,12 @@ impl RedisUrl {
         given.map_or(Ok(0), |text| text.parse::<u16>().map(i64::from).map_err(|_| "its database is not a number such as 0".to_owned()))
     }
 
-    /// The socket of `redis+unix://`.
+    /// The path of `redis+unix://`.
     pub(super) fn socket(&self) -> PathBuf {
         PathBuf::from(format!("/{}", self.path.join("/")))
     }
 
-    /// What errors name: `HOST:PORT`, each of them, or the socket.
+    /// The address for errors: each `HOST:PORT`, or the socket.
     pub(super) fn place(&self) -> String {
         if self.scheme == Scheme::Unix {
             return self.socket().display().to_string();
@@ -195,7 +195,7 @@ impl RedisUrl {
     }
 }
 
-/// Without passwords; a user without a password is not shown either: it may be one that was written in the wrong place.
+/// Without passwords. A user without a password is hidden too, because it may be a password in the wrong place.
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.scheme.prefix())?;
@@ -261,7 +261,7 @@ fn decoded(text: &str) -> Result<String, String> {
     if text.contains('\0') { Err("it holds a zero byte".to_owned()) } else { Ok(text.into_owned()) }
 }
 
-/// `key=value&…`; each key is one of this scheme's, and is given once.
+/// `key=value&…`. Each key belongs to the scheme and is given once.
 fn pairs(scheme: Scheme, query: &str) -> Result<Vec<(&'static str, String)>, String> {
     let mut found: Vec<(&'static str, String)> = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -275,7 +275,7 @@ fn pairs(scheme: Scheme, query: &str) -> Result<Vec<(&'static str, String)>, Str
     Ok(found)
 }
 
-/// Names `key` only where it is a word that we know: it may be a part of a password.
+/// Shows `key` only if it is a known word, because it may be a part of a password.
 fn misplaced(scheme: Scheme, key: &str) -> String {
     let known = scheme.keys().iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
     let known = format!("behind the `?` of this kind of address stand {known}");

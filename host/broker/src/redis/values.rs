@@ -1,13 +1,8 @@
-//! Redis's answers and the broker's types: records out, fields in.
+//! Redis's answers as the broker's types, and tasks as records.
 //!
-//! A task that can't be read is [`Odd`], alone: its neighbours are read.
+//! A task that can't be read becomes [`Odd`]. The tasks beside it are read.
 
-use std::{
-    collections::HashMap,
-    fmt::{Display, Write},
-    str::FromStr,
-    time::Duration,
-};
+use std::{collections::HashMap, fmt::Display, str::FromStr, time::Duration};
 
 use redis::Value;
 use serde::{Deserialize, Serialize};
@@ -16,7 +11,11 @@ use sha2::{Digest, Sha256};
 
 use super::scripts::Call;
 use crate::{
-    broker::{BrokerError, Leased, Member, Result, unreadable::shown},
+    broker::{
+        error::{BrokerError, Result},
+        lease::{Leased, Member},
+        unreadable::shown,
+    },
     task::{
         CodeId, ErrorEntry, ErrorKind, Millis, NewTask, Priority, QueueName, Start, State, Task, TaskError, TaskId, TaskName, TaskView,
     },
@@ -34,7 +33,7 @@ pub(super) fn list(value: Value) -> Result<Vec<Value>> {
     }
 }
 
-/// Text; what is no UTF-8 (a log cut in a character) is read as well as it can be. `None` for nil.
+/// Text. Invalid UTF-8 (a log cut in a character) is replaced. `None` for nil.
 pub(super) fn text(value: Value) -> Option<String> {
     match value {
         Value::BulkString(bytes) => {
@@ -71,12 +70,12 @@ pub(super) fn words(value: Value) -> Result<Vec<String>> {
     Ok(list(value)?.into_iter().filter_map(text).collect())
 }
 
-/// Names or ids; those that are none are left out, since nobody can ask for them.
+/// Names or ids. Invalid ones are left out, since no caller can name them.
 pub(super) fn names<T: FromStr>(value: Value) -> Result<Vec<T>> {
     Ok(words(value)?.iter().filter_map(|name| name.parse().ok()).collect())
 }
 
-/// Positions of an answer, taken one by one; those beyond its end are nil.
+/// The parts of an answer, taken one by one; nil beyond its end.
 pub(super) struct Row(std::vec::IntoIter<Value>);
 
 impl Row {
@@ -92,7 +91,7 @@ impl Row {
         self.0.as_slice().is_empty()
     }
 
-    /// Priority, timeout, attempts and headers.
+    /// Reads priority, timeout, attempts and headers.
     fn rest_of(&mut self, task: &mut Task) {
         task.priority = self.parsed().and_then(Priority::new).unwrap_or_default();
         task.timeout = self.parsed().map(Duration::from_millis);
@@ -100,7 +99,7 @@ impl Row {
         task.headers = text(self.next()).and_then(|headers| serde_json::from_str(&headers).ok()).unwrap_or_default();
     }
 
-    /// A count of attempts: one beyond all counting is as many as there can be, never none.
+    /// A count of attempts. A count beyond the bounds is the largest one, never 0.
     fn tries(&mut self) -> u32 {
         text(self.next()).map_or(0, |text| counted(&text))
     }
@@ -116,11 +115,11 @@ fn counted(text: &str) -> u32 {
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {
-    // Redis's clocks are 64-bit and Lua's numbers exact to 2^53: a thousand years are enough.
+    // Redis's clock has 64 bits, and Lua's numbers are exact up to 2^53: a thousand years are enough.
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(31_536_000_000_000)
 }
 
-/// The arguments that make one task: see `admit` in lib.lua and docs/protocol.md.
+/// The script arguments of one task: see `admit` in lib.lua and docs/protocol.md.
 pub(super) fn record(task: &NewTask) -> Result<Vec<String>> {
     let start = match task.start {
         Start::Now => String::new(),
@@ -149,7 +148,7 @@ pub(super) fn record(task: &NewTask) -> Result<Vec<String>> {
     Ok(record)
 }
 
-/// The same, written where it goes.
+/// Appends the record of `task` to the call.
 pub(super) fn push_record(call: &mut Call, task: &NewTask) -> Result<()> {
     for part in record(task)? {
         call.push(part);
@@ -157,7 +156,7 @@ pub(super) fn push_record(call: &mut Call, task: &NewTask) -> Result<()> {
     Ok(())
 }
 
-/// Whether a task is nothing but its id, name and arguments, to be run now: what most are.
+/// Whether a task has only id, name and arguments, and runs now. Most tasks are like this.
 pub(super) fn is_plain(task: &NewTask) -> bool {
     task.start == Start::Now
         && task.priority == Priority::default()
@@ -170,10 +169,10 @@ pub(super) fn is_plain(task: &NewTask) -> bool {
         && !task.awaited
 }
 
-/// Something that stands where a task should be, and is none that can be run.
+/// An entry in the place of a task that can't be run.
 #[derive(Debug)]
 pub(super) struct Odd {
-    /// As it stands in the held set; of one that waits, its id.
+    /// The member of the held set; of a waiting task, its id.
     pub(super) member: Vec<u8>,
     pub(super) id: Vec<u8>,
     pub(super) why: String,
@@ -190,29 +189,25 @@ impl Odd {
     }
 }
 
-/// Leased tasks, and what stood among them.
+/// Leased tasks, and the unreadable entries among them.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     pub(super) tasks: Vec<Leased>,
     pub(super) odd: Vec<Odd>,
 }
 
-/// The id that a task is shown under: its own, or another where that one is none.
+/// The id under which a task is shown: its own, or a made-up one if its own is invalid.
 pub(super) fn shown_id(id: &[u8]) -> TaskId {
     let own = std::str::from_utf8(id).ok().and_then(|id| TaskId::new(id).ok());
     own.unwrap_or_else(|| TaskId::unreadable(short_digest(id)))
 }
 
-/// 12 hex digits: among the few hundred of one queue they never meet.
+/// 12 hex digits. The few hundred that one queue has do not collide.
 pub(super) fn short_digest(bytes: &[u8]) -> String {
-    let mut short = String::with_capacity(12);
-    for byte in &Sha256::digest(bytes)[..6] {
-        let _infallible = write!(short, "{byte:02x}");
-    }
-    short
+    hex::encode(&Sha256::digest(bytes)[..6])
 }
 
-/// A task from `FIELDS` of lib.lua, or why there is none.
+/// A task from `FIELDS` of lib.lua, or why it can't be read.
 fn leased(queue: &QueueName, member: Member, fields: Value) -> Result<Leased, String> {
     let mut row = Row::new(fields).map_err(|error| error.to_string())?;
     let name = task_name(&row.next())?;
@@ -229,21 +224,21 @@ fn leased(queue: &QueueName, member: Member, fields: Value) -> Result<Leased, St
     Ok(Leased { member, task })
 }
 
-const NO_TEXT: &str = "its `args` are no UTF-8";
+const NO_TEXT: &str = "its `args` are not UTF-8";
 
 fn task_name(stored: &Value) -> Result<TaskName, String> {
     match stored {
         Value::BulkString(name) => {
-            let name = std::str::from_utf8(name).map_err(|_| "its `task` is no UTF-8".to_owned())?;
+            let name = std::str::from_utf8(name).map_err(|_| "its `task` is not UTF-8".to_owned())?;
             TaskName::new(name).map_err(|error| error.to_string())
         }
         _ => Err("it has no `task`".to_owned()),
     }
 }
 
-/// What a claim took: `count` tasks, `id task at length …` of them, all their arguments in one text, and of some `{place from 1, {tries,
-/// losses, priority, timeout, max, headers}…}`. `None`: the words are not those of so many tasks, because somebody wrote an id or a name
-/// with a space in it.
+/// The `count` tasks of a claim. `heads` has `id task at length …`, `texts` all arguments in one text, and `extras` of some tasks `{place
+/// from 1, {tries, losses, priority, timeout, max, headers}…}`. `None`: the words do not fit `count` tasks, because a foreign id or name
+/// contains a space.
 pub(super) fn claimed(
     queue: &QueueName,
     claimed_us: u64,
@@ -265,7 +260,7 @@ pub(super) fn claimed(
         let split = read(length).parse().ok().and_then(|length| rest.split_at_checked(length));
         let Some((args, after)) = split else { return Ok(None) };
         rest = after;
-        // Tasks of one queue mostly have few names.
+        // Most tasks of one queue share a few names.
         let name = match tasks.last() {
             Some(last) if last.task.name.as_str().as_bytes() == name => Ok(last.task.name.clone()),
             _ => TaskName::new(read(name)).map_err(|error| error.to_string()),
@@ -314,12 +309,12 @@ pub(super) fn claimed(
     Ok(Some(Taken { tasks, odd }))
 }
 
-/// What is not UTF-8 is no word of ours, and found to be none.
+/// Invalid UTF-8 is read as an empty word, which is no valid name or id.
 fn read(word: &[u8]) -> &str {
     std::str::from_utf8(word).unwrap_or_default()
 }
 
-/// Ids that a claim holds by now although there is no task of ours under them.
+/// Ids that the claim holds although there is no readable task under them.
 pub(super) fn odd_ids(claimed_us: u64, ids: Value) -> Result<Vec<Odd>> {
     let why = "it has no `task` or no `args`";
     Ok(list(ids)?.into_iter().map(bytes).map(|id| Odd::held([&id[..], format!("@{claimed_us}").as_bytes()].concat(), why)).collect())
@@ -331,7 +326,7 @@ pub(super) fn leased_list(queue: &QueueName, value: Value) -> Result<Taken> {
     for pair in list(value)? {
         let mut row = Row::new(pair)?;
         let (member, fields) = (bytes(row.next()), row.next());
-        match Member::parse(&String::from_utf8_lossy(&member)).ok_or_else(|| "its id is none".to_owned()) {
+        match Member::parse(&String::from_utf8_lossy(&member)).ok_or_else(|| "its id is invalid".to_owned()) {
             Ok(known) => match leased(queue, known, fields) {
                 Ok(leased) => taken.tasks.push(leased),
                 Err(why) => taken.odd.push(Odd::held(member, why)),
@@ -349,7 +344,7 @@ pub(super) fn bytes(value: Value) -> Vec<u8> {
     }
 }
 
-/// One entry of the history as it is stored, after its time and attempt.
+/// One entry of the error history, as stored after its time and attempt.
 #[derive(Serialize, Deserialize)]
 struct Entry {
     worker: String,
@@ -374,7 +369,7 @@ fn read_entry(stored: &str) -> Option<ErrorEntry> {
     Some(ErrorEntry { at, attempt, worker, code, error })
 }
 
-/// What `view_of` of lib.lua gives; `None`: no such task.
+/// A view from `view_of` of lib.lua. `None`: no such task.
 pub(super) fn view(queue: &QueueName, value: Value) -> Result<Option<TaskView>> {
     let mut row = Row::new(value)?;
     if row.is_empty() {
@@ -389,9 +384,9 @@ pub(super) fn view(queue: &QueueName, value: Value) -> Result<Option<TaskView>> 
     let stands = word(row.next());
     let state = stands.parse();
     let task = fields.get("task").map(TaskName::new);
-    // Whatever somebody wrote there, it is shown, and can be deleted.
+    // Foreign data is shown too, so that it can be deleted.
     let broken = match (&state, &task) {
-        (Err(_), _) => Some(format!("its state is none: {}", shown(&stands))),
+        (Err(_), _) => Some(format!("its state is unknown: {}", shown(&stands))),
         (_, Some(Err(error))) => Some(error.to_string()),
         (_, None) => Some("it has no `task`".to_owned()),
         _ => None,
@@ -420,7 +415,7 @@ pub(super) fn view(queue: &QueueName, value: Value) -> Result<Option<TaskView>> 
         waits_for: None,
         args: raw(fields.get("args").map_or("[]", String::as_str)),
         priority: number("priority").and_then(|value| u8::try_from(value).ok()).and_then(Priority::new).unwrap_or_default().get(),
-        // A success writes no count: it is one more than what went before.
+        // A success does not write its count: it is one more than the stored one.
         tries: if state == State::Succeeded { tries.saturating_add(1) } else { tries },
         max_attempts: number("max").and_then(|max| u32::try_from(max).ok()),
         result: fields.get("result").filter(|_| state == State::Succeeded).map(|result| raw(result)),
@@ -442,7 +437,7 @@ pub(super) fn view(queue: &QueueName, value: Value) -> Result<Option<TaskView>> 
     }))
 }
 
-/// The view in what is published of an end: a state, and where it is short all that is known, as JSON. `None`: it must be asked for.
+/// The view in the message of an end: the state, and in a short message the whole view as JSON. `None`: the task must be read.
 pub(super) fn end_told(queue: &QueueName, message: &[u8]) -> Option<TaskView> {
     let at = message.iter().position(|byte| *byte == b' ')?;
     let told: serde_json::Value = serde_json::from_slice(&message[at..]).ok()?;
@@ -450,7 +445,7 @@ pub(super) fn end_told(queue: &QueueName, message: &[u8]) -> Option<TaskView> {
     view(queue, as_answer(told)).ok()?.filter(|view| view.state.is_ended() && !is_unreadable(view))
 }
 
-/// As if Redis had answered it.
+/// The JSON value as Redis would have answered it.
 fn as_answer(json: serde_json::Value) -> Value {
     match json {
         serde_json::Value::String(text) => Value::BulkString(text.into_bytes()),

@@ -1,27 +1,28 @@
-//! Connections: how the file is opened, its schema, and what SQLite's errors mean to the caller.
+//! Connections: how the file is opened, its schema, and the meaning of SQLite's errors for the caller.
 //!
-//! Invariant: a database that is not ours, or newer than this host, is refused before anything is written to it.
+//! Invariant: a database of another application, or newer than this host, is refused before anything is written to it.
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
 
 use super::standing::{Standing, create_private};
-use crate::broker::{BrokerError, Result};
+use crate::broker::error::{BrokerError, Result};
 
-/// How long a step waits for another process that writes.
+/// How long a step waits while another process writes.
 const BUSY: Duration = Duration::from_secs(5);
-/// `th` and a shape; in the file's header, so that another application's database is recognised.
+/// `th` and a version, in the file's header, to recognise databases of other applications.
 const APPLICATION_ID: i32 = 0x7468_6f31;
 const SCHEMA: i32 = 2;
-/// Connections for reading that are kept open.
+/// How many idle reading connections are kept.
 const IDLE_READERS: usize = 4;
 
-/// Opens for writing and brings the schema up.
+/// Opens for writing, and creates or upgrades the schema.
 pub(super) fn open(path: &Path) -> Result<Connection> {
     let fault = |error| fault(path, &error);
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -36,7 +37,7 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
     let mut connection = open_private(path).map_err(fault)?;
     prepare(&connection).map_err(fault)?;
     identify(path, &connection)?;
-    // The change to WAL needs the file alone for a moment and does not wait for it by itself.
+    // The change to WAL needs the file alone for a moment, and SQLite does not wait for that by itself.
     let begun = Instant::now();
     loop {
         match connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get::<_, String>(0)) {
@@ -61,20 +62,21 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Makes the file where there is none, for this user alone; SQLite gives the same mode to its log and its index.
+/// Creates the file if there is none, for this user alone. SQLite gives its log and its index the same mode.
 fn open_private(path: &Path) -> rusqlite::Result<Connection> {
-    /// Closing a file takes this process's locks on it away. While it is empty and nobody else here has it open, there are none.
+    /// Closing any handle of a file drops this process's locks on it. The file is new and no other thread here has it open, so there are
+    /// none.
     static OPENING: Mutex<()> = Mutex::new(());
-    let _alone = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = OPENING.lock();
     let is_file = path != ":memory:" && !path.as_os_str().as_encoded_bytes().starts_with(b"file:");
     if is_file {
-        // It is there already, or can't be made: SQLite says so in its own words.
+        // The file exists or can't be created; SQLite reports the second.
         let _ = create_private(path);
     }
     Connection::open(path)
 }
 
-/// The schema's number, 0 for an empty file; refuses what is not ours or too new.
+/// The schema's number, or 0 for an empty file. Refuses another application's database and a newer schema.
 pub(super) fn identify(path: &Path, connection: &Connection) -> Result<i32> {
     let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0)).map_err(|error| fault(path, &error));
     let (application, schema) = (number("application_id")?, number("user_version")?);
@@ -106,7 +108,7 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "temp_store", "MEMORY")
 }
 
-/// A few connections that only read.
+/// A few connections for reading.
 #[derive(Debug)]
 pub(super) struct Readers {
     path: PathBuf,
@@ -119,16 +121,16 @@ impl Readers {
         Self { path: path.to_owned(), standing, idle: Mutex::default() }
     }
 
-    /// Runs `read` in one transaction, so that all it sees is of one moment. Blocks.
+    /// Runs `read` in one transaction, so that it sees one moment. Blocks.
     pub(super) fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         self.standing.check()?;
-        let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let kept = self.idle.lock().pop();
         let mut connection = if let Some(connection) = kept { connection } else { self.connect()? };
         let value = {
             let step = connection.transaction().map_err(|error| fault(&self.path, &error))?;
             read(&step)?
         };
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle.lock();
         if idle.len() < IDLE_READERS {
             idle.push(connection);
         }
@@ -136,11 +138,11 @@ impl Readers {
     }
 
     fn connect(&self) -> Result<Connection> {
-        // Not SQLITE_OPEN_READ_ONLY: a reader of a WAL file must be able to create its shared memory.
+        // Not SQLITE_OPEN_READ_ONLY, because a reader of a WAL file must be able to create its shared memory.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let opened = Connection::open_with_flags(&self.path, flags);
-        // Where another file stands under the name by now, nothing may be read of it: its first reader would take our write-ahead log for
-        // its own, and the tasks in that would be lost.
+        // If another file has the name by now, read nothing of it. Its first reader would take our write-ahead log for its own, and the
+        // tasks in that log would be lost.
         self.standing.check_names()?;
         let prepared = opened.and_then(|connection| {
             prepare(&connection)?;
@@ -155,13 +157,13 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
-/// What a person needs to know, by what the caller does next.
+/// An error in an operator's words, as the variant that says what the caller does next.
 pub(super) fn fault(path: &Path, error: &rusqlite::Error) -> BrokerError {
     let at = path.display();
     match error {
         rusqlite::Error::SqliteFailure(code, _) => match code.code {
             ErrorCode::DiskFull => BrokerError::Refused(format!(
-                "disk full: failed to write the database `{at}`; free space: workers then go on, other commands are to be given again"
+                "disk full: failed to write the database `{at}`; free space: workers then go on by themselves, repeat other commands"
             )),
             ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => BrokerError::Refused(format!(
                 "the database `{at}` is busy: another process has kept it locked for {} s; end what holds it (a backup, an open shell)",
@@ -182,7 +184,7 @@ pub(super) fn fault(path: &Path, error: &rusqlite::Error) -> BrokerError {
                 BrokerError::Corrupt(format!("the database `{at}` is damaged ({error}); restore it from a backup, or name another path"))
             }
             ErrorCode::SystemIoFailure if code.extended_code == ffi::SQLITE_IOERR_SHMSIZE => BrokerError::Refused(format!(
-                "disk full: failed to map `{at}-shm`; free space: workers then go on, other commands are to be given again"
+                "disk full: failed to map `{at}-shm`; free space: workers then go on by themselves, repeat other commands"
             )),
             ErrorCode::SystemIoFailure => {
                 BrokerError::Unavailable(format!("failed to read or write the database `{at}`: {error}; look at the disk it is on"))

@@ -7,11 +7,16 @@ use rusqlite::{OptionalExtension, params};
 use super::{
     enqueue::take,
     kept,
-    rows::{BRIEF, Brief, Odd, brief, maybe, ms, number, parsed, whole, words},
+    rows::{BRIEF, Brief, Odd, brief, duration, maybe, ms, number, parsed, whole, words},
     writer::{Failure, Step},
 };
 use crate::{
-    broker::{CancelReply, DeleteReply, Result, RetryReply, STUB, unreadable},
+    broker::{
+        error::Result,
+        settings::STUB,
+        tasks::{CancelReply, DeleteReply, RetryReply},
+        unreadable,
+    },
     task::{ErrorKind, QueueName, State, TaskError, TaskId, Unique},
 };
 
@@ -196,7 +201,7 @@ pub(super) fn retry(step: &mut Step<'_>, queue: &QueueName, id: &TaskId) -> Resu
     match task.state {
         State::Dead | State::Cancelled => {
             if let (Some(key), Some(ttl)) = (&task.unique_key, task.unique_ttl_ms) {
-                let unique = Unique { key: key.clone(), ttl: super::rows::duration(ttl) };
+                let unique = Unique { key: key.clone(), ttl: duration(ttl) };
                 if let Some(holder) = take(step, queue, id, &unique, step.now_ms())? {
                     return Ok(RetryReply::Duplicate { holder });
                 }

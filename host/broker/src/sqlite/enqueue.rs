@@ -1,20 +1,24 @@
-//! Enqueueing: an id that is known, or a unique key that is held, adds nothing and says who has it.
+//! Enqueueing. A task with a known id or a held unique key is not added; the answer names the holder.
 
 use std::time::Duration;
 
 use rusqlite::{OptionalExtension, params};
 
 use super::{
+    columns::insert,
     kept,
     rows::{ms, number, parsed, rank},
     writer::{Failure, Step, sql},
 };
 use crate::{
-    broker::{Enqueued, Result, check_payload},
+    broker::{
+        error::Result,
+        produce::{Enqueued, check_payload},
+    },
     task::{NewTask, QueueName, Start, State, TaskId, Unique},
 };
 
-/// All of them, in the order given; a payload beyond the limit refuses all.
+/// Enqueues all tasks in the order given. One payload over the limit refuses all.
 pub(super) fn enqueue(step: &mut Step<'_>, tasks: &[NewTask]) -> Result<Vec<Enqueued>, Failure> {
     for task in tasks {
         check_payload(task, step.settings.payload_limit)?;
@@ -31,19 +35,19 @@ pub(super) fn enqueue(step: &mut Step<'_>, tasks: &[NewTask]) -> Result<Vec<Enqu
     Ok(reply)
 }
 
-/// Makes sure the queue stands in the list of queues.
+/// Makes sure that the queue is in the list of queues.
 pub(super) fn meet(step: &Step<'_>, queue: &QueueName) -> Result<(), Failure> {
     let mut insert = step.connection.prepare_cached("INSERT INTO queue (name) VALUES (?) ON CONFLICT DO NOTHING")?;
     insert.execute([queue.as_str()])?;
     Ok(())
 }
 
-/// One task; its queue is known and its payload checked.
+/// Adds one task whose queue is listed and whose payload was checked.
 pub(super) fn add(step: &mut Step<'_>, task: &NewTask) -> Result<Enqueued, Failure> {
     admit(step, task, false)
 }
 
-/// One that the broker itself starts: one that left a stub is known too.
+/// Adds a task that the broker itself starts. A task that left a stub is known too.
 pub(super) fn add_child(step: &mut Step<'_>, task: &NewTask) -> Result<Enqueued, Failure> {
     if kept::has_stub(step, &task.queue, &task.id)? {
         return Ok(Enqueued::Duplicate { holder: task.id.clone() });
@@ -63,14 +67,14 @@ fn admit(step: &mut Step<'_>, task: &NewTask, is_child: bool) -> Result<Enqueued
     if insert(step, task, is_child)? {
         return Ok(Enqueued::Added);
     }
-    // The id stands there: known, or ended and over its time.
+    // The id exists: the task is known, or it ended and is past its time.
     if is_known(step, &task.queue, &task.id)? || !insert(step, task, is_child)? {
         return Ok(Enqueued::Duplicate { holder: task.id.clone() });
     }
     Ok(Enqueued::Added)
 }
 
-/// When it may start, if that is not at once.
+/// When it may start, if not at once.
 fn due(step: &Step<'_>, task: &NewTask) -> Option<i64> {
     match task.start {
         Start::Now => None,
@@ -85,41 +89,36 @@ fn insert(step: &mut Step<'_>, task: &NewTask, is_child: bool) -> Result<bool, F
     let state = if due.is_some() { State::Scheduled } else { State::Ready };
     let headers = if task.headers.is_empty() { None } else { Some(serde_json::to_string(&task.headers)?) };
     let turn = step.stamp();
-    let mut insert = step.connection.prepare_cached(
-        "INSERT INTO task (queue, id, name, args, headers, rank, state, turn, max_attempts, timeout_ms, result_ttl_ms, enqueued_at,
-                           due_at, expires_at, unique_key, unique_ttl_ms, child)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id, queue) DO NOTHING",
-    )?;
-    let added = insert.execute(params![
-        task.queue.as_str(),
-        task.id.as_str(),
-        task.name.as_str(),
-        task.args,
-        headers,
-        rank(task.priority),
-        number(state),
-        turn,
-        task.max_attempts,
-        task.timeout.map(ms),
-        task.result_ttl.map(ms),
-        step.now_ms(),
-        due,
-        task.expires.map(sql),
-        task.unique.as_ref().map(|unique| &unique.key),
-        task.unique.as_ref().map(|unique| ms(unique.ttl)),
-        is_child,
-    ])?;
+    let added = insert!(step.connection, "INSERT INTO task" {
+        queue: task.queue.as_str(),
+        id: task.id.as_str(),
+        name: task.name.as_str(),
+        args: task.args,
+        headers: headers,
+        rank: rank(task.priority),
+        state: number(state),
+        turn: turn,
+        max_attempts: task.max_attempts,
+        timeout_ms: task.timeout.map(ms),
+        result_ttl_ms: task.result_ttl.map(ms),
+        enqueued_at: step.now_ms(),
+        due_at: due,
+        expires_at: task.expires.map(sql),
+        unique_key: task.unique.as_ref().map(|unique| &unique.key),
+        unique_ttl_ms: task.unique.as_ref().map(|unique| ms(unique.ttl)),
+        child: is_child,
+    } "ON CONFLICT (id, queue) DO NOTHING");
     if added == 1 && task.awaited {
         kept::note_awaited(step, &task.queue, &task.id, Duration::ZERO)?;
     }
     if added == 1 && !step.news.claimable.contains(&task.queue) {
-        // Also for a delayed one: whoever waits sets its alarm anew.
+        // For a delayed task too, because waiting workers must reset their timers.
         step.news.claimable.insert(task.queue.clone());
     }
     Ok(added == 1)
 }
 
-/// Whether the id is there. One that has ended and is over its time is removed on the way.
+/// Whether the id is known. A task that ended and is past its time is deleted first.
 fn is_known(step: &Step<'_>, queue: &QueueName, id: &TaskId) -> Result<bool, Failure> {
     let mut forget = step.connection.prepare_cached("DELETE FROM task WHERE id = ? AND queue = ? AND gone_at <= ?")?;
     forget.execute(params![id.as_str(), queue.as_str(), step.now_ms()])?;
@@ -127,14 +126,14 @@ fn is_known(step: &Step<'_>, queue: &QueueName, id: &TaskId) -> Result<bool, Fai
     Ok(find.exists([id.as_str(), queue.as_str()])?)
 }
 
-/// Takes a unique key for `id`, or says who holds it. Its time counts from when the task may start.
+/// Takes a unique key for `id`, or gives the holder. The key's time starts when the task may start.
 pub(super) fn take(step: &Step<'_>, queue: &QueueName, id: &TaskId, unique: &Unique, start: i64) -> Result<Option<TaskId>, Failure> {
     let mut find = step
         .connection
         .prepare_cached("SELECT holder FROM unique_key WHERE queue = ? AND key = ? AND until > ? AND until < 9223372036854775807")?;
-    // A holder that is no id holds nothing.
+    // A holder with an invalid id holds nothing.
     let holder: Option<TaskId> =
-        find.query_row(params![queue.as_str(), unique.key, step.now_ms()], |row| Ok(parsed(row, 0).ok())).optional()?.flatten();
+        find.query_row(params![queue.as_str(), unique.key, step.now_ms()], |row| Ok(parsed(row, "holder").ok())).optional()?.flatten();
     if let Some(holder) = holder
         && holder != *id
     {

@@ -9,12 +9,15 @@ use rusqlite::{OptionalExtension, params};
 use super::{
     end::{Kept, count, keep, release, remove},
     enqueue::{add_child, meet},
-    lease::alive,
+    incarnation::alive,
     rows::{BRIEF, Brief, brief, number, words},
     writer::{Failure, Step, sql},
 };
 use crate::{
-    broker::{Finish, FinishReply, Finished, Incarnation, Result},
+    broker::{
+        error::Result,
+        lease::{Finish, FinishReply, Finished, Incarnation},
+    },
     retry::{Next, cancelled_instead, transition},
     task::{ErrorEntry, ErrorKind, State, TaskError, Verdict},
 };

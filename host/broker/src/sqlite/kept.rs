@@ -1,6 +1,6 @@
-//! What is kept of a task beside its row: that it is awaited, and that it was.
+//! What is kept of a task beside its row: that a caller awaits it, and that it existed.
 //!
-//! A row whose time is over is hidden by `gone_at`. One that somebody awaits stays for a minute, so that its end can be told. What the
+//! `gone_at` hides a row past its time. The row of an awaited task stays for a minute more, so that its end can be told. A task that the
 //! broker itself started leaves a stub, so that it is not started again.
 
 use std::time::Duration;
@@ -12,14 +12,17 @@ use super::{
     writer::{Failure, Step, sql},
 };
 use crate::{
-    broker::{Result, STUB, TOLD},
+    broker::{
+        error::Result,
+        settings::{STUB, TOLD},
+    },
     task::{Millis, QueueName, TaskId, TaskView},
 };
 
-/// Nobody waits longer at a time; whoever goes on says so again.
+/// The longest time that is noted at once. A caller that waits longer notes it again.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
-/// Somebody waits for the end of this task, for `limit` at most.
+/// Notes that a caller awaits this task, for `limit` at most.
 pub(super) fn note_awaited(step: &Step<'_>, queue: &QueueName, id: &TaskId, limit: Duration) -> Result<(), Failure> {
     let until = step.now_ms().saturating_add(ms(limit.min(LONGEST) + TOLD));
     let mut note = step.connection.prepare_cached(
@@ -29,12 +32,12 @@ pub(super) fn note_awaited(step: &Step<'_>, queue: &QueueName, id: &TaskId, limi
     Ok(())
 }
 
-/// The queue of a task that has not ended; `None` where several queues have one of that id, too.
+/// The queue of a task that has not ended. `None` if several queues have the id.
 pub(super) fn going_on(step: &Step<'_>, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<QueueName>, Failure> {
     let mut find = step.connection.prepare_cached(
-        "SELECT queue, state < 4 FROM task WHERE id = ?1 AND (?2 IS NULL OR queue = ?2) AND (gone_at IS NULL OR gone_at > ?3) LIMIT 2",
+        "SELECT queue, state < 4 AS goes_on FROM task WHERE id = ?1 AND (?2 IS NULL OR queue = ?2) AND (gone_at IS NULL OR gone_at > ?3) LIMIT 2",
     )?;
-    let read = |row: &rusqlite::Row<'_>| Ok((parsed(row, 0).ok(), row.get::<_, bool>(1)?));
+    let read = |row: &rusqlite::Row<'_>| Ok((parsed(row, "queue").ok(), row.get::<_, bool>("goes_on")?));
     let found = find.query_map(params![id.as_str(), queue.map(QueueName::as_str), step.now_ms()], read)?;
     Ok(match &found.collect::<rusqlite::Result<Vec<_>>>()?[..] {
         [(queue, true)] => queue.clone(),
@@ -47,7 +50,7 @@ pub(super) fn is_awaited(step: &Step<'_>, task: &Brief) -> Result<bool, Failure>
     Ok(find.exists(params![task.queue.as_str(), task.id.as_str(), step.now_ms()])?)
 }
 
-/// The end of a task that is gone, as those who await it are told.
+/// The end of a gone task, for the callers that await it.
 pub(super) fn told(db: &Connection, now: Millis, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<TaskView>, Failure> {
     let mut find = db.prepare_cached(&format!(
         "SELECT {VIEW} FROM task WHERE id = ?1 AND (?2 IS NULL OR queue = ?2) AND gone_at <= ?3 AND gone_at > ?3 - ?4
@@ -57,7 +60,7 @@ pub(super) fn told(db: &Connection, now: Millis, queue: Option<&QueueName>, id: 
     Ok(find.query_row(params![id.as_str(), queue.map(QueueName::as_str), sql(now), ms(TOLD)], view).optional()?)
 }
 
-/// From its end on, or its deletion.
+/// Leaves a stub, from the task's end or deletion on.
 pub(super) fn leave_stub(step: &Step<'_>, task: &Brief) -> Result<(), Failure> {
     let mut leave = step.connection.prepare_cached("INSERT OR REPLACE INTO stub (queue, id, until) VALUES (?, ?, ?)")?;
     leave.execute(params![task.queue.as_str(), task.id.as_str(), step.now_ms().saturating_add(ms(STUB))])?;
@@ -69,7 +72,7 @@ pub(super) fn has_stub(step: &Step<'_>, queue: &QueueName, id: &TaskId) -> Resul
     Ok(find.exists(params![queue.as_str(), id.as_str(), step.now_ms()])?)
 }
 
-/// What is over its time.
+/// Deletes stubs and awaits that are past their time.
 pub(super) fn forget(step: &Step<'_>) -> Result<(), Failure> {
     for table in ["stub", "awaited"] {
         step.connection.prepare_cached(&format!("DELETE FROM {table} WHERE until <= ?"))?.execute([step.now_ms()])?;

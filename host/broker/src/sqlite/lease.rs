@@ -1,302 +1,88 @@
-//! Incarnations and what they hold: register, claim, extend, adopt, leave.
-//!
-//! Invariant: a running task has exactly one holder, and its member (`id@claim µs`) names one attempt: the stamp of a claim is
-//! never given twice. An expired incarnation is looked at twice before its tasks are taken over.
+//! The role of workers: each verb is a step on the writer. See [`incarnation`] for leases and [`finish`] for ends.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use rusqlite::{OptionalExtension, params, types::Value};
+use async_trait::async_trait;
+use rusqlite::params;
+use tokio::sync::mpsc;
 
-use super::{
-    end::{end, end_unreadable},
-    enqueue::meet,
-    rows::{BRIEF, LEASED, brief, leased, maybe, ms, or_odd, parsed, time, whole},
-    writer::{Failure, Step, sql},
-};
+use super::{driver::SqliteBroker, finish, incarnation, sweep, wait};
 use crate::{
-    broker::{Claimed, Extended, Incarnation, Lease, Leased, Result, grace},
-    task::{ErrorKind, Millis, QueueName, State, TaskError, TaskId, TaskName},
+    broker::{
+        error::Result,
+        lease::{Claimed, Extended, Finish, FinishReply, Incarnation, Lease, LeaseReply, Leased},
+    },
+    task::{Progress, QueueName, TaskId, TaskName},
 };
 
-/// What one step promotes or ends at most: bounds how long the writer is kept.
-pub(super) const BATCH: usize = 1_000;
-/// [`BATCH`] as SQLite takes it.
-pub(super) const BATCH_ROWS: i64 = 1_000;
-/// Bytes of arguments that one claim hands out, after its first task.
-const CLAIM_BYTES: usize = 4 << 20;
-/// What somebody else may have written as a lease counts as a year at most.
-const LONGEST_LEASE_MS: i64 = 31_536_000_000;
-/// Names of parked tasks that one claim tells.
-const PARKED_NAMES: usize = 1_000;
-
-pub(super) fn register(step: &mut Step<'_>, queue: &QueueName, lease: Duration) -> Result<Incarnation, Failure> {
-    meet(step, queue)?;
-    let mut insert = step.connection.prepare_cached("INSERT INTO incarnation (queue, deadline, lease_ms) VALUES (?, ?, ?)")?;
-    let n = insert.insert(params![queue.as_str(), sql(deadline(step, lease)), ms(lease)])?;
-    Ok(Incarnation { queue: queue.clone(), id: Arc::from(n.to_string()) })
-}
-
-/// When somebody may first look at a lease that is prolonged now.
-fn deadline(step: &Step<'_>, lease: Duration) -> Millis {
-    step.now.after(lease.saturating_sub(grace(lease)))
-}
-
-/// Prolongs the lease; `None` when there is no such incarnation any more.
-fn prolong(step: &Step<'_>, who: &Incarnation, lease: Duration) -> Result<Option<i64>, Failure> {
-    let Ok(n) = who.id.parse::<i64>() else { return Ok(None) };
-    let mut update =
-        step.connection.prepare_cached("UPDATE incarnation SET deadline = ?, lease_ms = ?, marked = 0 WHERE n = ? AND queue = ?")?;
-    let found = update.execute(params![sql(deadline(step, lease)), ms(lease), n, who.queue.as_str()])?;
-    Ok((found == 1).then_some(n))
-}
-
-/// The number of a living incarnation.
-pub(super) fn alive(step: &Step<'_>, who: &Incarnation) -> Result<Option<i64>, Failure> {
-    let Ok(n) = who.id.parse::<i64>() else { return Ok(None) };
-    let mut find = step.connection.prepare_cached("SELECT 1 FROM incarnation WHERE n = ? AND queue = ?")?;
-    Ok(find.exists(params![n, who.queue.as_str()])?.then_some(n))
-}
-
-pub(super) fn claim(
-    step: &mut Step<'_>,
-    who: &Incarnation,
-    lease: Duration,
-    limit: usize,
-    startable: &[TaskName],
-) -> Result<Lease<Claimed>, Failure> {
-    let Some(n) = prolong(step, who, lease)? else { return Ok(Lease::Lost) };
-    let queue = &who.queue;
-    let adopted = adopt(step, queue, n)?;
-    let promoted = promote(step, queue)?;
-    let expired = expire_waiting(step, queue)?;
-    let mut claimed = Claimed { adopted, paused: is_paused(step, queue)?, ..Claimed::default() };
-    let mut parked = parked_names(step, queue)?;
-    if !claimed.paused {
-        claimed.more = promoted == BATCH || expired == BATCH;
-        let startable: Vec<_> = parked.iter().filter(|name| startable.contains(name)).cloned().collect();
-        let from_parked = take(step, queue, n, limit, &startable, &mut claimed)?;
-        if from_parked {
-            parked = parked_names(step, queue)?;
-        }
+#[async_trait]
+impl Lease for SqliteBroker {
+    async fn register(&self, queue: &QueueName, lease: Duration) -> Result<Incarnation> {
+        let queue = queue.clone();
+        self.write(move |step| incarnation::register(step, &queue, lease)).await
     }
-    claimed.parked = parked;
-    claimed.next_due = next_due(step, queue, n)?;
-    Ok(Lease::Held(claimed))
-}
 
-/// Leases the best of `ready` and of what is parked under `startable`; whether any was parked.
-fn take(
-    step: &mut Step<'_>,
-    queue: &QueueName,
-    n: i64,
-    limit: usize,
-    startable: &[TaskName],
-    claimed: &mut Claimed,
-) -> Result<bool, Failure> {
-    // One more than asked for, to see whether there is more.
-    let wanted = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
-    let now = step.now_ms();
-    let stamp = step.stamp();
-    let mut found: Vec<(i64, i64, i64, Leased)> = Vec::new();
-    let mut odd = Vec::new();
-    let mut row = |row: &rusqlite::Row<'_>| -> rusqlite::Result<Option<(i64, i64, i64, Leased)>> {
-        let (rank, turn, seq) = (whole(row, 5)?, whole(row, 13)?, row.get(12)?);
-        Ok(or_odd(seq, leased(row, Some(stamp)), &mut odd).map(|leased| (rank, turn, seq, leased)))
-    };
-    let mut bytes = 0;
-    let mut cut = false;
-    {
-        let mut ready = step.connection.prepare_cached(&format!(
-            "SELECT {LEASED}, turn FROM task INDEXED BY task_ready
-             WHERE queue = ? AND state = 1 AND (expires_at IS NULL OR tries > 0 OR expires_at > ?) ORDER BY rank, turn, seq LIMIT ?"
-        ))?;
-        let mut rows = ready.query(params![queue.as_str(), now, wanted])?;
-        while let Some(next) = rows.next()? {
-            let Some(next) = row(next)? else { continue };
-            bytes += next.3.task.args.len();
-            if bytes > CLAIM_BYTES && !found.is_empty() {
-                cut = true;
-                break;
-            }
-            found.push(next);
-        }
+    async fn claim(&self, who: &Incarnation, lease: Duration, limit: usize, startable: &[TaskName]) -> Result<LeaseReply<Claimed>> {
+        let (who, startable) = (who.clone(), startable.to_vec());
+        self.write(move |step| incarnation::claim(step, &who, lease, limit, &startable)).await
     }
-    let mut from_parked = false;
-    if !startable.is_empty() {
-        let mut parked = step.connection.prepare_cached(&format!(
-            "SELECT {LEASED}, turn FROM task INDEXED BY task_parked
-             WHERE queue = ? AND state = 2 AND name = ? AND (expires_at IS NULL OR tries > 0 OR expires_at > ?)
-             ORDER BY rank, turn, seq LIMIT ?"
-        ))?;
-        for name in startable {
-            let mut bytes = 0;
-            let mut rows = parked.query(params![queue.as_str(), name.as_str(), now, wanted])?;
-            while let Some(next) = rows.next()? {
-                let Some(next) = row(next)? else { continue };
-                bytes += next.3.task.args.len();
-                if bytes > CLAIM_BYTES && bytes > next.3.task.args.len() {
-                    cut = true;
-                    break;
-                }
-                from_parked = true;
-                found.push(next);
-            }
-        }
-        found.sort_by_key(|(rank, turn, seq, _)| (*rank, *turn, *seq));
+
+    async fn extend(&self, who: &Incarnation, lease: Duration) -> Result<LeaseReply<Extended>> {
+        let who = who.clone();
+        self.write(move |step| incarnation::extend(step, &who, lease)).await
     }
-    claimed.more |= cut || found.len() > limit || !odd.is_empty();
-    found.truncate(limit);
-    end_unreadable(step, &odd)?;
-    let mut hold =
-        step.connection.prepare_cached("UPDATE task SET state = 3, held_by = ?, claimed_us = ?, parked_at = NULL WHERE seq = ?")?;
-    for (_, _, seq, leased) in found {
-        hold.execute([n, stamp, seq])?;
-        claimed.tasks.push(leased);
+
+    async fn held(&self, who: &Incarnation) -> Result<Vec<Leased>> {
+        let who = who.clone();
+        // On the writer, so that it sees the effect of a claim that was queued before it.
+        self.write(move |step| incarnation::held(step, &who)).await
     }
-    Ok(from_parked)
-}
 
-/// Delayed tasks that are due become ready, placed by when they were due; how many.
-fn promote(step: &Step<'_>, queue: &QueueName) -> Result<usize, Failure> {
-    let mut update = step.connection.prepare_cached(
-        "UPDATE task SET state = 1, turn = due_at * 1000, due_at = NULL WHERE seq IN
-           (SELECT seq FROM task INDEXED BY task_scheduled WHERE queue = ? AND state = 0 AND due_at <= ? ORDER BY due_at LIMIT ?)",
-    )?;
-    Ok(update.execute(params![queue.as_str(), step.now_ms(), BATCH_ROWS])?)
-}
-
-/// Waiting tasks past their `expires` end cancelled; how many.
-pub(super) fn expire_waiting(step: &mut Step<'_>, queue: &QueueName) -> Result<usize, Failure> {
-    let late = {
-        let mut find = step.connection.prepare_cached(&format!(
-            "SELECT {BRIEF} FROM task INDEXED BY task_expires
-             WHERE queue = ? AND expires_at <= ? AND expires_at IS NOT NULL AND tries = 0 AND state < 3 LIMIT ?"
-        ))?;
-        find.query_map(params![queue.as_str(), step.now_ms(), BATCH_ROWS], brief)?.collect::<rusqlite::Result<Vec<_>>>()?
-    };
-    for task in &late {
-        end(step, task, State::Cancelled, &TaskError::new(ErrorKind::Expired, "not started by the time it expires"))?;
+    async fn finish(&self, who: &Incarnation, finishes: &[Finish]) -> Result<FinishReply> {
+        let (who, finishes) = (who.clone(), finishes.to_vec());
+        self.write(move |step| finish::finish(step, &who, &finishes)).await
     }
-    Ok(late.len())
-}
 
-/// Takes over what expired incarnations hold. The first look only marks, and grants the last part of the lease.
-fn adopt(step: &mut Step<'_>, queue: &QueueName, n: i64) -> Result<Vec<Leased>, Failure> {
-    let expired = {
-        let mut find =
-            // A deadline that is no number is past: text is greater than any.
-            step.connection.prepare_cached(
-                "SELECT n, lease_ms, marked FROM incarnation WHERE queue = ? AND (deadline <= ? OR deadline > 9223372036854775807) AND n <> ?",
-            )?;
-        find.query_map(params![queue.as_str(), step.now_ms(), n], |row| Ok((row.get(0)?, whole(row, 1)?, whole(row, 2)? != 0)))?
-            .collect::<rusqlite::Result<Vec<(i64, i64, bool)>>>()?
-    };
-    let mut adopted = Vec::new();
-    for (other, lease_ms, marked) in expired {
-        if !marked {
-            let mut mark = step.connection.prepare_cached("UPDATE incarnation SET marked = 1, deadline = ? WHERE n = ?")?;
-            let grace = grace(Duration::from_millis(lease_ms.clamp(0, LONGEST_LEASE_MS).unsigned_abs()));
-            mark.execute([step.now_ms().saturating_add(ms(grace)), other])?;
-            continue;
-        }
-        adopted.extend(held_by(step, queue, other)?);
-        let mut take = step.connection.prepare_cached("UPDATE task SET held_by = ? WHERE queue = ? AND state = 3 AND held_by = ?")?;
-        take.execute(params![n, queue.as_str(), other])?;
-        step.connection.prepare_cached("DELETE FROM incarnation WHERE n = ?")?.execute([other])?;
+    async fn leave(&self, who: &Incarnation) -> Result<()> {
+        let who = who.clone();
+        self.write(move |step| incarnation::leave(step, &who)).await
     }
-    Ok(adopted)
-}
 
-fn held_by(step: &mut Step<'_>, queue: &QueueName, n: i64) -> Result<Vec<Leased>, Failure> {
-    let mut find = step.connection.prepare_cached(&format!(
-        "SELECT {LEASED} FROM task INDEXED BY task_running WHERE queue = ? AND state = 3 AND held_by = ? ORDER BY seq"
-    ))?;
-    let mut odd = Vec::new();
-    let rows = find.query_map(params![queue.as_str(), n], |row| Ok(or_odd(row.get(12)?, leased(row, None), &mut odd)))?;
-    let held = rows.filter_map(Result::transpose).collect::<rusqlite::Result<_>>()?;
-    drop(find);
-    end_unreadable(step, &odd)?;
-    Ok(held)
-}
-
-pub(super) fn held(step: &mut Step<'_>, who: &Incarnation) -> Result<Vec<Leased>, Failure> {
-    match alive(step, who)? {
-        Some(n) => held_by(step, &who.queue, n),
-        None => Ok(Vec::new()),
+    async fn expire(&self, who: &Incarnation) -> Result<()> {
+        let who = who.clone();
+        self.write(move |step| incarnation::expire(step, &who)).await
     }
-}
 
-pub(super) fn extend(step: &mut Step<'_>, who: &Incarnation, lease: Duration) -> Result<Lease<Extended>, Failure> {
-    let Some(n) = prolong(step, who, lease)? else { return Ok(Lease::Lost) };
-    let adopted = adopt(step, &who.queue, n)?;
-    let mut count = step
-        .connection
-        .prepare_cached("SELECT count(*) FROM task INDEXED BY task_running WHERE queue = ? AND state = 3 AND held_by = ?")?;
-    let held: i64 = count.query_row(params![who.queue.as_str(), n], |row| row.get(0))?;
-    let held = usize::try_from(held).unwrap_or(0);
-    let mut asked = step.connection.prepare_cached("SELECT id FROM task INDEXED BY task_asked WHERE queue = ? AND cancel_asked = 1")?;
-    let ids = asked.query_map([who.queue.as_str()], |row| Ok(parsed::<TaskId>(row, 0).ok()))?.collect::<rusqlite::Result<Vec<_>>>()?;
-    let cancelled = ids.into_iter().flatten().collect();
-    Ok(Lease::Held(Extended { held, cancelled, adopted, outbox: false }))
-}
-
-pub(super) fn leave(step: &mut Step<'_>, who: &Incarnation) -> Result<(), Failure> {
-    let Some(n) = alive(step, who)? else { return Ok(()) };
-    let asked = {
-        let mut find = step.connection.prepare_cached(&format!(
-            "SELECT {BRIEF} FROM task INDEXED BY task_running WHERE queue = ? AND state = 3 AND held_by = ? AND cancel_asked = 1"
-        ))?;
-        find.query_map(params![who.queue.as_str(), n], brief)?.collect::<rusqlite::Result<Vec<_>>>()?
-    };
-    for task in &asked {
-        end(step, task, State::Cancelled, &TaskError::new(ErrorKind::Cancelled, "cancelled while it ran"))?;
+    async fn wait(&self, queue: &QueueName, limit: Duration) -> Result<()> {
+        wait::wait(self, queue, limit).await
     }
-    let mut back = step
-        .connection
-        .prepare_cached("UPDATE task SET state = 1, held_by = NULL, progress = NULL WHERE queue = ? AND state = 3 AND held_by = ?")?;
-    if back.execute(params![who.queue.as_str(), n])? > 0 {
-        step.news.claimable.insert(who.queue.clone());
+
+    async fn cancellations(&self, sender: mpsc::Sender<(QueueName, TaskId)>) -> Result<()> {
+        wait::cancellations(self, sender).await
     }
-    step.connection.prepare_cached("DELETE FROM incarnation WHERE n = ?")?.execute([n])?;
-    Ok(())
-}
 
-pub(super) fn expire(step: &mut Step<'_>, who: &Incarnation) -> Result<(), Failure> {
-    let Some(n) = alive(step, who)? else { return Ok(()) };
-    step.connection.prepare_cached("UPDATE incarnation SET marked = 1, deadline = 0 WHERE n = ?")?.execute([n])?;
-    step.news.claimable.insert(who.queue.clone());
-    Ok(())
-}
-
-fn is_paused(step: &Step<'_>, queue: &QueueName) -> Result<bool, Failure> {
-    let mut find = step.connection.prepare_cached("SELECT paused FROM queue WHERE name = ?")?;
-    Ok(find.query_row([queue.as_str()], |row| whole(row, 0)).optional()?.is_some_and(|paused| paused != 0))
-}
-
-/// Distinct names by one seek each, whatever the number of tasks.
-fn parked_names(step: &Step<'_>, queue: &QueueName) -> Result<Vec<TaskName>, Failure> {
-    let mut names = Vec::new();
-    let mut next = step
-        .connection
-        .prepare_cached("SELECT name FROM task INDEXED BY task_parked WHERE queue = ? AND state = 2 AND name > ? ORDER BY name LIMIT 1")?;
-    let mut after = Value::Text(String::new());
-    for _ in 0..PARKED_NAMES {
-        let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, Value>(0), parsed::<TaskName>(row, 0)));
-        let Some((stored, name)) = next.query_row(params![queue.as_str(), after], read).optional()? else { break };
-        // Text that is no UTF-8 can't be gone on from, and stands behind all that is.
-        let Ok(stored) = stored else { break };
-        after = stored;
-        names.extend(name);
+    async fn progress(&self, queue: &QueueName, id: &TaskId, progress: &Progress) -> Result<()> {
+        let (queue, id, progress) = (queue.clone(), id.clone(), progress.clone());
+        self.write(move |step| {
+            let mut update = step.connection.prepare_cached("UPDATE task SET progress = ? WHERE id = ? AND queue = ? AND state = 3")?;
+            update.execute(params![serde_json::to_string(&progress)?, id.as_str(), queue.as_str()])?;
+            Ok(())
+        })
+        .await
     }
-    Ok(names)
-}
 
-/// When the next delayed task or the next incarnation of somebody else wants a look.
-fn next_due(step: &Step<'_>, queue: &QueueName, n: i64) -> Result<Option<Duration>, Failure> {
-    let mut find = step.connection.prepare_cached(
-        "SELECT (SELECT min(due_at) FROM task INDEXED BY task_scheduled WHERE queue = ?1 AND state = 0),
-                (SELECT min(deadline) FROM incarnation WHERE queue = ?1 AND n <> ?2)",
-    )?;
-    let (due, deadline) = find.query_row(params![queue.as_str(), n], |row| Ok((maybe(row, 0)?, maybe(row, 1)?)))?;
-    Ok([due, deadline].into_iter().flatten().min().map(|at| time(at).since(step.now)))
+    /// One database holds all queues: `finish` adds the children itself, so there is no outbox.
+    async fn relay(&self, _queue: &QueueName) -> Result<usize> {
+        Ok(0)
+    }
+
+    async fn sweep(&self, queue: &QueueName, offered: &[TaskName]) -> Result<()> {
+        self.repeat(|step| sweep::forget(step)).await?;
+        let of = queue.clone();
+        self.repeat(move |step| sweep::trim_dead(step, &of)).await?;
+        let of = queue.clone();
+        self.repeat(move |step| Ok(incarnation::expire_waiting(step, &of)? == incarnation::BATCH)).await?;
+        let (of, offered) = (queue.clone(), offered.to_vec());
+        self.repeat(move |step| sweep::end_unknown(step, &of, &offered)).await
+    }
 }

@@ -1,10 +1,9 @@
-//! Listings: section by section (running, ready, scheduled, parked) and queue by queue, then what has ended, newest first over all
-//! queues.
+//! Listings: section by section (running, ready, scheduled, parked) and queue by queue, then the ended tasks of all queues, newest first.
 //!
-//! the next of one index → the row → those that fit the filter
+//! the next keys of one index → the row → those that match the filter
 //!
-//! Invariant: a cursor names the last task that was looked at by its keys, so that tasks which come and go meanwhile shift nothing. Every
-//! statement walks one range of one index and stops at its limit: what a page costs depends on what it shows and not on what there is.
+//! Invariant: a cursor names the last task that was looked at by its keys, so tasks that come and go meanwhile shift nothing. Every
+//! statement walks one range of one index and stops at its limit: the cost of a page does not grow with the number of tasks.
 
 use std::collections::VecDeque;
 
@@ -12,14 +11,15 @@ use rusqlite::{Connection, OptionalExtension, params, types::ValueRef};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    columns::col,
     rows::{Odd, VIEW, number, or_odd, view},
     show,
     writer::{Failure, sql},
 };
 use crate::{
     broker::{
-        Result, TaskFilter, TaskPage,
-        listing::{Walk, place},
+        error::Result,
+        listing::{TaskFilter, TaskPage, Walk, place},
     },
     task::{Millis, QueueName, State},
 };
@@ -32,9 +32,9 @@ struct Section {
     state: State,
     from: &'static str,
     order: &'static str,
-    /// What comes after the keys ?3 to ?5, and of the parked after the name ?2.
+    /// The condition for rows after the keys ?3 to ?5; of parked tasks also after the name ?2.
     beyond: &'static str,
-    /// Where these keys stand in [`VIEW`].
+    /// The places of these keys in [`VIEW`].
     keys: [usize; 3],
 }
 
@@ -44,28 +44,28 @@ const SECTIONS: [Section; 4] = [
         from: "task INDEXED BY task_running WHERE queue = ?1 AND state = 3",
         order: "claimed_us, seq",
         beyond: "(claimed_us, seq) > (?3, ?4)",
-        keys: [14, 24, 24],
+        keys: [col!(VIEW.claimed_us), col!(VIEW.seq), col!(VIEW.seq)],
     },
     Section {
         state: State::Ready,
         from: "task INDEXED BY task_ready WHERE queue = ?1 AND state = 1",
         order: "rank, turn, seq",
         beyond: "(rank, turn, seq) > (?3, ?4, ?5)",
-        keys: [5, 23, 24],
+        keys: [col!(VIEW.rank), col!(VIEW.turn), col!(VIEW.seq)],
     },
     Section {
         state: State::Scheduled,
         from: "task INDEXED BY task_scheduled WHERE queue = ?1 AND state = 0",
         order: "due_at, seq",
         beyond: "(due_at, seq) > (?3, ?4)",
-        keys: [12, 24, 24],
+        keys: [col!(VIEW.due_at), col!(VIEW.seq), col!(VIEW.seq)],
     },
     Section {
         state: State::Parked,
         from: "task INDEXED BY task_parked WHERE queue = ?1 AND state = 2",
         order: "name, rank, turn, seq",
         beyond: "(name, rank, turn, seq) > (?2, ?3, ?4, ?5)",
-        keys: [5, 23, 24],
+        keys: [col!(VIEW.rank), col!(VIEW.turn), col!(VIEW.seq)],
     },
 ];
 
@@ -75,7 +75,7 @@ impl Section {
     }
 }
 
-/// The next of one state of one queue that have ended.
+/// The next ended tasks of one state of one queue.
 const ENDED: &str = "SELECT ended_at, seq FROM task INDEXED BY task_ended WHERE queue = ?1 AND state = ?2 AND state > 3
      AND (ended_at, seq) < (?3, ?4) ORDER BY ended_at DESC, seq DESC LIMIT ?5";
 
@@ -89,12 +89,12 @@ pub(super) fn statements() -> Vec<String> {
     SECTIONS.iter().map(Section::text).chain([ENDED.to_owned(), one()]).collect()
 }
 
-/// Where a listing goes on.
+/// Where a listing continues.
 #[derive(Debug, Serialize, Deserialize)]
 enum Cursor {
     Waiting {
         section: usize,
-        /// The first one when `None`.
+        /// `None`: the first queue.
         queue: Option<QueueName>,
         after: Mark,
     },
@@ -111,7 +111,7 @@ struct Mark {
 
 const FIRST: Mark = Mark { name: String::new(), keys: [i64::MIN; 3] };
 
-/// Rows that can't be read are noted among the `odd` ones and left out. The first page looks for those that no page would meet.
+/// Lists a page. Unreadable rows are left out and added to `odd`. The first page also looks for rows that no page would meet.
 pub(super) fn list(
     db: &Connection,
     now: Millis,
@@ -144,7 +144,7 @@ pub(super) fn list(
     Ok(walk.page(false)?)
 }
 
-/// One step of the first four sections; where to go on.
+/// One step of the first four sections. Gives the cursor behind it.
 fn walk_waiting(
     db: &Connection,
     walk: &mut Walk<'_, Cursor>,
@@ -166,8 +166,8 @@ fn walk_waiting(
     let mut is_empty = true;
     while let Some(row) = rows.next()? {
         let [a, b, c] = section.keys;
-        let read = || Ok((Mark { name: row.get(2)?, keys: [row.get(a)?, row.get(b)?, row.get(c)?] }, view(row)?));
-        let Some((mark, task)) = or_odd(row.get(24)?, read(), odd) else { continue };
+        let read = || Ok((Mark { name: row.get(col!(VIEW.name))?, keys: [row.get(a)?, row.get(b)?, row.get(c)?] }, view(row)?));
+        let Some((mark, task)) = or_odd(row.get(col!(VIEW.seq))?, read(), odd) else { continue };
         is_empty = false;
         after = mark;
         walk.look(Some(task), Cursor::Waiting { section: index, queue: Some(at.clone()), after: after.clone() });
@@ -182,7 +182,7 @@ fn walk_waiting(
     Ok(Cursor::Waiting { section: index, queue: Some(at.clone()), after })
 }
 
-/// One state of one queue, read as far as it is needed.
+/// The ended tasks of one state of one queue, read as far as needed.
 struct Feed<'a> {
     queue: &'a QueueName,
     state: State,
@@ -198,8 +198,8 @@ impl Feed<'_> {
         let (at, seq) = self.last;
         let limit_rows = i64::try_from(limit).unwrap_or(i64::MAX);
         let read = |row: &rusqlite::Row<'_>| {
-            let seq = row.get(1)?;
-            Ok(or_odd(seq, row.get(0).map(|at| (at, seq)), odd))
+            let seq = row.get("seq")?;
+            Ok(or_odd(seq, row.get("ended_at").map(|at| (at, seq)), odd))
         };
         let found = find.query_map(params![self.queue.as_str(), number(self.state), at, seq, limit_rows], read)?;
         let mut rows = 0;
@@ -215,7 +215,7 @@ impl Feed<'_> {
     }
 }
 
-/// What has ended, from `last` on; whether that was all.
+/// Ended tasks, from `last` on. Gives whether these were all.
 fn walk_ended(
     db: &Connection,
     walk: &mut Walk<'_, Cursor>,
@@ -239,7 +239,7 @@ fn walk_ended(
             return Ok(true);
         };
         if let Some((at, seq)) = feed.next.pop_front() {
-            // `None`: over its time, and not swept yet.
+            // `None`: it is past its time and not swept yet.
             let task = find.query_row(params![seq, sql(now)], |row| Ok(or_odd(seq, view(row), odd))).optional()?.flatten();
             walk.look(task, Cursor::Ended(at, seq));
         }
@@ -247,10 +247,11 @@ fn walk_ended(
     Ok(false)
 }
 
-/// Rows of one kind that are noted by one page, at most.
+/// How many stray rows of one kind one page notes.
 const STRAYS: usize = 100;
 
-/// Rows whose queue, state or time is none, which no walk along an index meets: a seek each, whatever there is.
+/// Finds rows with an invalid queue, state or time. No walk along an index meets them. It takes one seek each, however many tasks there
+/// are.
 fn stray(db: &Connection, odd: &mut Vec<Odd>) -> Result<(), Failure> {
     let indices = [
         ("task_running", "state = 3"),
@@ -267,7 +268,7 @@ fn stray(db: &Connection, odd: &mut Vec<Odd>) -> Result<(), Failure> {
         while let Some(queue) = found {
             for (what, why) in queue.strays(index) {
                 let mut find = db.prepare_cached(&format!("SELECT seq {from} AND queue = {QUEUE} AND {what} LIMIT {STRAYS}"))?;
-                for seq in find.query_map(params![queue.bytes, queue.is_text], |row| row.get(0))? {
+                for seq in find.query_map(params![queue.bytes, queue.is_text], |row| row.get("seq"))? {
                     odd.push(Odd { seq: seq?, why: why.clone() });
                 }
             }
@@ -277,10 +278,10 @@ fn stray(db: &Connection, odd: &mut Vec<Odd>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A [`Named`] as it stands in the column.
+/// A [`Named`] as the column has it.
 const QUEUE: &str = "iif(?2, CAST(?1 AS TEXT), ?1)";
 
-/// What stands in the place of a queue's name; text need not be UTF-8.
+/// The stored name of a queue; text may be invalid UTF-8.
 struct Named {
     bytes: Vec<u8>,
     is_text: bool,
@@ -288,21 +289,21 @@ struct Named {
 
 impl Named {
     fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
-        Ok(match row.get_ref(0)? {
+        Ok(match row.get_ref("queue")? {
             ValueRef::Text(text) => Self { bytes: text.to_owned(), is_text: true },
             ValueRef::Blob(bytes) => Self { bytes: bytes.to_owned(), is_text: false },
-            // A column of text has no number.
+            // A TEXT column has no numbers.
             _ => Self { bytes: Vec::new(), is_text: true },
         })
     }
 
-    /// What a row of this index must not be, and why.
+    /// Conditions that make a row of this index a stray, each with the reason.
     fn strays(&self, index: &str) -> Vec<(&'static str, String)> {
         let name = String::from_utf8(self.bytes.clone()).ok().filter(|_| self.is_text);
         let wrong = match name.map(QueueName::new) {
             Some(Ok(_)) => None,
             Some(Err(error)) => Some(error.to_string()),
-            None => Some("its queue is no text".to_owned()),
+            None => Some("its queue is not text".to_owned()),
         };
         if let Some(why) = wrong {
             return vec![("1", why)];
@@ -312,7 +313,7 @@ impl Named {
             "task_running" => &[("typeof(claimed_us) <> 'integer'", "it runs and was never claimed")],
             "task_scheduled" => &[("due_at IS NULL", "it is delayed and never due")],
             "task_ended" => &[
-                ("state > 6", "its state is none"),
+                ("state > 6", "its state is unknown"),
                 ("state = 4 AND ended_at IS NULL", ended),
                 ("state = 5 AND ended_at IS NULL", ended),
                 ("state = 6 AND ended_at IS NULL", ended),

@@ -1,90 +1,95 @@
-//! Rows ↔ the broker's types: which columns, in which order, read in one place.
+//! Rows as the broker's types: the lists of columns, and how each column is read.
 //!
-//! Somebody else may have written any value of any type into any column: numbers are read as far as they are some, JSON that is none
-//! is left out, and a row without an id, a name or arguments is [`Odd`], alone: its neighbours are read.
+//! Another program may have written any value of any type into any column. Numbers are read as far as possible, and invalid JSON is left
+//! out. A row without an id, a name or arguments becomes [`Odd`]; the rows beside it are read.
 
 use std::time::Duration;
 
 use rusqlite::{
-    Row,
+    Row, RowIndex,
     types::{Type, ValueRef},
 };
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+use super::columns::{Columns, col};
 use crate::{
-    broker::{Leased, Member},
+    broker::lease::{Leased, Member},
     task::{ErrorKind, Millis, Priority, QueueName, State, Task, TaskError, TaskId, TaskName, TaskView},
 };
 
 type Read<T> = rusqlite::Result<T>;
 
-pub(super) const LEASED: &str =
-    "id, queue, name, args, headers, rank, enqueued_at, tries, losses, timeout_ms, max_attempts, claimed_us, seq";
+pub(super) const LEASED: Columns =
+    Columns("id, queue, name, args, headers, rank, enqueued_at, tries, losses, timeout_ms, max_attempts, claimed_us, seq, turn");
 
-/// A row of [`LEASED`]; `claimed_us` is the claim that is being made, or the stored one.
+/// Reads a row of [`LEASED`]. `claimed_us` is the stamp of the present claim; `None` takes the stored one.
 pub(super) fn leased(row: &Row<'_>, claimed_us: Option<i64>) -> Read<Leased> {
-    let id: TaskId = parsed(row, 0)?;
+    let id: TaskId = parsed(row, col!(LEASED.id))?;
     let claimed_us = match claimed_us {
         Some(stamp) => stamp,
-        // It names the attempt: one that is no time can't be finished.
-        None => row.get::<_, i64>(11).and_then(|at| if at < 0 { Err(rusqlite::Error::IntegralValueOutOfRange(11, at)) } else { Ok(at) })?,
+        // It names the attempt: an attempt with an invalid stamp can't be finished.
+        None => row
+            .get::<_, i64>(col!(LEASED.claimed_us))
+            .and_then(|at| if at < 0 { Err(rusqlite::Error::IntegralValueOutOfRange(col!(LEASED.claimed_us), at)) } else { Ok(at) })?,
     };
     Ok(Leased {
         member: Member { id: id.clone(), claimed_us: claimed_us.unsigned_abs() },
         task: Task {
             id,
-            queue: parsed(row, 1)?,
-            name: parsed(row, 2)?,
-            args: row.get(3)?,
-            headers: loose(row, 4)?.unwrap_or_default(),
-            priority: priority(whole(row, 5)?),
-            enqueued_at: time(whole(row, 6)?),
-            tries: counted(row, 7)?,
-            losses: counted(row, 8)?,
-            timeout: maybe(row, 9)?.map(duration),
-            max_attempts: maybe(row, 10)?.map(|max| u32::try_from(max.max(1)).unwrap_or(u32::MAX)),
+            queue: parsed(row, col!(LEASED.queue))?,
+            name: parsed(row, col!(LEASED.name))?,
+            args: row.get(col!(LEASED.args))?,
+            headers: loose(row, col!(LEASED.headers))?.unwrap_or_default(),
+            priority: priority(whole(row, col!(LEASED.rank))?),
+            enqueued_at: time(whole(row, col!(LEASED.enqueued_at))?),
+            tries: counted(row, col!(LEASED.tries))?,
+            losses: counted(row, col!(LEASED.losses))?,
+            timeout: maybe(row, col!(LEASED.timeout_ms))?.map(duration),
+            max_attempts: maybe(row, col!(LEASED.max_attempts))?.map(|max| u32::try_from(max.max(1)).unwrap_or(u32::MAX)),
         },
     })
 }
 
-pub(super) const VIEW: &str = "id, queue, name, state, args, rank, tries, max_attempts, result, error, errors, enqueued_at, due_at, \
-     expires_at, claimed_us, ended_at, worker, plugin, version, digest, progress, headers, cancel_asked, turn, seq, parked_at";
+pub(super) const VIEW: Columns = Columns(
+    "id, queue, name, state, args, rank, tries, max_attempts, result, error, errors, enqueued_at, due_at, \
+     expires_at, claimed_us, ended_at, worker, plugin, version, digest, progress, headers, cancel_asked, turn, seq, parked_at",
+);
 
-/// A row of [`VIEW`]. A name that is none is shown as such.
+/// Reads a row of [`VIEW`]. An invalid name is shown as unreadable.
 pub(super) fn view(row: &Row<'_>) -> Read<TaskView> {
-    let state = state(row, 3)?;
-    let task = parsed(row, 2);
+    let state = state(row, col!(VIEW.state))?;
+    let task = parsed(row, col!(VIEW.name));
     let broken = task.as_ref().err().map(|error| TaskError::new(ErrorKind::Unreadable, why(error)));
     Ok(TaskView {
         waits_for: None,
-        id: parsed(row, 0)?,
-        queue: parsed(row, 1)?,
+        id: parsed(row, col!(VIEW.id))?,
+        queue: parsed(row, col!(VIEW.queue))?,
         task: task.unwrap_or_else(|_| TaskName::unreadable()),
         state,
-        args: raw(words(row, 4)?.unwrap_or_default()),
-        priority: priority(whole(row, 5)?).get(),
-        tries: counted(row, 6)?,
-        max_attempts: maybe(row, 7)?.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
-        result: words(row, 8)?.map(raw),
-        error: loose(row, 9)?.or(broken),
-        errors: loose(row, 10)?.unwrap_or_default(),
-        enqueued_at: time(whole(row, 11)?),
-        due_at: maybe(row, 12)?.map(time),
-        expires_at: maybe(row, 13)?.map(time),
-        started_at: maybe(row, 14)?.map(|micros| time(micros / 1000)),
-        ended_at: maybe(row, 15)?.map(time),
-        worker: words(row, 16)?,
-        plugin: words(row, 17)?,
-        version: words(row, 18)?,
-        digest: words(row, 19)?,
-        progress: loose(row, 20)?,
-        headers: loose(row, 21)?.unwrap_or_default(),
-        cancel_asked: whole(row, 22)? != 0,
+        args: raw(words(row, col!(VIEW.args))?.unwrap_or_default()),
+        priority: priority(whole(row, col!(VIEW.rank))?).get(),
+        tries: counted(row, col!(VIEW.tries))?,
+        max_attempts: maybe(row, col!(VIEW.max_attempts))?.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
+        result: words(row, col!(VIEW.result))?.map(raw),
+        error: loose(row, col!(VIEW.error))?.or(broken),
+        errors: loose(row, col!(VIEW.errors))?.unwrap_or_default(),
+        enqueued_at: time(whole(row, col!(VIEW.enqueued_at))?),
+        due_at: maybe(row, col!(VIEW.due_at))?.map(time),
+        expires_at: maybe(row, col!(VIEW.expires_at))?.map(time),
+        started_at: maybe(row, col!(VIEW.claimed_us))?.map(|micros| time(micros / 1000)),
+        ended_at: maybe(row, col!(VIEW.ended_at))?.map(time),
+        worker: words(row, col!(VIEW.worker))?,
+        plugin: words(row, col!(VIEW.plugin))?,
+        version: words(row, col!(VIEW.version))?,
+        digest: words(row, col!(VIEW.digest))?,
+        progress: loose(row, col!(VIEW.progress))?,
+        headers: loose(row, col!(VIEW.headers))?.unwrap_or_default(),
+        cancel_asked: whole(row, col!(VIEW.cancel_asked))? != 0,
     })
 }
 
-/// What the writer needs to know of a task before it changes it.
+/// The parts of a task that the writer needs before it changes the task.
 #[derive(Debug)]
 pub(super) struct Brief {
     pub(super) seq: i64,
@@ -102,42 +107,42 @@ pub(super) struct Brief {
     pub(super) child: bool,
 }
 
-pub(super) const BRIEF: &str =
-    "seq, queue, id, state, tries, losses, turn, unique_key, unique_ttl_ms, result_ttl_ms, cancel_asked, errors, child";
+pub(super) const BRIEF: Columns =
+    Columns("seq, queue, id, state, tries, losses, turn, unique_key, unique_ttl_ms, result_ttl_ms, cancel_asked, errors, child");
 
-/// A row of [`BRIEF`]. It is changed by its `seq`, so that its id may be none.
+/// Reads a row of [`BRIEF`]. The writer changes it by its `seq`, so its id may be invalid.
 pub(super) fn brief(row: &Row<'_>) -> Read<Brief> {
-    let seq = row.get(0)?;
+    let seq = row.get(col!(BRIEF.seq))?;
     Ok(Brief {
         seq,
-        queue: parsed(row, 1)?,
-        id: parsed(row, 2).unwrap_or_else(|_| TaskId::unreadable(seq)),
-        state: state(row, 3).unwrap_or(State::Dead),
-        tries: counted(row, 4)?,
-        losses: counted(row, 5)?,
-        turn: whole(row, 6)?,
-        unique_key: words(row, 7)?,
-        unique_ttl_ms: maybe(row, 8)?,
-        result_ttl_ms: maybe(row, 9)?.map(|ttl| ttl.max(0)),
-        cancel_asked: whole(row, 10)? != 0,
-        errors: words(row, 11)?,
-        child: whole(row, 12)? != 0,
+        queue: parsed(row, col!(BRIEF.queue))?,
+        id: parsed(row, col!(BRIEF.id)).unwrap_or_else(|_| TaskId::unreadable(seq)),
+        state: state(row, col!(BRIEF.state)).unwrap_or(State::Dead),
+        tries: counted(row, col!(BRIEF.tries))?,
+        losses: counted(row, col!(BRIEF.losses))?,
+        turn: whole(row, col!(BRIEF.turn))?,
+        unique_key: words(row, col!(BRIEF.unique_key))?,
+        unique_ttl_ms: maybe(row, col!(BRIEF.unique_ttl_ms))?,
+        result_ttl_ms: maybe(row, col!(BRIEF.result_ttl_ms))?.map(|ttl| ttl.max(0)),
+        cancel_asked: whole(row, col!(BRIEF.cancel_asked))? != 0,
+        errors: words(row, col!(BRIEF.errors))?,
+        child: whole(row, col!(BRIEF.child))? != 0,
     })
 }
 
-/// A row that is no task that can be run or shown.
+/// A row that can't be run or shown as a task.
 #[derive(Debug)]
 pub(super) struct Odd {
     pub(super) seq: i64,
     pub(super) why: String,
 }
 
-/// What was read of the row `seq`, or nothing, and it is noted among the odd ones.
+/// The value that was read of the row `seq`. An unreadable row is added to `odd` instead.
 pub(super) fn or_odd<T>(seq: i64, read: Read<T>, odd: &mut Vec<Odd>) -> Option<T> {
     read.map_err(|error| odd.push(Odd { seq, why: why(&error) })).ok()
 }
 
-/// Why a row can't be read, without the words of the library around it.
+/// Why a row can't be read, without the library's words around it.
 pub(super) fn why(error: &rusqlite::Error) -> String {
     match error {
         rusqlite::Error::FromSqlConversionFailure(_, _, why) => why.to_string(),
@@ -145,14 +150,14 @@ pub(super) fn why(error: &rusqlite::Error) -> String {
     }
 }
 
-/// A number, as far as it is one; 0 if not.
-pub(super) fn whole(row: &Row<'_>, column: usize) -> Read<i64> {
+/// A number, as far as it can be read; otherwise 0.
+pub(super) fn whole(row: &Row<'_>, column: impl RowIndex) -> Read<i64> {
     Ok(maybe(row, column)?.unwrap_or(0))
 }
 
-/// A number, as far as it is one.
+/// A number, as far as it can be read.
 #[expect(clippy::cast_possible_truncation, reason = "a float beyond the bounds becomes the bound")]
-pub(super) fn maybe(row: &Row<'_>, column: usize) -> Read<Option<i64>> {
+pub(super) fn maybe(row: &Row<'_>, column: impl RowIndex) -> Read<Option<i64>> {
     Ok(match row.get_ref(column)? {
         ValueRef::Integer(number) => Some(number),
         ValueRef::Real(number) => Some(number as i64),
@@ -166,8 +171,8 @@ fn counted(row: &Row<'_>, column: usize) -> Read<u32> {
     Ok(u32::try_from(whole(row, column)?.max(0)).unwrap_or(u32::MAX))
 }
 
-/// Text, as well as it can be read; `None` for null.
-pub(super) fn words(row: &Row<'_>, column: usize) -> Read<Option<String>> {
+/// Text, as far as it can be read. `None` for NULL.
+pub(super) fn words(row: &Row<'_>, column: impl RowIndex) -> Read<Option<String>> {
     Ok(match row.get_ref(column)? {
         ValueRef::Null => None,
         ValueRef::Integer(number) => Some(number.to_string()),
@@ -176,15 +181,15 @@ pub(super) fn words(row: &Row<'_>, column: usize) -> Read<Option<String>> {
     })
 }
 
-/// JSON, unless it is none or of another shape.
-fn loose<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Read<Option<T>> {
+/// JSON. `None` if it is invalid or of another shape.
+fn loose<T: DeserializeOwned>(row: &Row<'_>, column: impl RowIndex) -> Read<Option<T>> {
     Ok(match row.get_ref(column)? {
         ValueRef::Text(text) => serde_json::from_slice(text).ok(),
         _ => None,
     })
 }
 
-/// The number that stands for a state in the database; in `schema.sql`'s order.
+/// The stored number of a state, as in `schema.sql`.
 pub(super) const fn number(state: State) -> i64 {
     match state {
         State::Scheduled => 0,
@@ -203,19 +208,27 @@ fn state(row: &Row<'_>, column: usize) -> Read<State> {
 }
 
 /// A name or an id.
-pub(super) fn parsed<T>(row: &Row<'_>, column: usize) -> Read<T>
+pub(super) fn parsed<T>(row: &Row<'_>, column: impl RowIndex) -> Read<T>
 where
     T: std::str::FromStr,
     T::Err: std::error::Error + Send + Sync + 'static,
 {
     let text = row.get_ref(column)?.as_str().map_err(rusqlite::Error::from)?;
-    text.parse().map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
+    text.parse().map_err(|error| unreadable(row, column, Box::new(error)))
 }
 
-pub(super) fn json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Read<Option<T>> {
+pub(super) fn json<T: DeserializeOwned>(row: &Row<'_>, column: impl RowIndex) -> Read<Option<T>> {
     let Some(text) = row.get_ref(column)?.as_str_or_null().map_err(rusqlite::Error::from)? else { return Ok(None) };
     let value = serde_json::from_str(text);
-    value.map(Some).map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
+    value.map(Some).map_err(|error| unreadable(row, column, Box::new(error)))
+}
+
+/// The error of a column whose text is not what belongs there.
+fn unreadable(row: &Row<'_>, column: impl RowIndex, why: Box<dyn std::error::Error + Send + Sync>) -> rusqlite::Error {
+    match column.idx(row.as_ref()) {
+        Ok(column) => rusqlite::Error::FromSqlConversionFailure(column, Type::Text, why),
+        Err(error) => error,
+    }
 }
 
 pub(super) fn time(stored: i64) -> Millis {
@@ -226,7 +239,7 @@ pub(super) fn duration(ms: i64) -> Duration {
     Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 
-/// As stored; a time no clock reaches when it is too long.
+/// A duration as stored. One that is too long becomes a time that no clock reaches.
 pub(super) fn ms(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4).min(i64::MAX / 4)
 }
@@ -239,12 +252,12 @@ fn priority(rank: i64) -> Priority {
     u8::try_from(9_i64.saturating_sub(rank)).ok().and_then(Priority::new).unwrap_or_default()
 }
 
-/// JSON as it was given; what is none is shown as a string rather than hiding the whole task.
+/// JSON as it was given. Invalid JSON becomes `null`, so that the task is still shown.
 fn raw(text: String) -> Box<RawValue> {
     RawValue::from_string(text).or_else(|_| RawValue::from_string("null".into())).unwrap_or_default()
 }
 
-/// A page of names for `name IN (…)`, bound as one JSON array.
+/// Names for `name IN (…)`, bound as one JSON array.
 pub(super) fn names(names: &[TaskName]) -> String {
     serde_json::json!(names).to_string()
 }

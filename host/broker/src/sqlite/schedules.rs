@@ -1,45 +1,83 @@
-//! Schedules: kept, listed, paused, and fired once by whoever comes first.
+//! Schedules: kept, listed, paused, and fired once by the first worker that asks.
 //!
-//! The definition is JSON as it was put; what the broker itself decides (`paused`, `last`, `last_task`) stands in columns.
+//! The definition is stored as JSON. The parts that the broker decides (`paused`, `last`, `last_task`) have columns.
 
+use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params, types::Value};
 
 use super::{
+    columns::insert,
+    driver::SqliteBroker,
     end::{at, look_up},
     enqueue::{add_child, meet},
     rows::{json, time, whole, why, words},
     writer::{Failure, Step, sql},
 };
 use crate::{
-    broker::{BrokerError, Fired, Overlap, Result, Schedule, unreadable},
+    broker::{
+        error::{BrokerError, Result},
+        schedule::{Fired, Overlap, Schedule, Schedules},
+        unreadable,
+    },
     task::{Millis, NewTask, TaskId},
 };
 
-const COLUMNS: &str = "definition, paused, last, last_task";
+#[async_trait]
+impl Schedules for SqliteBroker {
+    async fn put_schedule(&self, schedule: &Schedule) -> Result<()> {
+        let schedule = schedule.clone();
+        self.write(move |step| put(step, &schedule)).await
+    }
+
+    async fn schedules(&self) -> Result<Vec<Schedule>> {
+        self.read(|db, _| all(db)).await
+    }
+
+    async fn pause_schedule(&self, name: &str, paused: bool) -> Result<bool> {
+        let name = name.to_owned();
+        self.write(move |step| pause(step, &name, paused)).await
+    }
+
+    async fn remove_schedule(&self, name: &str) -> Result<bool> {
+        let name = name.to_owned();
+        self.write(move |step| remove(step, &name)).await
+    }
+
+    async fn fire(&self, schedule: &Schedule, due: Millis, task: &NewTask) -> Result<Fired> {
+        let (schedule, task) = (schedule.clone(), task.clone());
+        self.write(move |step| fire(step, &schedule, due, &task)).await
+    }
+
+    async fn now(&self) -> Result<Millis> {
+        Ok(self.clock.now())
+    }
+}
+
+const STORED: &str = "definition, paused, last, last_task";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Option<Schedule>> {
-    let Some(mut schedule) = json::<Schedule>(row, 0)? else { return Ok(None) };
-    schedule.paused = whole(row, 1)? != 0;
-    // Without it every due time since 1970 would be caught up with.
-    schedule.last = time(row.get(2)?);
-    // The tasks are of the schedule's queue; an id that is none any more is as good as an ended one.
-    schedule.last_task = words(row, 3)?.and_then(|id| id.parse().ok());
+    let Some(mut schedule) = json::<Schedule>(row, "definition")? else { return Ok(None) };
+    schedule.paused = whole(row, "paused")? != 0;
+    // Without `last`, every due time since 1970 would be caught up with.
+    schedule.last = time(row.get("last")?);
+    // The task is in the schedule's queue. An invalid id counts as ended.
+    schedule.last_task = words(row, "last_task")?.and_then(|id| id.parse().ok());
     Ok(Some(schedule))
 }
 
 fn one(db: &Connection, name: &str) -> Result<Option<Schedule>, Failure> {
-    let mut find = db.prepare_cached(&format!("SELECT {COLUMNS} FROM schedule WHERE name = ?"))?;
+    let mut find = db.prepare_cached(&format!("SELECT {STORED} FROM schedule WHERE name = ?"))?;
     Ok(find.query_row([name], read).optional()?.flatten())
 }
 
-pub(super) fn all(db: &Connection) -> Result<Vec<Schedule>, Failure> {
-    let mut find = db.prepare_cached(&format!("SELECT {COLUMNS}, name FROM schedule ORDER BY name"))?;
-    let rows = find.query_map((), |row| Ok((read(row), words(row, 4)?.unwrap_or_default())))?;
+fn all(db: &Connection) -> Result<Vec<Schedule>, Failure> {
+    let mut find = db.prepare_cached(&format!("SELECT {STORED}, name FROM schedule ORDER BY name"))?;
+    let rows = find.query_map((), |row| Ok((read(row), words(row, "name")?.unwrap_or_default())))?;
     let mut schedules = Vec::new();
     for row in rows {
         match row? {
             (Ok(schedule), _) => schedules.extend(schedule),
-            // One that can't be read keeps no other from firing.
+            // An unreadable schedule does not stop the others from firing.
             (Err(error), name) => {
                 let name = unreadable::shown(&name);
                 let then = format!("it does not fire; `taskhost schedule remove {name}`");
@@ -50,9 +88,9 @@ pub(super) fn all(db: &Connection) -> Result<Vec<Schedule>, Failure> {
     Ok(schedules)
 }
 
-pub(super) fn put(step: &Step<'_>, schedule: &Schedule) -> Result<(), Failure> {
+fn put(step: &Step<'_>, schedule: &Schedule) -> Result<(), Failure> {
     let mut schedule = schedule.clone();
-    // One that can't be read is replaced.
+    // An unreadable schedule is replaced.
     if let Some(old) = one(step.connection, &schedule.name).ok().flatten() {
         schedule.take_along(&old);
         schedule.last_task = old.last_task.filter(|_| old.queue == schedule.queue);
@@ -64,16 +102,19 @@ pub(super) fn put(step: &Step<'_>, schedule: &Schedule) -> Result<(), Failure> {
     if schedule.last == Millis(0) {
         schedule.last = step.now;
     }
-    let mut write = step
-        .connection
-        .prepare_cached("INSERT OR REPLACE INTO schedule (name, definition, paused, last, last_task) VALUES (?, ?, ?, ?, ?)")?;
-    let last_task = schedule.last_task.as_ref().map(TaskId::as_str);
-    write.execute(params![schedule.name, serde_json::to_string(&schedule)?, schedule.paused, sql(schedule.last), last_task])?;
+    insert!(step.connection, "INSERT OR REPLACE INTO schedule" {
+        name: schedule.name,
+        definition: serde_json::to_string(&schedule)?,
+        paused: schedule.paused,
+        last: sql(schedule.last),
+        last_task: schedule.last_task.as_ref().map(TaskId::as_str),
+    });
     Ok(())
 }
 
-pub(super) fn pause(step: &Step<'_>, name: &str, paused: bool) -> Result<bool, Failure> {
-    // Resuming what was not paused leaves its due times alone. From now on it is an operator's word, whatever a file said before.
+fn pause(step: &Step<'_>, name: &str, paused: bool) -> Result<bool, Failure> {
+    // Resuming a schedule that is not paused leaves its due times alone. From now on `paused` is the operator's choice, whatever the file
+    // said.
     let mut update = step.connection.prepare_cached(
         r#"UPDATE schedule SET last = iif(paused AND NOT ?2, max(last, ?3), last), paused = ?2,
              definition = replace(definition, '"says_paused":true', '"says_paused":null') WHERE name = ?1"#,
@@ -81,14 +122,14 @@ pub(super) fn pause(step: &Step<'_>, name: &str, paused: bool) -> Result<bool, F
     Ok(update.execute(params![name, paused, step.now_ms()])? == 1)
 }
 
-pub(super) fn remove(step: &Step<'_>, name: &str) -> Result<bool, Failure> {
+fn remove(step: &Step<'_>, name: &str) -> Result<bool, Failure> {
     let mut delete = step.connection.prepare_cached("DELETE FROM schedule WHERE name = ?")?;
     if delete.execute([name])? == 1 {
         return Ok(true);
     }
-    // A name that nobody can type is asked for as it is shown.
+    // A name that can't be typed is given as it is shown.
     let mut all = step.connection.prepare_cached("SELECT name FROM schedule")?;
-    let read = |row: &Row<'_>| Ok((row.get::<_, Value>(0), words(row, 0)?.unwrap_or_default()));
+    let read = |row: &Row<'_>| Ok((row.get::<_, Value>("name"), words(row, "name")?.unwrap_or_default()));
     let names = all.query_map((), read)?.collect::<rusqlite::Result<Vec<_>>>()?;
     let mut gone = 0;
     for (stored, shown) in names {
@@ -99,7 +140,7 @@ pub(super) fn remove(step: &Step<'_>, name: &str) -> Result<bool, Failure> {
     Ok(gone > 0)
 }
 
-pub(super) fn fire(step: &mut Step<'_>, schedule: &Schedule, due: Millis, task: &NewTask) -> Result<Fired, Failure> {
+fn fire(step: &mut Step<'_>, schedule: &Schedule, due: Millis, task: &NewTask) -> Result<Fired, Failure> {
     let Some(stored) = one(step.connection, &schedule.name)? else { return Ok(Fired::NotNow) };
     if stored.paused || !is_same(&stored, schedule) || due <= stored.last {
         return Ok(Fired::NotNow);
@@ -124,12 +165,12 @@ pub(super) fn fire(step: &mut Step<'_>, schedule: &Schedule, due: Millis, task: 
     let mut update = step.connection.prepare_cached("UPDATE schedule SET last = ?, last_task = ? WHERE name = ?")?;
     update.execute(params![sql(due), task.id.as_str(), stored.name])?;
     meet(step, &task.queue)?;
-    // An id that is known already is this very firing, enqueued by hand or by a definition that came back.
+    // A known id is this same firing, enqueued by hand or by a definition that came back.
     let _known = add_child(step, task)?;
     Ok(Fired::Enqueued(task.id.clone()))
 }
 
-/// Whether what is fired is still what stands here.
+/// Whether the fired definition is still the stored one.
 fn is_same(stored: &Schedule, fired: &Schedule) -> bool {
     (&stored.rule, &stored.timezone, &stored.queue, &stored.task, &stored.args)
         == (&fired.rule, &fired.timezone, &fired.queue, &fired.task, &fired.args)

@@ -1,16 +1,17 @@
-//! What is shown: a task, its log, the queues. Read on connections of their own; nothing here writes.
+//! Reads for display: a task, its log, the queues. They use reading connections and write nothing.
 
 use std::collections::BTreeMap;
 
 use rusqlite::{Connection, params, types::Value};
 
 use super::{
+    columns::col,
     end::at,
     rows::{Odd, VIEW, maybe, or_odd, parsed, view, whole, why, words},
     writer::{Failure, sql},
 };
 use crate::{
-    broker::{QueueView, Result, unreadable},
+    broker::{error::Result, tasks::QueueView, unreadable},
     task::{Millis, QueueName, State, TaskId, TaskView},
 };
 
@@ -24,8 +25,9 @@ pub(super) fn find(
     let mut find = db.prepare_cached(&format!(
         "SELECT {VIEW} FROM task WHERE id = ?1 AND (?2 IS NULL OR queue = ?2) AND (gone_at IS NULL OR gone_at > ?3) ORDER BY queue"
     ))?;
-    let rows =
-        find.query_map(params![id.as_str(), queue.map(QueueName::as_str), sql(now)], |row| Ok(or_odd(row.get(24)?, view(row), odd)))?;
+    let rows = find.query_map(params![id.as_str(), queue.map(QueueName::as_str), sql(now)], |row| {
+        Ok(or_odd(row.get(col!(VIEW.seq))?, view(row), odd))
+    })?;
     let mut found = rows.filter_map(Result::transpose).collect::<rusqlite::Result<Vec<_>>>()?;
     one_queue_has(id, found.iter().map(|view| &view.queue))?;
     Ok(found.pop())
@@ -38,27 +40,28 @@ fn one_queue_has<'a>(id: &TaskId, queues: impl ExactSizeIterator<Item = &'a Queu
 
 pub(super) fn log(db: &Connection, now: Millis, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<String>, Failure> {
     let mut find = db.prepare_cached(
-        "SELECT coalesce(log.text, ''), queue FROM task LEFT JOIN log USING (seq)
+        "SELECT coalesce(log.text, '') AS log, queue FROM task LEFT JOIN log USING (seq)
          WHERE id = ?1 AND (?2 IS NULL OR queue = ?2) AND (gone_at IS NULL OR gone_at > ?3) ORDER BY queue",
     )?;
-    let read = |row: &rusqlite::Row<'_>| Ok((words(row, 0)?.unwrap_or_default(), parsed::<QueueName>(row, 1).unwrap_or_default()));
+    let read =
+        |row: &rusqlite::Row<'_>| Ok((words(row, "log")?.unwrap_or_default(), parsed::<QueueName>(row, "queue").unwrap_or_default()));
     let rows = find.query_map(params![id.as_str(), queue.map(QueueName::as_str), sql(now)], read)?;
     let mut found = rows.collect::<rusqlite::Result<Vec<_>>>()?;
     one_queue_has(id, found.iter().map(|(_, queue)| queue))?;
     Ok(found.pop().map(|(log, _)| log))
 }
 
-/// The names of all queues; those that are none are left to [`queues`].
+/// The names of all queues. Invalid names are left to [`queues`].
 pub(super) fn names(db: &Connection) -> Result<Vec<QueueName>, Failure> {
     let mut all = db.prepare_cached("SELECT name FROM queue ORDER BY name")?;
-    let read = all.query_map((), |row| Ok(parsed(row, 0).ok()))?;
+    let read = all.query_map((), |row| Ok(parsed(row, "name").ok()))?;
     Ok(read.filter_map(Result::transpose).collect::<rusqlite::Result<_>>()?)
 }
 
-/// The queues, and names that are none.
+/// The queues, and the invalid names in their list.
 pub(super) fn queues(db: &Connection, now: Millis) -> Result<(Vec<QueueView>, Vec<Value>), Failure> {
     let mut all = db.prepare_cached("SELECT name, paused FROM queue ORDER BY name")?;
-    let read = |row: &rusqlite::Row<'_>| Ok((parsed::<QueueName>(row, 0), row.get::<_, Value>(0), whole(row, 1)? != 0));
+    let read = |row: &rusqlite::Row<'_>| Ok((parsed::<QueueName>(row, "name"), row.get::<_, Value>("name"), whole(row, "paused")? != 0));
     let (mut queues, mut odd) = (Vec::new(), Vec::new());
     for row in all.query_map((), read)? {
         match row? {
@@ -72,26 +75,24 @@ pub(super) fn queues(db: &Connection, now: Millis) -> Result<(Vec<QueueView>, Ve
     Ok((queues, odd))
 }
 
-/// Of what has ended there is a count for each time at which it is over: `ended` in schema.sql.
-pub(super) const COUNTS: &str = "SELECT (SELECT count(*) FROM task INDEXED BY task_scheduled WHERE queue = ?1 AND state = 0),
-            (SELECT count(*) FROM task INDEXED BY task_ready WHERE queue = ?1 AND state = 1),
-            (SELECT count(*) FROM task INDEXED BY task_parked WHERE queue = ?1 AND state = 2),
-            (SELECT count(*) FROM task INDEXED BY task_running WHERE queue = ?1 AND state = 3),
-            (SELECT coalesce(sum(n), 0) FROM ended WHERE queue = ?1 AND state = 4 AND gone_at > ?2),
-            (SELECT coalesce(sum(n), 0) FROM ended WHERE queue = ?1 AND state = 5 AND gone_at > ?2),
-            (SELECT coalesce(sum(n), 0) FROM ended WHERE queue = ?1 AND state = 6 AND gone_at > ?2),
+/// The counts of one queue. Ended tasks are counted for each time at which they are past their time: see `ended` in schema.sql.
+pub(super) const COUNTS: &str = "SELECT (SELECT count(*) FROM task INDEXED BY task_scheduled WHERE queue = ?1 AND state = 0) AS scheduled,
+            (SELECT count(*) FROM task INDEXED BY task_ready WHERE queue = ?1 AND state = 1) AS ready,
+            (SELECT count(*) FROM task INDEXED BY task_parked WHERE queue = ?1 AND state = 2) AS parked,
+            (SELECT count(*) FROM task INDEXED BY task_running WHERE queue = ?1 AND state = 3) AS running,
+            (SELECT coalesce(sum(n), 0) FROM ended WHERE queue = ?1 AND state = 4 AND gone_at > ?2) AS succeeded,
+            (SELECT coalesce(sum(n), 0) FROM ended WHERE queue = ?1 AND state = 5 AND gone_at > ?2) AS dead,
+            (SELECT coalesce(sum(n), 0) FROM ended WHERE queue = ?1 AND state = 6 AND gone_at > ?2) AS cancelled,
             (SELECT min(enqueued_at) FROM
-               (SELECT enqueued_at FROM task INDEXED BY task_ready WHERE queue = ?1 AND state = 1 ORDER BY rank, turn LIMIT 1))";
+               (SELECT enqueued_at FROM task INDEXED BY task_ready WHERE queue = ?1 AND state = 1 ORDER BY rank, turn LIMIT 1)) AS oldest";
 
 fn one_queue(db: &Connection, now: Millis, queue: QueueName, paused: bool) -> Result<QueueView, Failure> {
     let mut count = db.prepare_cached(COUNTS)?;
     let (counts, oldest) = count.query_row(params![queue.as_str(), sql(now)], |row| {
-        let counts = (0..7)
-            .map(|column| row.get::<_, i64>(column).map(|count| count.max(0).unsigned_abs()))
-            .collect::<rusqlite::Result<Vec<_>>>()?;
-        Ok((counts, maybe(row, 7)?))
+        let count = |state: State| Ok((state, row.get::<_, i64>(state.as_str())?.max(0).unsigned_abs()));
+        let counts = State::ALL.into_iter().map(count).collect::<rusqlite::Result<BTreeMap<_, _>>>()?;
+        Ok((counts, maybe(row, "oldest")?))
     })?;
-    let counts: BTreeMap<State, u64> = State::ALL.into_iter().zip(counts).collect();
     let oldest_ready_ms = oldest.map(|at| sql(now).saturating_sub(at).max(0).unsigned_abs());
     Ok(QueueView { queue, counts, oldest_ready_ms, paused })
 }

@@ -1,52 +1,51 @@
-//! Whether the files that are open still stand under their names: a database that was deleted, moved or replaced goes on for who has it
-//! open, unseen by everybody else.
+//! Whether the open files still have their names. A database that was deleted, moved or replaced goes on for the processes that have it
+//! open, and no other process sees it.
 //!
-//! look, once a second at most → gone: write all that the open files hold to a file of its own → every step is refused from then on
+//! look, once a second at most → gone: save the contents of the open files to another file → refuse every step from then on
 //!
-//! Invariant: what was acknowledged is in the database of that name, or in the saved copy that the refusal names. As long as it can't be
+//! Invariant: everything acknowledged is in the database of that name, or in the saved copy that the refusal names. While it can't be
 //! saved, this process does not end by itself.
 
 use std::{
     fs, io,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 
-use super::writer::again;
-use crate::broker::{BrokerError, Result};
+use crate::broker::error::{BrokerError, Result};
 
 const LOOK: Duration = Duration::from_secs(1);
-/// A name may be missing for a moment while somebody puts another file there: then the next look decides.
+/// The name may be missing for a moment while another file is moved there. Then the next look decides.
 const MISSED: u32 = 2;
 
-/// Device and inode: which file it is, whatever it is called.
+/// Device and inode: they identify a file under any name.
 type Identity = (u64, u64);
 
-/// The files of one database, as they were when it was opened.
+/// The files of one database when it was opened.
 #[derive(Debug)]
 pub(super) struct Standing {
     path: PathBuf,
-    /// The database and its write-ahead log; `None` where there is no such file.
+    /// The database and its write-ahead log. `None`: there is no such file.
     began: [Option<Identity>; 2],
     refusal: Mutex<Option<BrokerError>>,
 }
 
 impl Standing {
-    /// Of a database that was opened just now.
+    /// Remembers the files of a database that was opened just now.
     pub(super) fn of(path: &Path) -> Self {
         Self { path: path.to_owned(), began: names(path).map(|name| identity(&name).ok().flatten()), refusal: Mutex::default() }
     }
 
-    /// Refuses when the files are gone, as far as is known.
+    /// Refuses if the last look found the files gone.
     pub(super) fn check(&self) -> Result<()> {
-        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(Ok(()), |error| Err(again(error)))
+        self.refusal.lock().clone().map_or(Ok(()), Err)
     }
 
-    /// Refuses when other files stand there now. For who opens them by name.
+    /// Refuses if the names lead to other files now. For a caller that opens them by name.
     pub(super) fn check_names(&self) -> Result<()> {
         match self.differs() {
             Some(_) => {
@@ -56,7 +55,7 @@ impl Standing {
         }
     }
 
-    /// Whether the name leads to another file, or to none (`Some(true)`). What can't be looked at is taken to be the same.
+    /// Whether the name leads to another file, or to none (`Some(true)`). A file that can't be looked at counts as the same.
     fn differs(&self) -> Option<bool> {
         names(&self.path).iter().zip(self.began).find_map(|(name, began)| match identity(name) {
             Ok(now) if began.is_some() && now != began => Some(now.is_none()),
@@ -64,7 +63,8 @@ impl Standing {
         })
     }
 
-    /// Writes all that the open files hold beside their names, or where there is room, unless another process has done so.
+    /// Saves the contents of the open files beside them, or in the temporary directory. If another process has saved them, it writes
+    /// nothing.
     fn save(&self, connection: &Connection) -> Result<Option<PathBuf>, String> {
         let tasks = connection.query_row("SELECT EXISTS (SELECT 1 FROM task)", (), |row| row.get::<_, bool>(0));
         if !tasks.map_err(|error| error.to_string())? {
@@ -76,14 +76,14 @@ impl Standing {
         for dir in [self.path.parent().unwrap_or(Path::new("")), &std::env::temp_dir()] {
             let path = dir.join(&name);
             match create_private(&path) {
-                // By another process that had the same files open.
+                // Another process that had the same files open has saved them.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(Some(path)),
                 Err(error) => why = format!("{error}: `{}`", path.display()),
                 Ok(()) => match connection.execute("VACUUM INTO ?", [path.to_string_lossy()]) {
                     Ok(_) => return Ok(Some(path)),
                     Err(error) => {
                         why = format!("{error}: `{}`", path.display());
-                        // Half a copy is none.
+                        // A partial copy is useless.
                         let _ = fs::remove_file(&path);
                     }
                 },
@@ -93,7 +93,7 @@ impl Standing {
     }
 }
 
-/// The looks of the thread that writes.
+/// The writer thread's looks at the files.
 #[derive(Debug)]
 pub(super) struct Watch {
     looked: Instant,
@@ -106,7 +106,7 @@ impl Watch {
         Self { looked: Instant::now(), missed: 0, gone: false }
     }
 
-    /// Looks if it is time. Whether the answer of [`Standing::check`] has changed.
+    /// Looks if it is time. Gives whether the answer of [`Standing::check`] has changed.
     pub(super) fn look(&mut self, standing: &Standing, connection: &Connection) -> bool {
         if self.gone || self.looked.elapsed() < LOOK {
             return false;
@@ -115,8 +115,8 @@ impl Watch {
         match standing.differs() {
             None => {
                 self.missed = 0;
-                // It may have been put back before it could be saved.
-                return standing.refusal.lock().unwrap_or_else(PoisonError::into_inner).take().is_some();
+                // The file may have come back before its contents could be saved.
+                return standing.refusal.lock().take().is_some();
             }
             Some(true) => self.missed += 1,
             Some(false) => self.missed = MISSED,
@@ -134,24 +134,24 @@ impl Watch {
                     |saved| {
                         let saved = saved.display();
                         format!(
-                            "{what}; what it held is saved in `{saved}`: move that into its place and start again, or run its tasks by \
+                            "{what}; its contents are saved in `{saved}`: move that into its place and start again, or run its tasks by \
                              `taskhost worker --broker sqlite:{saved}`"
                         )
                     },
                 ))
             }
             Err(why) => BrokerError::Refused(format!(
-                "{what}, and what it held could not be saved ({why}): nothing is done until there is room; it is tried again, and lost if \
+                "{what}, and its contents could not be saved ({why}): free space; saving is tried again, and they are lost if \
                  this process ends before"
             )),
         };
         tracing::error!("{error}");
-        *standing.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        *standing.refusal.lock() = Some(error);
         true
     }
 }
 
-/// Makes an empty file that only this user may read, whatever the umask is.
+/// Creates an empty file that only this user may read, whatever the umask is.
 pub(super) fn create_private(path: &Path) -> io::Result<()> {
     fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
 }

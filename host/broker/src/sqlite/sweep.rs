@@ -6,13 +6,13 @@ use rusqlite::{OptionalExtension, params, types::Value};
 
 use super::{
     end::{discard, end},
+    incarnation::{BATCH, BATCH_ROWS},
     kept,
-    lease::{BATCH, BATCH_ROWS},
     rows::{BRIEF, Brief, brief, ms, names, parsed, whole, words},
     writer::{Failure, Step},
 };
 use crate::{
-    broker::{Result, TOLD},
+    broker::{error::Result, settings::TOLD},
     task::{ErrorKind, QueueName, State, TaskError, TaskId, TaskName},
 };
 

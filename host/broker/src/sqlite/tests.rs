@@ -1,16 +1,26 @@
-//! What is this driver's own: the laws of every broker stand in `tests/laws.rs`.
+//! Tests of this driver alone. `tests/laws.rs` holds the laws of every broker.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use futures_util::future::join_all;
-
-use super::*;
-use crate::{
-    broker::{Finished, STUB, TOLD, grace},
-    task::{ErrorKind, State, TaskError, Verdict},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
-/// A clock that a test turns, also back.
+use futures_util::future::join_all;
+use rusqlite::Connection;
+
+use super::{driver::SqliteBroker, kv, listing, show};
+use crate::{
+    broker::{
+        BrokerError, BrokerSettings, DeleteReply, Enqueued, Finish, Finished, Incarnation, Kv, KvRoom, Lease, LeaseReply, Leased, Produce,
+        STUB, TOLD, TaskFilter, Tasks, grace,
+    },
+    task::{Clock, ErrorKind, Millis, NewTask, QueueName, State, SystemClock, TaskError, TaskId, TaskName, Verdict},
+};
+
+/// A clock that a test sets, also back.
 #[derive(Debug)]
 struct Hand(AtomicU64);
 
@@ -35,10 +45,10 @@ fn add() -> NewTask {
     NewTask::new(TaskName::new("add").expect("valid"), "[1,1]")
 }
 
-fn held<T>(lease: Lease<T>) -> T {
+fn held<T>(lease: LeaseReply<T>) -> T {
     match lease {
-        Lease::Held(value) => value,
-        Lease::Lost => panic!("the lease is lost"),
+        LeaseReply::Held(value) => value,
+        LeaseReply::Lost => panic!("the lease is lost"),
     }
 }
 
@@ -70,7 +80,7 @@ async fn a_command_that_fails_undoes_itself_and_not_its_neighbours() {
     let b = &place.broker;
     let write = |key: String, fails: bool| {
         b.write(move |step| {
-            let _fits = shared::kv_set(step, "p", &key, b"1", KvRoom::UNBOUNDED)?;
+            let _fits = kv::set(step, "p", &key, b"1", KvRoom::UNBOUNDED)?;
             if fails { Err(BrokerError::Invalid("on purpose".into()).into()) } else { Ok(()) }
         })
     };
@@ -185,7 +195,7 @@ async fn what_has_ended_leaves_the_file_when_its_time_is_over_and_the_dead_when_
         .collect();
     assert_eq!(b.finish(&who, &finishes).await.expect("finish"), [Finished::Recorded; 3]);
     for (over, stand) in [(settings.result_ttl, 3), (own, 2), (settings.dead_age, 1)] {
-        // Results that go at about the same time go together, a two-thousandth later at most.
+        // Results with about the same end of their time go together, at most a two-thousandth of the time later.
         for (now, stand) in [(Millis(1_000_000 + ms(over) - 1), stand), (Millis(1_000_000 + ms(over) + ms(over) / 2048), stand - 1)] {
             clock.0.store(now.0, Ordering::Relaxed);
             b.sweep(&queue, &[]).await.expect("sweep");
@@ -195,7 +205,7 @@ async fn what_has_ended_leaves_the_file_when_its_time_is_over_and_the_dead_when_
     }
 }
 
-/// Two handles on one file, and three tasks that the first has claimed by a clock that is right.
+/// Two handles on one file. The first one's clock is right, and it holds three tasks.
 struct Two {
     clock: Arc<Hand>,
     other_clock: Arc<Hand>,
@@ -227,7 +237,7 @@ impl Two {
         self.other_clock.0.fetch_add(ms(time), Ordering::Relaxed);
     }
 
-    /// How many tasks the other handle takes over by now.
+    /// How many tasks the other handle adopts now.
     async fn taken(&self) -> usize {
         held(self.other.claim(&self.heir, LEASE, 9, &[]).await.expect("claim")).adopted.len()
     }
@@ -257,19 +267,19 @@ async fn who_comes_back_within_a_sixth_of_the_lease_after_the_clock_was_set_keep
     }
 }
 
-/// On one machine that can't be, but if it is: docs/delivery.md says what it costs.
+/// One machine has one clock, so this can't happen there. docs/delivery.md describes what it costs.
 #[tokio::test]
 async fn a_handle_whose_clock_is_an_hour_off_loses_nothing_and_nothing_is_recorded_twice() {
-    // An hour ahead, it takes over what it was not told of for a sixth of the lease.
+    // An hour ahead, it adopts tasks whose lease was not extended for a sixth of the lease.
     let two = Two::with_the_other_at(RIGHT + HOUR).await;
     assert_eq!((two.taken().await, two.kept().await, two.taken().await), (0, 3, 0));
     two.pass(grace(LEASE));
     assert_eq!(two.taken().await, 3);
     assert_eq!(two.one.broker.finish(&two.who, &two.succeeded()).await.expect("finish"), [Finished::Stale; 3]);
-    assert!(matches!(two.one.broker.extend(&two.who, LEASE).await.expect("extend"), Lease::Lost));
+    assert!(matches!(two.one.broker.extend(&two.who, LEASE).await.expect("extend"), LeaseReply::Lost));
     assert_eq!(two.other.finish(&two.heir, &two.succeeded()).await.expect("finish"), [Finished::Recorded; 3]);
 
-    // An hour behind, it takes over nothing for so long; whoever is right does it in time.
+    // An hour behind, it adopts nothing for an hour. A handle with the right time adopts in time.
     let two = Two::with_the_other_at(RIGHT - HOUR).await;
     let right = two.one.broker.register(&QueueName::default(), LEASE).await.expect("register");
     two.pass(LEASE.saturating_sub(grace(LEASE)));
@@ -282,7 +292,7 @@ async fn a_handle_whose_clock_is_an_hour_off_loses_nothing_and_nothing_is_record
     assert_eq!(two.one.broker.finish(&right, &two.succeeded()).await.expect("finish"), [Finished::Recorded; 3]);
 }
 
-/// So many that have ended, of two queues and every kind, and so many that wait.
+/// Adds `ended` tasks of two queues and every end, and `waiting` tasks.
 async fn fill(b: &SqliteBroker, ended: u32, waiting: u32) {
     b.write(move |step| {
         let up_to = |most: u32| format!("WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {most})");
@@ -301,7 +311,7 @@ async fn fill(b: &SqliteBroker, ended: u32, waiting: u32) {
     .expect("filled");
 }
 
-/// How many steps of SQLite's machine these statements took on this connection.
+/// How many steps of SQLite's virtual machine these statements took on this connection.
 fn steps(db: &Connection, statements: &[String]) -> i64 {
     let taken = |text: &String| {
         let statement = db.prepare_cached(text).expect("a statement");
@@ -336,7 +346,7 @@ async fn no_page_and_no_count_of_what_has_ended_costs_more_when_more_has_ended()
             }
             let ended = show::queues(db, now)?.0.into_iter().flat_map(|view| view.counts).filter(|(state, _)| state.is_ended());
             assert_eq!(ended.map(|(_, count)| count).sum::<u64>(), u64::from(tasks));
-            // What waits is counted one by one, by its index.
+            // Waiting tasks are counted one by one, in their index.
             if waiting == 600 {
                 cost.push(steps(db, &counts));
             }
@@ -368,7 +378,7 @@ async fn a_database_of_schema_1_counts_what_has_ended_when_it_is_opened() {
     assert_eq!(broker.queues().await.expect("queues").iter().map(|view| view.counts[&State::Dead]).sum::<u64>(), 99);
 }
 
-/// A stub bars its child for ten minutes, what was awaited is told for one; then a sweep leaves nothing of them.
+/// A stub keeps its child from starting again for ten minutes. An awaited end is told for one minute. Then a sweep removes both.
 #[tokio::test]
 async fn what_is_known_of_a_task_beyond_its_result_goes_by_itself() {
     let clock = Arc::new(Hand(AtomicU64::new(RIGHT)));
@@ -377,7 +387,7 @@ async fn what_is_known_of_a_task_beyond_its_result_goes_by_itself() {
     let queue = QueueName::default();
     let who = b.register(&queue, LEASE).await.expect("register");
     let child = NewTask { id: TaskId::new("child").expect("valid"), result_ttl: Some(Duration::ZERO), awaited: true, ..add() };
-    // A task runs that says it follows; how often the child runs then.
+    // Runs a task that asks for the child. Gives how often the child runs.
     let follows = async || {
         b.enqueue(&[add()]).await.expect("enqueue");
         let mut ran = 0;
@@ -430,7 +440,7 @@ async fn a_step_that_panics_does_not_end_the_thread_for_all_others() {
     assert_ne!(last, 7, "what it wrote is taken back");
 }
 
-/// A time in which no worker lived says nothing of what is offered.
+/// A time without workers does not count as time in which no worker offered the name.
 #[tokio::test]
 async fn what_no_sweep_has_looked_at_for_long_begins_its_time_anew() {
     let clock = Arc::new(Hand(AtomicU64::new(1_000_000)));

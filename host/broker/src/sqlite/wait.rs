@@ -1,4 +1,4 @@
-//! The three waits: for something to claim, for an end, for cancels. Each looks at the database whenever a bell rings.
+//! The three waits: for work, for an end, for cancels. Each looks at the database whenever a bell rings.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -9,133 +9,133 @@ use tokio::{
 };
 
 use super::{
-    SqliteBroker, kept,
+    driver::SqliteBroker,
+    kept,
     rows::{maybe, time},
-    sweep,
+    show, sweep,
     wake::Waiting,
     writer::{Failure, sql},
 };
 use crate::{
-    broker::Result,
+    broker::error::Result,
     task::{Millis, QueueName, TaskId, TaskView},
 };
 
-/// What a queue has for a claim.
+/// What a claim would find in a queue.
 struct Look {
     claimable: bool,
-    /// The next delayed task, or the next lease that ends.
+    /// When the next delayed task is due or the next lease may have expired.
     due: Option<Millis>,
-    /// Changes when a task is parked: some worker may be able to start it.
+    /// Changes when a task is parked, because a worker may be able to start it.
     parked: Option<i64>,
 }
 
 fn look(db: &Connection, now: Millis, queue: &QueueName) -> Result<Look, Failure> {
     let mut find = db.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM task INDEXED BY task_ready WHERE queue = ?1 AND state = 1)
-                AND NOT coalesce((SELECT paused FROM queue WHERE name = ?1), 0),
-                (SELECT min(due_at) FROM task INDEXED BY task_scheduled WHERE queue = ?1 AND state = 0),
-                (SELECT min(deadline) FROM incarnation WHERE queue = ?1),
-                (SELECT max(parked_at) FROM (SELECT parked_at FROM task INDEXED BY task_parked WHERE queue = ?1 AND state = 2 LIMIT 1000))",
+                AND NOT coalesce((SELECT paused FROM queue WHERE name = ?1), 0) AS ready,
+                (SELECT min(due_at) FROM task INDEXED BY task_scheduled WHERE queue = ?1 AND state = 0) AS due,
+                (SELECT min(deadline) FROM incarnation WHERE queue = ?1) AS deadline,
+                (SELECT max(parked_at) FROM (SELECT parked_at FROM task INDEXED BY task_parked WHERE queue = ?1 AND state = 2 LIMIT 1000)) AS parked",
     )?;
-    let (ready, due, deadline, parked): (bool, _, _, _) =
-        find.query_row(params![queue.as_str()], |row| Ok((row.get(0)?, maybe(row, 1)?, maybe(row, 2)?, maybe(row, 3)?)))?;
+    let (ready, due, deadline, parked): (bool, _, _, _) = find.query_row(params![queue.as_str()], |row| {
+        Ok((row.get("ready")?, maybe(row, "due")?, maybe(row, "deadline")?, maybe(row, "parked")?))
+    })?;
     let due = due.into_iter().chain(deadline).min();
     Ok(Look { claimable: ready || due.is_some_and(|due| due <= sql(now)), due: due.map(time), parked })
 }
 
-impl SqliteBroker {
-    fn begin_waiting(&self) -> Waiting {
-        let (waiting, first) = self.bells.wait();
-        if first {
-            // The writer sleeps without a limit while nobody waits.
-            self.writer.nudge();
-        }
-        waiting
+fn begin_waiting(broker: &SqliteBroker) -> Waiting {
+    let (waiting, first) = broker.bells.wait();
+    if first {
+        // The writer sleeps without a limit until the first caller waits.
+        broker.writer.nudge();
     }
+    waiting
+}
 
-    pub(super) async fn wait_for_work(&self, queue: &QueueName, limit: Duration) -> Result<()> {
-        let until = Instant::now() + limit;
-        let _waiting = self.begin_waiting();
-        let bell = self.bells.queue(queue);
-        let mut foreign = self.bells.foreign();
-        let mut parked = None;
-        loop {
-            let rung = bell.notified();
-            let name = queue.clone();
-            let seen = self.read(move |db, now| look(db, now, &name)).await?;
-            if seen.claimable || *parked.get_or_insert(seen.parked) != seen.parked {
+pub(super) async fn wait(broker: &SqliteBroker, queue: &QueueName, limit: Duration) -> Result<()> {
+    let until = Instant::now() + limit;
+    let _waiting = begin_waiting(broker);
+    let bell = broker.bells.queue(queue);
+    let mut foreign = broker.bells.foreign();
+    let mut parked = None;
+    loop {
+        let rung = bell.notified();
+        let name = queue.clone();
+        let seen = broker.read(move |db, now| look(db, now, &name)).await?;
+        if seen.claimable || *parked.get_or_insert(seen.parked) != seen.parked {
+            return Ok(());
+        }
+        let due = seen.due.map(|due| Instant::now() + due.since(broker.clock.now()));
+        tokio::select! {
+            () = rung => return Ok(()),
+            () = sleep_until(due.unwrap_or(until).min(until)) => return Ok(()),
+            _ = foreign.changed() => {}
+        }
+    }
+}
+
+pub(super) async fn await_end(broker: &SqliteBroker, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<Option<TaskView>> {
+    let until = Instant::now() + limit;
+    let _waiting = begin_waiting(broker);
+    let end = broker.bells.end(id);
+    let mut foreign = broker.bells.foreign();
+    let noted = if limit.is_zero() { None } else { note_awaited(broker, queue, id, limit).await };
+    let queue = noted.or_else(|| queue.cloned());
+    loop {
+        let rung = end.bell.notified();
+        let (of, sought) = (queue.clone(), id.clone());
+        let found = broker.read_tasks(move |db, now, odd| match show::find(db, now, of.as_ref(), &sought, odd)? {
+            Some(view) => Ok(Some(view)),
+            None => kept::told(db, now, of.as_ref(), &sought),
+        });
+        let view = found.await?;
+        if view.as_ref().is_none_or(|view| view.state.is_ended()) || Instant::now() >= until {
+            return Ok(view);
+        }
+        tokio::select! {
+            () = rung => {}
+            () = sleep_until(until) => {}
+            _ = foreign.changed() => {}
+        }
+    }
+}
+
+/// Notes that the task is awaited, so that its end is kept long enough to be told. Gives the task's queue, if it exists and has not ended.
+async fn note_awaited(broker: &SqliteBroker, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Option<QueueName> {
+    let (of, sought) = (queue.cloned(), id.clone());
+    let noted = broker.write(move |step| {
+        let queue = kept::going_on(step, of.as_ref(), &sought)?;
+        if let Some(queue) = &queue {
+            kept::note_awaited(step, queue, &sought, limit)?;
+        }
+        Ok(queue)
+    });
+    // A full disk does not stop a caller from waiting. An end that is kept for its time is found anyway.
+    noted.await.unwrap_or_else(|error| {
+        tracing::debug!(%id, %error, "failed to note that the task is awaited");
+        None
+    })
+}
+
+pub(super) async fn cancellations(broker: &SqliteBroker, sender: mpsc::Sender<(QueueName, TaskId)>) -> Result<()> {
+    let _waiting = begin_waiting(broker);
+    let (mut foreign, mut cancels) = (broker.bells.foreign(), broker.bells.cancels());
+    // Each attempt is sent once. An attempt whose cancel is no longer open is forgotten.
+    let mut told = HashSet::new();
+    loop {
+        let asked: HashSet<_> = broker.read(|db, _| sweep::asked(db)).await?.into_iter().collect();
+        for (queue, id, _) in asked.difference(&told) {
+            if sender.send((queue.clone(), id.clone())).await.is_err() {
                 return Ok(());
             }
-            let due = seen.due.map(|due| Instant::now() + due.since(self.clock.now()));
-            tokio::select! {
-                () = rung => return Ok(()),
-                () = sleep_until(due.unwrap_or(until).min(until)) => return Ok(()),
-                _ = foreign.changed() => {}
-            }
         }
-    }
-
-    pub(super) async fn wait_for_end(&self, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<Option<TaskView>> {
-        let until = Instant::now() + limit;
-        let _waiting = self.begin_waiting();
-        let end = self.bells.end(id);
-        let mut foreign = self.bells.foreign();
-        let noted = if limit.is_zero() { None } else { self.note_awaited(queue, id, limit).await };
-        let queue = noted.or_else(|| queue.cloned());
-        loop {
-            let rung = end.bell.notified();
-            let (of, sought) = (queue.clone(), id.clone());
-            let found = self.read_tasks(move |db, now, odd| match super::show::find(db, now, of.as_ref(), &sought, odd)? {
-                Some(view) => Ok(Some(view)),
-                None => kept::told(db, now, of.as_ref(), &sought),
-            });
-            let view = found.await?;
-            if view.as_ref().is_none_or(|view| view.state.is_ended()) || Instant::now() >= until {
-                return Ok(view);
-            }
-            tokio::select! {
-                () = rung => {}
-                () = sleep_until(until) => {}
-                _ = foreign.changed() => {}
-            }
-        }
-    }
-
-    /// From here on the end stays to be told, however short it is kept; the queue of the task, if it is there and goes on.
-    async fn note_awaited(&self, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Option<QueueName> {
-        let (of, sought) = (queue.cloned(), id.clone());
-        let noted = self.write(move |step| {
-            let queue = kept::going_on(step, of.as_ref(), &sought)?;
-            if let Some(queue) = &queue {
-                kept::note_awaited(step, queue, &sought, limit)?;
-            }
-            Ok(queue)
-        });
-        // A disk that is full keeps nobody from waiting: an end that is kept for its time is seen all the same.
-        noted.await.unwrap_or_else(|error| {
-            tracing::debug!(%id, %error, "not noted as awaited");
-            None
-        })
-    }
-
-    pub(super) async fn tell_cancels(&self, sender: mpsc::Sender<(QueueName, TaskId)>) -> Result<()> {
-        let _waiting = self.begin_waiting();
-        let (mut foreign, mut cancels) = (self.bells.foreign(), self.bells.cancels());
-        // Each attempt is told once: what was told and is no longer asked for is forgotten.
-        let mut told = HashSet::new();
-        loop {
-            let asked: HashSet<_> = self.read(|db, _| sweep::asked(db)).await?.into_iter().collect();
-            for (queue, id, _) in asked.difference(&told) {
-                if sender.send((queue.clone(), id.clone())).await.is_err() {
-                    return Ok(());
-                }
-            }
-            told = asked;
-            tokio::select! {
-                () = sender.closed() => return Ok(()),
-                _ = foreign.changed() => {}
-                _ = cancels.changed() => {}
-            }
+        told = asked;
+        tokio::select! {
+            () = sender.closed() => return Ok(()),
+            _ = foreign.changed() => {}
+            _ = cancels.changed() => {}
         }
     }
 }

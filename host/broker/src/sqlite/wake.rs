@@ -1,21 +1,22 @@
-//! Waking whoever waits: for something to claim, for an end, for a cancel.
+//! Wakes the callers that wait for work, for an end, or for a cancel.
 //!
-//! The writer rings after each commit: bells of this process at once, all of them when another process has committed. Who is
-//! woken by another process looks at the database before it believes it, or two idle processes would wake each other for ever.
+//! After each commit the writer rings the bells of its own process that the commit concerns. After a commit of another process it rings
+//! all. A caller woken by another process looks at the database first, or two idle processes would wake each other for ever.
 
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::task::{QueueName, TaskId};
 
-/// What waiters are told after the commit.
+/// The events of a transaction, for the bells after its commit.
 #[derive(Debug, Default)]
 pub(super) struct News {
     pub(super) claimable: HashSet<QueueName>,
@@ -31,7 +32,7 @@ pub(super) struct Bells {
     ends: Mutex<HashMap<TaskId, Arc<Notify>>>,
     /// Counts the commits of other processes.
     foreign: watch::Sender<u64>,
-    /// Counts the cancels that were asked for in this process.
+    /// Counts the cancels of running tasks in this process.
     cancels: watch::Sender<u64>,
 }
 
@@ -50,16 +51,16 @@ impl Bells {
         self.waiting.load(Ordering::Acquire) > 0
     }
 
-    /// Rings for what this process committed.
+    /// Rings for a commit of this process.
     pub(super) fn ring(&self, news: &News) {
         for queue in &news.claimable {
             let bell = self.queue(queue);
             bell.notify_waiters();
-            // Also for one who is about to wait: between its claim and its waiting nothing is missed.
+            // A caller between its claim and its wait finds this permit, so it misses nothing.
             bell.notify_one();
         }
         if !news.ended.is_empty() {
-            let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+            let ends = self.ends.lock();
             if !ends.is_empty() {
                 news.ended.iter().filter_map(|id| ends.get(id)).for_each(|bell| bell.notify_waiters());
             }
@@ -69,22 +70,22 @@ impl Bells {
         }
     }
 
-    /// Rings for what another process committed.
+    /// Rings for a commit of another process.
     pub(super) fn ring_foreign(&self) {
         self.foreign.send_modify(|count| *count += 1);
     }
 
     pub(super) fn queue(&self, queue: &QueueName) -> Arc<Notify> {
-        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queues = self.queues.lock();
         if let Some(bell) = queues.get(queue) {
             return bell.clone();
         }
         queues.entry(queue.clone()).or_default().clone()
     }
 
-    /// The bell of one task's end, hung up while somebody holds it.
+    /// The bell of one task's end. It exists while a caller holds it.
     pub(super) fn end(self: &Arc<Self>, id: &TaskId) -> EndBell {
-        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ends = self.ends.lock();
         EndBell { bells: self.clone(), id: id.clone(), bell: ends.entry(id.clone()).or_default().clone() }
     }
 
@@ -96,14 +97,14 @@ impl Bells {
         self.cancels.subscribe()
     }
 
-    /// Counts somebody as waiting; true when it is the first.
+    /// Counts a caller as waiting. True for the first one.
     pub(super) fn wait(self: &Arc<Self>) -> (Waiting, bool) {
         let first = self.waiting.fetch_add(1, Ordering::AcqRel) == 0;
         (Waiting(self.clone()), first)
     }
 }
 
-/// Somebody waits as long as this lives.
+/// A caller waits while this lives.
 #[derive(Debug)]
 pub(super) struct Waiting(Arc<Bells>);
 
@@ -122,8 +123,8 @@ pub(super) struct EndBell {
 
 impl Drop for EndBell {
     fn drop(&mut self) {
-        let mut ends = self.bells.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        // Ours and the map's: nobody else waits for it.
+        let mut ends = self.bells.ends.lock();
+        // Only this handle and the map have it, so no other caller waits for it.
         if Arc::strong_count(&self.bell) == 2 {
             ends.remove(&self.id);
         }

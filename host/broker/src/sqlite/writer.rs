@@ -1,9 +1,9 @@
-//! The one thread that writes: commands queue up, what is at hand shares one transaction.
+//! The one thread that writes. Commands queue up, and those at hand share one transaction.
 //!
-//! take one → take what else is there → BEGIN IMMEDIATE → each in a savepoint → COMMIT → answer each, then wake who waits
+//! take one → take the others at hand → BEGIN IMMEDIATE → each in a savepoint → COMMIT → answer each, then ring the bells
 //!
-//! Invariant: an answer is given after the commit only. A command that fails undoes itself and not its neighbours; when the
-//! commit fails, none of them happened and each is told so.
+//! Invariant: an answer is given only after the commit. A failed command undoes itself and no other. If the commit fails, none of them
+//! happened, and each caller is told.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -26,21 +26,24 @@ use super::{
     wake::{Bells, News},
 };
 use crate::{
-    broker::{BrokerError, BrokerSettings, Result},
+    broker::{
+        error::{BrokerError, Result},
+        settings::BrokerSettings,
+    },
     task::{Clock, Millis},
 };
 
-/// Commands that share a transaction, at most: bounds how long the first of them waits for the last.
+/// The most commands in one transaction. This bounds how long the first one waits for the last.
 const GROUP: usize = 256;
-/// How often other processes' commits are looked for while somebody waits, and when nothing happened for a while.
+/// While a caller waits, the writer looks for commits of other processes this often: soon after an event, and after a quiet time.
 const POLL: Duration = Duration::from_millis(10);
 const DOZE: Duration = Duration::from_millis(25);
 const AWAKE: Duration = Duration::from_secs(1);
 
-/// A stamp this far ahead of the clock, in microseconds, is no stamp: ten years.
+/// A stamp more than ten years (in microseconds) ahead of the clock is invalid.
 const FUTURE: i64 = 315_360_000_000_000;
 
-/// One command under way in a transaction: the connection, the time, and what is to be told once it is committed.
+/// One command in a transaction: the connection, the time, and the news to ring for after the commit.
 #[derive(Debug)]
 pub(super) struct Step<'a> {
     pub(super) connection: &'a Connection,
@@ -51,7 +54,7 @@ pub(super) struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// A microsecond that was never given before and is later than all that were: the clock's, or one more than the last.
+    /// A microsecond later than every one given before: the clock's, or one more than the last.
     pub(super) fn stamp(&mut self) -> i64 {
         self.stamp.last = (micros(self.now)).max(self.stamp.last + 1);
         self.stamp.last
@@ -75,11 +78,11 @@ struct Stamp {
     last: i64,
 }
 
-/// A queued command, its type forgotten.
-trait Job: Send {
-    /// Runs; on failure what it wrote is to be undone.
+/// A queued command of any type.
+trait Queued: Send {
+    /// Runs. Gives whether it succeeded; if not, its writes are undone.
     fn run(&mut self, step: &mut Step<'_>) -> bool;
-    /// Tells the caller: what `run` gave, or why the transaction failed.
+    /// Answers the caller: the value of `run`, or why the transaction failed.
     fn answer(self: Box<Self>, failed: Option<BrokerError>);
 }
 
@@ -90,7 +93,7 @@ struct Asked<F, T> {
     reply: oneshot::Sender<Result<T>>,
 }
 
-impl<F, T> Job for Asked<F, T>
+impl<F, T> Queued for Asked<F, T>
 where
     F: FnOnce(&mut Step<'_>) -> Result<T, Failure> + Send,
     T: Send,
@@ -111,12 +114,12 @@ where
             (Some(value), None) => value,
             (None, None) => gone(),
         };
-        // Nobody listens when the caller was dropped: the step stands all the same, as with any lost reply.
+        // The caller may have been dropped. The step is committed all the same, as with any lost reply.
         let _nobody = self.reply.send(value);
     }
 }
 
-/// Why a command failed, before it is put into words.
+/// Why a command failed, before it is put into an operator's words.
 #[derive(Debug)]
 pub(super) enum Failure {
     Sqlite(rusqlite::Error),
@@ -151,12 +154,12 @@ impl From<serde_json::Error> for Failure {
 }
 
 enum Command {
-    Run(Box<dyn Job>),
-    /// Somebody began to wait: look at other processes' commits from now on.
+    Run(Box<dyn Queued>),
+    /// A caller began to wait: look for commits of other processes from now on.
     Nudge,
 }
 
-/// The handle on the thread; dropping it lets the thread finish what is queued and waits for that.
+/// The handle on the thread. Dropping it waits until the thread has finished the queued commands.
 pub(super) struct Writer {
     commands: Option<Sender<Command>>,
     thread: Option<JoinHandle<()>>,
@@ -179,8 +182,8 @@ impl Writer {
         standing: Arc<Standing>,
     ) -> Result<Self> {
         let (commands, queue) = channel();
-        let pen = Pen { path: path.clone(), connection, settings, clock, bells, standing };
-        let thread = std::thread::Builder::new().name("taskhost-sqlite".into()).spawn(move || pen.run(&queue)).map_err(|error| {
+        let writer = WriterThread { path: path.clone(), connection, settings, clock, bells, standing };
+        let thread = std::thread::Builder::new().name("taskhost-sqlite".into()).spawn(move || writer.run(&queue)).map_err(|error| {
             BrokerError::Unavailable(format!("failed to start the database's thread: {error}; raise the limit of threads"))
         })?;
         Ok(Self { commands: Some(commands), thread: Some(thread), path })
@@ -192,8 +195,8 @@ impl Writer {
         F: FnOnce(&mut Step<'_>) -> Result<T, Failure> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let job = Asked { work: Some(work), value: None, path: self.path.clone(), reply };
-        self.send(Command::Run(Box::new(job)));
+        let queued = Asked { work: Some(work), value: None, path: self.path.clone(), reply };
+        self.send(Command::Run(Box::new(queued)));
         answer.await.unwrap_or_else(|_| {
             Err(BrokerError::Unavailable(format!("the database `{}` gave no answer: see the log", self.path.display())))
         })
@@ -205,7 +208,7 @@ impl Writer {
 
     fn send(&self, command: Command) {
         if let Some(commands) = &self.commands {
-            // Fails only when the thread is gone; then the reply's channel is closed, which is how the caller learns of it.
+            // This fails only if the thread has ended. Then the reply's channel is closed, and the caller learns of it there.
             let _gone = commands.send(command);
         }
     }
@@ -220,8 +223,8 @@ impl Drop for Writer {
     }
 }
 
-/// What the thread owns.
-struct Pen {
+/// The state of the thread.
+struct WriterThread {
     path: Arc<PathBuf>,
     connection: Connection,
     settings: BrokerSettings,
@@ -230,7 +233,7 @@ struct Pen {
     standing: Arc<Standing>,
 }
 
-impl Pen {
+impl WriterThread {
     fn run(&self, queue: &Receiver<Command>) {
         let mut seen = None;
         let mut happened = Instant::now();
@@ -248,40 +251,42 @@ impl Pen {
                     Err(_) => return,
                 }
             };
-            let mut jobs = Vec::new();
+            let mut batch = Vec::new();
             for command in first.into_iter().chain(queue.try_iter()) {
-                if let Command::Run(job) = command {
-                    jobs.push(job);
+                if let Command::Run(queued) = command {
+                    batch.push(queued);
                 }
-                if jobs.len() == GROUP {
+                if batch.len() == GROUP {
                     break;
                 }
             }
-            let has_jobs = !jobs.is_empty();
+            let has_commands = !batch.is_empty();
             if watch.look(&self.standing, &self.connection) {
-                // Who only reads is to learn of it as well.
+                // Waiting callers must learn of it too.
                 self.bells.ring_foreign();
             }
             match self.standing.check() {
-                // A step that panics costs its callers an answer, which is an error of theirs; the thread goes on for the others.
-                Ok(()) if has_jobs => {
-                    if catch_unwind(AssertUnwindSafe(|| self.step(jobs))).is_err() {
+                // A panic costs the callers of this step their answers, which they see as an error. The thread goes on for the others.
+                Ok(()) if has_commands => {
+                    if catch_unwind(AssertUnwindSafe(|| self.step(batch))).is_err() {
                         self.roll_back();
                     }
                 }
                 Ok(()) => {}
-                Err(error) => jobs.into_iter().for_each(|job| job.answer(Some(again(&error)))),
+                Err(error) => batch.into_iter().for_each(|queued| queued.answer(Some(error.clone()))),
             }
-            if self.look(&mut seen) || has_jobs {
+            if self.look(&mut seen) || has_commands {
                 happened = Instant::now();
             }
         }
     }
 
-    /// `data_version` of this connection changes by others' commits only: what this process wrote is told without it. The first
-    /// look rings too: somebody may have read before it, and another process committed in between. Whether there was news.
+    /// Rings if another process has committed. Gives whether there was news.
+    ///
+    /// `data_version` of this connection changes only by commits of others. The first look rings too, because another process may have
+    /// committed after a caller's read.
     fn look(&self, seen: &mut Option<i64>) -> bool {
-        // A failure here is met again by the next command, which has somebody to tell.
+        // The next command meets the same failure, and has a caller to report it to.
         let version = self.connection.prepare_cached("PRAGMA data_version").and_then(|mut pragma| pragma.query_row((), |row| row.get(0)));
         let is_news = version.is_ok_and(|version| seen.replace(version) != Some(version));
         if is_news {
@@ -290,38 +295,38 @@ impl Pen {
         is_news
     }
 
-    fn step(&self, mut jobs: Vec<Box<dyn Job>>) {
+    fn step(&self, mut batch: Vec<Box<dyn Queued>>) {
         let mut news = News::default();
-        let failed = self.transact(&mut jobs, &mut news).err();
+        let failed = self.transact(&mut batch, &mut news).err();
         if failed.is_some() {
             self.roll_back();
         }
         if failed.is_none() {
             self.bells.ring(&news);
         }
-        for job in jobs {
-            job.answer(failed.as_ref().map(again));
+        for queued in batch {
+            queued.answer(failed.clone());
         }
     }
 
     fn roll_back(&self) {
         if !self.connection.is_autocommit() {
-            // What can't be rolled back is rolled back by the next BEGIN's failure or the closing of the file.
+            // If this fails, the next BEGIN fails, or closing the file rolls it back.
             let _already = self.connection.execute_batch("ROLLBACK");
         }
     }
 
-    fn transact(&self, jobs: &mut [Box<dyn Job>], news: &mut News) -> Result<()> {
+    fn transact(&self, batch: &mut [Box<dyn Queued>], news: &mut News) -> Result<()> {
         let explain = |error: rusqlite::Error| fault(&self.path, &error);
         let execute = |sql: &str| self.connection.prepare_cached(sql)?.execute(()).map(|_| ());
         execute("BEGIN IMMEDIATE").map_err(explain)?;
         let last =
-            self.connection.prepare_cached("SELECT last FROM stamp").and_then(|mut s| s.query_row((), |row| whole(row, 0)).optional());
-        // One that is gone, no number or far in the future was not written by us: the clock is later than what was given, all the same.
+            self.connection.prepare_cached("SELECT last FROM stamp").and_then(|mut s| s.query_row((), |row| whole(row, "last")).optional());
+        // A missing or invalid stamp, or one far in the future, is foreign. The clock is later than all given stamps anyway.
         let last = last.map_err(explain)?.filter(|last| *last < micros(self.clock.now()).saturating_add(FUTURE));
         let mut stamp = Stamp { last: last.unwrap_or(0) };
         let begun = stamp.last;
-        for job in jobs {
+        for queued in batch {
             let mut step = Step {
                 connection: &self.connection,
                 settings: &self.settings,
@@ -330,17 +335,17 @@ impl Pen {
                 news: News::default(),
             };
             execute("SAVEPOINT one").map_err(explain)?;
-            let done = job.run(&mut step);
+            let done = queued.run(&mut step);
             let told = step.news;
             if done {
                 news.claimable.extend(told.claimable);
                 news.ended.extend(told.ended);
                 news.cancel_asked |= told.cancel_asked;
             } else {
-                // A full disk, or one that fails, ends the whole transaction by itself.
+                // SQLite ends the whole transaction itself if the disk is full or fails.
                 if self.connection.is_autocommit() {
                     return Err(BrokerError::Refused(format!(
-                        "the database `{}` refused the step: the disk is full or fails; free space: workers then go on, other commands are to be given again",
+                        "the database `{}` refused the step: the disk is full or fails; free space: workers then go on by themselves, repeat other commands",
                         self.path.display()
                     )));
                 }
@@ -356,18 +361,5 @@ impl Pen {
             }
         }
         execute("COMMIT").map_err(explain)
-    }
-}
-
-/// The same error for each of a group.
-pub(super) fn again(error: &BrokerError) -> BrokerError {
-    let text = error.to_string();
-    match error {
-        BrokerError::Unavailable(_) => BrokerError::Unavailable(text),
-        BrokerError::Refused(_) => BrokerError::Refused(text),
-        BrokerError::Misconfigured(_) => BrokerError::Misconfigured(text),
-        BrokerError::Invalid(_) => BrokerError::Invalid(text),
-        BrokerError::Corrupt(_) => BrokerError::Corrupt(text),
-        BrokerError::Gone(_) => BrokerError::Gone(text),
     }
 }

@@ -1,33 +1,40 @@
-//! What those who enqueue ask: enqueue, and wait for the end.
+//! The role of producers: enqueue tasks, and await their ends.
 
 use std::{
     collections::{BTreeMap, HashSet},
     time::Duration,
 };
 
+use async_trait::async_trait;
 use futures_util::{StreamExt, future::try_join_all};
 use redis::{RedisResult, Value, aio::PubSub};
 use tokio::time::Instant;
 
 use super::{
-    RedisBroker,
+    driver::RedisBroker,
     scripts::{AWAIT, ENQUEUE, Script},
     values::{end_told, is_plain, list, push_record, shown_id, view, word},
 };
 use crate::{
-    broker::{BrokerError, Enqueued, Result, TOLD, check_payload, unreadable},
+    broker::{
+        error::{BrokerError, Result},
+        produce::{Enqueued, Produce, check_payload},
+        settings::TOLD,
+        unreadable,
+    },
     task::{NewTask, QueueName, TaskId, TaskView},
 };
 
-/// Tasks of one script call: it keeps the server for some 5 µs a task.
+/// Tasks in one script call: it occupies the server for about 5 µs a task.
 const TOGETHER: usize = 20_000;
-/// An answer that did not come is asked for again so often, after so long.
+/// The pauses before a step is repeated whose answer did not come.
 const AGAIN: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(250)];
-/// Whoever waits looks by himself so often: a message may be lost with its connection.
+/// How often a waiting caller looks at the task itself, because a message may be lost with its connection.
 const LOOK: Duration = Duration::from_secs(5);
 
-impl RedisBroker {
-    pub(super) async fn enqueue_all(&self, tasks: &[NewTask]) -> Result<Vec<Enqueued>> {
+#[async_trait]
+impl Produce for RedisBroker {
+    async fn enqueue(&self, tasks: &[NewTask]) -> Result<Vec<Enqueued>> {
         for task in tasks {
             check_payload(task, self.settings.payload_limit)?;
         }
@@ -48,72 +55,8 @@ impl RedisBroker {
         Ok(reply)
     }
 
-    /// Tasks of one queue, in one step. When an answer is lost the step is repeated, and finding our own ids then is a success.
-    pub(super) async fn enqueue_together(&self, script: &'static Script, queue: &QueueName, tasks: &[&NewTask]) -> Result<Vec<Enqueued>> {
-        let mut call = script.call(&self.keys.queue(queue));
-        // A task that leaves nothing behind may have come and gone when its call is repeated: then the call itself is known for a while.
-        let is_named = tasks.iter().any(|task| task.result_ttl.unwrap_or(self.settings.result_ttl) < TOLD);
-        if is_named {
-            call.push("call");
-            call.push(uuid::Uuid::now_v7().to_string());
-        }
-        // All or none: the order in which they are given is the order in which they run.
-        if tasks.iter().all(|task| is_plain(task)) {
-            call.push("plain");
-            for task in tasks {
-                for part in [task.id.as_str(), task.name.as_str(), &task.args] {
-                    call.push(part);
-                }
-            }
-        } else {
-            call.push(tasks.len());
-            for task in tasks {
-                push_record(&mut call, task)?;
-            }
-        }
-        let mut again = AGAIN.iter();
-        let mut repeated = false;
-        let answer = loop {
-            match self.commit(&call).await {
-                Err(BrokerError::Unavailable(why)) => match again.next() {
-                    Some(delay) => {
-                        repeated = !is_named;
-                        tokio::time::sleep(*delay).await;
-                    }
-                    None => return Err(BrokerError::Unavailable(why)),
-                },
-                answer => break answer?,
-            }
-        };
-        let answer = list(answer)?;
-        // Nothing is said of tasks that were all added.
-        if answer.is_empty() {
-            return Ok(vec![Enqueued::Added; tasks.len()]);
-        }
-        let mut first = HashSet::new();
-        answer
-            .into_iter()
-            .zip(tasks)
-            .map(|(holder, task)| match word(holder) {
-                holder if holder.is_empty() => Ok(Enqueued::Added),
-                holder if repeated && holder == task.id.as_str() && first.insert(&task.id) => Ok(Enqueued::Added),
-                holder => Ok(Enqueued::Duplicate { holder: shown_id(holder.as_bytes()) }),
-            })
-            .collect()
-    }
-
-    /// Makes sure the queue stands in the list of queues; once in a while is enough, should somebody purge it meanwhile.
-    pub(super) async fn meet(&self, queue: &QueueName) -> Result<()> {
-        if self.met.is_fresh(queue) {
-            return Ok(());
-        }
-        self.commands.send(redis::cmd("SADD").arg(self.keys.shared("queues")).arg(queue.as_str())).await?;
-        self.met.note(queue);
-        Ok(())
-    }
-
-    /// subscribe → confirmed → ask to be told → told → read; again after a lost connection and now and then.
-    pub(super) async fn wait_for_end(&self, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<Option<TaskView>> {
+    /// subscribe → confirmed → mark as awaited → message → view. Starts again after a lost connection, and looks every few seconds.
+    async fn await_end(&self, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<Option<TaskView>> {
         let deadline = Instant::now() + limit;
         let queue = match queue {
             Some(queue) => queue.clone(),
@@ -147,7 +90,7 @@ impl RedisBroker {
                     Err(error) if error.is_transient() && Instant::now() < deadline => break,
                     Err(error) => return Err(error),
                 };
-                // Only now, when nobody waits for it: what was still told of the task before is looked at and found to be nothing.
+                // Unsubscribe late: a message for the previous task fails the channel check below.
                 if let Some(left) = left.take()
                     && connection.unsubscribe(left).await.is_err()
                 {
@@ -181,8 +124,65 @@ impl RedisBroker {
             tokio::time::sleep_until(deadline.min(Instant::now() + Duration::from_millis(100))).await;
         }
     }
+}
 
-    /// Asks all queues to be told of its end; the one that knows it, and its end if that has come.
+impl RedisBroker {
+    /// Enqueues tasks of one queue in one step. If the answer is lost, the step is repeated, and finding our own ids then is a success.
+    async fn enqueue_together(&self, script: &'static Script, queue: &QueueName, tasks: &[&NewTask]) -> Result<Vec<Enqueued>> {
+        let mut call = script.call(&self.keys.queue(queue));
+        // A task without a result may have ended and gone before the call is repeated. So the call has a name, which the broker remembers
+        // for a while.
+        let is_named = tasks.iter().any(|task| task.result_ttl.unwrap_or(self.settings.result_ttl) < TOLD);
+        if is_named {
+            call.push("call");
+            call.push(uuid::Uuid::now_v7().to_string());
+        }
+        // The short form is used only if all tasks are plain. Tasks run in the order given, so the call is not split.
+        if tasks.iter().all(|task| is_plain(task)) {
+            call.push("plain");
+            for task in tasks {
+                for part in [task.id.as_str(), task.name.as_str(), &task.args] {
+                    call.push(part);
+                }
+            }
+        } else {
+            call.push(tasks.len());
+            for task in tasks {
+                push_record(&mut call, task)?;
+            }
+        }
+        let mut again = AGAIN.iter();
+        let mut repeated = false;
+        let answer = loop {
+            match self.commit(&call).await {
+                Err(BrokerError::Unavailable(why)) => match again.next() {
+                    Some(delay) => {
+                        repeated = !is_named;
+                        tokio::time::sleep(*delay).await;
+                    }
+                    None => return Err(BrokerError::Unavailable(why)),
+                },
+                answer => break answer?,
+            }
+        };
+        let answer = list(answer)?;
+        // The answer is empty if all tasks were added.
+        if answer.is_empty() {
+            return Ok(vec![Enqueued::Added; tasks.len()]);
+        }
+        let mut first = HashSet::new();
+        answer
+            .into_iter()
+            .zip(tasks)
+            .map(|(holder, task)| match word(holder) {
+                holder if holder.is_empty() => Ok(Enqueued::Added),
+                holder if repeated && holder == task.id.as_str() && first.insert(&task.id) => Ok(Enqueued::Added),
+                holder => Ok(Enqueued::Duplicate { holder: shown_id(holder.as_bytes()) }),
+            })
+            .collect()
+    }
+
+    /// Marks the task as awaited in all queues. Gives the queue that knows the task, and its end if it has ended.
     async fn await_anywhere(&self, id: &TaskId) -> Result<Option<(QueueName, Option<TaskView>)>> {
         let asked = self.all_queues().await?.into_iter().map(|queue| async move {
             let answer = self.commands.call(&AWAIT.call(&self.keys.queue(&queue)).arg(id.as_str())).await?;
@@ -198,7 +198,7 @@ impl RedisBroker {
         Ok(known.pop().map(|(ended, queue)| (queue, ended)))
     }
 
-    /// As it is; or as it ended, when it is gone.
+    /// The task's view; if the task is gone, the view at its end.
     async fn find_or_told(&self, queue: &QueueName, id: &TaskId) -> Result<Option<TaskView>> {
         match self.find_in(queue, id).await? {
             Some(view) => Ok(Some(view)),
@@ -206,11 +206,11 @@ impl RedisBroker {
         }
     }
 
-    /// A connection that is told what is published on `channel`, and the channel that it is still told of as well: one that nobody
-    /// listens on any more, or a new one.
+    /// A connection subscribed to `channel`, and the channel of an earlier task to which it is still subscribed. It is an idle connection
+    /// or a new one.
     async fn listener(&self, channel: &str) -> RedisResult<(PubSub, Option<String>)> {
         while let Some((mut connection, left)) = self.listeners.take() {
-            // It may have been lost while it was kept.
+            // An idle connection may have been lost.
             if connection.subscribe(channel).await.is_ok() {
                 return Ok((connection, Some(left)));
             }
@@ -221,7 +221,7 @@ impl RedisBroker {
     }
 }
 
-/// The end in an answer of `await`: of a task that is there, or as it is told of one that is gone.
+/// The end in an answer of `await`: of a stored task, or as published for a task that is gone.
 fn ended(queue: &QueueName, answer: Value) -> Result<Option<TaskView>> {
     match answer {
         Value::Array(_) => view(queue, answer),

@@ -1,0 +1,346 @@
+//! The role of workers: register, claim, extend, finish, leave, sweep. Waiting, cancellations and relaying have files of their own.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+    fmt::Write,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use super::{
+    cancellations,
+    connection::ANSWER,
+    driver::RedisBroker,
+    relay,
+    scripts::{CLAIM, EXPIRE, EXTEND, FINISH, HELD, LEAVE, PROGRESS, REGISTER, SWEEP},
+    values::{
+        Row, Taken, claimed, corrupt, count, entry, is_yes, json, leased_list, millis, names, number, odd_ids, record, short_digest, word,
+    },
+    wait,
+};
+use crate::{
+    broker::{
+        error::{BrokerError, Result},
+        lease::{Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, LeaseReply, Leased, Member, grace},
+    },
+    retry::{Next, transition},
+    task::{NewTask, Progress, QueueName, TaskId, TaskName, Verdict},
+};
+
+/// Attempts in one script call: it occupies the server for about 5 µs each.
+const TOGETHER: usize = 500;
+/// A heartbeat waits at least this long for a busy server, however short the lease is.
+const SOONEST: Duration = Duration::from_millis(500);
+
+#[async_trait]
+impl Lease for RedisBroker {
+    async fn register(&self, queue: &QueueName, lease: Duration) -> Result<Incarnation> {
+        // The broker may have been emptied, so the schema and the queue's name are written again.
+        self.agree_on_schema().await?;
+        self.met.clear();
+        match self.meet(queue).await {
+            // The server is full, so it was not emptied and has the name.
+            Err(BrokerError::Refused(_)) => {}
+            met => met?,
+        }
+        let lease = millis(lease).max(1);
+        let id = format!("{}:{lease}", uuid::Uuid::now_v7());
+        self.commands.call(&REGISTER.call(&self.keys.queue(queue)).arg(lease).arg(&*id)).await?;
+        Ok(Incarnation { queue: queue.clone(), id: id.into() })
+    }
+
+    async fn claim(&self, who: &Incarnation, lease: Duration, limit: usize, startable: &[TaskName]) -> Result<LeaseReply<Claimed>> {
+        let mut call = CLAIM
+            .call(&self.keys.queue(&who.queue))
+            .arg(millis(self.settings.result_ttl))
+            .arg(limit)
+            .arg(millis(lease).max(1))
+            .arg(&*who.id);
+        for name in startable {
+            call.push(name.as_str());
+        }
+        let mut row = Row::new(self.commands.call(&call).await?)?;
+        if !is_yes(&row.next()) {
+            return Ok(LeaseReply::Lost);
+        }
+        let claimed_us = count(&row.next());
+        let (paused, more, due) = (is_yes(&row.next()), is_yes(&row.next()), number(&row.next()));
+        let parked = names(row.next())?;
+        let mut adopted = leased_list(&who.queue, row.next())?;
+        let taken = count(&row.next());
+        let tasks = claimed(&who.queue, claimed_us, taken, &row.next(), &row.next(), row.next())?;
+        let tasks = match tasks {
+            Some(tasks) => tasks,
+            None => self.claimed_at(who, claimed_us).await?,
+        };
+        adopted.odd.extend(tasks.odd);
+        adopted.odd.extend(odd_ids(claimed_us, row.next())?);
+        self.end_unreadable(&self.commands, ANSWER, &who.queue, &who.id, adopted.odd).await;
+        let next_due = u64::try_from(due).ok().map(Duration::from_millis);
+        Ok(LeaseReply::Held(Claimed { tasks: tasks.tasks, adopted: adopted.tasks, parked, more, next_due, paused }))
+    }
+
+    /// On a connection of its own, so that no slow answer delays a heartbeat. It waits for half of the grace only, to leave time for a new
+    /// connection if this one is silent.
+    async fn extend(&self, who: &Incarnation, lease: Duration) -> Result<LeaseReply<Extended>> {
+        let call = EXTEND.call(&self.keys.queue(&who.queue)).arg(millis(lease).max(1)).arg(&*who.id);
+        let within = (grace(lease) / 2).clamp(SOONEST, ANSWER);
+        let mut row = Row::new(self.heartbeats.call_within(&call, within).await?)?;
+        if !is_yes(&row.next()) {
+            return Ok(LeaseReply::Lost);
+        }
+        let held = usize::try_from(number(&row.next())).unwrap_or(0);
+        let cancelled = names(row.next())?;
+        let outbox = is_yes(&row.next());
+        let adopted = leased_list(&who.queue, row.next())?;
+        self.end_unreadable(&self.heartbeats, within, &who.queue, &who.id, adopted.odd).await;
+        Ok(LeaseReply::Held(Extended { held, cancelled, outbox, adopted: adopted.tasks }))
+    }
+
+    async fn held(&self, who: &Incarnation) -> Result<Vec<Leased>> {
+        let held = self.all_held(who).await?;
+        self.end_unreadable(&self.commands, ANSWER, &who.queue, &who.id, held.odd).await;
+        Ok(held.tasks)
+    }
+
+    async fn finish(&self, who: &Incarnation, finishes: &[Finish]) -> Result<FinishReply> {
+        let mut reply = Vec::with_capacity(finishes.len());
+        for part in finishes.chunks(TOGETHER) {
+            reply.extend(self.finish_together(who, part).await?);
+        }
+        Ok(reply)
+    }
+
+    async fn leave(&self, who: &Incarnation) -> Result<()> {
+        let call = LEAVE.call(&self.keys.queue(&who.queue)).arg(millis(self.settings.result_ttl)).arg(&*who.id);
+        while !is_yes(&self.commands.call(&call).await?) {}
+        Ok(())
+    }
+
+    async fn expire(&self, who: &Incarnation) -> Result<()> {
+        self.commands.call(&EXPIRE.call(&self.keys.queue(&who.queue)).arg(&*who.id)).await.map(drop)
+    }
+
+    async fn wait(&self, queue: &QueueName, limit: Duration) -> Result<()> {
+        wait::wait(self, queue, limit).await
+    }
+
+    async fn cancellations(&self, sender: mpsc::Sender<(QueueName, TaskId)>) -> Result<()> {
+        cancellations::cancellations(self, sender).await
+    }
+
+    async fn progress(&self, queue: &QueueName, id: &TaskId, progress: &Progress) -> Result<()> {
+        let call = PROGRESS.call(&self.keys.queue(queue)).arg(id.as_str()).arg(json(progress)?);
+        self.commands.call(&call).await.map(drop)
+    }
+
+    async fn relay(&self, queue: &QueueName) -> Result<usize> {
+        relay::relay(self, queue).await
+    }
+
+    async fn sweep(&self, queue: &QueueName, offered: &[TaskName]) -> Result<()> {
+        let settings = &self.settings;
+        let mut call = SWEEP
+            .call(&self.keys.queue(queue))
+            .arg(millis(settings.result_ttl))
+            .arg(settings.dead_count)
+            .arg(millis(settings.dead_age))
+            .arg(millis(settings.unknown_task_ttl))
+            .arg(format!("{} s", settings.unknown_task_ttl.as_secs()));
+        for name in offered {
+            call.push(name.as_str());
+        }
+        while is_yes(&self.commands.call(&call).await?) {}
+        self.relay(queue).await.map(drop)
+    }
+}
+
+impl RedisBroker {
+    /// The tasks of one claim, read from the held set. The claim's own answer is split at spaces, and could not be read because of a
+    /// foreign id or name with a space.
+    async fn claimed_at(&self, who: &Incarnation, claimed_us: u64) -> Result<Taken> {
+        let mut taken = self.all_held(who).await?;
+        let stamp = format!("@{claimed_us}");
+        taken.tasks.retain(|leased| leased.member.claimed_us == claimed_us);
+        taken.odd.retain(|odd| odd.member.ends_with(stamp.as_bytes()));
+        taken.tasks.sort_by(|a, b| (b.task.priority, &a.member.id).cmp(&(a.task.priority, &b.member.id)));
+        Ok(taken)
+    }
+
+    async fn all_held(&self, who: &Incarnation) -> Result<Taken> {
+        let (mut held, mut odd): (BTreeMap<Member, Leased>, _) = (BTreeMap::new(), Vec::new());
+        let mut cursor = "0".to_owned();
+        loop {
+            let call = HELD.call(&self.keys.queue(&who.queue)).arg(&*who.id).arg(&*cursor);
+            let mut row = Row::new(self.commands.call(&call).await?)?;
+            cursor = word(row.next());
+            // SSCAN may return a member twice.
+            let page = leased_list(&who.queue, row.next())?;
+            held.extend(page.tasks.into_iter().map(|leased| (leased.member.clone(), leased)));
+            odd.extend(page.odd);
+            if cursor == "0" {
+                return Ok(Taken { tasks: held.into_values().collect(), odd });
+            }
+        }
+    }
+
+    async fn finish_together(&self, who: &Incarnation, finishes: &[Finish]) -> Result<FinishReply> {
+        let ttl = millis(self.settings.result_ttl);
+        let mut authors = Authors::default();
+        let mut plain = Vec::with_capacity(finishes.len());
+        let mut others = Vec::new();
+        let mut children = Vec::new();
+        let mut said = HashSet::with_capacity(finishes.len());
+        for (index, finish) in finishes.iter().enumerate() {
+            // A member that is given twice in one call: the second finish is stale, like any repeated one.
+            if !said.insert(&finish.member) {
+                continue;
+            }
+            let told = self.told(finish)?;
+            let author = authors.index(finish);
+            match &finish.verdict {
+                Verdict::Succeed { children: tasks, .. } if told.kind == "S" => {
+                    if tasks.is_empty() && finish.log.is_empty() && author == 0 {
+                        plain.push((index, told.data));
+                        continue;
+                    }
+                    let before = children.len();
+                    if !tasks.is_empty() {
+                        self.children(&who.queue, tasks, &mut children).await?;
+                    }
+                    others.push((index, told, author, children.len() - before));
+                }
+                _ => others.push((index, told, author, 0)),
+            }
+        }
+        let keep = millis(self.settings.dead_age).max(ttl).saturating_add(86_400_000);
+        let mut call = FINISH.call(&self.keys.queue(&who.queue)).arg(ttl).arg(&*who.id).arg(keep).arg(authors.0.len());
+        for author in &authors.0 {
+            call.push(&author.name);
+            call.push(&author.by);
+        }
+        call.push(plain.len());
+        let mut member = String::new();
+        for (index, _) in &plain {
+            member.clear();
+            let _infallible = write!(member, "{}", finishes[*index].member);
+            call.push(&member);
+        }
+        for (_, result) in &plain {
+            call.push(&**result);
+        }
+        call.push(others.len());
+        for (index, told, author, children) in &others {
+            let finish = &finishes[*index];
+            member.clear();
+            let _infallible = write!(member, "{}", finish.member);
+            for part in [&member, told.kind, &told.data, &told.entry] {
+                call.push(part);
+            }
+            call.push(told.delay);
+            call.push(&authors.0[*author].name);
+            match &finish.log {
+                log if log.is_empty() || log.ends_with('\n') => call.push(log),
+                log => call.push(format!("{log}\n")),
+            }
+            call.push(children);
+        }
+        for part in &children {
+            call.push(part);
+        }
+        let order = plain.iter().map(|(index, _)| *index).chain(others.iter().map(|(index, ..)| *index));
+        let digits = word(self.commit(&call).await?);
+        if digits.len() != plain.len() + others.len() {
+            return Err(corrupt("an answer", "not one digit for each finish"));
+        }
+        let mut reply = vec![Finished::Stale; finishes.len()];
+        for (index, digit) in order.zip(digits.bytes()) {
+            reply[index] = match digit {
+                b'1' => Finished::Recorded,
+                b'2' => Finished::CancelledInstead,
+                _ => Finished::Stale,
+            };
+        }
+        Ok(reply)
+    }
+
+    fn told<'a>(&self, finish: &'a Finish) -> Result<Told<'a>> {
+        let becomes = transition(&finish.verdict, self.settings.payload_limit);
+        let is_loss = becomes.is_loss();
+        let (kind, delay) = match becomes.next {
+            Next::Succeeded { result, .. } => return Ok(Told { kind: "S", data: Cow::Borrowed(result), entry: String::new(), delay: 0 }),
+            Next::Dead => (if is_loss { "W" } else { "D" }, Duration::ZERO),
+            Next::Cancelled => ("C", Duration::ZERO),
+            Next::Waiting(delay) if !becomes.is_counted => ("H", delay),
+            Next::Waiting(delay) => (if is_loss { "L" } else { "R" }, delay),
+            Next::Parked => ("P", Duration::ZERO),
+        };
+        let (data, entry) = match &becomes.error {
+            Some(error) => (json(&**error)?, entry(&finish.worker, finish.code.as_deref(), error)?),
+            None => (String::new(), String::new()),
+        };
+        Ok(Told { kind, data: data.into(), entry, delay: millis(delay) })
+    }
+
+    /// Appends the children: those of this queue as records, the others as entries of the outbox.
+    async fn children(&self, queue: &QueueName, tasks: &[NewTask], out: &mut Vec<String>) -> Result<()> {
+        let (here, there): (Vec<_>, Vec<_>) = tasks.iter().partition(|task| task.queue == *queue);
+        out.push(here.len().to_string());
+        for task in here {
+            out.extend(record(task)?);
+        }
+        for task in there {
+            self.meet(&task.queue).await?;
+            out.push(task.queue.to_string());
+            out.push(json(&record(task)?)?);
+        }
+        Ok(())
+    }
+}
+
+/// A verdict as the script's arguments.
+struct Told<'a> {
+    kind: &'static str,
+    data: Cow<'a, str>,
+    entry: String,
+    delay: u64,
+}
+
+/// The workers and codes of a batch. Each pair is stored once for all tasks that share it, under a short name.
+#[derive(Default)]
+struct Authors<'a>(Vec<Author<'a>>);
+
+struct Author<'a> {
+    of: &'a Finish,
+    name: String,
+    by: String,
+}
+
+impl<'a> Authors<'a> {
+    /// The index of the author of `finish`. The finishes of a worker share the same `Arc`s of worker and code, so addresses are compared.
+    /// Equal values in different `Arc`s are listed and written twice.
+    fn index(&mut self, finish: &'a Finish) -> usize {
+        let same = |author: &Author<'_>| {
+            let code = match (&author.of.code, &finish.code) {
+                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+                (one, other) => one.is_none() && other.is_none(),
+            };
+            code && Arc::ptr_eq(&author.of.worker, &finish.worker)
+        };
+        self.0.iter().rposition(same).unwrap_or_else(|| {
+            let by = by(finish);
+            self.0.push(Author { of: finish, name: short_digest(by.as_bytes()), by });
+            self.0.len() - 1
+        })
+    }
+}
+
+fn by(finish: &Finish) -> String {
+    let (plugin, version, digest) =
+        finish.code.as_ref().map_or(("", "", ""), |code| (code.plugin.as_str(), code.version.as_str(), code.digest.as_str()));
+    format!("{}\n{plugin}\n{version}\n{digest}", finish.worker)
+}

@@ -1,0 +1,78 @@
+//! Relays the outbox: children of a task's end that belong to other queues.
+
+use std::collections::BTreeMap;
+
+use super::{
+    driver::RedisBroker,
+    scripts::RELAY,
+    values::{Row, list, word, words},
+};
+use crate::{
+    broker::{
+        error::{BrokerError, Result},
+        unreadable,
+    },
+    task::QueueName,
+};
+
+/// Entries of the outbox that are moved at once.
+const TOGETHER: usize = 500;
+
+/// Adds to the target queue first, and removes from the outbox last: an entry that is relayed twice finds its id or its stub known.
+pub(super) async fn relay(broker: &RedisBroker, queue: &QueueName) -> Result<usize> {
+    let out = broker.keys.of(queue, "out");
+    let mut moved = 0;
+    loop {
+        let command = redis::cmd("XRANGE").arg(&out).arg("-").arg("+").arg("COUNT").arg(TOGETHER).to_owned();
+        let entries = list(broker.commands.send(&command).await?)?;
+        if entries.is_empty() {
+            return Ok(moved);
+        }
+        let (mut ids, mut odd) = (Vec::new(), Vec::new());
+        let mut queues: BTreeMap<QueueName, Vec<Vec<String>>> = BTreeMap::new();
+        for entry in entries {
+            let mut row = Row::new(entry)?;
+            ids.push(word(row.next()));
+            let fields = words(row.next())?;
+            let to = fields.get(1).and_then(|to| QueueName::new(to).ok());
+            match (to, fields.get(3).and_then(|record| serde_json::from_str(record).ok())) {
+                (Some(to), Some(record)) => queues.entry(to).or_default().push(record),
+                _ => odd.push((format!("{fields:?}"), "it is not a queue and a record".to_owned())),
+            }
+        }
+        for (to, records) in queues {
+            match relay_to(broker, &to, &records).await {
+                Err(BrokerError::Invalid(_)) => {
+                    for record in records {
+                        if let Err(error) = relay_to(broker, &to, std::slice::from_ref(&record)).await {
+                            match error {
+                                BrokerError::Invalid(why) => odd.push((format!("{to} {record:?}"), why)),
+                                error => return Err(error),
+                            }
+                        }
+                    }
+                }
+                relayed => relayed?,
+            }
+        }
+        for (entry, why) in odd {
+            // In the same place as the keys that careful.lua sets aside.
+            let aside = broker.keys.of(queue, "aside:out");
+            let then = format!("it was moved to `{aside}`; `taskhost queue purge {queue}` deletes it");
+            unreadable::say(&broker.at, &format!("an entry of `{out}`, {entry},"), why, then);
+            broker.commands.send(redis::cmd("XADD").arg(&aside).arg("MAXLEN").arg("~").arg(1000).arg("*").arg("entry").arg(entry)).await?;
+            broker.commands.send(redis::cmd("SADD").arg(broker.keys.of(queue, "aside")).arg("out")).await?;
+        }
+        broker.commands.send(redis::cmd("XDEL").arg(&out).arg(&ids)).await?;
+        moved += ids.len();
+    }
+}
+
+async fn relay_to(broker: &RedisBroker, to: &QueueName, records: &[Vec<String>]) -> Result<()> {
+    broker.meet(to).await?;
+    let mut call = RELAY.call(&broker.keys.queue(to)).arg(records.len());
+    for part in records.iter().flatten() {
+        call.push(part);
+    }
+    broker.commit(&call).await.map(drop)
+}
