@@ -7,13 +7,12 @@
 use std::{collections::HashMap, env, path::PathBuf, sync::Arc, time::Duration};
 
 use taskhost::{
-    broker::BrokerSettings,
     engine::{Engine, EngineSettings},
     plugins::{self, Plugin, Registry},
-    retry::RetrySettings,
-    task::NewTask,
     worker::{self, Roster, Stop, WorkerSettings},
 };
+use taskhost_broker::BrokerSettings;
+use taskhost_core::{retry::RetrySettings, task::NewTask};
 use tokio::sync::watch;
 
 use super::engine::support::{call, result, settings};

@@ -13,7 +13,8 @@ use std::{
     time::Duration,
 };
 
-use taskhost::{plugins::Registry, task::TaskName};
+use taskhost::plugins::Registry;
+use taskhost_core::task::TaskName;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 

@@ -20,8 +20,8 @@ use fastrand::Rng;
 use taskhost::{
     engine::{Engine, EngineError, EngineSettings, Limits},
     plugins::Policies,
-    task::Outcome,
 };
+use taskhost_core::task::Outcome;
 
 use super::engine::{
     hostile::{ENQUEUE, EXIT, FIELDS, Guest, INCREMENT, OWN_RESOURCE, offering},

@@ -14,10 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use taskhost::{
-    broker::{Broker, BrokerSettings, redis::RedisBroker},
-    task::{NewTask, State, TaskId, TaskView},
-};
+use taskhost_broker::{Broker, BrokerSettings, redis::RedisBroker};
+use taskhost_core::task::{NewTask, State, TaskId, TaskView};
 use tokio::task::JoinSet;
 
 use super::{

@@ -8,9 +8,11 @@ use std::{
 };
 
 use taskhost::{
-    catalogue::{PluginInfo, PluginStatus},
     engine::{About, Call, Engine, EngineSettings, Limits, LogLine, ServiceError, Services, System},
     plugins::{Plugin, Plugins, PluginsError, PluginsSettings, Registry, Writable, inspect},
+};
+use taskhost_core::{
+    catalogue::{PluginInfo, PluginStatus},
     task::{Millis, Outcome, Progress, QueueName, TaskId, TaskName},
 };
 use tokio::sync::watch;

@@ -1,10 +1,8 @@
 //! The schedule loop on real brokers: hosts that share one and fire together, and what becomes of the schedules in a file.
 
-use taskhost::{
-    broker::{BrokerSettings, CatchUp, Directory, Lease, Overlap, Schedule, Source, TaskFilter, Tasks, redis::RedisBroker},
-    schedule,
-    task::{Millis, Priority, QueueName, TaskView},
-};
+use taskhost::schedule;
+use taskhost_broker::{BrokerSettings, CatchUp, Directory, Lease, Overlap, Schedule, Source, TaskFilter, Tasks, redis::RedisBroker};
+use taskhost_core::task::{Millis, Priority, QueueName, TaskView};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 

@@ -3,10 +3,8 @@
 use std::{collections::HashMap, fs, io::Write, sync::Arc, thread, time::Duration};
 
 use sha2::Digest as _;
-use taskhost::{
-    broker::{Broker, BrokerSettings, redis::RedisBroker},
-    task::{Millis, NewTask, QueueName, State, TaskView},
-};
+use taskhost_broker::{Broker, BrokerSettings, redis::RedisBroker};
+use taskhost_core::task::{Millis, NewTask, QueueName, State, TaskView};
 use tokio_util::sync::CancellationToken;
 
 use super::support::{

@@ -186,7 +186,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The room of `host/src/broker/redis.rs` is `broker`.
+/// The room of `host/broker/src/redis.rs` is `broker`.
 fn room_of(path: &Path) -> String {
     let first = path.components().next().expect("a relative path").as_os_str().to_string_lossy().into_owned();
     first.strip_suffix(".rs").map_or(first.clone(), str::to_owned)

@@ -2,10 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use taskhost::{
-    engine::{Call, Code, Grants, HttpGrant},
-    task::{ErrorKind, TaskId},
-};
+use taskhost::engine::{Call, Code, Grants, HttpGrant};
+use taskhost_core::task::{ErrorKind, TaskId};
 use tokio::sync::OnceCell;
 
 use super::{

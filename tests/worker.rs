@@ -11,11 +11,9 @@ use std::{
     time::Duration,
 };
 
-use taskhost::{
-    broker::{Broker, BrokerSettings, CancelReply},
-    task::{ErrorKind, NewTask, QueueName, State, TaskId, TaskView},
-    worker::WorkerSettings,
-};
+use taskhost::worker::WorkerSettings;
+use taskhost_broker::{Broker, BrokerSettings, CancelReply};
+use taskhost_core::task::{ErrorKind, NewTask, QueueName, State, TaskId, TaskView};
 
 use self::{
     flaky::Flaky,
@@ -248,7 +246,7 @@ async fn a_lost_lease_stops_its_attempts_and_they_record_nothing() {
     assert_eq!((&adopted[0].task.id, adopted[0].task.losses), (&id, 0));
     wait_until(SOON, "its body is asked to return", async || worker.script.cancelled() == 1).await;
     assert_eq!(view(&*broker, &id).await.state, State::Running, "the thief holds it, and nobody else has recorded an end");
-    assert_eq!(thief.finish(&adopted[0].member, crate::support::ok("7")).await, taskhost::broker::Finished::Recorded);
+    assert_eq!(thief.finish(&adopted[0].member, crate::support::ok("7")).await, taskhost_broker::Finished::Recorded);
     // A new incarnation goes on.
     let next = enqueue(&*broker, add()).await;
     assert_eq!(ended(&*broker, &next).await.state, State::Succeeded);

@@ -11,21 +11,15 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    backoff::Backoff,
-    broker::{BrokerSettings, Durability, Schedule},
-    catalogue,
-    engine::Limits,
-    plugins::Writable,
-    retry::RetrySettings,
-    task::QueueName,
-};
+use crate::{engine::Limits, plugins::Writable};
+use taskhost_broker::{BrokerSettings, Durability, Schedule};
+use taskhost_core::{backoff::Backoff, catalogue, retry::RetrySettings, task::QueueName};
 
 mod arguments;
 mod file;
 pub mod units;
 
-pub use crate::broker::BrokerAddress;
+pub use taskhost_broker::BrokerAddress;
 
 /// Every setting: its key in `taskhost.toml` (upper-cased behind `TASKHOST_` its environment name), its default as text, and what it is.
 pub const KEYS: &[(&str, &str, &str)] = &[

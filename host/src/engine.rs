@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use wasmtime::component::Linker;
 
-use crate::{
+use taskhost_core::{
     catalogue::Description,
     task::{ErrorKind, Millis, Outcome, Progress, QueueName, TaskError, TaskId},
 };

@@ -8,6 +8,3 @@ mod private;
 pub mod schedule;
 pub mod telemetry;
 pub mod worker;
-
-pub use taskhost_broker as broker;
-pub use taskhost_core::{backoff, catalogue, cron, retry, task, text};

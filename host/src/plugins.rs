@@ -10,9 +10,9 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc};
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
+use crate::engine::{Code, Engine, Grants, Limits, Terms};
+use taskhost_core::{
     catalogue::{Description, PluginInfo},
-    engine::{Code, Engine, Grants, Limits, Terms},
     task::{CodeId, TaskName},
 };
 

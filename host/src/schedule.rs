@@ -13,8 +13,9 @@ use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    broker::{self, BrokerError, Fired, Schedule, Schedules},
+use taskhost_broker as broker;
+use taskhost_broker::{BrokerError, Fired, Schedule, Schedules};
+use taskhost_core::{
     cron::{CronError, Rule},
     task::{Millis, NewTask, TaskId},
 };
@@ -263,7 +264,7 @@ async fn fire<B: Schedules + ?Sized>(broker: &B, schedule: &Schedule, due: Milli
 }
 
 /// What a firing enqueues. Its id is the schedule's and the due time's, so that firing it again enqueues nothing.
-fn task(schedule: &Schedule, due: Millis) -> Result<NewTask, crate::task::InvalidName> {
+fn task(schedule: &Schedule, due: Millis) -> Result<NewTask, taskhost_core::task::InvalidName> {
     Ok(NewTask {
         id: TaskId::new(format!("cron:{}:{}", schedule.name, due.0))?,
         queue: schedule.queue.clone(),

@@ -22,10 +22,9 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{
-    broker::{Broker, BrokerError, FileSchedule},
-    engine::Engine,
-    plugins::Registry,
+use crate::{engine::Engine, plugins::Registry};
+use taskhost_broker::{Broker, BrokerError, FileSchedule};
+use taskhost_core::{
     retry::RetrySettings,
     task::{Clock, Millis, QueueName, SystemClock},
 };

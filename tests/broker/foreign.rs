@@ -10,10 +10,8 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt;
 
-use taskhost::{
-    broker::{Broker, DeleteReply, Finish, LeaseReply, TaskFilter},
-    task::{NewTask, Progress, QueueName, State, Unique, Verdict},
-};
+use taskhost_broker::{Broker, DeleteReply, Finish, LeaseReply, TaskFilter};
+use taskhost_core::task::{NewTask, Progress, QueueName, State, Unique, Verdict};
 
 use crate::support::{LEASE, SOON, Worker, add, finish, ok, queue, retry_after, task_id, task_name};
 
@@ -53,11 +51,11 @@ async fn life_goes_on(b: &dyn Broker, what: &str) {
         good("good-1"),
         good("good-2"),
         NewTask { unique, ..good("good-3") },
-        NewTask { start: taskhost::task::Start::In(Duration::from_millis(1)), ..good("good-4") },
+        NewTask { start: taskhost_core::task::Start::In(Duration::from_millis(1)), ..good("good-4") },
         NewTask { queue: there.clone(), ..good("good-5") },
     ];
     let reply = b.enqueue(&tasks).await.unwrap_or_else(|error| panic!("enqueue, {what}: {error}"));
-    assert!(reply.iter().all(|reply| *reply == taskhost::broker::Enqueued::Added), "{what}: {reply:?}");
+    assert!(reply.iter().all(|reply| *reply == taskhost_broker::Enqueued::Added), "{what}: {reply:?}");
     b.enqueue(&[good("doomed"), good("gone")]).await.expect(what);
     b.cancel(&here, &task_id("doomed")).await.unwrap_or_else(|error| panic!("cancel, {what}: {error}"));
     assert_eq!(b.delete(&here, &task_id("gone")).await.expect(what), DeleteReply::Deleted, "{what}");
@@ -163,7 +161,7 @@ async fn look_around(b: &dyn Broker, what: &str) {
     b.schedules().await.unwrap_or_else(|error| panic!("schedules, {what}: {error}"));
 }
 
-async fn all(b: &dyn Broker, filter: &TaskFilter, what: &str) -> Vec<taskhost::task::TaskView> {
+async fn all(b: &dyn Broker, filter: &TaskFilter, what: &str) -> Vec<taskhost_core::task::TaskView> {
     let (mut tasks, mut from) = (Vec::new(), None);
     for page in 0.. {
         assert!(page < 50, "{what}: a listing without an end");

@@ -15,7 +15,7 @@ pub(crate) mod shared;
 mod shown;
 mod told;
 
-use taskhost::broker::BrokerSettings;
+use taskhost_broker::BrokerSettings;
 
 use crate::support::{Place, RedisServer, SqlitePlace};
 

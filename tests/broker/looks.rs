@@ -2,10 +2,8 @@
 //! stands in `sqlite/tests.rs`.
 
 use redis::Value;
-use taskhost::{
-    broker::{BrokerSettings, Lease, Produce, TaskFilter, Tasks, redis::RedisBroker},
-    task::{NewTask, QueueName, State},
-};
+use taskhost_broker::{BrokerSettings, Lease, Produce, TaskFilter, Tasks, redis::RedisBroker};
+use taskhost_core::task::{NewTask, QueueName, State};
 
 use crate::support::{RedisServer, Worker, add, dead, enqueue, finish, ok, queue};
 

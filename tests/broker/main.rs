@@ -7,7 +7,4 @@ mod model;
 mod redis;
 mod scripts;
 
-extern crate self as taskhost;
-use ::taskhost_broker as broker;
-use taskhost_core::{catalogue, task};
 use taskhost_testing as support;

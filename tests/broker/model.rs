@@ -8,13 +8,10 @@ use std::{
     time::Duration,
 };
 
-use taskhost::{
-    broker::{
-        Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued, Finished, Incarnation, LeaseReply, Leased, Member, RetryReply,
-        TaskFilter,
-    },
-    task::{ErrorKind, NewTask, Priority, QueueName, Start, State, TaskError, TaskId, Unique, Verdict},
+use taskhost_broker::{
+    Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued, Finished, Incarnation, LeaseReply, Leased, Member, RetryReply, TaskFilter,
 };
+use taskhost_core::task::{ErrorKind, NewTask, Priority, QueueName, Start, State, TaskError, TaskId, Unique, Verdict};
 
 use crate::support::{LEASE, Place, RedisServer, SqlitePlace, finish, named, task_name};
 

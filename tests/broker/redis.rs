@@ -10,10 +10,8 @@ use std::{
 
 use futures_util::StreamExt;
 use redis::Value;
-use taskhost::{
-    broker::{BrokerError, BrokerSettings, Directory, Finish, Finished, Lease, Produce, Schedules, Tasks, redis::RedisBroker},
-    task::{ErrorKind, NewTask, QueueName, Start, State, TaskError, TaskId, Unique, Verdict},
-};
+use taskhost_broker::{BrokerError, BrokerSettings, Directory, Finish, Finished, Lease, Produce, Schedules, Tasks, redis::RedisBroker};
+use taskhost_core::task::{ErrorKind, NewTask, QueueName, Start, State, TaskError, TaskId, Unique, Verdict};
 
 use crate::support::{RedisServer, SOON, Worker, add, enqueue, finish, free_port, ok, queue, retry_after, state, wait_until};
 
@@ -178,7 +176,7 @@ async fn a_server_that_was_restarted_is_found_again() {
         let begun = Instant::now();
         let heard = loop {
             assert!(begun.elapsed() < SOON, "the control channel is not listened to again");
-            assert_eq!(broker.cancel(&QueueName::default(), &leased.task.id).await.expect("cancel"), taskhost::broker::CancelReply::Asked);
+            assert_eq!(broker.cancel(&QueueName::default(), &leased.task.id).await.expect("cancel"), taskhost_broker::CancelReply::Asked);
             if let Ok(heard) = tokio::time::timeout(Duration::from_millis(200), told.recv()).await {
                 break heard;
             }

@@ -12,13 +12,11 @@ use std::{
     time::Duration,
 };
 
-use taskhost::{
-    broker::{
-        Broker, BrokerSettings, CatchUp, Enqueued, Finished, Fired, Incarnation, KvRoom, Lease, LeaseReply, Overlap, Schedule, Source,
-        TaskFilter, Tasks, redis::RedisBroker,
-    },
-    task::{ErrorKind, Millis, NewTask, Priority, Progress, QueueName, Start, State, TaskError, TaskId, Unique, Verdict},
+use taskhost_broker::{
+    Broker, BrokerSettings, CatchUp, Enqueued, Finished, Fired, Incarnation, KvRoom, Lease, LeaseReply, Overlap, Schedule, Source,
+    TaskFilter, Tasks, redis::RedisBroker,
 };
+use taskhost_core::task::{ErrorKind, Millis, NewTask, Priority, Progress, QueueName, Start, State, TaskError, TaskId, Unique, Verdict};
 
 use crate::support::{LEASE, RedisServer, finish, named, ok, queue, task_name};
 use taskhost_testing::proxy::{Act, Moment, Proxy};
@@ -164,7 +162,7 @@ impl Scene<'_> {
         NewTask { id, queue: self.queue.clone(), ..named(name, "[1]") }
     }
 
-    async fn claim(&self, who: &Incarnation, limit: usize, names: &[&str]) -> taskhost::broker::Claimed {
+    async fn claim(&self, who: &Incarnation, limit: usize, names: &[&str]) -> taskhost_broker::Claimed {
         let names: Vec<_> = names.iter().map(|name| task_name(name)).collect();
         match self.twice(async || self.broker.claim(who, LEASE, limit, &names).await).await {
             LeaseReply::Held(claimed) => claimed,
@@ -178,7 +176,7 @@ impl Scene<'_> {
         tasks.push(NewTask { priority: Priority::new(9).expect("in range"), ..self.task("first", 0) });
         tasks.push(NewTask { unique: Some(Unique { key: "k".into(), ttl: LEASE }), ..self.task("unique", 0) });
         tasks.push(NewTask { start: Start::In(Duration::from_millis(1)), ..self.task("soon", 0) });
-        tasks.push(NewTask { expires: Some(taskhost::task::Millis(1)), ..self.task("late", 0) });
+        tasks.push(NewTask { expires: Some(taskhost_core::task::Millis(1)), ..self.task("late", 0) });
         self.twice(async || b.enqueue(&tasks).await).await;
 
         // Every kind of end, and children here and elsewhere.

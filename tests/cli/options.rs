@@ -1,7 +1,7 @@
 //! What the options of `enqueue` mean once a worker runs the task, and what the worker says of it.
 
 use serde_json::Value;
-use taskhost::task::{Clock, SystemClock};
+use taskhost_core::task::{Clock, SystemClock};
 
 use super::super::support::program::{Taskhost, until};
 

@@ -2,8 +2,10 @@
 
 use std::{fs, time::Duration};
 
-use taskhost::{
-    broker::{BrokerSettings, CatchUp, Directory, FileSchedule, Overlap, Schedule, Schedules, Source, WorkerInfo, sqlite::SqliteBroker},
+use taskhost_broker::{
+    BrokerSettings, CatchUp, Directory, FileSchedule, Overlap, Schedule, Schedules, Source, WorkerInfo, sqlite::SqliteBroker,
+};
+use taskhost_core::{
     catalogue::{Body, Description, Hints, PluginInfo, PluginStatus},
     task::{Clock, CodeId, Millis, Priority, QueueName, SystemClock, TaskName},
 };

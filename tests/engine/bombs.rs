@@ -6,10 +6,8 @@ use super::{
     hostile::{EXIT, FIELDS, Guest, IS_CANCELLED, LOG, OWN_RESOURCE, offering, unsigned},
     support::{Fake, call, compile, engine, error, load, plugin, result, run, told},
 };
-use taskhost::{
-    engine::{Call, Code, EngineError, Limits},
-    task::{ErrorKind, Outcome},
-};
+use taskhost::engine::{Call, Code, EngineError, Limits};
+use taskhost_core::task::{ErrorKind, Outcome};
 use tokio::sync::OnceCell;
 
 async fn probe(body: &str, args: &str) -> Call {

@@ -10,10 +10,8 @@ use super::{
     support::{LONG, call, compile, result, settings},
 };
 use crate::support::{Place, RedisServer};
-use taskhost::{
-    broker::{Broker, BrokerSettings},
-    engine::{Code, Engine, EngineSettings},
-};
+use taskhost::engine::{Code, Engine, EngineSettings};
+use taskhost_broker::{Broker, BrokerSettings};
 
 /// Counts down so many times.
 fn spinning(rounds: u64) -> Vec<u8> {

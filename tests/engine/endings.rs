@@ -6,10 +6,8 @@ use super::{
     hostile::{ATTEMPT, ENQUEUE, EXIT, EXIT_WITH_CODE, Guest, INCREMENT, IS_CANCELLED, running},
     support::{Fake, LONG, call, compile, engine, error, load, result, run, settings, told},
 };
-use taskhost::{
-    engine::{Engine, FileGrant, FileMode, Grants, Limits},
-    task::{ErrorKind, Outcome},
-};
+use taskhost::engine::{Engine, FileGrant, FileMode, Grants, Limits};
+use taskhost_core::task::{ErrorKind, Outcome};
 
 const DECIMAL: &str = "(i32.store8 (i32.const 4096) (i32.add (i32.const 48) (call $number))) (call $ok (i32.const 4096) (i32.const 1))";
 
@@ -316,7 +314,7 @@ async fn children_ride_with_the_success() {
     assert_eq!((result.as_str(), children.len()), ("7", 3));
     let child = &children[0];
     assert_eq!((child.name.as_str(), child.args.as_str(), child.queue.as_str(), child.priority.get()), ("go", "[]", "mail", 9));
-    assert_eq!(child.start, taskhost::task::Start::In(Duration::from_millis(1500)));
+    assert_eq!(child.start, taskhost_core::task::Start::In(Duration::from_millis(1500)));
     assert!(children[1].id != children[0].id);
 }
 

@@ -14,13 +14,11 @@ use super::{
     hostile::{ENQUEUE, Guest, running},
     support::{Fake, call, compile, granted, load, plugin, result, run, settings, told},
 };
-use taskhost::{
-    engine::{
-        Call, Code, Engine, EngineSettings, EnqueueGrant, FileGrant, FileMode, Grants, HttpGrant, Limits, Network, Rate, SecretGrant,
-        SecretSource,
-    },
-    task::ErrorKind,
+use taskhost::engine::{
+    Call, Code, Engine, EngineSettings, EnqueueGrant, FileGrant, FileMode, Grants, HttpGrant, Limits, Network, Rate, SecretGrant,
+    SecretSource,
 };
+use taskhost_core::task::ErrorKind;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},

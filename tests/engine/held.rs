@@ -9,10 +9,8 @@ use super::{
     hostile::{ENQUEUE, Guest, Import},
     support::{call, compile, load, result, run, settings, told},
 };
-use taskhost::{
-    engine::{Call, Engine, EngineSettings, FileGrant, FileMode, Grants, Limits},
-    task::{ErrorKind, Outcome},
-};
+use taskhost::engine::{Call, Engine, EngineSettings, FileGrant, FileMode, Grants, Limits};
+use taskhost_core::task::{ErrorKind, Outcome};
 
 const FULL: &str = "memory limit of 64 MiB reached";
 

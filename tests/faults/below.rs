@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use taskhost::task::{NewTask, QueueName, Start, State, TaskId};
+use taskhost_core::task::{NewTask, QueueName, Start, State, TaskId};
 
 use super::{
     fleet::{END, Fleet, account, enqueue_all, notes, open, sleeps, succeeded, turn, until},

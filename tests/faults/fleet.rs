@@ -13,10 +13,8 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 use rustix::process::{Pid, Signal, kill_process};
-use taskhost::{
-    broker::Broker,
-    task::{ErrorKind, NewTask, QueueName, State, TaskId, TaskView},
-};
+use taskhost_broker::Broker;
+use taskhost_core::task::{ErrorKind, NewTask, QueueName, State, TaskId, TaskView};
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 

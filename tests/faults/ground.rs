@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
-use taskhost::broker::{Broker, BrokerSettings, redis::RedisBroker, sqlite::SqliteBroker};
+use taskhost_broker::{Broker, BrokerSettings, redis::RedisBroker, sqlite::SqliteBroker};
 use tempfile::TempDir;
 
 use super::fleet::END;

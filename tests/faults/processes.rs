@@ -10,10 +10,8 @@ use std::{
 };
 
 use rustix::process::Signal;
-use taskhost::{
-    broker::{Broker, BrokerSettings, CancelReply},
-    task::{QueueName, State, TaskId, TaskView},
-};
+use taskhost_broker::{Broker, BrokerSettings, CancelReply};
+use taskhost_core::task::{QueueName, State, TaskId, TaskView};
 
 use super::{
     fleet::{END, Fleet, Process, account, enqueue_all, notes, open, succeeded, until},

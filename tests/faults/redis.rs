@@ -12,13 +12,11 @@ use std::{
 
 use redis::Value;
 use rustix::process::{Pid, Signal, kill_process};
-use taskhost::{
-    broker::{
-        Broker, BrokerError, BrokerSettings, CancelReply, CatchUp, DeleteReply, Enqueued, Finished, Fired, Overlap, RetryReply, Schedule,
-        Source,
-    },
-    task::{Millis, NewTask, Priority, QueueName, State, TaskId, Verdict},
+use taskhost_broker::{
+    Broker, BrokerError, BrokerSettings, CancelReply, CatchUp, DeleteReply, Enqueued, Finished, Fired, Overlap, RetryReply, Schedule,
+    Source,
 };
+use taskhost_core::task::{Millis, NewTask, Priority, QueueName, State, TaskId, Verdict};
 
 use super::{
     fleet::{Fleet, Process, account, enqueue_all, notes, open, sleeps, succeeded, turn, until},

@@ -10,10 +10,8 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use taskhost::{
-    broker::{Broker, BrokerError, BrokerSettings, Directory, Durability, Produce, Schedules, Tasks, redis::RedisBroker},
-    task::{QueueName, TaskId},
-};
+use taskhost_broker::{Broker, BrokerError, BrokerSettings, Directory, Durability, Produce, Schedules, Tasks, redis::RedisBroker};
+use taskhost_core::task::{QueueName, TaskId};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -171,7 +169,7 @@ async fn a_worker_whose_ends_no_replica_acknowledges_holds_no_more_than_its_slot
     let slots = SLOTS.to_string();
     let worker = fleet.worker(&master.url(), &[("durability", "replica"), ("concurrency", &slots)]).await;
     let held = async || -> u64 {
-        broker.queues().await.expect("queues").iter().filter_map(|queue| queue.counts.get(&taskhost::task::State::Running)).sum()
+        broker.queues().await.expect("queues").iter().filter_map(|queue| queue.counts.get(&taskhost_core::task::State::Running)).sum()
     };
     let most = Cell::new(0);
     until("it has tried to record three times", async || {

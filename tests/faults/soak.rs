@@ -9,10 +9,8 @@ use std::{
 };
 
 use rustix::process::Signal;
-use taskhost::{
-    broker::{Broker, BrokerSettings},
-    task::{NewTask, Start, State, TaskId},
-};
+use taskhost_broker::{Broker, BrokerSettings};
+use taskhost_core::task::{NewTask, Start, State, TaskId};
 use tokio_util::sync::CancellationToken;
 
 use super::{

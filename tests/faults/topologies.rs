@@ -10,10 +10,8 @@ use std::{
 };
 
 use redis::Value;
-use taskhost::{
-    broker::{Broker, BrokerSettings, redis::RedisBroker},
-    task::{NewTask, QueueName, State, TaskId},
-};
+use taskhost_broker::{Broker, BrokerSettings, redis::RedisBroker};
+use taskhost_core::task::{NewTask, QueueName, State, TaskId};
 
 use super::fleet::{END, Fleet, account, notes, turn, until};
 use crate::support::{RedisServer, free_port, named, queue};

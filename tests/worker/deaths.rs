@@ -2,11 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use taskhost::{
-    broker::{Broker, BrokerSettings},
-    task::{State, TaskId},
-    worker::{Summary, WorkerError, WorkerSettings},
-};
+use taskhost::worker::{Summary, WorkerError, WorkerSettings};
+use taskhost_broker::{Broker, BrokerSettings};
+use taskhost_core::task::{State, TaskId};
 
 use super::{
     flaky::Flaky,

@@ -10,12 +10,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use taskhost::{
-    broker::{
-        Broker, BrokerError, CancelReply, Claimed, DeleteReply, Directory, Enqueued, Extended, Finish, FinishReply, Finished, Fired,
-        Health, Incarnation, Kv, KvError, KvRoom, Lease, LeaseReply, Leased, Produce, QueueView, Result, RetryReply, Schedule, Schedules,
-        TaskFilter, TaskPage, Tasks, WorkerInfo,
-    },
+use taskhost_broker::{
+    Broker, BrokerError, CancelReply, Claimed, DeleteReply, Directory, Enqueued, Extended, Finish, FinishReply, Finished, Fired, Health,
+    Incarnation, Kv, KvError, KvRoom, Lease, LeaseReply, Leased, Produce, QueueView, Result, RetryReply, Schedule, Schedules, TaskFilter,
+    TaskPage, Tasks, WorkerInfo,
+};
+use taskhost_core::{
     catalogue::Catalogue,
     task::{Millis, NewTask, Progress, QueueName, TaskId, TaskName, TaskView},
 };

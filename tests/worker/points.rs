@@ -5,10 +5,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use taskhost::{
-    broker::{Broker, BrokerSettings},
-    task::{NewTask, QueueName, State, TaskId},
-};
+use taskhost_broker::{Broker, BrokerSettings};
+use taskhost_core::task::{NewTask, QueueName, State, TaskId};
 
 use super::{
     flaky::{

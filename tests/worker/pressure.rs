@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use taskhost::task::State;
+use taskhost_core::task::State;
 
 use super::{
     ended, enqueue_many,

@@ -11,11 +11,13 @@ use std::{
 
 use async_trait::async_trait;
 use taskhost::{
-    broker::Broker,
-    catalogue::Hints,
     engine::Attempted,
-    task::{CodeId, ErrorKind, NewTask, Outcome, TaskError, TaskName},
     worker::{self, Invoke, Offer, Roster, Stop, Summary, Work, WorkerSettings},
+};
+use taskhost_broker::Broker;
+use taskhost_core::{
+    catalogue::Hints,
+    task::{CodeId, ErrorKind, NewTask, Outcome, TaskError, TaskName},
 };
 use tokio::{
     sync::{Semaphore, watch},
@@ -97,7 +99,11 @@ impl Script {
             name => {
                 if name == "kv" {
                     let sum = work.services.kv_increment("runs", 2).await.expect("the broker is there");
-                    work.services.progress(taskhost::task::Progress { done: sum.unsigned_abs(), total: Some(10), note: "half".into() });
+                    work.services.progress(taskhost_core::task::Progress {
+                        done: sum.unsigned_abs(),
+                        total: Some(10),
+                        note: "half".into(),
+                    });
                 }
                 tokio::select! {
                     () = self.gate.pass() => done("null"),

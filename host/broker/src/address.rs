@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use crate::broker::redis::RedisUrl;
+use crate::redis::RedisUrl;
 
 /// `redis://…` (and its kin), or `sqlite:PATH`.
 #[derive(Clone, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{error::Result, schedule::FileSchedule};
-use crate::{
+use taskhost_core::{
     catalogue::{Catalogue, PluginInfo},
     task::{Millis, QueueName, TaskId, TaskName},
 };

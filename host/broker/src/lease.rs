@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::error::Result;
-use crate::task::{CodeId, Progress, QueueName, Task, TaskId, TaskName, Verdict};
+use taskhost_core::task::{CodeId, Progress, QueueName, Task, TaskId, TaskName, Verdict};
 
 /// Claims tasks, holds them under a lease and finishes them.
 #[async_trait]

@@ -4,7 +4,7 @@
 //! incarnation until it is finished. The next claim or extend that finds an expired incarnation adopts its whole held set.
 //!
 //! Invariant: every method is one atomic step. After a crash or an error it happened or it did not, and repeating it is safe.
-//! `tests/laws.rs` holds the laws that every driver keeps.
+//! `tests/broker/laws.rs` holds the laws that every driver keeps.
 
 mod address;
 mod connect;
@@ -23,9 +23,6 @@ pub mod traced;
 mod unreadable;
 
 use std::fmt;
-
-use crate as broker;
-use taskhost_core::{backoff, catalogue, retry, task};
 
 pub use address::BrokerAddress;
 pub use connect::connect;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::error::{BrokerError, Result};
-use crate::task::{Millis, QueueName, State, TaskName, TaskView};
+use taskhost_core::task::{Millis, QueueName, State, TaskName, TaskView};
 
 /// How many tasks a driver reads at once.
 const LOOK: usize = 200;

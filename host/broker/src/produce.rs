@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::error::{BrokerError, Result};
-use crate::{
+use taskhost_core::{
     retry,
     task::{NewTask, QueueName, TaskId, TaskView},
 };

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::error::Result;
-use crate::task::{Millis, NewTask, Priority, QueueName, TaskId, TaskName};
+use taskhost_core::task::{Millis, NewTask, Priority, QueueName, TaskId, TaskName};
 
 /// Keeps schedules and fires them.
 #[async_trait]

@@ -9,7 +9,7 @@ use super::{
     error::Result,
     listing::{TaskFilter, TaskPage},
 };
-use crate::task::{QueueName, State, TaskId, TaskView};
+use taskhost_core::task::{QueueName, State, TaskId, TaskView};
 
 /// Shows and steers tasks and queues.
 ///

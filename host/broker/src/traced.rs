@@ -22,7 +22,7 @@ use super::{
     schedule::{Fired, Schedule, Schedules},
     tasks::{CancelReply, DeleteReply, QueueView, RetryReply, Tasks},
 };
-use crate::{
+use taskhost_core::{
     catalogue::Catalogue,
     task::{Millis, NewTask, Progress, QueueName, TaskId, TaskName, TaskView},
 };

@@ -7,7 +7,7 @@ use std::{collections::HashSet, fmt::Display, sync::LazyLock};
 use parking_lot::Mutex;
 
 use super::error::BrokerError;
-use crate::task::{QueueName, TaskId};
+use taskhost_core::task::{QueueName, TaskId};
 
 /// The refusal of an id that several queues have, when the caller means one task.
 pub(super) fn ambiguous<'a>(id: &TaskId, queues: impl IntoIterator<Item = &'a QueueName>) -> BrokerError {

@@ -6,10 +6,11 @@ use std::{
 };
 
 use super::{Failure, output};
-use crate::{
-    broker::{self, Broker, BrokerSettings, Directory, Tasks},
+use crate::config::{BrokerAddress, Settings};
+use taskhost_broker as broker;
+use taskhost_broker::{Broker, BrokerSettings, Directory, Tasks};
+use taskhost_core::{
     catalogue::PluginStatus,
-    config::{BrokerAddress, Settings},
     task::{QueueName, State, TaskId, TaskView, WaitsFor},
 };
 

@@ -26,9 +26,11 @@ use crate::{
     config::{ENVIRONMENT_CONFIG, ENVIRONMENT_PREFIX, Settings},
     engine::{About, Attempted, Call, Engine, LogLine, ServiceError, Services},
     plugins::{self, Plugin, Registry},
+    worker::{Invoke, Roster, Stop, Work, WorkerError, WorkerSettings, run_with, worker_id},
+};
+use taskhost_core::{
     retry::RetrySettings,
     task::{Clock, CodeId, Outcome, Progress, QueueName, SystemClock, TaskId, TaskName},
-    worker::{Invoke, Roster, Stop, Work, WorkerError, WorkerSettings, run_with, worker_id},
 };
 
 #[derive(Debug, Args)]

@@ -25,10 +25,10 @@ use super::{
     output::{self, Sink},
     rejected::{Rejected, Source},
 };
-use crate::{
-    broker::{Broker, BrokerError, Enqueued},
+use crate::config::units;
+use taskhost_broker::{Broker, BrokerError, Enqueued};
+use taskhost_core::{
     catalogue::{Catalogue, Checker, Given},
-    config::units,
     task::{Millis, NewTask, Priority, QueueName, Start, TaskId, TaskName, Unique},
 };
 

@@ -12,10 +12,10 @@ use super::{
     output, wait,
     words::{Arguments, Wishes, pair},
 };
-use crate::{
-    broker::Enqueued,
+use crate::config::{Settings, units};
+use taskhost_broker::Enqueued;
+use taskhost_core::{
     catalogue::{Catalogue, Given},
-    config::{Settings, units},
     task::{Millis, NewTask, Start, TaskId, TaskName},
 };
 
@@ -35,7 +35,7 @@ pub(super) struct EnqueueArgs {
     delay: Option<Duration>,
     /// Start no sooner than at this time (RFC 3339, or seconds since 1970)
     #[arg(long, value_name = "TIME", value_parser = units::instant)]
-    at: Option<crate::task::Millis>,
+    at: Option<taskhost_core::task::Millis>,
     /// Cancel it if it has not started by then: a time, or 10m from now on
     #[arg(long, value_name = "TIME", value_parser = units::start)]
     expires: Option<Start>,

@@ -2,7 +2,7 @@
 
 use std::{io, process::ExitCode};
 
-use crate::broker::BrokerError;
+use taskhost_broker::BrokerError;
 
 /// By what the caller's script does next.
 #[derive(Debug)]

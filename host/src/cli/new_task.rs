@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{
+use taskhost_core::{
     catalogue::{ArgumentsError, Catalogue},
     task::{Millis, NewTask, Priority, QueueName, Start, TaskId, TaskName, Unique},
 };

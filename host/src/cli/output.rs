@@ -12,11 +12,10 @@ use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::Failure;
-pub(super) use crate::text::{clean, clean_lines};
-use crate::{
-    config::units,
+use crate::{config::units, telemetry};
+pub(super) use taskhost_core::text::{clean, clean_lines};
+use taskhost_core::{
     task::{Millis, State, TaskView, WaitsFor},
-    telemetry,
     text::clean_json,
 };
 

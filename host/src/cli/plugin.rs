@@ -14,10 +14,12 @@ use super::{
     plugin_history, plugin_new, plugin_sign, worker,
 };
 use crate::{
-    broker::Directory,
-    catalogue::{self, Description, PluginInfo, PluginStatus},
     config::{Settings, units},
     plugins,
+};
+use taskhost_broker::Directory;
+use taskhost_core::{
+    catalogue::{self, Description, PluginInfo, PluginStatus},
     task::CodeId,
 };
 

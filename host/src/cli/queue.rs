@@ -6,10 +6,10 @@ use super::{
     Failure, ask,
     output::{self, Rows, cell, count},
 };
-use crate::{
-    broker::{Broker, Tasks},
+use crate::config::{Settings, units};
+use taskhost_broker::{Broker, Tasks};
+use taskhost_core::{
     catalogue,
-    config::{Settings, units},
     task::{QueueName, State},
 };
 

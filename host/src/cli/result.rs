@@ -7,10 +7,8 @@ use super::{
     enqueue::{Limit, optional_time},
     output, wait,
 };
-use crate::{
-    config::Settings,
-    task::{QueueName, State, TaskId},
-};
+use crate::config::Settings;
+use taskhost_core::task::{QueueName, State, TaskId};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  taskhost result 0199c0de-… --wait=30s")]

@@ -22,10 +22,12 @@ use super::{
     worker,
 };
 use crate::{
-    catalogue::{ArgumentsError, Bound, Catalogue, Offer},
     config::{Settings, units},
     engine::{About, Call, Grants, Limits, LogLine, ServiceError, Services, Terms},
     plugins::{self, Plugin, PluginsError},
+};
+use taskhost_core::{
+    catalogue::{ArgumentsError, Bound, Catalogue, Offer},
     task::{Clock, ErrorKind, NewTask, Outcome, Progress, QueueName, SystemClock, TaskId, TaskName},
 };
 

@@ -11,9 +11,9 @@ use super::{
     schedule_file::Files,
     words::{Arguments, Wishes},
 };
-use crate::{
-    broker::{Broker, CatchUp, Overlap, Schedule, Source},
-    config::Settings,
+use crate::config::Settings;
+use taskhost_broker::{Broker, CatchUp, Overlap, Schedule, Source};
+use taskhost_core::{
     cron::Rule,
     task::{Millis, NewTask, TaskName},
 };
@@ -120,7 +120,7 @@ pub(super) async fn call(command: ScheduleCommand, settings: &Settings) -> Resul
 }
 
 async fn add(broker: &dyn Broker, args: AddArgs, payload_limit: usize) -> Result<(), Failure> {
-    let catalogue = if args.unchecked { crate::catalogue::Catalogue::default() } else { broker.catalogue().await? };
+    let catalogue = if args.unchecked { taskhost_core::catalogue::Catalogue::default() } else { broker.catalogue().await? };
     let given = args.arguments.given(payload_limit)?;
     let checked = if catalogue.offers.is_empty() {
         if !args.unchecked {

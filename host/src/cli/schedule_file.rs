@@ -3,7 +3,7 @@
 //! A worker announces the schedules of its file. Where files differ, the one of the worker that started last counts, as in the broker.
 
 use super::{Failure, output};
-use crate::broker::{Directory, FileSchedule, Schedule, Source, WorkerInfo};
+use taskhost_broker::{Directory, FileSchedule, Schedule, Source, WorkerInfo};
 
 /// The workers that fire schedules now.
 pub(super) struct Files(Vec<WorkerInfo>);

@@ -12,9 +12,11 @@ use super::{
     wait,
 };
 use crate::{
-    broker::{Broker, CancelReply, DeleteReply, RetryReply, TaskFilter, Tasks},
     config::{Settings, units},
     engine::LogLine,
+};
+use taskhost_broker::{Broker, CancelReply, DeleteReply, RetryReply, TaskFilter, Tasks};
+use taskhost_core::{
     task::{QueueName, State, TaskId, TaskName, TaskView},
     text::clean_json,
 };

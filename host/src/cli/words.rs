@@ -8,9 +8,9 @@ use std::{
 use clap::Args;
 
 use super::Failure;
-use crate::{
+use crate::config::units;
+use taskhost_core::{
     catalogue::Given,
-    config::units,
     task::{Priority, QueueName},
 };
 

@@ -11,14 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Failure, ask, descriptors, signals};
 use crate::{
-    broker::{Broker, BrokerError, FileSchedule},
-    catalogue::{Given, Offer},
     config::{BrokerAddress, Settings, units},
     engine::{Compiler, Engine, EngineSettings, System},
     plugins::{self, Plugins, PluginsSettings, Registry, Writable},
     schedule,
     worker::{self, Stop, WorkerSettings},
 };
+use taskhost_broker::{Broker, BrokerError, FileSchedule};
+use taskhost_core::catalogue::{Given, Offer};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:

@@ -16,12 +16,9 @@ use toml::{
 };
 
 use super::{ConfigError, Given, KEYS, arguments, did_you_mean, units};
-use crate::{
-    broker::{CatchUp, Overlap, Schedule, Source},
-    plugins::Policies,
-    schedule,
-    task::{Millis, Priority, QueueName, TaskName},
-};
+use crate::{plugins::Policies, schedule};
+use taskhost_broker::{CatchUp, Overlap, Schedule, Source};
+use taskhost_core::task::{Millis, Priority, QueueName, TaskName};
 
 /// What the file says.
 #[derive(Debug, Default)]

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::task::{Millis, Start};
+use taskhost_core::task::{Millis, Start};
 
 /// `30s`, `5m`, `1h 30m`, `250ms`. A number without a unit is refused: it might be meant in seconds or in milliseconds.
 pub fn duration(text: &str) -> Result<Duration, String> {

@@ -19,7 +19,7 @@ use super::{
     ending::{self, Failed, HOST_FAULT_DELAY, Stopped},
     guest::{Attempt, Guest},
 };
-use crate::task::{Clock, Outcome, SystemClock};
+use taskhost_core::task::{Clock, Outcome, SystemClock};
 
 pub(super) async fn run(engine: Arc<Engine>, call: Call, turn: Turn) -> Attempted {
     let Call { terms, body, args, about, timeout, cancelled, grace, services } = call;

@@ -24,10 +24,8 @@ use super::{
     EngineError,
     compile::{self, Artefact},
 };
-use crate::{
-    private::{self, Dir, Entry, Temporary, Unusable},
-    task::{Clock, SystemClock},
-};
+use crate::private::{self, Dir, Entry, Temporary, Unusable};
+use taskhost_core::task::{Clock, SystemClock};
 
 const SUFFIX: &str = ".cwasm";
 /// The key's file in the state directory.

@@ -13,7 +13,7 @@ use wasmtime_wasi::{
 };
 
 use super::{Limits, LogLine, Services, account::Account, cpu::Meter, words};
-use crate::task::{Clock, SystemClock};
+use taskhost_core::task::{Clock, SystemClock};
 
 /// Bytes of one line; what is beyond is cut.
 const LINE: usize = 8 << 10;

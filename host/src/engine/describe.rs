@@ -12,7 +12,7 @@ use super::{
     host::{NotWhileDescribing, tasks},
     words,
 };
-use crate::{
+use taskhost_core::{
     catalogue::{Body, Description, Hints, Parameter},
     task::TaskName,
 };

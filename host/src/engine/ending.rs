@@ -18,7 +18,7 @@ use super::{
     setup::FRAMES,
     words,
 };
-use crate::task::{ErrorKind, Outcome, TaskError};
+use taskhost_core::task::{ErrorKind, Outcome, TaskError};
 
 /// How long an attempt is left alone that could not be given what it needs.
 pub(super) const HOST_FAULT_DELAY: Duration = Duration::from_secs(1);

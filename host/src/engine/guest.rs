@@ -17,7 +17,7 @@ use super::{
     requests::FIELDS,
     secrets::Secrets,
 };
-use crate::task::{Millis, NewTask};
+use taskhost_core::task::{Millis, NewTask};
 
 pub(super) struct Guest {
     pub(super) engine: Arc<Engine>,

@@ -10,7 +10,7 @@ use super::{
     guest::{Attempt, Guest},
     json, words,
 };
-use crate::task::{NewTask, Priority, Progress, QueueName, Start, TaskId, TaskName};
+use taskhost_core::task::{NewTask, Priority, Progress, QueueName, Start, TaskId, TaskName};
 
 mod bindings {
     wasmtime::component::bindgen!({

@@ -19,7 +19,7 @@ use super::{
     judge::Digest,
     writable::{self, Writable},
 };
-use crate::task::{Clock, SystemClock};
+use taskhost_core::task::{Clock, SystemClock};
 
 /// Bytes of a plugin, at most.
 pub(super) const FILE_MAX: u64 = 64 << 20;

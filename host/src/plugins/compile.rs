@@ -19,10 +19,8 @@ use super::{
     judge::Digest,
     state::{State, Unread},
 };
-use crate::{
-    catalogue::Description,
-    engine::{Code, Engine, EngineError},
-};
+use crate::engine::{Code, Engine, EngineError};
+use taskhost_core::catalogue::Description;
 
 /// Makes code of bytes: the engine, or whatever stands between it and hostile bytes.
 #[async_trait]

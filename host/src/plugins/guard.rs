@@ -16,7 +16,7 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use super::judge::Digest;
-use crate::task::{ErrorKind, Outcome};
+use taskhost_core::task::{ErrorKind, Outcome};
 
 /// When a new version is worse than the operator accepts: `[plugins.X] guard`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -198,7 +198,7 @@ fn less(now: Counts, then: Counts) -> Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::TaskError;
+    use taskhost_core::task::TaskError;
 
     fn trial(after: Option<&Trial>) -> Trial {
         Trial::new("d".into(), Guard::default(), Arc::default(), after, true)

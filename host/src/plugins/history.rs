@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::task::Millis;
+use taskhost_core::task::Millis;
 
 /// How many versions of a file are remembered that served, and how many that were refused.
 const KEPT: usize = 5;

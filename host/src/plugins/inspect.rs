@@ -11,10 +11,8 @@ use super::{
     signature::{self, Trust},
     stem,
 };
-use crate::{
-    engine::{Engine, Limits},
-    task::CodeId,
-};
+use crate::engine::{Engine, Limits};
+use taskhost_core::task::CodeId;
 
 /// What a file offers, and what a policy would grant it.
 #[derive(Debug)]

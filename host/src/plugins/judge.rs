@@ -11,9 +11,9 @@ use std::{
 };
 
 use super::policy::Policies;
-use crate::{
+use crate::engine::Limits;
+use taskhost_core::{
     catalogue::{Description, PluginInfo, PluginStatus},
-    engine::Limits,
     task::{CodeId, TaskName},
 };
 

@@ -28,7 +28,8 @@ use super::{
     watch::{RESCAN, Watch},
     writable::Writable,
 };
-use crate::{catalogue::PluginInfo, engine::Limits};
+use crate::engine::Limits;
+use taskhost_core::catalogue::PluginInfo;
 
 /// Events of one change come in bursts.
 const COALESCE: Duration = Duration::from_millis(200);

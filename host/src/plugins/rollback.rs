@@ -11,7 +11,7 @@ use super::{
     state::{OpenError, State},
     stem,
 };
-use crate::{
+use taskhost_core::{
     catalogue::near,
     task::{Clock, SystemClock},
 };

@@ -5,11 +5,8 @@
 use std::{fmt::Write, time::Duration};
 
 use super::Plugin;
-use crate::{
-    catalogue::Hints,
-    engine::{EnqueueGrant, FileMode, Grants, HttpGrant},
-    retry::RetrySettings,
-};
+use crate::engine::{EnqueueGrant, FileMode, Grants, HttpGrant};
+use taskhost_core::{catalogue::Hints, retry::RetrySettings};
 
 /// Held against the policy in force.
 #[derive(Debug, Default, PartialEq, serde::Serialize)]

@@ -8,10 +8,9 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Plans, Schedules, validate};
-use crate::{
-    broker::{self, Schedule, Source},
-    task::Millis,
-};
+use taskhost_broker as broker;
+use taskhost_broker::{Schedule, Source};
+use taskhost_core::task::Millis;
 
 #[derive(Debug, Default)]
 pub(super) struct File {

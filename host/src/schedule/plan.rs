@@ -2,7 +2,8 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::{broker::CatchUp, cron::Rule, task::Millis};
+use taskhost_broker::CatchUp;
+use taskhost_core::{cron::Rule, task::Millis};
 
 /// A due time is missed when it is longer ago than this: nobody was there to fire it. One that is not so old is merely late, and
 /// fires whatever `catch_up` says.

@@ -8,10 +8,8 @@ use std::{
 use async_trait::async_trait;
 
 use super::*;
-use crate::{
-    broker::{CatchUp, Overlap, Source},
-    task::{Priority, QueueName, TaskName},
-};
+use taskhost_broker::{CatchUp, Overlap, Source};
+use taskhost_core::task::{Priority, QueueName, TaskName};
 
 /// 2026-03-01T00:00:00Z by the broker's clock when a test begins.
 const START: Millis = Millis(1_772_323_200_000);

@@ -9,7 +9,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::text;
+use taskhost_core::text;
 
 /// Any JSON format of events.
 pub(super) struct Json<F>(pub(super) F);

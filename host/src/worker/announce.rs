@@ -7,10 +7,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 use super::{Shared, hold::Lane, host};
-use crate::{
-    broker::{BrokerError, WorkerInfo},
-    task::TaskName,
-};
+use taskhost_broker::{BrokerError, WorkerInfo};
+use taskhost_core::task::TaskName;
 
 const EVERY: Duration = Duration::from_secs(5);
 const SWEEP: Duration = Duration::from_secs(10);

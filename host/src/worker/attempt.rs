@@ -16,9 +16,9 @@ use super::{
     roster::{Offer, Work},
     services::AttemptServices,
 };
-use crate::{
-    broker::{Finish, Leased},
-    engine::{About, Attempted},
+use crate::engine::{About, Attempted};
+use taskhost_broker::{Finish, Leased};
+use taskhost_core::{
     retry,
     task::{ErrorKind, Outcome, TaskError, Verdict},
 };

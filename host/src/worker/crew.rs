@@ -157,7 +157,7 @@ impl Crew {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{catalogue::Hints, task::CodeId};
+    use taskhost_core::{catalogue::Hints, task::CodeId};
 
     fn offer(concurrency: Option<usize>) -> Offer {
         Offer {

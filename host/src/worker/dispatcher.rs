@@ -23,10 +23,8 @@ use super::{
     roster::Roster,
     share::{self, Wish},
 };
-use crate::{
-    broker::{BrokerError, Claimed, LeaseReply},
-    task::{QueueName, TaskName},
-};
+use taskhost_broker::{BrokerError, Claimed, LeaseReply};
+use taskhost_core::task::{QueueName, TaskName};
 
 /// An idle queue is looked at after this time, whatever was said of it.
 const LOOK: Duration = Duration::from_secs(5);
@@ -266,7 +264,7 @@ fn taken(shared: &Arc<Shared>, lane: &Lane, hold: &Arc<Hold>, limit: usize, trie
         let Some(offer) = roster.offers.get(&leased.task.name) else {
             if hold.begin_finish(&leased.member) {
                 tracing::debug!(id = %leased.task.id, task = %leased.task.name, queue = %lane.queue, "parked: nothing here offers it");
-                let finish = heartbeat::finish(shared, leased.member, crate::task::Verdict::Park);
+                let finish = heartbeat::finish(shared, leased.member, taskhost_core::task::Verdict::Park);
                 shared.inbox.push(hold, leased.task.name, finish);
             }
             continue;

@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use super::{Shared, Stop, heartbeat, hold::Lane};
-use crate::task::Verdict;
+use taskhost_core::task::Verdict;
 
 /// How long what has ended may take to be recorded, and an incarnation to leave.
 const FLUSH: Duration = Duration::from_secs(10);

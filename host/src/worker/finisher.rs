@@ -24,10 +24,8 @@ use super::{
     hold::{Hold, backoff},
     lock,
 };
-use crate::{
-    broker::{BrokerError, Finish, Finished},
-    task::{ErrorKind, QueueName, TaskError, TaskName, Verdict},
-};
+use taskhost_broker::{BrokerError, Finish, Finished};
+use taskhost_core::task::{ErrorKind, QueueName, TaskError, TaskName, Verdict};
 
 /// A batch is at most so many, and about so many bytes.
 const BATCH: usize = 256;
@@ -410,11 +408,11 @@ pub(super) async fn relay(shared: Arc<Shared>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::{Incarnation, Member};
+    use taskhost_broker::{Incarnation, Member};
 
     fn end(n: u64, bytes: usize) -> Finish {
         Finish {
-            member: Member { id: crate::task::TaskId::new(format!("t{n}")).unwrap(), claimed_us: n },
+            member: Member { id: taskhost_core::task::TaskId::new(format!("t{n}")).unwrap(), claimed_us: n },
             verdict: Verdict::Succeed { result: "x".repeat(bytes), children: Vec::new() },
             code: None,
             worker: "w".into(),

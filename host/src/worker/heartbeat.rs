@@ -15,8 +15,9 @@ use super::{
     hold::{Hold, Lane, backoff},
     proof,
 };
-use crate::{
-    broker::{self, BrokerError, Extended, Finish, LeaseReply, Leased},
+use taskhost_broker as broker;
+use taskhost_broker::{BrokerError, Extended, Finish, LeaseReply, Leased};
+use taskhost_core::{
     retry,
     task::{ErrorKind, Outcome, TaskError, Verdict},
 };
@@ -191,7 +192,7 @@ async fn reconcile(shared: &Arc<Shared>, lane: &Lane, hold: &Arc<Hold>) -> Resul
 }
 
 /// A finish of something that did not run here.
-pub(super) fn finish(shared: &Shared, member: crate::broker::Member, verdict: Verdict) -> Finish {
+pub(super) fn finish(shared: &Shared, member: taskhost_broker::Member, verdict: Verdict) -> Finish {
     Finish { member, verdict, code: None, worker: shared.settings.id.clone(), ran_ms: 0, log: String::new() }
 }
 

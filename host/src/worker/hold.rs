@@ -18,10 +18,8 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{lock, proof::Proof};
-use crate::{
-    broker::{Incarnation, Member, RunningInfo},
-    task::{Millis, QueueName, TaskId, TaskName},
-};
+use taskhost_broker::{Incarnation, Member, RunningInfo};
+use taskhost_core::task::{Millis, QueueName, TaskId, TaskName};
 
 /// One queue of this worker.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use std::sync::{
 use tokio::{sync::watch, time::Instant};
 
 use super::lock;
-use crate::broker::BrokerError;
+use taskhost_broker::BrokerError;
 
 #[derive(Debug)]
 pub(super) struct Link {

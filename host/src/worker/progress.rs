@@ -10,7 +10,7 @@ use futures_util::{StreamExt as _, stream};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{Shared, lock};
-use crate::task::{Progress, QueueName, TaskId};
+use taskhost_core::task::{Progress, QueueName, TaskId};
 
 /// Between two writes of one task.
 const APART: Duration = Duration::from_secs(1);

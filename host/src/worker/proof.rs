@@ -20,7 +20,9 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use super::{Shared, WorkerSettings, lock};
-use crate::{broker::Incarnation, private, task::QueueName};
+use crate::private;
+use taskhost_broker::Incarnation;
+use taskhost_core::task::QueueName;
 
 /// How often to look for others that are gone.
 const LOOK: Duration = Duration::from_secs(5);

@@ -13,9 +13,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    catalogue::{Bound, Hints, PluginInfo},
     engine::{About, Attempted, Call, Engine, Services, Terms},
     plugins::{Plugin, Registry, Tally},
+};
+use taskhost_core::{
+    catalogue::{Bound, Hints, PluginInfo},
     retry::RetrySettings,
     task::{CodeId, Outcome, TaskName},
 };

@@ -9,11 +9,9 @@ use std::{future::Future, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use super::Shared;
-use crate::{
-    broker::{KvError, KvRoom},
-    engine::{KvGrant, LogLine, ServiceError, Services},
-    task::{Progress, QueueName, Task, TaskId},
-};
+use crate::engine::{KvGrant, LogLine, ServiceError, Services};
+use taskhost_broker::{KvError, KvRoom};
+use taskhost_core::task::{Progress, QueueName, Task, TaskId};
 
 /// How long the broker may take for one question of a guest.
 const ANSWER: Duration = Duration::from_secs(5);

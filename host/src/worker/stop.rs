@@ -17,10 +17,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{Shared, hold::Lane};
-use crate::{
-    task::{Clock as _, SystemClock},
-    telemetry,
-};
+use crate::telemetry;
+use taskhost_core::task::{Clock as _, SystemClock};
 
 /// How many attempts a dump lists.
 const LISTED: usize = 1_000;

@@ -1,12 +1,10 @@
 //! Odd things in Redis: every key that docs/protocol.md names, of every type, and every field with values that it should not have.
 
 use redis::{Commands, Connection, Value};
-use taskhost::{
-    broker::{
-        BrokerSettings, CatchUp, DeleteReply, Fired, Overlap, Produce, Schedule, Schedules, Source, TaskFilter, Tasks, redis::RedisBroker,
-    },
-    task::{ErrorKind, Millis, NewTask, Priority, QueueName, State},
+use taskhost_broker::{
+    BrokerSettings, CatchUp, DeleteReply, Fired, Overlap, Produce, Schedule, Schedules, Source, TaskFilter, Tasks, redis::RedisBroker,
 };
+use taskhost_core::task::{ErrorKind, Millis, NewTask, Priority, QueueName, State};
 
 use super::{KEY_SHA1, Table, all};
 use crate::support::{RedisServer, Worker, add, ok, queue, task_id, task_name};

@@ -3,10 +3,8 @@
 use std::path::Path;
 
 use rusqlite::Connection;
-use taskhost::{
-    broker::{BrokerSettings, DeleteReply, TaskFilter, sqlite::SqliteBroker},
-    task::{ErrorKind, State},
-};
+use taskhost_broker::{BrokerSettings, DeleteReply, TaskFilter, sqlite::SqliteBroker};
+use taskhost_core::task::{ErrorKind, State};
 
 use super::{Table, all};
 use crate::support::{LEASE, Place, SqlitePlace, Worker, add, enqueue, ok, task_id};

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use taskhost::{
-    broker::{Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued, Finished},
-    task::{ErrorKind, NewTask, QueueName, State, TaskError, Unique, Verdict},
-};
+use taskhost_broker::{Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued, Finished};
+use taskhost_core::task::{ErrorKind, NewTask, QueueName, State, TaskError, Unique, Verdict};
 
 use crate::support::{SOON, Worker, add, enqueue, finish, named, ok, queue, retry_after, state, view, wait_until};
 

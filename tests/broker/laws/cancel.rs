@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use taskhost::{
-    broker::{Broker, CancelReply, Finished},
-    task::{ErrorKind, NewTask, QueueName, Start, State, TaskError, Verdict},
-};
+use taskhost_broker::{Broker, CancelReply, Finished};
+use taskhost_core::task::{ErrorKind, NewTask, QueueName, Start, State, TaskError, Verdict};
 use tokio::sync::mpsc;
 
 use crate::support::{SOON, Worker, add, dead, enqueue, ok, retry_after, state, task_id, view};

@@ -3,10 +3,8 @@
 use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
-use taskhost::{
-    broker::{Broker, BrokerSettings, DeleteReply, Finished, RetryReply},
-    task::{ErrorKind, NewTask, Priority, Progress, QueueName, Start, State, TaskError, TaskId, Unique, Verdict},
-};
+use taskhost_broker::{Broker, BrokerSettings, DeleteReply, Finished, RetryReply};
+use taskhost_core::task::{ErrorKind, NewTask, Priority, Progress, QueueName, Start, State, TaskError, TaskId, Unique, Verdict};
 
 use crate::support::{
     SOON, Worker, add, dead, enqueue, finish, named, ok, queue, retry_after, state, still_waits, task_id, view, wait_until,
@@ -168,7 +166,7 @@ pub(crate) async fn a_retry_is_refused_while_another_holds_the_unique_key(b: &dy
     assert_eq!(b.retry(&QueueName::default(), &first).await.expect("retry"), RetryReply::Ready);
     let third = NewTask { unique, ..add() };
     let reply = b.enqueue(&[third]).await.expect("enqueue");
-    assert_eq!(reply, [taskhost::broker::Enqueued::Duplicate { holder: first }], "the retried one holds it again");
+    assert_eq!(reply, [taskhost_broker::Enqueued::Duplicate { holder: first }], "the retried one holds it again");
 }
 
 pub(crate) async fn a_task_is_deleted_unless_it_runs(b: &dyn Broker) {
@@ -213,7 +211,7 @@ pub(crate) async fn a_result_is_gone_after_its_time_and_its_id_free_again(b: &dy
     worker.run_one(ok("2")).await;
     assert_eq!(state(b, &id).await, State::Succeeded);
     is_forgotten_in_time(b, &id, async || {}).await;
-    assert_eq!(b.enqueue(&[task]).await.expect("enqueue"), [taskhost::broker::Enqueued::Added]);
+    assert_eq!(b.enqueue(&[task]).await.expect("enqueue"), [taskhost_broker::Enqueued::Added]);
 }
 
 pub(crate) fn short_results() -> BrokerSettings {
@@ -244,7 +242,7 @@ pub(crate) async fn every_end_but_death_is_kept_for_that_time_and_no_longer(b: &
         for log in ["", "{\"n\":1}\n"] {
             ids.push(enqueue(b, add()).await);
             let leased = worker.claim_one().await;
-            let finish = taskhost::broker::Finish { log: log.into(), ..finish(&leased.member, verdict.clone()) };
+            let finish = taskhost_broker::Finish { log: log.into(), ..finish(&leased.member, verdict.clone()) };
             assert_eq!(b.finish(&worker.who, &[finish]).await.expect("finish"), [Finished::Recorded]);
         }
     }
@@ -340,7 +338,7 @@ pub(crate) async fn what_bodies_log_is_kept_newest_last(b: &dyn Broker) {
     assert_eq!(b.log(None, &id).await.expect("log").as_deref(), Some(""));
     for (text, verdict) in [("{\"n\":1}\n", retry_after(Duration::ZERO)), ("{\"n\":2}\n", ok("2"))] {
         let leased = worker.claim_one().await;
-        let finish = taskhost::broker::Finish { log: text.into(), ..finish(&leased.member, verdict) };
+        let finish = taskhost_broker::Finish { log: text.into(), ..finish(&leased.member, verdict) };
         b.finish(&worker.who, &[finish]).await.expect("finish");
     }
     assert_eq!(b.log(Some(&QueueName::default()), &id).await.expect("log").as_deref(), Some("{\"n\":1}\n{\"n\":2}\n"));
@@ -353,7 +351,7 @@ pub(crate) async fn a_long_log_keeps_its_newest_64_kib(b: &dyn Broker) {
     for n in 0..3 {
         let leased = worker.claim_one().await;
         let log = format!("{}\n", n.to_string().repeat(999)).repeat(40);
-        let finish = taskhost::broker::Finish { log, ..finish(&leased.member, retry_after(Duration::ZERO)) };
+        let finish = taskhost_broker::Finish { log, ..finish(&leased.member, retry_after(Duration::ZERO)) };
         b.finish(&worker.who, &[finish]).await.expect("finish");
     }
     let log = b.log(None, &id).await.expect("log").expect("known");

@@ -6,10 +6,8 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use taskhost::{
-    broker::{Broker, BrokerError, BrokerSettings, Enqueued},
-    task::{Millis, NewTask, QueueName, Start, State, Unique},
-};
+use taskhost_broker::{Broker, BrokerError, BrokerSettings, Enqueued};
+use taskhost_core::task::{Millis, NewTask, QueueName, Start, State, Unique};
 
 use crate::support::{SOON, Worker, add, dead, enqueue, named, ok, queue, state, still_waits, task_id, view, wait_until};
 

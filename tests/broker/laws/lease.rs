@@ -2,10 +2,8 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use taskhost::{
-    broker::{Broker, Finished, Incarnation, LeaseReply, Member},
-    task::{ErrorKind, QueueName, State, TaskError, Verdict},
-};
+use taskhost_broker::{Broker, Finished, Incarnation, LeaseReply, Member};
+use taskhost_core::task::{ErrorKind, QueueName, State, TaskError, Verdict};
 
 use crate::support::{LEASE, SHORT_LEASE, SOON, Worker, add, enqueue, ok, queue, retry_after, state, still_waits, view, wait_until};
 

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use taskhost::{
-    broker::{Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued, TaskFilter},
-    task::{NewTask, QueueName, State, Verdict},
-};
+use taskhost_broker::{Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued, TaskFilter};
+use taskhost_core::task::{NewTask, QueueName, State, Verdict};
 
 use crate::support::{SOON, Worker, add, dead, enqueue, named, ok, queue, task_id, wait_until};
 
@@ -128,7 +126,7 @@ pub(crate) async fn a_child_that_is_no_longer_kept_is_nowhere_shown_and_its_id_i
     assert!(b.list(&of_mail, None, 10).await.expect("list").tasks.is_empty());
     let counts = b.queues().await.expect("queues").into_iter().find(|view| view.queue == mail).expect("a queue").counts;
     assert!(counts.values().all(|count| *count == 0), "{counts:?}");
-    assert_eq!(b.retry(&mail, &child.id).await.expect("retry"), taskhost::broker::RetryReply::NotFound);
+    assert_eq!(b.retry(&mail, &child.id).await.expect("retry"), taskhost_broker::RetryReply::NotFound);
     assert_eq!(b.delete(&mail, &child.id).await.expect("delete"), DeleteReply::NotFound);
     assert_eq!(b.purge(&mail).await.expect("purge"), 0);
     assert!(b.queues().await.expect("queues").iter().all(|view| view.queue != mail), "a queue that is purged empty is gone");

@@ -2,10 +2,8 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use taskhost::{
-    broker::{Broker, BrokerSettings, Finished},
-    task::{NewTask, Priority, QueueName, Start, State, TaskName, Verdict},
-};
+use taskhost_broker::{Broker, BrokerSettings, Finished};
+use taskhost_core::task::{NewTask, Priority, QueueName, Start, State, TaskName, Verdict};
 
 use crate::support::{SOON, Worker, add, enqueue, named, ok, queue, retry_after, state, still_waits, task_name, view, wait_until};
 
@@ -162,7 +160,7 @@ pub(crate) async fn a_parked_task_can_be_cancelled(b: &dyn Broker) {
     let worker = Worker::new(b).await;
     let id = enqueue(b, named("late", "[]")).await;
     worker.run_one(Verdict::Park).await;
-    assert_eq!(b.cancel(&QueueName::default(), &id).await.expect("cancel"), taskhost::broker::CancelReply::Cancelled);
+    assert_eq!(b.cancel(&QueueName::default(), &id).await.expect("cancel"), taskhost_broker::CancelReply::Cancelled);
     assert!(worker.look(9, &["late"]).await.tasks.is_empty());
     assert_eq!(state(b, &id).await, State::Cancelled);
 }

@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use taskhost::{
-    broker::{Broker, CatchUp, Fired, Overlap, Schedule, Source},
-    task::{Millis, NewTask, Priority, QueueName, TaskId},
-};
+use taskhost_broker::{Broker, CatchUp, Fired, Overlap, Schedule, Source};
+use taskhost_core::task::{Millis, NewTask, Priority, QueueName, TaskId};
 
 use crate::support::{SOON, Worker, add, ok, task_id, task_name, wait_until};
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use taskhost::{
-    broker::{Broker, KvError, KvRoom, WorkerInfo},
+use taskhost_broker::{Broker, KvError, KvRoom, WorkerInfo};
+use taskhost_core::{
     catalogue::{PluginInfo, PluginStatus},
     task::TaskName,
 };

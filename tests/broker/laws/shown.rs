@@ -2,10 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use taskhost::{
-    broker::{Broker, BrokerError, BrokerSettings, TaskFilter},
-    task::{ErrorKind, NewTask, QueueName, Start, State, TaskError, TaskId, Verdict},
-};
+use taskhost_broker::{Broker, BrokerError, BrokerSettings, TaskFilter};
+use taskhost_core::task::{ErrorKind, NewTask, QueueName, Start, State, TaskError, TaskId, Verdict};
 
 use crate::support::{SOON, Worker, add, dead, enqueue, named, ok, queue, task_name, wait_until};
 
@@ -138,7 +136,7 @@ pub(crate) async fn a_purge_deletes_what_waits_and_nothing_else(b: &dyn Broker) 
 }
 
 pub(crate) async fn a_purge_gives_unique_keys_back(b: &dyn Broker) {
-    let unique = Some(taskhost::task::Unique { key: "k".into(), ttl: Duration::from_secs(600) });
+    let unique = Some(taskhost_core::task::Unique { key: "k".into(), ttl: Duration::from_secs(600) });
     enqueue(b, NewTask { unique: unique.clone(), ..add() }).await;
     b.purge(&QueueName::default()).await.expect("purge");
     enqueue(b, NewTask { unique, ..add() }).await;

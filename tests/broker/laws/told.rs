@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use serde_json::value::RawValue;
-use taskhost::{
-    broker::{Broker, BrokerSettings, DeleteReply, Finished},
-    task::{ErrorKind, NewTask, QueueName, State, TaskError, TaskId, TaskView, Verdict},
-};
+use taskhost_broker::{Broker, BrokerSettings, DeleteReply, Finished};
+use taskhost_core::task::{ErrorKind, NewTask, QueueName, State, TaskError, TaskId, TaskView, Verdict};
 
 use crate::support::{LEASE, SOON, Worker, add, dead, enqueue, ok, queue, still_waits, wait_until};
 
@@ -45,7 +43,7 @@ async fn surely_waits<F: Future + ?Sized>(mut waiting: std::pin::Pin<&mut F>) {
 async fn is_not_kept(b: &dyn Broker, id: &TaskId, state: State) {
     if state != State::Dead {
         wait_until(SOON, "nothing is kept", || async { b.find(None, id).await.expect("find").is_none() }).await;
-        let listed = b.list(&taskhost::broker::TaskFilter::default(), None, 1_000).await.expect("list");
+        let listed = b.list(&taskhost_broker::TaskFilter::default(), None, 1_000).await.expect("list");
         assert!(listed.tasks.iter().all(|view| view.id != *id), "it is not listed");
     }
 }

@@ -2,10 +2,8 @@
 
 use futures_util::StreamExt;
 use redis::Value;
-use taskhost::{
-    broker::{BrokerSettings, Directory, Lease, Produce, redis::RedisBroker},
-    task::NewTask,
-};
+use taskhost_broker::{BrokerSettings, Directory, Lease, Produce, redis::RedisBroker};
+use taskhost_core::task::NewTask;
 
 use super::{connect, misconfigured, raw, refusal};
 use crate::support::{RedisServer, SOON, add, queue, wait_until};

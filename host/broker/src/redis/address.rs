@@ -6,7 +6,7 @@ use redis::{
 };
 
 use super::url::{Host, RedisUrl, Scheme};
-use crate::broker::error::{BrokerError, Result};
+use crate::error::{BrokerError, Result};
 
 #[derive(Clone)]
 pub(super) enum Address {

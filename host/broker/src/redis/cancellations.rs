@@ -6,9 +6,9 @@ use futures_util::{StreamExt, future::try_join_all};
 use tokio::sync::mpsc;
 
 use super::{driver::RedisBroker, values::names};
-use crate::{
+use crate::error::{BrokerError, Result};
+use taskhost_core::{
     backoff::Backoff,
-    broker::error::{BrokerError, Result},
     task::{QueueName, TaskId},
 };
 

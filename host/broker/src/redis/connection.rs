@@ -27,7 +27,7 @@ use super::{
     scripts::{ASIDE, Call, MARK},
     values::{list, word},
 };
-use crate::broker::{
+use crate::{
     error::{BrokerError, Result},
     unreadable,
 };

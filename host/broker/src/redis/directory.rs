@@ -12,11 +12,11 @@ use super::{
     values::{is_yes, json, list, millis, text, words},
 };
 use crate::{
-    broker::{
-        directory::{Directory, Health, WorkerInfo},
-        error::Result,
-        unreadable,
-    },
+    directory::{Directory, Health, WorkerInfo},
+    error::Result,
+    unreadable,
+};
+use taskhost_core::{
     catalogue::{Catalogue, Offer, PluginInfo},
     task::QueueName,
 };

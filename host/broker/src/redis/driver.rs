@@ -19,12 +19,10 @@ use super::{
     waiters::Waiting,
 };
 use crate::{
-    broker::{
-        error::{BrokerError, Result},
-        settings::{BrokerSettings, Durability},
-    },
-    task::QueueName,
+    error::{BrokerError, Result},
+    settings::{BrokerSettings, Durability},
 };
+use taskhost_core::task::QueueName;
 
 /// A handle on one Redis; cheap to share, reconnects by itself.
 pub struct RedisBroker {

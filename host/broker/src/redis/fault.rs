@@ -2,7 +2,7 @@
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-use crate::broker::error::BrokerError;
+use crate::error::BrokerError;
 
 /// The text of an error that connection.rs makes when the sentinels name no living master.
 pub(super) const NO_MASTER: &str = "the sentinels name no living master";

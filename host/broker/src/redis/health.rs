@@ -2,13 +2,11 @@
 
 use super::{driver::RedisBroker, values::word};
 use crate::{
-    broker::{
-        directory::Health,
-        error::{BrokerError, Result},
-        settings::{BrokerSettings, Durability},
-    },
-    task::{QueueName, TaskId},
+    directory::Health,
+    error::{BrokerError, Result},
+    settings::{BrokerSettings, Durability},
 };
+use taskhost_core::task::{QueueName, TaskId};
 
 /// The version of the keys' layout. Hosts of one version share a Redis; a host of another version refuses to start.
 const SCHEMA: &str = "1";

@@ -3,10 +3,8 @@
 //! The keys of a queue begin with `th:{Q}:`, which is one hash tag and so one slot of a cluster. Keys of no queue begin with `th:{_}:`.
 //! Scripts get the queue's prefix and add the rest themselves.
 
-use crate::{
-    broker::error::{BrokerError, Result},
-    task::{QueueName, TaskId},
-};
+use crate::error::{BrokerError, Result};
+use taskhost_core::task::{QueueName, TaskId};
 
 /// A checked prefix: it can't break the hash tag or the pattern of a subscription.
 #[derive(Debug, Clone)]

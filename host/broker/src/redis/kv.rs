@@ -8,7 +8,7 @@ use super::{
     scripts::KV,
     values::{count, is_yes, word, words},
 };
-use crate::broker::{
+use crate::{
     error::BrokerError,
     kv::{Kv, KvError, KvRoom},
 };

@@ -23,10 +23,10 @@ use super::{
     wait,
 };
 use crate::{
-    broker::{
-        error::{BrokerError, Result},
-        lease::{Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, LeaseReply, Leased, Member, grace},
-    },
+    error::{BrokerError, Result},
+    lease::{Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, LeaseReply, Leased, Member, grace},
+};
+use taskhost_core::{
     retry::{Next, transition},
     task::{NewTask, Progress, QueueName, TaskId, TaskName, Verdict},
 };

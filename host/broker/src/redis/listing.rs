@@ -17,13 +17,11 @@ use super::{
     values::{self, bytes, word, words},
 };
 use crate::{
-    broker::{
-        error::Result,
-        listing::{TaskFilter, TaskPage, Walk, place},
-        schedule::Schedules,
-    },
-    task::{Millis, QueueName, State},
+    error::Result,
+    listing::{TaskFilter, TaskPage, Walk, place},
+    schedule::Schedules,
 };
+use taskhost_core::task::{Millis, QueueName, State};
 
 /// Bytes that a cursor must escape.
 const NO_TEXT: &AsciiSet = &CONTROLS.add(b'%');

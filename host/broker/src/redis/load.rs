@@ -10,10 +10,8 @@ use super::{
     driver::RedisBroker,
     values::{list, number, text, word, words},
 };
-use crate::{
-    broker::error::{BrokerError, Result},
-    task::QueueName,
-};
+use crate::error::{BrokerError, Result};
+use taskhost_core::task::QueueName;
 
 /// Keys in one step of a scan.
 const SCANNED: usize = 5_000;

@@ -16,14 +16,12 @@ use super::{
     values::{end_told, is_plain, list, push_record, shown_id, view, word},
 };
 use crate::{
-    broker::{
-        error::{BrokerError, Result},
-        produce::{Enqueued, Produce, check_payload},
-        settings::TOLD,
-        unreadable,
-    },
-    task::{NewTask, QueueName, TaskId, TaskView},
+    error::{BrokerError, Result},
+    produce::{Enqueued, Produce, check_payload},
+    settings::TOLD,
+    unreadable,
 };
+use taskhost_core::task::{NewTask, QueueName, TaskId, TaskView};
 
 /// Tasks in one script call: it occupies the server for about 5 µs a task.
 const TOGETHER: usize = 20_000;

@@ -9,13 +9,11 @@ use super::{
     values::{Odd, bytes, is_yes, list, view},
 };
 use crate::{
-    broker::{
-        directory::Directory,
-        error::{BrokerError, Result},
-        unreadable,
-    },
-    task::{QueueName, State, TaskId, TaskView},
+    directory::Directory,
+    error::{BrokerError, Result},
+    unreadable,
 };
+use taskhost_core::task::{QueueName, State, TaskId, TaskView};
 
 impl RedisBroker {
     pub(super) async fn all_queues(&self) -> Result<Vec<QueueName>> {

@@ -8,12 +8,10 @@ use super::{
     values::{Row, list, word, words},
 };
 use crate::{
-    broker::{
-        error::{BrokerError, Result},
-        unreadable,
-    },
-    task::QueueName,
+    error::{BrokerError, Result},
+    unreadable,
 };
+use taskhost_core::task::QueueName;
 
 /// Entries of the outbox that are moved at once.
 const TOGETHER: usize = 500;

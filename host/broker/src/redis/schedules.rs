@@ -14,14 +14,12 @@ use super::{
     values::{Row, bytes, corrupt, count, is_yes, json, list, push_record, shown_id, text, word, words},
 };
 use crate::{
-    broker::{
-        error::{BrokerError, Result},
-        produce::check_payload,
-        schedule::{Fired, Overlap, Schedule, Schedules},
-        unreadable,
-    },
-    task::{Millis, NewTask, QueueName},
+    error::{BrokerError, Result},
+    produce::check_payload,
+    schedule::{Fired, Overlap, Schedule, Schedules},
+    unreadable,
 };
+use taskhost_core::task::{Millis, NewTask, QueueName};
 
 #[async_trait]
 impl Schedules for RedisBroker {

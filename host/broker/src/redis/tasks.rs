@@ -10,13 +10,11 @@ use super::{
     values::{Row, bytes, count, is_yes, millis, number, shown_id, text, word},
 };
 use crate::{
-    broker::{
-        error::Result,
-        listing::{TaskFilter, TaskPage},
-        tasks::{CancelReply, DeleteReply, QueueView, RetryReply, Tasks},
-    },
-    task::{QueueName, State, TaskId, TaskView},
+    error::Result,
+    listing::{TaskFilter, TaskPage},
+    tasks::{CancelReply, DeleteReply, QueueView, RetryReply, Tasks},
 };
+use taskhost_core::task::{QueueName, State, TaskId, TaskView};
 
 #[async_trait]
 impl Tasks for RedisBroker {

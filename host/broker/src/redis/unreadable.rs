@@ -8,7 +8,8 @@ use super::{
     scripts::UNREADABLE,
     values::{Odd, millis, shown_id},
 };
-use crate::{broker::unreadable, task::QueueName};
+use crate::unreadable;
+use taskhost_core::task::QueueName;
 
 /// Tasks of one script call.
 const TOGETHER: usize = 500;

@@ -11,14 +11,12 @@ use sha2::{Digest, Sha256};
 
 use super::scripts::Call;
 use crate::{
-    broker::{
-        error::{BrokerError, Result},
-        lease::{Leased, Member},
-        unreadable::shown,
-    },
-    task::{
-        CodeId, ErrorEntry, ErrorKind, Millis, NewTask, Priority, QueueName, Start, State, Task, TaskError, TaskId, TaskName, TaskView,
-    },
+    error::{BrokerError, Result},
+    lease::{Leased, Member},
+    unreadable::shown,
+};
+use taskhost_core::task::{
+    CodeId, ErrorEntry, ErrorKind, Millis, NewTask, Priority, QueueName, Start, State, Task, TaskError, TaskId, TaskName, TaskView,
 };
 
 pub(super) fn corrupt(what: &str, why: impl Display) -> BrokerError {

@@ -17,7 +17,8 @@ use super::{
     values::{list, word},
     waiters::{Group, Place},
 };
-use crate::{broker::error::Result, task::QueueName};
+use crate::error::Result;
+use taskhost_core::task::QueueName;
 
 /// This many queues have a connection of their own. It is the cheapest way while file descriptors suffice.
 const APART: usize = 128;

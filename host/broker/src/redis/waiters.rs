@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::connection::Link;
-use crate::task::QueueName;
+use taskhost_core::task::QueueName;
 
 /// How each queue is waited on, in the order of their first waits.
 #[derive(Debug, Default)]

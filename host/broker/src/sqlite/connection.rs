@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
 
 use super::standing::{Standing, create_private};
-use crate::broker::error::{BrokerError, Result};
+use crate::error::{BrokerError, Result};
 
 /// How long a step waits while another process writes.
 const BUSY: Duration = Duration::from_secs(5);

@@ -13,11 +13,11 @@ use super::{
     writer::{Failure, Step, sql},
 };
 use crate::{
-    broker::{
-        directory::{Directory, Health, WorkerInfo},
-        error::Result,
-        unreadable,
-    },
+    directory::{Directory, Health, WorkerInfo},
+    error::Result,
+    unreadable,
+};
+use taskhost_core::{
     catalogue::{Catalogue, Offer},
     task::Millis,
 };

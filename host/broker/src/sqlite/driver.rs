@@ -16,12 +16,10 @@ use super::{
     writer::{Failure, Step, Writer},
 };
 use crate::{
-    broker::{
-        error::{BrokerError, Result},
-        settings::BrokerSettings,
-    },
-    task::{Clock, Millis, SystemClock},
+    error::{BrokerError, Result},
+    settings::BrokerSettings,
 };
+use taskhost_core::task::{Clock, Millis, SystemClock};
 
 /// How often a read is repeated after it met unreadable rows. Rows that are still unreadable then are left out.
 const READ_AGAIN: u32 = 10;

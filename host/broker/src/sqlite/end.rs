@@ -11,14 +11,12 @@ use super::{
     writer::{Failure, Step},
 };
 use crate::{
-    broker::{
-        error::Result,
-        settings::STUB,
-        tasks::{CancelReply, DeleteReply, RetryReply},
-        unreadable,
-    },
-    task::{ErrorKind, QueueName, State, TaskError, TaskId, Unique},
+    error::Result,
+    settings::STUB,
+    tasks::{CancelReply, DeleteReply, RetryReply},
+    unreadable,
 };
+use taskhost_core::task::{ErrorKind, QueueName, State, TaskError, TaskId, Unique};
 
 /// The task, unless it ended and is over its time.
 pub(super) fn look_up(step: &Step<'_>, queue: &QueueName, id: &TaskId) -> Result<Option<Brief>, Failure> {

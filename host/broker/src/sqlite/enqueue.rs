@@ -11,12 +11,10 @@ use super::{
     writer::{Failure, Step, sql},
 };
 use crate::{
-    broker::{
-        error::Result,
-        produce::{Enqueued, check_payload},
-    },
-    task::{NewTask, QueueName, Start, State, TaskId, Unique},
+    error::Result,
+    produce::{Enqueued, check_payload},
 };
+use taskhost_core::task::{NewTask, QueueName, Start, State, TaskId, Unique};
 
 /// Enqueues all tasks in the order given. One payload over the limit refuses all.
 pub(super) fn enqueue(step: &mut Step<'_>, tasks: &[NewTask]) -> Result<Vec<Enqueued>, Failure> {

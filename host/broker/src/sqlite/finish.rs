@@ -14,10 +14,10 @@ use super::{
     writer::{Failure, Step, sql},
 };
 use crate::{
-    broker::{
-        error::Result,
-        lease::{Finish, FinishReply, Finished, Incarnation},
-    },
+    error::Result,
+    lease::{Finish, FinishReply, Finished, Incarnation},
+};
+use taskhost_core::{
     retry::{Next, cancelled_instead, transition},
     task::{ErrorEntry, ErrorKind, State, TaskError, Verdict},
 };

@@ -15,12 +15,10 @@ use super::{
     writer::{Failure, Step, sql},
 };
 use crate::{
-    broker::{
-        error::Result,
-        lease::{Claimed, Extended, Incarnation, LeaseReply, Leased, grace},
-    },
-    task::{ErrorKind, Millis, QueueName, State, TaskError, TaskId, TaskName},
+    error::Result,
+    lease::{Claimed, Extended, Incarnation, LeaseReply, Leased, grace},
 };
+use taskhost_core::task::{ErrorKind, Millis, QueueName, State, TaskError, TaskId, TaskName};
 
 /// How many tasks one step promotes or ends at most. This bounds how long the writer is busy.
 pub(super) const BATCH: usize = 1_000;

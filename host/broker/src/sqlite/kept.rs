@@ -12,12 +12,10 @@ use super::{
     writer::{Failure, Step, sql},
 };
 use crate::{
-    broker::{
-        error::Result,
-        settings::{STUB, TOLD},
-    },
-    task::{Millis, QueueName, TaskId, TaskView},
+    error::Result,
+    settings::{STUB, TOLD},
 };
+use taskhost_core::task::{Millis, QueueName, TaskId, TaskView};
 
 /// The longest time that is noted at once. A caller that waits longer notes it again.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);

@@ -8,7 +8,7 @@ use super::{
     rows::{whole, words},
     writer::{Failure, Step},
 };
-use crate::broker::{
+use crate::{
     error::{BrokerError, Result},
     kv::{Kv, KvError, KvRoom},
 };

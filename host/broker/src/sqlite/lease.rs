@@ -8,12 +8,10 @@ use tokio::sync::mpsc;
 
 use super::{driver::SqliteBroker, finish, incarnation, sweep, wait};
 use crate::{
-    broker::{
-        error::Result,
-        lease::{Claimed, Extended, Finish, FinishReply, Incarnation, Lease, LeaseReply, Leased},
-    },
-    task::{Progress, QueueName, TaskId, TaskName},
+    error::Result,
+    lease::{Claimed, Extended, Finish, FinishReply, Incarnation, Lease, LeaseReply, Leased},
 };
+use taskhost_core::task::{Progress, QueueName, TaskId, TaskName};
 
 #[async_trait]
 impl Lease for SqliteBroker {

@@ -17,12 +17,10 @@ use super::{
     writer::{Failure, sql},
 };
 use crate::{
-    broker::{
-        error::Result,
-        listing::{TaskFilter, TaskPage, Walk, place},
-    },
-    task::{Millis, QueueName, State},
+    error::Result,
+    listing::{TaskFilter, TaskPage, Walk, place},
 };
+use taskhost_core::task::{Millis, QueueName, State};
 
 /// Tasks of one page, at most.
 const PAGE: usize = 1_000;

@@ -6,12 +6,10 @@ use async_trait::async_trait;
 
 use super::{driver::SqliteBroker, enqueue, wait};
 use crate::{
-    broker::{
-        error::Result,
-        produce::{Enqueued, Produce},
-    },
-    task::{NewTask, QueueName, TaskId, TaskView},
+    error::Result,
+    produce::{Enqueued, Produce},
 };
+use taskhost_core::task::{NewTask, QueueName, TaskId, TaskView};
 
 #[async_trait]
 impl Produce for SqliteBroker {

@@ -13,10 +13,8 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::columns::{Columns, col};
-use crate::{
-    broker::lease::{Leased, Member},
-    task::{ErrorKind, Millis, Priority, QueueName, State, Task, TaskError, TaskId, TaskName, TaskView},
-};
+use crate::lease::{Leased, Member};
+use taskhost_core::task::{ErrorKind, Millis, Priority, QueueName, State, Task, TaskError, TaskId, TaskName, TaskView};
 
 type Read<T> = rusqlite::Result<T>;
 

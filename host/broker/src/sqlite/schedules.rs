@@ -14,13 +14,11 @@ use super::{
     writer::{Failure, Step, sql},
 };
 use crate::{
-    broker::{
-        error::{BrokerError, Result},
-        schedule::{Fired, Overlap, Schedule, Schedules},
-        unreadable,
-    },
-    task::{Millis, NewTask, TaskId},
+    error::{BrokerError, Result},
+    schedule::{Fired, Overlap, Schedule, Schedules},
+    unreadable,
 };
+use taskhost_core::task::{Millis, NewTask, TaskId};
 
 #[async_trait]
 impl Schedules for SqliteBroker {

@@ -10,10 +10,8 @@ use super::{
     rows::{Odd, VIEW, maybe, or_odd, parsed, view, whole, why, words},
     writer::{Failure, sql},
 };
-use crate::{
-    broker::{error::Result, tasks::QueueView, unreadable},
-    task::{Millis, QueueName, State, TaskId, TaskView},
-};
+use crate::{error::Result, tasks::QueueView, unreadable};
+use taskhost_core::task::{Millis, QueueName, State, TaskId, TaskView};
 
 pub(super) fn find(
     db: &Connection,

@@ -16,7 +16,7 @@ use std::{
 use parking_lot::Mutex;
 use rusqlite::Connection;
 
-use crate::broker::error::{BrokerError, Result};
+use crate::error::{BrokerError, Result};
 
 const LOOK: Duration = Duration::from_secs(1);
 /// The name may be missing for a moment while another file is moved there. Then the next look decides.

@@ -11,10 +11,8 @@ use super::{
     rows::{BRIEF, Brief, brief, ms, names, parsed, whole, words},
     writer::{Failure, Step},
 };
-use crate::{
-    broker::{error::Result, settings::TOLD},
-    task::{ErrorKind, QueueName, State, TaskError, TaskId, TaskName},
-};
+use crate::{error::Result, settings::TOLD};
+use taskhost_core::task::{ErrorKind, QueueName, State, TaskError, TaskId, TaskName};
 
 /// Ended tasks over their time, a minute later where somebody awaited them, of all queues, and keys over theirs; whether there may be more.
 pub(super) fn forget(step: &Step<'_>) -> Result<bool, Failure> {

@@ -4,13 +4,11 @@ use async_trait::async_trait;
 
 use super::{driver::SqliteBroker, end, listing, show, sweep};
 use crate::{
-    broker::{
-        error::Result,
-        listing::{TaskFilter, TaskPage},
-        tasks::{CancelReply, DeleteReply, QueueView, RetryReply, Tasks},
-    },
-    task::{QueueName, TaskId, TaskView},
+    error::Result,
+    listing::{TaskFilter, TaskPage},
+    tasks::{CancelReply, DeleteReply, QueueView, RetryReply, Tasks},
 };
+use taskhost_core::task::{QueueName, TaskId, TaskView};
 
 #[async_trait]
 impl Tasks for SqliteBroker {

@@ -1,4 +1,4 @@
-//! Tests of this driver alone. `tests/laws.rs` holds the laws of every broker.
+//! Tests of this driver alone. `tests/broker/laws.rs` holds the laws of every broker.
 
 use std::{
     sync::{
@@ -13,12 +13,10 @@ use rusqlite::Connection;
 
 use super::{driver::SqliteBroker, kv, listing, show};
 use crate::{
-    broker::{
-        BrokerError, BrokerSettings, DeleteReply, Enqueued, Finish, Finished, Incarnation, Kv, KvRoom, Lease, LeaseReply, Leased, Produce,
-        STUB, TOLD, TaskFilter, Tasks, grace,
-    },
-    task::{Clock, ErrorKind, Millis, NewTask, QueueName, State, SystemClock, TaskError, TaskId, TaskName, Verdict},
+    BrokerError, BrokerSettings, DeleteReply, Enqueued, Finish, Finished, Incarnation, Kv, KvRoom, Lease, LeaseReply, Leased, Produce,
+    STUB, TOLD, TaskFilter, Tasks, grace,
 };
+use taskhost_core::task::{Clock, ErrorKind, Millis, NewTask, QueueName, State, SystemClock, TaskError, TaskId, TaskName, Verdict};
 
 /// A clock that a test sets, also back.
 #[derive(Debug)]

@@ -16,10 +16,8 @@ use super::{
     wake::Waiting,
     writer::{Failure, sql},
 };
-use crate::{
-    broker::error::Result,
-    task::{Millis, QueueName, TaskId, TaskView},
-};
+use crate::error::Result;
+use taskhost_core::task::{Millis, QueueName, TaskId, TaskView};
 
 /// What a claim would find in a queue.
 struct Look {

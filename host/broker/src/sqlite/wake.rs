@@ -14,7 +14,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use crate::task::{QueueName, TaskId};
+use taskhost_core::task::{QueueName, TaskId};
 
 /// The events of a transaction, for the bells after its commit.
 #[derive(Debug, Default)]

@@ -26,12 +26,10 @@ use super::{
     wake::{Bells, News},
 };
 use crate::{
-    broker::{
-        error::{BrokerError, Result},
-        settings::BrokerSettings,
-    },
-    task::{Clock, Millis},
+    error::{BrokerError, Result},
+    settings::BrokerSettings,
 };
+use taskhost_core::task::{Clock, Millis};
 
 /// The most commands in one transaction. This bounds how long the first one waits for the last.
 const GROUP: usize = 256;

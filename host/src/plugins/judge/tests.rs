@@ -1,5 +1,5 @@
 use super::*;
-use crate::catalogue::{Body, Hints};
+use taskhost_core::catalogue::{Body, Hints};
 
 fn version(digest: &str, bodies: &[&str]) -> Version {
     let body = |name: &&str| Body {

@@ -9,10 +9,8 @@ use std::{
 use toml::{Spanned, de::DeValue};
 
 use super::{Guard, origin::http_grant, unknown_key};
-use crate::{
-    engine::{EnqueueGrant, FileGrant, FileMode, HttpGrant, KvGrant, Rate, SecretGrant, SecretSource},
-    task::{QueueName, TaskName},
-};
+use crate::engine::{EnqueueGrant, FileGrant, FileMode, HttpGrant, KvGrant, Rate, SecretGrant, SecretSource};
+use taskhost_core::task::{QueueName, TaskName};
 
 type Value<'a> = Spanned<DeValue<'a>>;
 

@@ -16,20 +16,20 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{Compiled, Reconciler, Tracked};
-use crate::{
+use crate::plugins::{
+    Guard, Plugin, Tally,
+    capture::Identity,
+    compile::{Loader, Source},
+    guard::{Found, Trial},
+    history::{Bar, Event, GenerationState, History, What},
+    judge::{Digest, Version},
+    policy::Policies,
+    rollback::short,
+    state::{Index, State, Unread},
+    stem,
+};
+use taskhost_core::{
     catalogue::PluginStatus,
-    plugins::{
-        Guard, Plugin, Tally,
-        capture::Identity,
-        compile::{Loader, Source},
-        guard::{Found, Trial},
-        history::{Bar, Event, GenerationState, History, What},
-        judge::{Digest, Version},
-        policy::Policies,
-        rollback::short,
-        state::{Index, State, Unread},
-        stem,
-    },
     task::{Clock, SystemClock},
 };
 

@@ -3,10 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{Loader, Reconciler, Signatures};
-use crate::{
-    catalogue::PluginInfo,
-    plugins::{Registry, judge::Digest, policy::Policies, stem},
-};
+use crate::plugins::{Registry, judge::Digest, policy::Policies, stem};
+use taskhost_core::catalogue::PluginInfo;
 
 /// Logs what changed, once.
 pub(super) fn tell<C>(before: &Registry<C>, now: &Registry<C>) {

@@ -11,9 +11,9 @@ use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::{
+use crate::plugins::{PluginsSettings, compile::LoadError};
+use taskhost_core::{
     catalogue::{Body, Description, Hints, PluginStatus},
-    plugins::{PluginsSettings, compile::LoadError},
     task::TaskName,
 };
 

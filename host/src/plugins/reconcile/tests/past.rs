@@ -3,10 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::{
-    plugins::{Generation, GenerationState, history, roll_back},
-    task::{ErrorKind, Outcome, TaskError},
-};
+use crate::plugins::{Generation, GenerationState, history, roll_back};
+use taskhost_core::task::{ErrorKind, Outcome, TaskError};
 
 pub(super) const GUARDED: &str = "[plugins.math]\nguard = { min_attempts = 5 }\n";
 
