@@ -1,7 +1,7 @@
-//! `cargo xtask count`: what one task costs, in instructions under callgrind: the same on a loaded machine as on a quiet one.
+//! `cargo xtask count`: the instructions that one task costs, counted by callgrind. The load of the machine does not change them.
 //!
 //! Redis: redis-server under callgrind ← `taskhost bench --only ceilings`. Host: the tests of `tests/counted.rs` under callgrind, an
-//! isolated call and a whole drain. Each with few tasks and again with many → the difference, a task.
+//! isolated call and a whole drain. Each runs with few tasks and again with many; the difference gives the cost per task.
 
 use std::{
     fs,
@@ -14,29 +14,29 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{plugins, redis, test};
+use crate::{cargo, plugins, redis};
 
-/// Tasks of the two runs: what a start and an empty queue cost is in both.
+/// Tasks of the two runs. The costs of the start and of an empty queue are in both, so the difference leaves them out.
 const SERVER: [u64; 2] = [1_000, 6_000];
 const HOST: [u64; 2] = [200, 1_200];
 const LIMIT: Duration = Duration::from_secs(60);
 const CALLGRIND: [&str; 2] = ["--tool=callgrind", "--callgrind-out-file=/dev/null"];
 
-/// Prints the counts; where there is no valgrind it says so.
+/// Prints the counts, or says that valgrind is missing.
 pub(crate) fn run() -> Result<()> {
     let has_valgrind = Command::new("valgrind").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !has_valgrind.is_ok_and(|status| status.success()) {
         say!("NOT COUNTED: the instructions of a task are counted by valgrind, which is not installed (Debian: apt-get install valgrind)");
         return Ok(());
     }
-    let (root, server) = (plugins::root(), redis::server()?);
-    // As the tests build it: another set of features would build much of it a second time.
-    test::cargo(&root, &["test", "--workspace", "--no-run"])?;
+    let (root, server) = (cargo::root(), redis::server()?);
+    // The same selection as in `cargo xtask test`: another set of features would build much a second time.
+    cargo::cargo(&["test", "--workspace", "--no-run"])?;
     plugins::build(&plugins::Order::default())?;
     say!("instructions a task, of the dev build's host:");
     say!("{:>9}  Redis: enqueued in bulk, claimed and finished in batches", each(SERVER, |tasks| of_server(&root, &server, tasks))?);
-    say!("{:>9}  host: an isolated call of `add`", each(HOST, |tasks| of_host(&root, "isolated_calls_end", tasks))?);
-    say!("{:>9}  host: an `add` drained by a worker of 16 slots", each(HOST, |tasks| of_host(&root, "a_full_queue_is_drained", tasks))?);
+    say!("{:>9}  host: an isolated call of `add`", each(HOST, |tasks| of_host("isolated_calls_end", tasks))?);
+    say!("{:>9}  host: an `add` drained by a worker of 16 slots", each(HOST, |tasks| of_host("a_full_queue_is_drained", tasks))?);
     Ok(())
 }
 
@@ -44,11 +44,11 @@ fn each([few, many]: [u64; 2], count: impl Fn(u64) -> Result<u64>) -> Result<u64
     Ok(count(many)?.saturating_sub(count(few)?) / (many - few))
 }
 
-/// Instructions of the host in one of the tests that are made to be counted.
-fn of_host(root: &Path, name: &str, tasks: u64) -> Result<u64> {
+/// Instructions of the host in one test of `tests/counted.rs`.
+fn of_host(name: &str, tasks: u64) -> Result<u64> {
     let runner: Vec<String> = ["valgrind"].into_iter().chain(CALLGRIND).map(|word| format!("\"{word}\"")).collect();
-    let mut call = test::cargo_command();
-    call.current_dir(root).env("COUNT_TASKS", tasks.to_string());
+    let mut call = cargo::command();
+    call.env("COUNT_TASKS", tasks.to_string());
     call.args(["test", "--quiet", "--workspace", "--test", "main"]);
     call.args(["--config", &format!("target.'cfg(all())'.runner = [{}]", runner.join(", "))]);
     call.args(["--", "--exact", &format!("counted::{name}")]);
@@ -58,7 +58,7 @@ fn of_host(root: &Path, name: &str, tasks: u64) -> Result<u64> {
     collected(&text)
 }
 
-/// Instructions of a Redis that so many tasks went through.
+/// Instructions of a Redis that `tasks` tasks passed through.
 fn of_server(root: &Path, server: &Path, tasks: u64) -> Result<u64> {
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
     let scratch = root.join(format!("target/count-{}-{tasks}", std::process::id()));
@@ -84,9 +84,9 @@ fn through(root: &Path, mut server: Child, port: u16, tasks: u64) -> Result<u64>
     collected(&String::from_utf8_lossy(&told.stderr))
 }
 
-/// The count that callgrind says at the end.
+/// The count that callgrind prints at its end.
 fn collected(told: &str) -> Result<u64> {
-    let count = told.lines().find_map(|line| line.split_once("Collected :")).context("callgrind said no count")?.1;
+    let count = told.lines().find_map(|line| line.split_once("Collected :")).context("callgrind printed no count")?.1;
     count.trim().parse().with_context(|| format!("not a count: `{count}`"))
 }
 

@@ -14,15 +14,15 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{plugins, test};
+use crate::{cargo, plugins};
 
-/// How long anything in the demo may take before something must be wrong.
+/// The limit of each step of the demo.
 const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) fn run() -> Result<()> {
-    let root = &plugins::root();
+    let root = &cargo::root();
     say!("Building the host and the plugins; the first time this takes some minutes.");
-    test::cargo(root, &["build", "--package", "taskhost"])?;
+    cargo::cargo(&["build", "--package", "taskhost"])?;
     let dir = scratch()?;
     let built = dir.join("built");
     let played = build(&built).and_then(|newer| play(&mut Stage::open(root, &dir)?, &built, &newer));

@@ -1,19 +1,19 @@
-//! What may be built in: `cargo deny` by `deny.toml`, where it is installed.
+//! Checks the dependencies with `cargo deny` by `deny.toml`, where cargo-deny is installed.
 //!
-//! Licences, sources and bans need nothing but the lock file. Advisories need their database: it is fetched where that is possible,
-//! else the one fetched earlier counts, else it is said that nobody looked.
+//! Licences, sources and bans need only the lock file. Advisories need a database: a fresh one, else the one fetched earlier. With
+//! neither, the check says that it did not look.
 
-use std::{path::Path, process::Command};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::test::cargo_command;
+use crate::cargo;
 
-/// What must hold, then what can only be looked at where the database is.
-pub(crate) fn check(root: &Path) -> Result<()> {
+/// Checks licences, sources and bans, then the advisories if their database is here.
+pub(crate) fn check() -> Result<()> {
     let deny = |words: &[&str]| -> Command {
-        let mut call = cargo_command();
-        call.current_dir(root).arg("deny").args(words);
+        let mut call = cargo::command();
+        call.arg("deny").args(words);
         call
     };
     let version = deny(&["--version"]).output().context("failed to start cargo")?;

@@ -1,12 +1,13 @@
-//! Set-up and build of taskhost: `cargo xtask <what>`. Each word is a file here.
+//! Set-up and build of taskhost: `cargo xtask COMMAND`. Each command has a file here.
 
-/// One line to stdout.
+/// Prints one line to stdout.
 macro_rules! say {
     ($($text:tt)*) => {
         crate::print(&(format!($($text)*) + "\n"))
     };
 }
 
+mod cargo;
 mod count;
 mod demo;
 mod deny;
@@ -18,30 +19,44 @@ mod test;
 
 use std::process::ExitCode;
 
-const HELP: &str = "cargo xtask demo               play the story of taskhost with the real program
-cargo xtask test               set up this machine and run every check and test
-\
-cargo xtask fuzz               feed the loader and the policy parser with broken files (--help says more)
-cargo xtask count              count what a task costs Redis and the host in instructions, the same on any load
-cargo xtask soak               run workers under random faults and account for every task (--help says more)
-cargo xtask plugins [NAME…]    build plugins into plugins/NAME.wasm (--help says more)
-";
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Sets up, builds, plays and tests taskhost",
+    arg_required_else_help = true
+)]
+struct Words {
+    #[command(subcommand)]
+    word: Word,
+}
+
+#[derive(Debug, Subcommand)]
+enum Word {
+    /// Play the story of taskhost with the real program
+    Demo,
+    /// Set up this machine and run every check and test
+    Test,
+    /// Feed the plugin loader and the policy parser with files that a seeded generator broke
+    Fuzz(fuzz::Order),
+    /// Count the instructions that a task costs Redis and the host; load does not change them
+    Count,
+    /// Run workers under random faults and account for every task
+    Soak(soak::Order),
+    /// Build plugin folders into plugins/NAME.wasm
+    Plugins(plugins::Order),
+}
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let done = match words.as_slice() {
-        ["demo"] => demo::run(),
-        ["count"] => count::run(),
-        ["test"] => test::run(),
-        ["fuzz", rest @ ..] => fuzz::main(rest),
-        ["soak", rest @ ..] => soak::main(rest),
-        ["plugins", rest @ ..] => plugins::main(rest),
-        [] | ["help" | "--help" | "-h"] => {
-            print(HELP);
-            Ok(())
-        }
-        [other, ..] => Err(anyhow::anyhow!("no such word: `{other}`\n\n{HELP}")),
+    let done = match Words::parse().word {
+        Word::Demo => demo::run(),
+        Word::Test => test::run(),
+        Word::Fuzz(order) => fuzz::run(&order),
+        Word::Count => count::run(),
+        Word::Soak(order) => soak::run(&order),
+        Word::Plugins(order) => plugins::run(&order),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -52,7 +67,7 @@ fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "what a person asked for goes to stdout")]
+#[expect(clippy::print_stdout, reason = "stdout carries the output of a command")]
 pub(crate) fn print(text: &str) {
     print!("{text}");
 }

@@ -1,10 +1,10 @@
 //! `cargo xtask plugins`: plugin folders → plugins/NAME.wasm.
 //!
-//! target there? → cargo, one plugin at a time → copy beside the folders: temp file + rename, so a worker that watches never sees half
+//! Check the target → run cargo for one plugin at a time → copy the file beside its goal and rename it. A worker that watches the
+//! directory never sees half a file.
 //!
-//! The initial memory is handed to the linker by `cargo rustc -- -C link-arg=…` and not by a config file: a RUSTFLAGS variable, which
-//! CI sets readily, would replace what config files say, and each attempt of the plugin would then grow its memory anew (two system
-//! calls a time).
+//! `cargo rustc -- -C link-arg=…` passes the initial memory to the linker. A config file would not do: a RUSTFLAGS variable, which CI
+//! often sets, replaces the flags of config files. Each attempt of the plugin would then grow its memory, at two system calls each.
 
 use std::{
     fs,
@@ -14,62 +14,46 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use clap::Args;
+
+use crate::cargo::{self, root, target_dir};
 
 pub(crate) const TARGET: &str = "wasm32-wasip2";
-/// Bytes of memory a guest starts with: its stack, its data and what a small body needs, so that it need not grow. Not more: after
-/// each attempt the kernel looks through all of it for what was written.
+/// Bytes of memory that a guest starts with. They hold its stack, its data and the needs of a small body, so that it need not grow.
+/// More would cost time: after each attempt the kernel searches all of it for written pages.
 const INITIAL_MEMORY: u32 = 2 << 20;
 
-const HELP: &str = "\
-Builds plugins: folders under plugins/ with a Cargo.toml, each into plugins/NAME.wasm.
-
-  cargo xtask plugins [NAME…] [--out DIR] [--set-version VERSION] [--as FILE] [--greet]
-
-  NAME                  only these; all Rust plugins when none is named
-  --out DIR             where the .wasm files go, instead of plugins/
-  --set-version VERSION what the plugin says its version is, instead of its package's; the .wasm differs in nothing else
-                        (for trying a swap: cargo xtask plugins --out /tmp --set-version 0.2.0 math)
-  --as FILE             the file's name without .wasm, if one NAME is given: what the plugin is called by the worker
-  --greet               also plugins/greet.wasm, from JavaScript (needs node, npm and the npm registry)
-";
-
-/// What to build.
-#[derive(Debug, Default)]
+/// Which plugins to build, and where their files go.
+#[derive(Debug, Default, Args)]
 pub(crate) struct Order {
-    /// Folders under plugins/; empty: all.
+    /// Folders under plugins/ that have a Cargo.toml [default: all of them]
+    #[arg(value_name = "NAME")]
     pub(crate) names: Vec<String>,
+    /// The directory for the .wasm files [default: plugins/]
+    #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
+    /// The version that the plugin reports instead of its package's; nothing else in the .wasm changes
+    ///
+    /// To try a swap: cargo xtask plugins --out /tmp --set-version 0.2.0 math
+    #[arg(long = "set-version", value_name = "VERSION")]
     pub(crate) version: Option<String>,
+    /// The file's name without .wasm, which is the plugin's name to the worker; needs exactly one NAME
+    #[arg(long = "as", value_name = "FILE")]
     pub(crate) file: Option<String>,
+    /// Also build plugins/greet.wasm from JavaScript (needs node, npm and the npm registry)
+    #[arg(long)]
     pub(crate) greet: bool,
 }
 
-pub(crate) fn main(words: &[&str]) -> Result<()> {
-    let mut order = Order::default();
-    let mut rest = words.iter().copied();
-    while let Some(word) = rest.next() {
-        let mut value = || rest.next().map(String::from).with_context(|| format!("`{word}` needs a value; see cargo xtask plugins --help"));
-        match word {
-            "--help" | "-h" => {
-                crate::print(HELP);
-                return Ok(());
-            }
-            "--out" => order.out = Some(value()?.into()),
-            "--set-version" => order.version = Some(value()?),
-            "--as" => order.file = Some(value()?),
-            "--greet" => order.greet = true,
-            flag if flag.starts_with('-') => bail!("no such flag: `{flag}`\n\n{HELP}"),
-            name => order.names.push(name.into()),
-        }
-    }
-    for file in build(&order)? {
+pub(crate) fn run(order: &Order) -> Result<()> {
+    for file in build(order)? {
         let size = fs::metadata(&file).map_or(0, |meta| meta.len());
-        crate::print(&format!("{}  {} KB\n", file.display(), size / 1_000));
+        say!("{}  {} KB", file.display(), size / 1_000);
     }
     Ok(())
 }
 
-/// Builds what is ordered; the files that came of it.
+/// Builds the ordered plugins and returns their files.
 pub(crate) fn build(order: &Order) -> Result<Vec<PathBuf>> {
     ensure!(order.file.is_none() || order.names.len() == 1, "`--as` names one file: name one plugin too");
     ensure_target()?;
@@ -95,19 +79,19 @@ pub(crate) fn build(order: &Order) -> Result<Vec<PathBuf>> {
 }
 
 fn compile(name: &str, version: Option<&str>) -> Result<PathBuf> {
-    let mut cargo = cargo();
-    cargo.args(["rustc", "--quiet", "--package", name, "--lib", "--profile", "plugin", "--target", TARGET]);
-    cargo.args(["--", "-C", &format!("link-arg=--initial-memory={INITIAL_MEMORY}")]);
+    let mut call = cargo::command();
+    call.args(["rustc", "--quiet", "--package", name, "--lib", "--profile", "plugin", "--target", TARGET]);
+    call.args(["--", "-C", &format!("link-arg=--initial-memory={INITIAL_MEMORY}")]);
     match version {
-        Some(version) => cargo.env("TASKHOST_PLUGIN_VERSION", version),
-        None => cargo.env_remove("TASKHOST_PLUGIN_VERSION"),
+        Some(version) => call.env("TASKHOST_PLUGIN_VERSION", version),
+        None => call.env_remove("TASKHOST_PLUGIN_VERSION"),
     };
-    run(&mut cargo, &format!("could not build the plugin `{name}`"))?;
+    call_program(&mut call, &format!("could not build the plugin `{name}`"))?;
     Ok(target_dir().join(TARGET).join("plugin").join(format!("{}.wasm", name.replace('-', "_"))))
 }
 
-/// Builds greet.wasm from JavaScript, as plugins/greet-js/README.md says. The tool is installed under target/ only, in the version
-/// that package.json names; it names those of its own parts.
+/// Builds greet.wasm from JavaScript, as plugins/greet-js/README.md says. npm installs the tool under target/ only, in the version
+/// that package.json names.
 pub(crate) fn build_greet(out: &Path) -> Result<PathBuf> {
     const WHY: &str =
         "greet.wasm is built by componentize-qjs from the npm registry: it needs node 20 or newer, npm, and a way to the registry";
@@ -119,7 +103,7 @@ pub(crate) fn build_greet(out: &Path) -> Result<PathBuf> {
     let package = tools.join("package.json");
     fs::copy(source.join("package.json"), &package).with_context(|| format!("could not copy package.json to {}", tools.display()))?;
     let npm = if cfg!(windows) { "npm.cmd" } else { "npm" };
-    run(
+    call_program(
         Command::new(npm)
             .args(["install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"])
             .stdout(Stdio::null())
@@ -128,7 +112,7 @@ pub(crate) fn build_greet(out: &Path) -> Result<PathBuf> {
     )?;
 
     let made = tools.join("greet.wasm");
-    run(
+    call_program(
         Command::new("node")
             .arg(tools.join("node_modules/componentize-qjs/cli.mjs"))
             .args(["--sync", "--world", "plugin", "--wit"])
@@ -179,7 +163,7 @@ fn folders() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Copies beside the goal, then renames: whoever watches the directory sees the old file or the new one.
+/// Copies beside the goal, then renames: a watcher of the directory sees the old file or the new one.
 fn place(from: &Path, to: &Path) -> Result<()> {
     let name = to.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let temporary = to.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
@@ -187,23 +171,9 @@ fn place(from: &Path, to: &Path) -> Result<()> {
     fs::rename(&temporary, to).with_context(|| format!("could not rename {} to {}", temporary.display(), to.display()))
 }
 
-fn run(command: &mut Command, why: &str) -> Result<()> {
+fn call_program(command: &mut Command, why: &str) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let status = command.status().with_context(|| format!("{why}; could not start `{program}`"))?;
     ensure!(status.success(), "{why}; `{program}` failed, see above");
     Ok(())
-}
-
-fn cargo() -> Command {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(root());
-    cargo
-}
-
-pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
-}
-
-pub(crate) fn target_dir() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
 }

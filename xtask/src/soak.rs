@@ -1,52 +1,44 @@
 //! `cargo xtask soak`: producers, real workers and random faults for as long as asked, then the account.
 //!
-//! The scenario is `tests/faults/soak.rs`; here it is only given its time and its broker.
+//! The scenario is in `tests/faults/soak.rs`. This file gives it its time and its broker.
 
 use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
 
-use crate::{plugins, redis, test};
+use crate::{cargo, plugins, redis};
 
-const HELP: &str = "\
-Runs workers under random faults and prints what became of every task.
+#[derive(Debug, Args)]
+pub(crate) struct Order {
+    /// Minutes of faults on each broker; settling takes up to three minutes more
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    minutes: u64,
+    /// Run on this broker only [default: redis, then sqlite]
+    #[arg(long)]
+    broker: Option<Broker>,
+}
 
-  cargo xtask soak [--minutes N] [--broker redis|sqlite]
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Broker {
+    Redis,
+    Sqlite,
+}
 
-  --minutes N   how long faults go on [default: 10]; settling takes up to three minutes more
-  --broker      only on this one [default: first redis, then sqlite]
-";
-
-pub(crate) fn main(words: &[&str]) -> Result<()> {
-    let (mut minutes, mut brokers) = (10_u64, vec!["redis", "sqlite"]);
-    let mut rest = words.iter().copied();
-    while let Some(word) = rest.next() {
-        let mut value = || rest.next().with_context(|| format!("`{word}` needs a value; see cargo xtask soak --help"));
-        match word {
-            "--help" | "-h" => {
-                crate::print(HELP);
-                return Ok(());
-            }
-            "--minutes" => {
-                let text = value()?;
-                minutes = text.parse().with_context(|| format!("minutes are a whole number: `{text}`"))?;
-            }
-            "--broker" => match value()? {
-                "redis" => brokers = vec!["redis"],
-                "sqlite" => brokers = vec!["sqlite"],
-                other => bail!("a soak is on `redis` or `sqlite`: `{other}`"),
-            },
-            other => bail!("no such flag: `{other}`\n\n{HELP}"),
-        }
-    }
+pub(crate) fn run(order: &Order) -> Result<()> {
+    let brokers = order.broker.map_or_else(|| Broker::value_variants().to_vec(), |broker| vec![broker]);
     redis::server()?;
     plugins::build(&plugins::Order::default())?;
     for broker in brokers {
+        let broker = match broker {
+            Broker::Redis => "redis",
+            Broker::Sqlite => "sqlite",
+        };
         let scenario = format!("faults::soak::{broker}");
-        let mut call = test::cargo_command();
-        call.current_dir(plugins::root()).env("SOAK_SECONDS", (minutes * 60).to_string());
+        let mut call = cargo::command();
+        call.env("SOAK_SECONDS", (order.minutes * 60).to_string());
         call.args(["test", "--workspace", "--test", "main", "--", "--exact", &scenario, "--nocapture"]);
         let status = call.status().with_context(|| format!("failed to start {call:?}"))?;
         if !status.success() {
-            bail!("the soak on {broker} failed: {status}; what is lost or stuck is named above");
+            bail!("the soak on {broker} failed: {status}; the account above names the tasks that are lost or stuck");
         }
     }
     Ok(())

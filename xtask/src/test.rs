@@ -1,20 +1,22 @@
 //! `cargo xtask test`: sets the machine up and runs everything, as CI does.
 //!
-//! set-up (wasm target, Redis, plugins) → fmt → clippy → tests → instruction counts → docs. Each step is printed with the time it took; the first
-//! that fails ends it. One profile and one feature set throughout, so that wasmtime is built once.
+//! set-up (wasm target, Redis, plugins) → fmt → clippy → tests → instruction counts → docs. Each step prints the time that it took.
+//! The first failure ends the run. All steps use one profile and one feature set, so that wasmtime is built once.
 
 use std::{
     path::Path,
-    process::Command,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::{count, deny, plugins, redis};
+use crate::{
+    cargo::{self, cargo, finish},
+    count, deny, plugins, redis,
+};
 
 pub(crate) fn run() -> Result<()> {
-    let root = &plugins::root();
+    let root = &cargo::root();
     let began = Instant::now();
     let mut done: Vec<(&str, Duration)> = Vec::new();
     let mut step = |name: &'static str, work: &mut dyn FnMut() -> Result<()>| -> Result<()> {
@@ -26,8 +28,8 @@ pub(crate) fn run() -> Result<()> {
         Ok(())
     };
     step("redis", &mut || redis::server().map(|server| say!("{}", server.display())))?;
-    step("format", &mut || cargo(root, &["fmt", "--all", "--check"]))?;
-    step("dependencies", &mut || deny::check(root))?;
+    step("format", &mut || cargo(&["fmt", "--all", "--check"]))?;
+    step("dependencies", &mut || deny::check())?;
     step("plugins", &mut || plugins::build(&plugins::Order::default()).map(drop))?;
     let mut tests = vec!["test", "--workspace", "--no-fail-fast"];
     step("greet, a plugin from JavaScript", &mut || {
@@ -36,13 +38,13 @@ pub(crate) fn run() -> Result<()> {
         }
         Ok(())
     })?;
-    step("clippy", &mut || cargo(root, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
-    step("tests", &mut || cargo(root, &tests))?;
+    step("clippy", &mut || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    step("tests", &mut || cargo(&tests))?;
     step("instructions of a task", &mut count::run)?;
     step("laws on Valkey", &mut || on_valkey(root))?;
     step("documentation", &mut || {
-        let mut call = Command::new(cargo_program());
-        call.current_dir(root).args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings");
+        let mut call = cargo::command();
+        call.args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings");
         finish(&mut call)
     })?;
     say!("\nall passed in {}:", shown(began.elapsed()));
@@ -52,59 +54,31 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// The laws, the scripts and the model on Valkey; where its program can't be had, that is said.
+/// Runs the laws, the scripts and the model on Valkey; says so where its program is not available.
 fn on_valkey(root: &Path) -> Result<()> {
     let server = match redis::valkey(root) {
         Ok(server) => server,
         Err(error) => {
-            say!("NOT RUN on Valkey, which can't be had here: {error:#}; put `valkey-server` on PATH");
+            say!("NOT RUN on Valkey, which is not available here: {error:#}; put `valkey-server` on PATH");
             return Ok(());
         }
     };
     say!("{}", server.display());
-    let mut call = cargo_command();
-    call.current_dir(root).env("TEST_REDIS_SERVER", server).args(["test", "--workspace", "--test", "main", "--test", "broker", "--"]);
+    let mut call = cargo::command();
+    call.env("TEST_REDIS_SERVER", server).args(["test", "--workspace", "--test", "main", "--test", "broker", "--"]);
     finish(
         call.args(["laws::redis", "redis::a_", "scripts::", "model::redis", "faults::replicas::without", "worker::points"])
             .args(["--skip", "faults::redis"]),
     )
 }
 
-/// Whether it could be built: its tools come from the registry of another language, and where they are missing that is said.
+/// Builds greet.wasm; says so and returns false where its tools, which come from npm's registry, are missing.
 fn greet(root: &Path) -> bool {
     let built = plugins::build_greet(&root.join("plugins"));
     if let Err(error) = &built {
         say!("NOT BUILT, so the tests of it (javascript_greets…) are left out: {error:#}");
     }
     built.is_ok()
-}
-
-/// The cargo that runs us, so that the toolchain is the same throughout.
-pub(crate) fn cargo_program() -> std::ffi::OsString {
-    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
-}
-
-pub(crate) fn cargo(root: &Path, arguments: &[&str]) -> Result<()> {
-    say!("$ cargo {}", arguments.join(" "));
-    finish(cargo_command().current_dir(root).args(arguments))
-}
-
-/// Without what the cargo that runs us said of our own package: build scripts that look at it (ring's does) would run again, and
-/// all that is built on them, each time a person changes between `cargo` and `cargo xtask`.
-pub(crate) fn cargo_command() -> Command {
-    let mut command = Command::new(cargo_program());
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
-            command.env_remove(&name);
-        }
-    }
-    command
-}
-
-fn finish(call: &mut Command) -> Result<()> {
-    let status = call.status().with_context(|| format!("failed to start {call:?}"))?;
-    if status.success() { Ok(()) } else { bail!("ended with {status}") }
 }
 
 fn shown(time: Duration) -> String {
