@@ -1,6 +1,6 @@
-//! Tasks that a body enqueues: they come to be in the step that records this attempt's success, or never.
+//! Tasks that a body enqueues. The step that records the attempt's success creates them; without success, they never exist.
 //!
-//! Their results can't be awaited here. At most 1,000 of them, 1 MiB together, an attempt.
+//! A body can't await their results. An attempt may enqueue at most 1,000 children, of 1 MiB together.
 
 use std::{fmt, time::Duration};
 
@@ -63,7 +63,7 @@ pub struct NewTask {
     pub args: String,
     /// `None`: the queue of the task that enqueues it.
     pub queue: Option<String>,
-    /// Not before so long after this attempt's success.
+    /// Starts the child no earlier than this long after the attempt's success.
     pub delay: Duration,
     /// 0 to 9, 9 first; `None`: 5.
     pub priority: Option<u8>,
@@ -71,7 +71,7 @@ pub struct NewTask {
     pub id: Option<String>,
     /// Handed to its attempts as they are.
     pub headers: Vec<(String, String)>,
-    /// What can't be enqueued is said by `enqueue`, so that building needs no `?` at each step.
+    /// `enqueue` reports a value that can't be enqueued, so that building needs no `?` at each step.
     wrong: Option<String>,
 }
 
@@ -103,7 +103,7 @@ impl NewTask {
         self
     }
 
-    /// Not before so long after this attempt's success.
+    /// Starts the child no earlier than this long after the attempt's success.
     ///
     /// ```
     /// # use std::time::Duration;

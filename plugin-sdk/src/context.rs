@@ -1,4 +1,4 @@
-//! The task that is being attempted: who it is, how long it may take, whether somebody wants it to stop.
+//! The task of this attempt: its id, its deadline, and whether a cancellation was requested.
 
 use std::time::{Duration, SystemTime};
 
@@ -81,7 +81,7 @@ pub fn time_left() -> Duration {
     deadline().duration_since(SystemTime::now()).unwrap_or_default()
 }
 
-/// What the enqueuer sent with the task, `traceparent` included; names in lower case.
+/// The headers that the enqueuer sent with the task, `traceparent` included. Names are in lower case.
 ///
 /// ```
 /// # use taskhost_sdk::{prelude::*, testing};

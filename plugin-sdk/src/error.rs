@@ -1,11 +1,11 @@
 //! Why a body has no result, and how an error becomes one.
 //!
-//! `?` on any error means "may work next time"; what will never work is said with `.permanent()` or `.or_permanent("…")`. The errors
-//! of this crate know which of the two they are.
+//! `?` on any error means "may work next time". `.permanent()` and `.or_permanent("…")` mean "will never work". The errors of this
+//! crate know which of the two they are.
 
 use std::{any::Any, error::Error, fmt, time::Duration};
 
-/// What a body returns.
+/// The return type of a body.
 ///
 /// ```
 /// # use taskhost_sdk::prelude::*;
@@ -38,7 +38,7 @@ pub struct TaskError {
     detail: Option<String>,
 }
 
-/// What an error means for the task.
+/// The meaning of an error for the task.
 ///
 /// ```
 /// # use taskhost_sdk::{Failure, prelude::*};
@@ -149,7 +149,7 @@ impl TaskError {
         Self { detail: Some(detail.into()), ..self }
     }
 
-    /// What the error means for the task.
+    /// The meaning of the error for the task.
     ///
     /// ```
     /// # use taskhost_sdk::{Failure, prelude::*};
@@ -169,7 +169,7 @@ impl TaskError {
         matches!(self.failure, Failure::Retry { .. })
     }
 
-    /// What went wrong, for people.
+    /// The message for people.
     ///
     /// ```
     /// # use taskhost_sdk::prelude::*;
@@ -189,7 +189,7 @@ impl TaskError {
         self.code.as_deref()
     }
 
-    /// What is longer than a line, if there is anything.
+    /// Details of more than a line, if there are any.
     ///
     /// ```
     /// # use taskhost_sdk::prelude::*;

@@ -304,7 +304,7 @@ pub enum Error {
     Status {
         /// The status.
         status: u16,
-        /// What the server asks for.
+        /// The wait that the server asks for.
         retry_after: Option<Duration>,
         /// The first 1,000 characters of the answer.
         body: String,

@@ -49,7 +49,7 @@ pub mod prelude {
     pub use crate::{OrPermanent, ResultExt, Schema, TaskError, TaskResult, children, context, export_plugin, kv, log, task};
 }
 
-/// What the macros write of; no part of the interface.
+/// The items that the macros' code uses; not part of the interface.
 #[doc(hidden)]
 pub mod __private {
     #[cfg(target_family = "wasm")]

@@ -23,9 +23,9 @@ use crate::host;
 pub enum Level {
     /// Every step, for its author alone.
     Trace,
-    /// What helps to find a fault.
+    /// Details that help to find a fault.
     Debug,
-    /// What a person wants to know of a healthy attempt.
+    /// Events of a healthy attempt that people want to know.
     Info,
     /// Odd, but the attempt goes on.
     Warn,

@@ -13,7 +13,7 @@ use serde::{
 
 use crate::{Schema, SchemaWriter, TaskError, TaskResult};
 
-/// What a body may return: `TaskResult<T>`.
+/// The types that a body may return: `TaskResult<T>`.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "a body returns `TaskResult<T>`, this one returns `{Self}`",

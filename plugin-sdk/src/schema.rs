@@ -43,7 +43,7 @@ pub trait Schema {
     /// Writes the schema.
     fn write_schema(writer: &mut SchemaWriter);
 
-    /// What an error message calls it, such as `a 64-bit integer`.
+    /// The name of the type in error messages, such as `a 64-bit integer`.
     fn expects() -> String;
 }
 

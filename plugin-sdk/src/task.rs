@@ -171,7 +171,7 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// What a body returned, as JSON.
+/// The value that a body returned, as JSON.
 #[doc(hidden)]
 pub fn finish<R: BodyResult>(result: R) -> TaskResult<String> {
     result.into_json()
@@ -212,7 +212,7 @@ pub const fn same(a: &str, b: &str) -> bool {
     true
 }
 
-/// Drives an async body to its end: in a guest with `http` on the reactor of WASI's pollables, else on this thread.
+/// Runs an async body to its end. A guest with `http` runs it on the reactor of WASI's pollables; all others run it on this thread.
 #[doc(hidden)]
 pub fn block_on<F: Future>(body: F) -> F::Output {
     #[cfg(all(target_family = "wasm", feature = "http"))]

@@ -1,4 +1,4 @@
-//! Attempts without a worker: run a body in a plain `cargo test`, with the host's answers made up.
+//! Attempts without a worker: a plain `cargo test` runs a body, and the test supplies the host's answers.
 //!
 //! ```
 //! use taskhost_sdk::{prelude::*, testing};
@@ -232,7 +232,7 @@ impl Attempt {
         Self { state: Rc::new(RefCell::new(state)) }
     }
 
-    /// What stands in the store now.
+    /// The value of a key in the store now.
     ///
     /// ```
     /// # use taskhost_sdk::testing;
@@ -257,7 +257,7 @@ impl Attempt {
         self.state.borrow().store.borrow().keys().cloned().collect()
     }
 
-    /// What was logged.
+    /// The lines that the body logged.
     ///
     /// ```
     /// # use taskhost_sdk::testing;
@@ -322,7 +322,7 @@ pub struct LogLine {
     pub fields: Vec<(String, String)>,
 }
 
-/// What [`Attempt::run`] takes: a `TaskResult`, or a future of one. `M` only tells the two apart.
+/// The return type of a body for [`Attempt::run`]: a `TaskResult`, or a future of one. `M` only tells the two apart.
 ///
 /// ```
 /// # use taskhost_sdk::{prelude::*, testing};
@@ -330,7 +330,7 @@ pub struct LogLine {
 /// assert_eq!(testing::attempt().run(async || Ok(1)), Ok(1));
 /// ```
 pub trait Run<M> {
-    /// What comes of it.
+    /// The value of the result.
     type Output;
     /// Drives it to its end.
     ///

@@ -147,7 +147,7 @@ enum Place {
     Variant,
 }
 
-/// What serde was told of a type, a field or a variant.
+/// The serde attributes of a type, a field or a variant.
 #[derive(Default)]
 struct Serde {
     rename: Option<LitStr>,

@@ -175,7 +175,7 @@ impl Parse for Settings {
         let mut seen: Vec<String> = Vec::new();
         for Setting { key, value } in Punctuated::<Setting, Token![,]>::parse_terminated(input)? {
             let word = key.to_string();
-            // What is wanted of the policy may be several things.
+            // A task may name several grants of the policy.
             if seen.contains(&word) && !text::is_wish(&word) {
                 return Err(Error::new(key.span(), format!("`{word}` is given twice")));
             }

@@ -96,7 +96,7 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What `export_plugin!` hands to the exports.
+/// The values that `export_plugin!` hands to the exports.
 #[doc(hidden)]
 pub mod exported {
     pub use super::exports::{Description, Guest, TaskError as WitTaskError};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use taskhost_sdk::prelude::*;
 
-/// What kind of record is moved. Its word stands in both servers' paths and in the keys.
+/// The kind of a moved record. Its word is part of both servers' paths and of the keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Department,
@@ -24,7 +24,7 @@ impl Kind {
         }
     }
 
-    /// What all its records' keys begin with.
+    /// The prefix of the keys of all its records.
     pub(crate) fn prefix(self) -> String {
         format!("staged:{}:", self.word())
     }

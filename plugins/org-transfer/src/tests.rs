@@ -14,7 +14,7 @@ use crate::record::Staged;
 /// Both servers. Faults come once each, in order, at the request of that number (1 for the first).
 #[derive(Default)]
 struct Servers {
-    /// What is added to every record's name.
+    /// The suffix of every record's name.
     suffix: &'static str,
     requests: usize,
     faults: BTreeMap<usize, Result<Response, Error>>,
