@@ -1,4 +1,4 @@
-//! Files and policies that nobody would write, by the thousand: whatever comes of them, the host lives on.
+//! Thousands of broken files and policies. The host must survive each of them.
 //!
 //! seed → a case: something real, cut, flipped, spliced or invented → the loader or the policy parser → a sentence, or it works.
 //!
@@ -28,7 +28,7 @@ use super::engine::{
     support::{call, compile, plugin, settings},
 };
 
-/// What is tried, and for how long.
+/// The cases to try, and the time for them.
 struct Campaign {
     first: u64,
     cases: u64,
@@ -74,7 +74,7 @@ impl Campaign {
     }
 }
 
-/// Where the number of the case under way stands, for whoever finds the process dead.
+/// The file that keeps the number of the current case, for a process that dies.
 struct Note(PathBuf);
 
 impl Note {
@@ -133,7 +133,7 @@ impl Corpus {
     }
 }
 
-/// Bytes at random, behind a header that lets them in or without one.
+/// Random bytes, with or without a valid header.
 fn noise(random: &mut Rng) -> Vec<u8> {
     let header: &[u8] = match random.u8(..4) {
         0 => b"",
@@ -172,7 +172,7 @@ fn change(bytes: &mut Vec<u8>, other: &[u8], random: &mut Rng) {
     }
 }
 
-/// The whole way of a plugin's file: looked at, compiled, linked, described, called.
+/// All steps of a plugin's file: inspect, compile, link, describe, call.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn loader() {
     // Two compilations at once, each on a thread of its own.
@@ -200,7 +200,7 @@ async fn loader() {
     }
 }
 
-/// Whether it was loaded; the error is a fault of the host's.
+/// Whether the host loaded it; an error is a fault of the host.
 async fn load(engine: &Arc<Engine>, bytes: &[u8]) -> Result<bool, String> {
     let code = match compile(engine, bytes).await {
         Ok(code) => code,

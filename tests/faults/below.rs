@@ -1,7 +1,7 @@
-//! Faults from below the program: a wall clock that is wrong, a disk that is full, a death in the middle of any write to the database,
-//! directories that can't be watched.
+//! Faults from below the program: a wrong wall clock, a full disk, a death in the middle of any write to the database, directories
+//! that can't be watched.
 //!
-//! preload.c, built here with `cc`, stands between the shipped program and the kernel. Linux only, as LD_PRELOAD is.
+//! preload.c stands between the shipped program and the kernel. `cc` builds it here. It needs Linux, as LD_PRELOAD does.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::support::named;
 
-/// Built once a process, put in place by a rename.
+/// The library, built once per process and renamed into place.
 fn preload() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -35,14 +35,14 @@ fn preload() -> &'static Path {
     })
 }
 
-/// What a program is started with so that `faults` come over it.
+/// The environment that makes a program suffer `faults`.
 fn under(faults: &[(&'static str, String)]) -> Vec<(&'static str, String)> {
     let mut environment = vec![("LD_PRELOAD", preload().display().to_string())];
     environment.extend_from_slice(faults);
     environment
 }
 
-/// What is due, what is leased and what is kept is judged by the broker's clock, never by a worker's or a producer's.
+/// The broker's clock decides when a task is due, a lease ends and a result expires. The clocks of workers and producers decide nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_worker_whose_clock_is_wrong_by_an_hour_costs_nothing() {
     const HOUR: i32 = 3600;
@@ -54,14 +54,14 @@ async fn a_worker_whose_clock_is_wrong_by_an_hour_costs_nothing() {
     let early = fleet.worker(&ground.address(), &[]).await;
     fleet.environment = under(&[("FAULT_CLOCK", (-HOUR).to_string())]);
     let late = fleet.worker(&ground.address(), &[]).await;
-    // By its own clock, whoever is an hour behind would set an end that is long over.
+    // A producer that is an hour behind would set an expiry in the past, if its own clock counted.
     let expiring = fleet.call(&ground.address(), &["enqueue", "note", "1", "--unchecked", "--expires", "10m", "--id", "expiring"]);
     assert!(expiring.status.success(), "{expiring:?}");
     let delayed = fleet.call(&ground.address(), &["enqueue", "note", "1", "--unchecked", "--in", "2s", "--id", "delayed"]);
     assert!(delayed.status.success(), "{delayed:?}");
     fleet.environment = Vec::new();
     let _right = fleet.worker(&ground.address(), &[]).await;
-    // For two leases, so that every deadline has been looked at by each of them.
+    // The tasks run for two leases, so that each worker has looked at every deadline.
     let mut ids = vec![TaskId::new("expiring").expect("an id"), TaskId::new("delayed").expect("an id")];
     ids.extend(notes(&*broker, 300, 100).await);
     ids.extend(sleeps(&*broker, 30, 8.0).await);
@@ -76,7 +76,7 @@ async fn a_worker_whose_clock_is_wrong_by_an_hour_costs_nothing() {
         let (started, asked) = (view.started_at.expect("it ran").0, view.enqueued_at.0 + delay);
         assert!(started >= asked, "started {started} before {asked}: {view:?}");
     }
-    // What those leave whose clocks are wrong is adopted by the broker's clock too.
+    // Adoption of the tasks of both workers goes by the broker's clock too.
     let ids = sleeps(&*broker, 40, 1.0).await;
     until("they run", async || broker.queues().await.expect("queues")[0].counts.get(&State::Running) >= Some(&30)).await;
     early.kill();
@@ -100,7 +100,7 @@ async fn a_full_disk_refuses_to_enqueue_and_loses_nothing() {
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && said.contains("disk full") && said.contains("free space"), "{refused:?}");
     worker.says("disk full").await;
-    // Longer than the lease: nobody else is there, and nobody may be able to write.
+    // Longer than the lease: there is no other worker, and this one can't write.
     tokio::time::sleep(fleet.lease + Duration::from_secs(1)).await;
     assert!(!worker.has_ended() && open(&*broker).await > 0, "{}", worker.log());
     std::fs::remove_file(&full).expect("room is made");
@@ -114,7 +114,7 @@ async fn a_full_disk_refuses_to_enqueue_and_loses_nothing() {
     account("enqueued again", &broker, &[gone]).await.all_succeeded();
 }
 
-/// Half of the n-th write is done, then SIGKILL: in a step, between two, in a checkpoint, while the schema is made.
+/// SIGKILL follows half of the n-th write: in a step, between two steps, in a checkpoint, while the schema is created.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_process_killed_in_the_middle_of_any_write_of_its_database_loses_nothing() {
     const WRITES: [u64; 14] = [1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 120, 160, 200, 250];
@@ -124,7 +124,7 @@ async fn a_process_killed_in_the_middle_of_any_write_of_its_database_loses_nothi
     fleet.shares_state = true;
     let mut died = Vec::new();
     for nth in WRITES {
-        // The first of all makes the file and dies over it.
+        // The first process creates the file and dies in doing so.
         let doom = under(&[("FAULT_PATH", "taskhost.db".into()), ("FAULT_DIE", nth.to_string())]);
         fleet.environment.clone_from(&doom);
         let id = format!("by-cli-{nth}");
@@ -166,8 +166,7 @@ async fn a_process_killed_in_the_middle_of_any_write_of_its_database_loses_nothi
     assert!(died.len() >= WRITES.len() / 2, "most of them are reached: {died:?}");
 }
 
-/// A user's inotify instances or watches are used up by others: plugins and policies are found by looking, and the log says why it takes
-/// a moment.
+/// Other programs have used up the user's inotify instances or watches. The worker reads the directory every 2 s, and its log says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn where_nothing_can_be_watched_plugins_and_policies_are_found_by_looking() {
     let _turn = turn().await;
@@ -187,7 +186,7 @@ async fn where_nothing_can_be_watched_plugins_and_policies_are_found_by_looking(
 
         std::fs::rename(&aside, &ledger).expect("dropped in");
         let view = async |id: &TaskId| broker.find(Some(&QueueName::default()), id).await.expect("find").expect("known");
-        // Only the policy is missing: `note` counts in its store.
+        // Only the policy is missing: `note` needs its store.
         let denied = notes(&*broker, 1, 0).await;
         until("the plugin serves, with nothing granted", async || {
             view(&denied[0]).await.errors.iter().any(|e| e.error.message.contains("kv"))

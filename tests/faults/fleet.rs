@@ -1,6 +1,6 @@
-//! Worker processes of the built program, what is done to them, and the account that is drawn up afterwards.
+//! Worker processes of the built program, the faults that hit them, and the account of their tasks afterwards.
 //!
-//! Invariant: only processes that were started here are signalled, each by its own handle; none outlives the fleet.
+//! Invariant: a fleet signals only processes that it started, each by its own handle. No process outlives its fleet.
 
 use std::{
     collections::BTreeMap,
@@ -23,16 +23,16 @@ use crate::support::{
     program::{built, share_the_key},
 };
 
-/// One scenario with processes at a time: two of them on two cores would only measure each other.
+/// Waits until no other scenario with worker processes runs: on two cores they would delay each other's heartbeats.
 pub(crate) async fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::const_new(());
     TURN.lock().await
 }
 
-/// The limit of what must come in the end.
+/// The limit of each wait for the end of a scenario.
 pub(crate) const END: Duration = Duration::from_secs(120);
 
-/// A directory with the ledger plugin in it, and the workers that were started on it.
+/// A directory with the plugins, and the workers that run on it.
 pub(crate) struct Fleet {
     dir: TempDir,
     pub(crate) lease: Duration,

@@ -1,4 +1,4 @@
-//! Where a scenario is played: a Redis with its append-only file, or a SQLite file; and the scenarios' macro.
+//! The broker that a scenario runs on: a Redis with its append-only file, or a SQLite file. Also the scenarios' macro.
 
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::fleet::END;
 use crate::support::RedisServer;
 
-/// What a server is started with whose acknowledged writes must outlive a SIGKILL of it.
+/// The options of a server whose acknowledged writes must outlive its SIGKILL.
 pub(crate) const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 
 pub(crate) enum Ground {
@@ -37,7 +37,7 @@ impl Ground {
         }
     }
 
-    /// A handle of the test's own, that no fault touches.
+    /// The test's own handle, which no fault touches.
     pub(crate) async fn open(&self) -> Arc<dyn Broker> {
         self.open_with(BrokerSettings::default()).await
     }
@@ -50,7 +50,7 @@ impl Ground {
     }
 }
 
-/// A server that reads its file first is waited for.
+/// Connects, and waits for a server that still reads its file.
 pub(crate) async fn connect(url: &str, settings: BrokerSettings) -> Arc<dyn Broker> {
     let begun = Instant::now();
     loop {
@@ -61,7 +61,7 @@ pub(crate) async fn connect(url: &str, settings: BrokerSettings) -> Arc<dyn Brok
     }
 }
 
-/// Each scenario as a test on every broker.
+/// Makes each scenario a test on every broker.
 macro_rules! on_each_broker {
     ($($scenario:ident)*) => {
         mod redis {

@@ -1,4 +1,4 @@
-//! What happens to processes: killed, stopped and continued, told to end; races between those who ask. On every broker.
+//! Processes that are killed, stopped and continued, or told to end, and races between producers. Runs on every broker.
 //!
 //! Each scenario ends in an account: 0 lost, 0 stuck, each end recorded as it should be.
 
@@ -66,7 +66,7 @@ async fn workers_killed_at_random_moments_lose_nothing(ground: &Ground) {
     for kill in 0..KILLS {
         ids.extend(notes(&*broker, TASKS / KILLS, fastrand::u64(0..10)).await);
         let done = succeeded(&*broker).await;
-        // At a moment under load: something has ended since, something is open.
+        // A moment under load: some tasks have ended since the last kill, and some are open.
         until("a task ends", async || succeeded(&*broker).await > done || open(&*broker).await == 0).await;
         tokio::time::sleep(Duration::from_millis(fastrand::u64(0..150))).await;
         crew.swap_remove(kill % 2).kill();
@@ -111,7 +111,7 @@ async fn a_new_worker_takes_over_within_the_lease_and_at_once_on_one_machine(gro
         let settings = [("concurrency", "20"), ("backoff", "100ms")];
         let only = fleet.worker(&ground.address(), &settings).await;
         let ids = notes(&*broker, 20, 1_000).await;
-        // Both are over in less than their second: all 20 run, none has ended.
+        // Both steps take less than a second: all 20 tasks run, and none has ended.
         until("20 tasks run", async || running(&*broker).await == 20).await;
         until("each has begun", async || all_began(&*broker, &ids, 1).await).await;
         only.kill();
@@ -322,7 +322,7 @@ async fn the_dead_set_and_results_keep_their_bounds_under_load(ground: &Ground) 
     };
     let mut dead = Vec::new();
     let mut most = 0;
-    // Until the sweep has been there under load: the oldest of the dead are gone, the newest are not.
+    // Until the sweep has run under load: the oldest dead tasks are gone, and the newest are there.
     let begun = Instant::now();
     loop {
         let some: Vec<_> = (0..30).map(|_| named("fail_permanently", "[]")).collect();

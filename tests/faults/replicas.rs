@@ -1,7 +1,7 @@
-//! `durability`: what a failover costs when a replica lagged, and that it costs nothing acknowledged where a replica is waited for.
+//! `durability`: a failover to a replica that lagged. With `replica` it loses no acknowledged task; by default the tests count the loss.
 //!
-//! The replica is cut off from its master under load, then the master is killed before anybody mends that, and the sentinels promote
-//! the replica: everything since the cut is gone. By default that was acknowledged, and is counted; with `replica` it was not.
+//! A test cuts the replica off from its master under load and then kills the master, before the sentinels restore the link. They
+//! promote the replica, so all writes since the cut are lost. By default the broker had acknowledged those; with `replica` it had not.
 
 use std::{
     cell::{Cell, RefCell},
@@ -25,7 +25,7 @@ fn replica() -> BrokerSettings {
     BrokerSettings { durability: Durability::Replica, ..BrokerSettings::default() }
 }
 
-/// Enqueues as fast as it may until told to stop; what was acknowledged, and when.
+/// Enqueues as fast as it may until `stop`, and notes which tasks were acknowledged and when.
 async fn produce(broker: Arc<dyn Broker>, acknowledged: Arc<Mutex<Vec<(Instant, TaskId)>>>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let tasks: Vec<_> = (0..5).map(|_| named("note", "[5]")).collect();
@@ -41,8 +41,8 @@ async fn produce(broker: Arc<dyn Broker>, acknowledged: Arc<Mutex<Vec<(Instant, 
     }
 }
 
-/// Load → the replica is cut off → load → the master is killed → the replica is the master. How many were acknowledged before the
-/// cut, after it, and how many of them all are lost.
+/// Load → cut the replica off → load → kill the master → the replica becomes the master. Returns how many tasks were acknowledged
+/// before the cut, how many after it, and how many of all these are lost.
 async fn failover(settings: BrokerSettings, durability: &str) -> (usize, usize, usize) {
     let mut watched = Watched::start().await;
     let url = watched.url();
@@ -55,14 +55,14 @@ async fn failover(settings: BrokerSettings, durability: &str) -> (usize, usize, 
     until("it is under load", async || succeeded(&*broker).await > 150).await;
     ask(&watched.replica, &["REPLICAOF", "127.0.0.1", "1"]).await;
     let cut = Instant::now();
-    // The sentinels mend that after some 8 s.
+    // The sentinels restore the link after about 8 s.
     tokio::time::sleep(Duration::from_secs(2)).await;
     watched.master.kill();
     stop.cancel();
     for producer in producers {
         producer.await.expect("no panic");
     }
-    // Where a replica is asked for, the new master has none: producers and workers go on by what it holds.
+    // The new master has no replica, so producers and workers go on without asking for one.
     let plain = connect(&url, BrokerSettings::default()).await;
     let after = patient_notes(&*plain, &queue("default"), 50).await;
     drop(crew);
@@ -91,11 +91,11 @@ async fn by_default_a_failover_may_lose_what_had_not_been_replicated_and_nothing
     let (before, since, lost) = failover(BrokerSettings::default(), "master").await;
     eprintln!("durability master: {before} acknowledged before the cut, {since} in the 2 s after it, {lost} lost");
     assert!(lost > 0, "nothing was lost: then the test of the other durability shows nothing");
-    // A little of what was acknowledged just before the cut may still have been on its way.
+    // Some tasks that were acknowledged just before the cut may not have reached the replica yet.
     assert!(lost <= since + before / 10, "{lost} lost of {since} acknowledged after the cut");
 }
 
-/// A master and one replica, without anybody who watches them.
+/// A master and one replica, without sentinels.
 async fn pair() -> (RedisServer, RedisServer) {
     let master = RedisServer::start();
     let port = master.port().to_string();
@@ -113,7 +113,7 @@ async fn without_a_replica_that_acknowledges_enqueue_says_so_each_time_it_is_ask
     broker.enqueue(std::slice::from_ref(&task)).await.expect("acknowledged by the replica");
     assert_eq!(broker.find(None, &task.id).await.expect("find").map(|view| view.id), Some(task.id));
 
-    // A replica that is there and silent: WAIT must not be taken in by what it has acknowledged before.
+    // The replica is connected and silent: its earlier acknowledgements must not satisfy WAIT.
     let stopped = Pid::from_raw(follower.pid().try_into().expect("a pid")).expect("a pid");
     kill_process(stopped, Signal::STOP).expect("our own child");
     let task = add();
@@ -123,7 +123,7 @@ async fn without_a_replica_that_acknowledges_enqueue_says_so_each_time_it_is_ask
         assert!(said.contains("no replica acknowledged it within 3 s") && said.contains("it may be there"), "{said}");
     };
     not_known(broker.enqueue(std::slice::from_ref(&task)).await.expect_err("not acknowledged"));
-    // It is there: asking again writes nothing, and is not acknowledged for that reason either, on a connection that never wrote.
+    // The master has the task, so asking again writes nothing. Even on a connection that never wrote, that is no acknowledgement.
     let other = RedisBroker::connect(&master.url(), replica()).await.expect("connect");
     assert!(other.find(None, &task.id).await.expect("find").is_some());
     not_known(other.enqueue(std::slice::from_ref(&task)).await.expect_err("not acknowledged"));
@@ -137,7 +137,7 @@ async fn without_a_replica_that_acknowledges_enqueue_says_so_each_time_it_is_ask
     not_known(broker.enqueue(&[add()]).await.expect_err("not acknowledged"));
 }
 
-/// A worker's results are kept and recorded when a replica is back; nothing is run again.
+/// A worker keeps its results and records them once a replica is back. It runs no task again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn workers_keep_results_until_a_replica_has_them() {
     let _turn = turn().await;
@@ -157,7 +157,7 @@ async fn workers_keep_results_until_a_replica_has_them() {
     assert!(begun.elapsed() < END);
 }
 
-/// Claims succeed, finishes do not: what waits for a replica takes the slots of what could be claimed.
+/// Claims succeed and finishes fail. Tasks that wait for a replica keep their slots, so the worker claims no others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_worker_whose_ends_no_replica_acknowledges_holds_no_more_than_its_slots() {
     const SLOTS: u64 = 8;
@@ -184,7 +184,7 @@ async fn a_worker_whose_ends_no_replica_acknowledges_holds_no_more_than_its_slot
     assert_eq!(told.counted, 0, "no attempt is counted twice");
 }
 
-/// The sentinels are up: what can't be reached is the master that they name.
+/// The sentinels are up, and the master that they name can't be reached.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_error_names_the_master_that_is_down_and_not_the_sentinels_as_redis() {
     let _turn = turn().await;
@@ -194,7 +194,7 @@ async fn an_error_names_the_master_that_is_down_and_not_the_sentinels_as_redis()
     let master = format!("127.0.0.1:{}", watched.master.port());
     watched.master.kill();
     let said = RefCell::new(Vec::new());
-    // Until the failover is over: each error on the way names the master, or says what the sentinels know of it.
+    // Until the failover is over, each error names the master or says what the sentinels know of it.
     until("the replica is the master", async || match broker.now().await {
         Ok(_) => true,
         Err(error) => {

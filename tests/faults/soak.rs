@@ -21,9 +21,9 @@ use super::{
 use crate::support::named;
 
 const WORKERS: usize = 3;
-/// Of each broker, where `cargo xtask soak` says nothing else: two minutes in all.
+/// The seconds of each broker's soak, unless `cargo xtask soak` sets them.
 const CI_SECONDS: u64 = 60;
-/// So many tasks open at most, so that the end does not wait for a backlog.
+/// The most tasks open at a time, so that the end does not wait for a backlog.
 const OPEN: u64 = 2_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -47,7 +47,7 @@ async fn soak(mut ground: Ground) {
         Ground::Sqlite(_) => None,
     };
     let address = proxy.as_ref().map_or_else(|| ground.address(), Proxy::url);
-    // One in so many thousand messages is lost with its connection.
+    // Of 2,000 messages, this many are lost with their connection.
     let losing = Arc::new(AtomicU8::new(0));
     if let Some(proxy) = &proxy {
         let losing = Arc::clone(&losing);
@@ -119,12 +119,12 @@ async fn soak(mut ground: Ground) {
     let what = format!("soak of {seconds} s, faults {faults:?}");
     let told = account_within(&what, &ground.open_with(settings).await, &ids, Duration::from_secs(180)).await;
     told.is_whole();
-    // A body only fails while its broker is away, and a task dies only when four workers died over it.
+    // A body fails only while its broker is away. A task dies only after four workers died while running it.
     let dead = told.ends.get(&State::Dead).copied().unwrap_or(0);
     assert!(dead * 100 <= ids.len(), "{dead} of {} are dead", ids.len());
 }
 
-/// Tasks of every kind; those that the broker acknowledged are counted on.
+/// Enqueues tasks of every kind and notes the acknowledged ones.
 async fn produce(broker: Arc<dyn Broker>, acknowledged: Arc<Mutex<Vec<TaskId>>>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let tasks: Vec<NewTask> = (0..fastrand::usize(1..40))

@@ -99,7 +99,7 @@ fn play(stage: &mut Stage, built: &Path, newer: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The directory, the program, and the worker that must not outlive us.
+/// The directory, the program, and the worker, which must not outlive the demo.
 struct Stage {
     program: PathBuf,
     dir: PathBuf,
@@ -115,7 +115,7 @@ impl Stage {
         Ok(Self { program, dir: dir.to_owned(), worker: None })
     }
 
-    /// Our own settings only: nothing of the user's environment or state.
+    /// A command with the demo's own settings, without the user's environment and state.
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TASKHOST_")) {

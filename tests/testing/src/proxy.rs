@@ -1,10 +1,10 @@
-//! A loopback proxy before a Redis that knows what passes: it can cut, half-close or mute a connection at a named step, delay what
-//! passes, or break a script.
+//! A loopback proxy before a Redis that reads every message. It can cut, half-close or mute a connection at a named step, delay
+//! messages, or break a script.
 //!
 //! client → [commands, each given to the hook] → server → [replies, each given to the hook with its command's verb] → client
 //!
-//! Why a proxy and not failpoints in the program: the worker under test is the very one that is shipped, and every point
-//! between two broker steps is a point between two messages.
+//! A proxy needs no failpoints in the program: the test runs the shipped worker, and every point between two broker steps is a point
+//! between two messages.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -32,18 +32,18 @@ pub enum Moment {
     Answered,
 }
 
-/// What becomes of a message.
+/// The fate of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
     Pass,
-    /// The connection is closed instead.
+    /// The proxy closes the connection instead.
     Cut,
     /// Its direction ends here, and whom it led to is told (TCP's half-close): asked, the server hears no more; answered, the client
     /// hears no more, while what it asks goes on being done.
     Half,
-    /// Nothing passes on this connection any more, and nobody is told: a half-open connection.
+    /// Nothing passes on this connection any more, and neither side learns of it: a half-open connection.
     Mute,
-    /// It passes so much later, and all that comes behind it on this connection.
+    /// The message passes after this delay, and so do all later messages on this connection.
     Late(Duration),
     /// The script fails at its n-th call of Redis, the first being 1; `Asked` only.
     Break(u32),
@@ -140,7 +140,7 @@ async fn serve(client: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-/// One connection: what was asked and is not answered.
+/// One connection: its requests that have no answer yet.
 struct Line {
     shared: Arc<Shared>,
     asked: Mutex<Asked>,
@@ -149,7 +149,7 @@ struct Line {
 #[derive(Default)]
 struct Asked {
     verbs: VecDeque<String>,
-    /// A subscriber gets messages nobody asked for: they pass as they come.
+    /// A subscriber gets messages without a request; they pass as they come.
     subscribed: bool,
 }
 
@@ -206,7 +206,7 @@ async fn answers(mut server: OwnedReadHalf, mut client: OwnedWriteHalf, line: Ar
                 Act::Cut => return,
                 Act::Half => {
                     let _told = client.shutdown().await;
-                    // The server goes on answering, and nobody hears it.
+                    // The server goes on answering, and the client hears nothing.
                     let _all = tokio::io::copy(&mut server, &mut tokio::io::sink()).await;
                     return;
                 }
