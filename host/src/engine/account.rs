@@ -1,21 +1,18 @@
-//! What an attempt holds of what the whole process shares: bytes of memory and open descriptors, counted as they come and go.
+//! The account of an attempt: its share of the memory and the open descriptors of the process, counted as they come and go.
 //!
-//! [`Pool`] (of all guests) → [`Account`] (of one attempt) → [`Held`] and [`Opened`], which give back when they are dropped.
+//! [`Pool`] (of all guests) → [`Account`] (of one attempt). `held.rs` has the guards that give back when they are dropped.
 //!
 //! Invariant: whoever is refused gets a [`Refused`] with a sentence, and nothing stays counted.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
-use super::{Limits, capture::Shared, words};
+use super::{limits::Limits, words};
 
 /// More descriptors than this are of no use, and a kernel may say "unlimited".
 const MOST_DESCRIPTORS: u64 = 1 << 20;
@@ -118,6 +115,20 @@ impl Account {
         self.pool.memory.fetch_sub(bytes, Relaxed);
     }
 
+    /// Counts one more open descriptor of this attempt, before the process is asked. [`Self::closed`] takes it back.
+    pub(super) fn opened(&self) -> Result<(), Refused> {
+        if self.descriptors.fetch_add(1, Relaxed) < self.descriptors_limit { Ok(()) } else { Err(Refused::Descriptors) }
+    }
+
+    pub(super) fn closed(&self) {
+        self.descriptors.fetch_sub(1, Relaxed);
+    }
+
+    /// The permits of all guests' descriptors.
+    pub(super) fn descriptors_of_all(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.pool.descriptors)
+    }
+
     #[cfg(test)]
     pub(super) fn counted(&self) -> u64 {
         self.memory.load(Relaxed)
@@ -138,76 +149,6 @@ impl Account {
                 self.pool.descriptors_limit
             ),
         }
-    }
-}
-
-/// Bytes that the host keeps for a guest.
-pub(super) struct Held {
-    shared: Arc<Shared>,
-    bytes: u64,
-}
-
-impl Held {
-    pub(super) fn take(shared: &Arc<Shared>, bytes: usize) -> Result<Self, Refused> {
-        let mut held = Self { shared: Arc::clone(shared), bytes: 0 };
-        held.grow(bytes)?;
-        Ok(held)
-    }
-
-    pub(super) fn grow(&mut self, bytes: usize) -> Result<(), Refused> {
-        let account = &self.shared.account;
-        account.take(bytes as u64)?;
-        account.kept.fetch_add(bytes as u64, Relaxed);
-        self.bytes += bytes as u64;
-        Ok(())
-    }
-
-    /// At least so many.
-    pub(super) fn reach(&mut self, bytes: usize) -> Result<(), Refused> {
-        let more = (bytes as u64).saturating_sub(self.bytes);
-        if more > 0 { self.grow(usize::try_from(more).unwrap_or(usize::MAX)) } else { Ok(()) }
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.shared.account.give_back(self.bytes);
-    }
-}
-
-/// One open descriptor of a guest.
-pub(super) struct Opened {
-    shared: Arc<Shared>,
-    permit: Option<OwnedSemaphorePermit>,
-}
-
-impl Opened {
-    /// Counted for the attempt, not yet for the process.
-    fn counted(shared: &Arc<Shared>) -> Result<Self, Refused> {
-        let opened = Self { shared: Arc::clone(shared), permit: None };
-        let account = &shared.account;
-        if account.descriptors.fetch_add(1, Relaxed) < account.descriptors_limit { Ok(opened) } else { Err(Refused::Descriptors) }
-    }
-
-    pub(super) fn take(shared: &Arc<Shared>) -> Result<Self, Refused> {
-        let mut opened = Self::counted(shared)?;
-        let permit = Arc::clone(&shared.account.pool.descriptors).try_acquire_owned();
-        opened.permit = Some(permit.map_err(|_| Refused::DescriptorsOfProcess)?);
-        Ok(opened)
-    }
-
-    /// Waits so long for another guest to close one.
-    pub(super) async fn wait(shared: &Arc<Shared>, patience: Duration) -> Result<Self, Refused> {
-        let mut opened = Self::counted(shared)?;
-        let permit = tokio::time::timeout(patience, Arc::clone(&shared.account.pool.descriptors).acquire_owned()).await;
-        opened.permit = permit.ok().and_then(Result::ok);
-        if opened.permit.is_some() { Ok(opened) } else { Err(Refused::DescriptorsOfProcess) }
-    }
-}
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        self.shared.account.descriptors.fetch_sub(1, Relaxed);
     }
 }
 

@@ -11,17 +11,18 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Attempted, Call, Engine,
     account::Account,
     allocator,
+    call::{Attempted, Call},
     capture::Shared,
     cpu::{Meter, Metered, Turn},
     ending::{self, Failed, HOST_FAULT_DELAY, Stopped},
     guest::{Attempt, Guest},
+    machine::Machine,
 };
 use taskhost_core::task::{Clock, Outcome, SystemClock};
 
-pub(super) async fn run(engine: Arc<Engine>, call: Call, turn: Turn) -> Attempted {
+pub(super) async fn run(engine: Arc<Machine>, call: Call, turn: Turn) -> Attempted {
     let Call { terms, body, args, about, timeout, cancelled, grace, services } = call;
     let limits = &terms.limits;
     let timeout = limits.timeout_ceiling.map_or(timeout, |ceiling| timeout.min(ceiling));
@@ -39,7 +40,7 @@ pub(super) async fn run(engine: Arc<Engine>, call: Call, turn: Turn) -> Attempte
         children_bytes: 0,
         children_held: None,
     };
-    let mut store = match Guest::store(&engine, Arc::clone(&terms), Arc::clone(&shared), Some(attempt)) {
+    let mut store = match Guest::store(&engine.wasm, &engine.outside, Arc::clone(&terms), Arc::clone(&shared), Some(attempt)) {
         Ok(store) => store,
         Err(reason) => return Attempted::unrun(Outcome::HostFault { reason, delay: HOST_FAULT_DELAY }),
     };

@@ -11,7 +11,6 @@ use std::{
     fs::File,
     hash::{Hash, Hasher},
     io,
-    os::unix::fs::FileExt,
     path::Path,
     time::{Duration, UNIX_EPOCH},
 };
@@ -21,8 +20,8 @@ use sha2::{Digest, Sha256};
 use wasmtime::component::Component;
 
 use super::{
-    EngineError,
-    compile::{self, Artefact},
+    artefact::{self, Artefact, pieces, read_all},
+    error::EngineError,
 };
 use crate::private::{self, Dir, Entry, Temporary, Unusable};
 use taskhost_core::task::{Clock, SystemClock};
@@ -139,7 +138,7 @@ impl Cache {
             }
             Err(error) => {
                 let artefact = read_all(&bytes).map_err(|error| format!("can't read compiled code: {error}"))?;
-                Ok((compile::trust(engine, Artefact::Fresh(&artefact))?, Some(self.unkept(&error))))
+                Ok((artefact::trust(engine, Artefact::Fresh(&artefact))?, Some(self.unkept(&error))))
             }
         }
     }
@@ -152,7 +151,7 @@ impl Cache {
         });
         match room {
             Ok(room) => self.adopt(engine, digest, room),
-            Err(error) => Ok((compile::trust(engine, Artefact::Fresh(artefact))?, Some(self.unkept(&error)))),
+            Err(error) => Ok((artefact::trust(engine, Artefact::Fresh(artefact))?, Some(self.unkept(&error)))),
         }
     }
 
@@ -165,9 +164,9 @@ impl Cache {
             if said != Some(seal_of(&self.key, prefix, file).map_err(trouble)?.as_str()) {
                 return Err(changed());
             }
-            match compile::trust(engine, Artefact::Kept(file)) {
+            match artefact::trust(engine, Artefact::Kept(file)) {
                 Ok(component) => return Ok(component),
-                Err(problem) if compile::is_unfit(&problem) => return Err(Problem::Bad(problem)),
+                Err(problem) if artefact::is_unfit(&problem) => return Err(Problem::Bad(problem)),
                 Err(problem) => tracing::debug!("compiled code can't be mapped, reading it: {problem}"),
             }
         }
@@ -175,7 +174,7 @@ impl Cache {
         if said != Some(self.key.seal(prefix, |seal| seal.update(&artefact)).as_str()) {
             return Err(changed());
         }
-        compile::trust(engine, Artefact::Fresh(&artefact)).map_err(Problem::Trouble)
+        artefact::trust(engine, Artefact::Fresh(&artefact)).map_err(Problem::Trouble)
     }
 
     /// `<digest>-<engine>-`: which plugin, and which engine under which key.
@@ -287,26 +286,6 @@ fn seal_of(key: &Key, prefix: &str, file: &File) -> io::Result<String> {
     let mut done = Ok(());
     let seal = key.seal(prefix, |seal| done = pieces(file, |piece| seal.update(piece)));
     done.map(|()| seal)
-}
-
-/// The whole of a file, wherever its cursor is.
-pub(super) fn read_all(file: &File) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    pieces(file, |piece| bytes.extend_from_slice(piece))?;
-    Ok(bytes)
-}
-
-fn pieces(file: &File, mut each: impl FnMut(&[u8])) -> io::Result<()> {
-    let (mut buffer, mut at) = (vec![0; 64 << 10], 0);
-    loop {
-        match file.read_at(&mut buffer, at)? {
-            0 => return Ok(()),
-            read => {
-                each(&buffer[..read]);
-                at += read as u64;
-            }
-        }
-    }
 }
 
 /// SHA-256 as a `Hasher`: the standard one may change with the compiler.

@@ -12,7 +12,13 @@ use wasmtime_wasi::{
     p2::{OutputStream, Pollable, StreamResult},
 };
 
-use super::{Limits, LogLine, Services, account::Account, cpu::Meter, words};
+use super::{
+    account::Account,
+    cpu::Meter,
+    limits::Limits,
+    services::{LogLine, Services},
+    words,
+};
 use taskhost_core::task::{Clock, SystemClock};
 
 /// Bytes of one line; what is beyond is cut.

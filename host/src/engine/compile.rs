@@ -2,17 +2,20 @@
 //!
 //! look at the bytes → cache, or Cranelift in a process (else on a thread) of its own → look at imports and exports → link.
 
-use std::{fmt, fs::File, io, os::fd::AsRawFd, sync::Arc};
+use std::{fs::File, io, sync::Arc};
 
 use tokio::sync::oneshot;
 use wasmtime::component::Component;
 
 use super::{
-    Engine, EngineError, blame, cache, compiler,
-    guest::Guest,
-    host::PluginPre,
+    artefact::{self, Artefact, NEEDS_ASYNC, UNFIT, is_unfit, translate, trust},
+    bindings::PluginPre,
+    blame, compiler,
+    error::EngineError,
+    guest::Code,
+    machine::Machine,
     setup::{MEMORIES, TABLE_ELEMENTS, TABLES},
-    shape, words,
+    words,
 };
 
 /// The package of `wit/plugin.wit` and the version of it that this host offers. Before 1.0 the minor number is what may break.
@@ -21,38 +24,7 @@ const OFFERED: (u64, u64) = (0, 1);
 /// The nice value of a compilation on a thread beside running guests.
 const NICE: i32 = 19;
 
-/// A compiled and linked component.
-pub struct Code {
-    pub(super) pre: PluginPre<Guest>,
-    initial_memory: u64,
-    unkept: Option<String>,
-}
-
-impl Code {
-    /// Bytes of its largest memory as an attempt begins: what the limits must at least allow.
-    pub fn initial_memory(&self) -> u64 {
-        self.initial_memory
-    }
-
-    /// Why it could not be kept for the next start, and what to do: a sentence.
-    pub fn unkept(&self) -> Option<&str> {
-        self.unkept.as_deref()
-    }
-
-    /// What it imports, such as `wasi:http/outgoing-handler@0.2.6`: what it may ask for, granted or not.
-    pub fn imports(&self) -> Vec<String> {
-        let component = self.pre.instance_pre().component();
-        component.component_type().imports(component.engine()).map(|(name, _)| name.to_owned()).collect()
-    }
-}
-
-impl fmt::Debug for Code {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Code").field("initial_memory", &self.initial_memory).finish_non_exhaustive()
-    }
-}
-
-pub(super) async fn compile(engine: &Arc<Engine>, bytes: Arc<[u8]>, digest: &str) -> Result<Arc<Code>, EngineError> {
+pub(super) async fn compile(engine: &Arc<Machine>, bytes: Arc<[u8]>, digest: &str) -> Result<Arc<Code>, EngineError> {
     look(&bytes)?;
     // Before the line: what was compiled once waits for nobody.
     let kept = on_a_thread(engine, digest, |engine, digest| {
@@ -76,7 +48,7 @@ pub(super) async fn compile(engine: &Arc<Engine>, bytes: Arc<[u8]>, digest: &str
 
 /// In the compiler's process: into the cache, or into memory, where the disk is full or nothing may be written to it.
 async fn translate_apart(
-    engine: &Arc<Engine>,
+    engine: &Arc<Machine>,
     compiler: &compiler::Compiler,
     bytes: &[u8],
     digest: &str,
@@ -104,7 +76,7 @@ async fn translate_apart(
     })?;
     compiler::translate(compiler, bytes, &room).await?;
     on_a_thread(engine, digest, move |engine, _| {
-        let artefact = cache::read_all(&room).map_err(|error| EngineError::Host(format!("can't read compiled code: {error}")))?;
+        let artefact = artefact::read_all(&room).map_err(|error| EngineError::Host(format!("can't read compiled code: {error}")))?;
         let component = trust(&engine.wasm, Artefact::Fresh(&artefact)).map_err(unfit)?;
         link(engine, &component, unkept)
     })
@@ -113,9 +85,9 @@ async fn translate_apart(
 
 /// A thread of its own, because its low priority can't be raised again.
 async fn on_a_thread<T: Send + 'static>(
-    engine: &Arc<Engine>,
+    engine: &Arc<Machine>,
     digest: &str,
-    work: impl FnOnce(&Engine, &str) -> Result<T, EngineError> + Send + 'static,
+    work: impl FnOnce(&Machine, &str) -> Result<T, EngineError> + Send + 'static,
 ) -> Result<T, EngineError> {
     let (answer, answered) = oneshot::channel();
     let (engine, digest) = (Arc::clone(engine), digest.to_owned());
@@ -135,8 +107,8 @@ fn in_memory() -> io::Result<File> {
     tempfile::tempfile()
 }
 
-fn translate_here(engine: &Engine, bytes: &[u8], digest: &str) -> Result<Arc<Code>, EngineError> {
-    if engine.runnable() > 0
+fn translate_here(engine: &Machine, bytes: &[u8], digest: &str) -> Result<Arc<Code>, EngineError> {
+    if engine.cpu.runnable() > 0
         && let Err(error) = rustix::process::setpriority_process(None, NICE)
     {
         tracing::debug!("compiling at full priority: {error}");
@@ -162,51 +134,6 @@ fn unfit(problem: String) -> EngineError {
     ))
 }
 
-/// wasmtime keeps the type of this error to itself.
-const UNFIT: &str = "pooling allocator";
-
-pub(super) fn is_unfit(problem: &str) -> bool {
-    problem.contains(UNFIT)
-}
-
-/// The seam: WebAssembly in, an artefact out that [`wasmtime::component::Component`] loads. Pure but for the time and memory it
-/// takes, which a plugin's author decides: so a worker has it done in another process.
-pub(super) fn translate(engine: &wasmtime::Engine, bytes: &[u8]) -> Result<Vec<u8>, EngineError> {
-    shape::check(bytes).map_err(EngineError::BadComponent)?;
-    engine.precompile_component(bytes).map_err(|error| {
-        if blame::is_the_machines(&error) {
-            return EngineError::Host(words::line(&format!("can't compile: {error:#}"), 1024));
-        }
-        EngineError::BadComponent(translate_problem(&error))
-    })
-}
-
-/// Compiled code that was checked, ready to be loaded.
-#[derive(Clone, Copy)]
-pub(super) enum Artefact<'a> {
-    /// What `translate` returned a moment ago, here or in the compiler's process.
-    Fresh(&'a [u8]),
-    /// An entry of the cache that bears its seal.
-    Kept(&'a File),
-}
-
-/// Where an open file has a path, whatever became of its own.
-const DESCRIPTORS: &str = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };
-
-#[expect(unsafe_code, reason = "loading compiled code is executing it; this is where the engine trusts its own compiler")]
-pub(super) fn trust(engine: &wasmtime::Engine, artefact: Artefact<'_>) -> Result<Component, String> {
-    // SAFETY: both kinds are what this engine's own compiler made. A kept one is the very file that has just been checked: only this
-    // user may write to it, it is never changed in place, and its name bears the seal of this engine and of its bytes.
-    let loaded = unsafe {
-        match artefact {
-            Artefact::Fresh(bytes) => Component::deserialize(engine, bytes),
-            // By its descriptor: its path may lead to another file by now.
-            Artefact::Kept(file) => Component::deserialize_file(engine, format!("{DESCRIPTORS}/{}", file.as_raw_fd())),
-        }
-    };
-    loaded.map_err(|error| format!("can't load compiled code: {error:#}"))
-}
-
 /// What can be told from the first bytes.
 fn look(bytes: &[u8]) -> Result<(), EngineError> {
     let problem = match bytes {
@@ -224,20 +151,7 @@ fn look(bytes: &[u8]) -> Result<(), EngineError> {
     Err(EngineError::BadComponent(problem.into()))
 }
 
-const NEEDS_ASYNC: &str = "uses WASI 0.3 / async; build for WASI 0.2 (jco: `--backend qjs --backend-qjs-disable-async`)";
-
-fn translate_problem(error: &wasmtime::Error) -> String {
-    let text = format!("{error:#}");
-    if text.contains("component model async") || text.contains("concurrency support") {
-        return NEEDS_ASYNC.into();
-    }
-    if text.contains("unexpected end") {
-        return words::line(&format!("the file is cut off: copy the component again ({text})"), 1024);
-    }
-    words::line(&format!("not a component that this host can run: {text}; build with --target wasm32-wasip2"), 1024)
-}
-
-fn link(engine: &Engine, component: &Component, unkept: Option<String>) -> Result<Arc<Code>, EngineError> {
+fn link(engine: &Machine, component: &Component, unkept: Option<String>) -> Result<Arc<Code>, EngineError> {
     check_names(&engine.wasm, component).map_err(EngineError::BadComponent)?;
     let initial_memory = check_size(component).map_err(EngineError::BadComponent)?;
     let linked = engine.linker.instantiate_pre(component).and_then(PluginPre::new);

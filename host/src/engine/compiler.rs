@@ -21,7 +21,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{EngineError, compile, setup, words};
+use super::{artefact, error::EngineError, setup, words};
 
 /// The hidden subcommand that `compile_plugin` stands behind.
 pub const SUBCOMMAND: &str = "compile-plugin";
@@ -172,7 +172,7 @@ pub fn compile_plugin(memory: u64, cpu: u64, nice: i32, mut input: impl Read, mu
         std::io::ErrorKind::OutOfMemory => (BAD, too_much(&of_memory(memory))),
         _ => failed(format!("can't read the component: {error}")),
     })?;
-    let artefact = compile::translate(&engine, &bytes).map_err(|error| match error {
+    let artefact = artefact::translate(&engine, &bytes).map_err(|error| match error {
         EngineError::BadComponent(why) => (BAD, why),
         error => failed(error.to_string()),
     })?;

@@ -23,7 +23,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::UpdateDeadline;
 
-use super::EngineError;
+use super::error::EngineError;
 
 /// Between two ticks of the epoch.
 const TICK: Duration = Duration::from_millis(1);

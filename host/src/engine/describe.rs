@@ -3,13 +3,15 @@
 use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
 
 use super::{
-    Code, Engine, EngineError, Terms,
     account::{Account, Refused},
+    bindings::tasks,
     blame,
     capture::{Shared, Stream},
     cpu::{CpuSpent, Meter, Metered, Turn},
-    guest::Guest,
-    host::{NotWhileDescribing, tasks},
+    error::EngineError,
+    guest::{Code, Guest, Terms},
+    imports::NotWhileDescribing,
+    machine::Machine,
     words,
 };
 use taskhost_core::{
@@ -27,11 +29,12 @@ const DOC: usize = 64 << 10;
 const SCHEMA: usize = 64 << 10;
 const VERSION: usize = 64;
 
-pub(super) async fn describe(engine: Arc<Engine>, code: Arc<Code>) -> Result<(Description, Vec<String>), EngineError> {
+pub(super) async fn describe(engine: Arc<Machine>, code: Arc<Code>) -> Result<(Description, Vec<String>), EngineError> {
     let terms = Arc::new(Terms { code, plugin: "".into(), limits: Arc::default(), grants: Arc::default() });
     let account = Account::new(Arc::clone(&engine.pool), &terms.limits);
     let shared = Arc::new(Shared::new(Meter::new(&engine.cpu, Some(CPU)), account, &terms.limits, 0, None));
-    let mut store = Guest::store(&engine, Arc::clone(&terms), Arc::clone(&shared), None).map_err(EngineError::Host)?;
+    let mut store =
+        Guest::store(&engine.wasm, &engine.outside, Arc::clone(&terms), Arc::clone(&shared), None).map_err(EngineError::Host)?;
     let said = {
         let call = pin!(async {
             let plugin = terms.code.pre.instantiate_async(&mut store).await?;

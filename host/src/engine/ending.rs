@@ -9,11 +9,11 @@ use wasmtime_wasi::I32Exit;
 
 use super::{
     account::Refused,
+    bindings::{Failure, TaskError as Said},
     blame,
     capture::Stream,
     cpu::CpuSpent,
     guest::Guest,
-    host::{Failure, TaskError as Said},
     json,
     setup::FRAMES,
     words,

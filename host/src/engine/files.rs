@@ -21,9 +21,10 @@ use wasmtime_wasi::{
 };
 
 use super::{
-    account::{Held, Opened, Refused},
+    account::Refused,
     capture::Shared,
     guest::Guest,
+    held::{Held, Opened},
     words,
 };
 

@@ -1,6 +1,6 @@
-//! The data of one store: what a guest may touch, and what it has used.
+//! The data of one store: the code and the terms that the guest runs by, its grants, and what it has used.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 use wasmtime::{Store, component::ResourceTable};
@@ -8,19 +8,23 @@ use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::{
-    About, Engine, FileMode, Services, Terms,
-    account::{Held, Opened},
+    account::Refused,
+    bindings::PluginPre,
     capture::{Pipe, Shared, Stream},
     cpu::Meter,
+    held::{Held, Opened},
     http::Hooks,
+    http_bounds::FIELDS,
+    limits::{FileMode, Grants, Limits},
     memory::Usage,
-    requests::FIELDS,
+    network::Outside,
     secrets::Secrets,
+    services::Services,
 };
-use taskhost_core::task::{Millis, NewTask};
+use taskhost_core::task::{Millis, NewTask, QueueName, TaskId};
 
 pub(super) struct Guest {
-    pub(super) engine: Arc<Engine>,
+    outside: Arc<Outside>,
     pub(super) terms: Arc<Terms>,
     pub(super) shared: Arc<Shared>,
     pub(super) usage: Usage,
@@ -56,10 +60,64 @@ pub(super) struct Attempt {
     pub(super) children_held: Option<Held>,
 }
 
+/// What is the same in every attempt of a plugin. One count of references for all of it: attempts on every core make and drop one.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    pub code: Arc<Code>,
+    /// The plugin's name, as its policy table is called: what a denied call tells the operator to write.
+    pub plugin: Arc<str>,
+    pub limits: Arc<Limits>,
+    pub grants: Arc<Grants>,
+}
+
+/// What `context` tells the guest.
+#[derive(Debug, Clone)]
+pub struct About {
+    pub task_id: TaskId,
+    pub queue: QueueName,
+    /// 1 for the first.
+    pub attempt: u32,
+    pub max_attempts: u32,
+    pub enqueued_at: Millis,
+    pub headers: Vec<(String, String)>,
+}
+
+/// A compiled and linked component.
+pub struct Code {
+    pub(super) pre: PluginPre<Guest>,
+    pub(super) initial_memory: u64,
+    pub(super) unkept: Option<String>,
+}
+
+impl Code {
+    /// Bytes of its largest memory as an attempt begins: what the limits must at least allow.
+    pub fn initial_memory(&self) -> u64 {
+        self.initial_memory
+    }
+
+    /// Why it could not be kept for the next start, and what to do: a sentence.
+    pub fn unkept(&self) -> Option<&str> {
+        self.unkept.as_deref()
+    }
+
+    /// What it imports, such as `wasi:http/outgoing-handler@0.2.6`: what it may ask for, granted or not.
+    pub fn imports(&self) -> Vec<String> {
+        let component = self.pre.instance_pre().component();
+        component.component_type().imports(component.engine()).map(|(name, _)| name.to_owned()).collect()
+    }
+}
+
+impl fmt::Debug for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Code").field("initial_memory", &self.initial_memory).finish_non_exhaustive()
+    }
+}
+
 impl Guest {
     /// A store with nothing in it but what was granted. The error is the operator's to mend: a granted directory is not there.
     pub(super) fn store(
-        engine: &Arc<Engine>,
+        wasm: &wasmtime::Engine,
+        outside: &Arc<Outside>,
         terms: Arc<Terms>,
         shared: Arc<Shared>,
         attempt: Option<Attempt>,
@@ -102,10 +160,10 @@ impl Guest {
             _granted: granted,
             table,
             shared,
-            engine: Arc::clone(engine),
+            outside: Arc::clone(outside),
             terms,
         };
-        let mut store = Store::new(&engine.wasm, guest);
+        let mut store = Store::new(wasm, guest);
         store.limiter(|guest| &mut guest.usage);
         // Its own resources are in no table of ours, but their handles are in the engine's memory.
         store.set_max_component_handles(resources);
@@ -114,6 +172,13 @@ impl Guest {
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|cx| Meter::on_tick(&cx.data().shared));
         Ok(store)
+    }
+}
+
+impl Guest {
+    /// Counts bytes that a host call is about to put behind a handle.
+    pub(super) fn keep(&mut self, bytes: usize) -> Result<(), Refused> {
+        self.usage.keep(&mut self.table, bytes)
     }
 }
 
@@ -148,9 +213,9 @@ impl WasiView for Guest {
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        let Self { engine, terms, shared, secrets, .. } = self;
+        let Self { outside, terms, shared, secrets, .. } = self;
         let hooks = self.hooks.get_or_insert_with(|| {
-            let (plugin, grants, outside) = (Arc::clone(&terms.plugin), Arc::clone(&terms.grants), Arc::clone(&engine.outside));
+            let (plugin, grants, outside) = (Arc::clone(&terms.plugin), Arc::clone(&terms.grants), Arc::clone(outside));
             Hooks::new(plugin, grants, secrets.clone(), Arc::clone(shared), outside).bounded(terms.limits.http_response)
         });
         WasiHttpCtxView { hooks, table: &mut self.table, ctx: &mut self.http }

@@ -29,13 +29,14 @@ use tokio_rustls::TlsConnector;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks, io::TokioIo, p2::bindings::http::types::ErrorCode};
 
 use super::{
-    Grants, HttpGrant, Limits, Network,
-    account::{Held, Opened, Refused},
+    account::Refused,
     address::is_public,
     capture::Shared,
+    held::{Held, Opened},
+    http_bounds::CHUNK,
+    limits::{Grants, HttpGrant, Limits},
     memory,
-    network::Outside,
-    requests::CHUNK,
+    network::{Network, Outside},
     secrets::Secrets,
     words,
 };

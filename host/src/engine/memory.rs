@@ -8,7 +8,7 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use http::HeaderMap;
-use wasmtime::ResourceLimiter;
+use wasmtime::{ResourceLimiter, component::ResourceTable};
 use wasmtime_wasi_http::{
     FieldMap,
     p2::{
@@ -19,11 +19,10 @@ use wasmtime_wasi_http::{
 };
 
 use super::{
-    Limits,
     account::Refused,
     capture::Shared,
-    guest::Guest,
-    requests::{BODY, CHUNK},
+    http_bounds::{BODY, CHUNK},
+    limits::Limits,
 };
 
 /// So much may be counted that is gone already before all handles are looked at again.
@@ -51,43 +50,41 @@ impl Usage {
         Self { memory: 0, weighed: 0, since: 0, table_elements: 0, table_limit: limits.table_elements, shared, last: 0, refused: None }
     }
 
-    fn keep(&mut self, bytes: u64) -> Result<(), Refused> {
+    /// Counts bytes that a host call is about to put behind a handle. All handles of `table` are weighed again when much may be gone, or
+    /// before a refusal.
+    pub(super) fn keep(&mut self, table: &mut ResourceTable, bytes: usize) -> Result<(), Refused> {
+        let bytes = bytes as u64;
+        if self.since.saturating_add(bytes) > self.weighed.max(STALE) {
+            self.weigh(table);
+        }
+        self.count(bytes).or_else(|_| {
+            self.weigh(table);
+            self.count(bytes)
+        })
+    }
+
+    fn count(&mut self, bytes: u64) -> Result<(), Refused> {
         self.shared.account.take(bytes)?;
         self.shared.account.kept.fetch_add(bytes, Relaxed);
         self.since += bytes;
         Ok(())
+    }
+
+    fn weigh(&mut self, table: &mut ResourceTable) {
+        let found = table.iter_mut().map(|entry| weight(entry) as u64).sum::<u64>();
+        let counted = self.weighed + self.since;
+        if found > counted {
+            self.shared.account.found(found - counted);
+        } else {
+            self.shared.account.give_back(counted - found);
+        }
+        (self.weighed, self.since) = (found, 0);
     }
 }
 
 impl Drop for Usage {
     fn drop(&mut self) {
         self.shared.account.give_back(self.memory + self.weighed + self.since);
-    }
-}
-
-impl Guest {
-    /// Counts bytes that a host call is about to put behind a handle.
-    pub(super) fn keep(&mut self, bytes: usize) -> Result<(), Refused> {
-        let bytes = bytes as u64;
-        if self.usage.since.saturating_add(bytes) > self.usage.weighed.max(STALE) {
-            self.weigh();
-        }
-        self.usage.keep(bytes).or_else(|_| {
-            self.weigh();
-            self.usage.keep(bytes)
-        })
-    }
-
-    fn weigh(&mut self) {
-        let found = self.table.iter_mut().map(|entry| weight(entry) as u64).sum::<u64>();
-        let usage = &mut self.usage;
-        let counted = usage.weighed + usage.since;
-        if found > counted {
-            usage.shared.account.found(found - counted);
-        } else {
-            usage.shared.account.give_back(counted - found);
-        }
-        (usage.weighed, usage.since) = (found, 0);
     }
 }
 

@@ -17,20 +17,13 @@ use wasmtime_wasi_http::{
     },
 };
 
-use super::{guest::Guest, memory};
+use super::{
+    guest::Guest,
+    http_bounds::{AUTHORITY, BODY, FIELDS, NAME, PATH},
+    memory,
+};
 
 const HTTP: &str = "wasi:http/types@0.2.12";
-
-/// Bytes of headers, those of their places in the map included.
-pub(super) const FIELDS: usize = 64 << 10;
-/// Bytes of a method's and a scheme's name.
-const NAME: usize = 256;
-const AUTHORITY: usize = 8 << 10;
-const PATH: usize = 32 << 10;
-/// Bytes that a guest may write to a request's body at once.
-pub(super) const CHUNK: usize = 16 << 10;
-/// What waits in a body to be sent, at most.
-pub(super) const BODY: usize = 2 * CHUNK;
 
 type Store<'a> = StoreContextMut<'a, Guest>;
 /// As the contract has it: refused, without a reason.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue};
 use tokio::io::AsyncReadExt;
 
-use super::{Grants, SecretGrant, SecretSource};
+use super::limits::{Grants, SecretGrant, SecretSource};
 
 /// Bytes of a secret, at most.
 const LONGEST: u64 = 16 << 10;

@@ -1,9 +1,9 @@
-//! The wasmtime engine of this process, its linker, and the runtime that guests run on.
+//! The wasmtime engine of this process and the runtime that guests run on.
 
 use tokio::runtime::Runtime;
-use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails, component::Linker};
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
 
-use super::{EngineError, files, guest::Guest, host, requests};
+use super::error::EngineError;
 
 /// More slots than this do not fit the address space (three memories a slot).
 const MOST_SLOTS: usize = 4096;
@@ -102,22 +102,6 @@ fn pool(slots: usize) -> PoolingAllocationConfig {
 fn warm() -> u32 {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     u32::try_from(4 * cores).unwrap_or(u32::MAX).clamp(8, 100)
-}
-
-/// Everything that a component may import. What policy does not grant is linked as well: it answers "denied".
-pub(super) fn linker(engine: &wasmtime::Engine) -> Result<Linker<Guest>, EngineError> {
-    let mut linker = Linker::new(engine);
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker)
-        .and_then(|()| wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker))
-        .and_then(|()| host::add_to_linker(&mut linker))
-        .and_then(|()| {
-            // Some of those functions again, with bounds.
-            linker.allow_shadowing(true);
-            requests::add_to_linker(&mut linker)?;
-            files::add_to_linker(&mut linker)
-        })
-        .map_err(|error| EngineError::Host(format!("can't link the host's interfaces: {error:#}")))?;
-    Ok(linker)
 }
 
 /// Guests compute, so they have a runtime of their own: tokio would look at its sockets only every 61 polls, which is 61 ms here.

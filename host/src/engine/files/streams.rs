@@ -12,8 +12,8 @@ use wasmtime_wasi::{
 
 use super::{
     super::{
-        account::{Held, Opened},
         capture::Shared,
+        held::{Held, Opened},
     },
     WRITE,
 };

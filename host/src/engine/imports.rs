@@ -1,44 +1,26 @@
-//! What the contract lets a guest ask: context, log, children, kv. The bindings are generated from `wit/`.
+//! The functions that the contract offers a guest: context, log, children, kv.
 
 use std::{sync::Arc, time::Duration};
 
 use wasmtime::component::{HasSelf, Linker};
 
 use super::{
-    ServiceError, Terms,
-    account::Held,
-    guest::{Attempt, Guest},
-    json, words,
+    guest::{Attempt, Guest, Terms},
+    held::Held,
+    json,
+    services::ServiceError,
+    words,
 };
 use taskhost_core::task::{NewTask, Priority, Progress, QueueName, Start, TaskId, TaskName};
 
-mod bindings {
-    wasmtime::component::bindgen!({
-        path: "../wit",
-        world: "plugin",
-        imports: {
-            "taskhost:plugin/kv.get": async | trappable,
-            "taskhost:plugin/kv.set": async | trappable,
-            "taskhost:plugin/kv.remove": async | trappable,
-            "taskhost:plugin/kv.increment": async | trappable,
-            "taskhost:plugin/kv.keys": async | trappable,
-            default: trappable,
-        },
-        exports: { default: async },
-        require_store_data_send: true,
-    });
-}
-
-use bindings::taskhost::plugin::{
-    children::{self, EnqueueError},
-    context,
-    kv::{self, KvError},
-    log, types,
-};
-pub(super) use bindings::{
-    Plugin, PluginPre,
-    exports::taskhost::plugin::tasks,
-    taskhost::plugin::types::{Failure, TaskError},
+use super::bindings::{
+    Plugin,
+    taskhost::plugin::{
+        children::{self, EnqueueError},
+        context,
+        kv::{self, KvError},
+        log, types,
+    },
 };
 
 /// Bytes of a kv key.

@@ -1,0 +1,19 @@
+//! The contract of `wit/plugin.wit` as Rust, generated when this crate is built.
+
+wasmtime::component::bindgen!({
+    path: "../wit",
+    world: "plugin",
+    imports: {
+        "taskhost:plugin/kv.get": async | trappable,
+        "taskhost:plugin/kv.set": async | trappable,
+        "taskhost:plugin/kv.remove": async | trappable,
+        "taskhost:plugin/kv.increment": async | trappable,
+        "taskhost:plugin/kv.keys": async | trappable,
+        default: trappable,
+    },
+    exports: { default: async },
+    require_store_data_send: true,
+});
+
+pub(super) use exports::taskhost::plugin::tasks;
+pub(super) use taskhost::plugin::types::{Failure, TaskError};

@@ -1,0 +1,38 @@
+//! The part of the host that only the broker can play: the worker gives it to an attempt.
+
+use async_trait::async_trait;
+use taskhost_core::task::{Millis, Progress};
+
+/// What a guest asks of the host that only the broker can answer. Called from the guests' runtime.
+#[async_trait]
+pub trait Services: Send + Sync {
+    async fn kv_get(&self, key: &str) -> Result<Option<Vec<u8>>, ServiceError>;
+    async fn kv_set(&self, key: &str, value: Vec<u8>) -> Result<(), ServiceError>;
+    async fn kv_remove(&self, key: &str) -> Result<bool, ServiceError>;
+    async fn kv_increment(&self, key: &str, by: i64) -> Result<i64, ServiceError>;
+    async fn kv_keys(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, ServiceError>;
+    /// Newest wins; never waits.
+    fn progress(&self, progress: Progress);
+    /// One line of the body's log, as it is written; never waits.
+    fn log(&self, line: &LogLine);
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServiceError {
+    Invalid(String),
+    /// The plugin's store has no room for it.
+    Full(String),
+    Unavailable(String),
+}
+
+/// One line that a body logged.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct LogLine {
+    pub at: Millis,
+    pub attempt: u32,
+    /// `trace` … `error`; `stdout` and `stderr` for what was printed.
+    pub level: String,
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<(String, String)>,
+}
