@@ -125,7 +125,13 @@ pub fn main() -> ExitCode {
     }
     let code = match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
+        Err(failure) => {
+            let (code, text) = failure.told();
+            if let Some(text) = text {
+                output::note(&text);
+            }
+            code
+        }
     };
     telemetry::finish();
     code

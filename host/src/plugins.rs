@@ -5,27 +5,27 @@
 //!
 //! Invariant: a bad file never takes a name from a good one, and an attempt finishes on the code it began with.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{Code, Engine, Grants, Limits, Terms};
-use taskhost_core::{
-    catalogue::{Description, PluginInfo},
-    task::{CodeId, TaskName},
-};
+use crate::engine::Engine;
 
 mod capture;
 mod compile;
+mod digest;
 mod guard;
 mod history;
 mod inspect;
 mod judge;
+mod name;
 mod policy;
 mod policy_file;
 mod reconcile;
+mod registry;
 mod rollback;
+mod settings;
 mod signature;
 mod signed;
 mod state;
@@ -45,90 +45,12 @@ pub use guard::{Guard, Tally};
 pub use history::{Generation, GenerationState};
 pub use inspect::{Inspection, inspect};
 pub use policy::{Policies, Policy, http_grant};
+pub use registry::{Plugin, Registry};
 pub use rollback::{RolledBack, history, roll_back};
+pub use settings::{PluginsError, PluginsSettings};
 pub use signature::{Trust, keygen, read_signature, sign, signature_path};
 pub use wants::Wants;
 pub use writable::{Writable, exposed};
-
-/// Where plugins come from.
-#[derive(Debug, Clone)]
-pub struct PluginsSettings {
-    pub dir: PathBuf,
-    /// Last good bytes and owners of names; owned by this user and closed to others.
-    pub state: PathBuf,
-    /// `taskhost.toml`, whose `[plugins.*]` tables are the policies; read again when it changes.
-    pub policy: Option<PathBuf>,
-    /// The trusted keys, when only signed plugins may serve; read again when it changes.
-    pub trust: Option<PathBuf>,
-    /// Whether others may write where the plugins come from.
-    pub writable: Writable,
-    /// What a policy does not set.
-    pub limits: Limits,
-}
-
-/// Why the room can't work at all; a bad file is a [`PluginInfo`] instead.
-#[derive(Debug, thiserror::Error)]
-pub enum PluginsError {
-    #[error("{0}")]
-    Directory(String),
-    #[error("{0}")]
-    Policy(String),
-    /// Others could change what this host runs.
-    #[error("{0}")]
-    State(String),
-    /// The one file that was asked for.
-    #[error("{0}")]
-    File(String),
-    /// The machine could not do it now, whatever the file is.
-    #[error("{0}")]
-    Machine(String),
-}
-
-/// One loaded component under its policy. `C` is the engine's code; only tests stand in another.
-#[derive(Debug)]
-pub struct Plugin<C = Code> {
-    pub id: CodeId,
-    /// File name, such as `math.wasm`.
-    pub file: String,
-    pub description: Description,
-    pub code: Arc<C>,
-    pub limits: Arc<Limits>,
-    pub grants: Arc<Grants>,
-    /// At most so many attempts at once on this worker.
-    pub concurrency: Option<usize>,
-    /// Where its attempts are counted, if it has a guard.
-    pub tally: Option<Arc<Tally>>,
-}
-
-impl Plugin {
-    /// What each of its attempts is made on.
-    pub fn terms(&self) -> Terms {
-        let (code, limits, grants) = (self.code.clone(), self.limits.clone(), self.grants.clone());
-        Terms { code, plugin: self.id.plugin.as_str().into(), limits, grants }
-    }
-}
-
-/// What this process can run now. One value a pass; never changed.
-#[derive(Debug)]
-pub struct Registry<C = Code> {
-    pub bodies: HashMap<TaskName, Arc<Plugin<C>>>,
-    /// Every file seen, serving or not, by name.
-    pub files: Vec<PluginInfo>,
-    /// What is wrong with the room as a whole: its directories, its policies.
-    pub warnings: Vec<String>,
-}
-
-impl<C> Registry<C> {
-    pub fn resolve(&self, name: &TaskName) -> Option<&Arc<Plugin<C>>> {
-        self.bodies.get(name)
-    }
-}
-
-impl<C> Default for Registry<C> {
-    fn default() -> Self {
-        Self { bodies: HashMap::new(), files: Vec::new(), warnings: Vec::new() }
-    }
-}
 
 /// The room: owns the watcher and the reconcile task.
 pub struct Plugins {
@@ -199,21 +121,4 @@ fn open<L: Loader>(settings: PluginsSettings, loader: L) -> Result<Reconciler<L>
     let jobs = Jobs::new(Arc::new(loader), state.clone());
     let (registry, _) = channel::channel(Arc::default());
     Ok(Reconciler::new((dir, writable), limits, policy, trust, (state, index, past, trouble.or(past_trouble)), jobs, registry))
-}
-
-/// A plugin's name is its file's stem: policy and kv go by it.
-fn check_name(name: &str) -> Result<(), String> {
-    let valid = (1..=64).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
-        && !name.starts_with(['_', '-']);
-    if valid {
-        Ok(())
-    } else {
-        Err(format!("a plugin's name starts with a-z or 0-9 and has at most 64 characters of a-z 0-9 _ -: `{}`", name.escape_debug()))
-    }
-}
-
-/// `math` of `math.wasm`.
-fn stem(file: &str) -> &str {
-    file.strip_suffix(".wasm").unwrap_or(file)
 }

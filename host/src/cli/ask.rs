@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Failure, output};
+use super::{failure::Failure, output};
 use crate::config::{BrokerAddress, Settings};
 use taskhost_broker as broker;
 use taskhost_broker::{Broker, BrokerSettings, Directory, Tasks};

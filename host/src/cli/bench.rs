@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, output, worker};
+use super::{failure::Failure, output, worker};
 use crate::{
     config::{ENVIRONMENT_CONFIG, ENVIRONMENT_PREFIX, Settings},
     engine::{About, Attempted, Call, Engine, LogLine, ServiceError, Services},

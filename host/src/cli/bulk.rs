@@ -20,7 +20,8 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::{
-    Failure, ask,
+    ask,
+    failure::Failure,
     new_task::{Defaults, duplicate, refusal, same},
     output::{self, Sink},
     rejected::{Rejected, Source},

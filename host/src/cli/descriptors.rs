@@ -2,7 +2,7 @@
 
 use rustix::process::{Resource, getrlimit};
 
-use super::Failure;
+use super::failure::Failure;
 use crate::config::{BrokerAddress, Settings};
 
 /// What a worker opens without queues: runtimes, libraries, the broker, plugins under way, log and state.

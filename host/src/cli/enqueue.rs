@@ -7,7 +7,8 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::Args;
 
 use super::{
-    Failure, ask, bulk,
+    ask, bulk,
+    failure::Failure,
     new_task::{Defaults, duplicate, refusal},
     output, wait,
     words::{Arguments, Wishes, pair},

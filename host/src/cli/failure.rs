@@ -35,16 +35,16 @@ impl Failure {
         }
     }
 
-    pub(super) fn report(self) -> ExitCode {
+    /// The exit code, and the sentence for stderr if there is one to read it.
+    pub(super) fn told(self) -> (ExitCode, Option<String>) {
         let (code, text) = match self {
             Self::Task(text) | Self::Failed(text) => (1, text),
             Self::Usage(text) => (2, text),
             Self::Broker(text) => (3, text),
             Self::TimedOut(text) => (4, text),
-            Self::ClosedPipe => return ExitCode::SUCCESS,
+            Self::ClosedPipe => return (ExitCode::SUCCESS, None),
         };
-        super::output::note(&format!("taskhost: {text}"));
-        ExitCode::from(code)
+        (ExitCode::from(code), Some(format!("taskhost: {text}")))
     }
 }
 

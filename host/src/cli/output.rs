@@ -11,7 +11,7 @@ use std::{
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
 
-use super::Failure;
+use super::failure::Failure;
 use crate::{config::units, telemetry};
 pub(super) use taskhost_core::text::{clean, clean_lines};
 use taskhost_core::{

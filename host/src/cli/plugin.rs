@@ -9,7 +9,8 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{
-    Failure, ask,
+    ask,
+    failure::Failure,
     output::{self, Rows, cell},
     plugin_history, plugin_new, plugin_sign, worker,
 };

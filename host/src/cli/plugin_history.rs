@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::{
-    Failure,
+    failure::Failure,
     output::{self, Rows, cell},
 };
 use crate::{

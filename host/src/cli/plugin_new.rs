@@ -10,7 +10,7 @@ use std::{
 
 use clap::Args;
 
-use super::{Failure, output};
+use super::{failure::Failure, output};
 
 mod sdk;
 

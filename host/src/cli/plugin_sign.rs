@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 
 use super::{
-    Failure,
+    failure::Failure,
     output::{self, Sink},
 };
 use crate::plugins::{self, Trust};

@@ -3,7 +3,8 @@
 use clap::{Args, Subcommand};
 
 use super::{
-    Failure, ask,
+    ask,
+    failure::Failure,
     output::{self, Rows, cell, count},
 };
 use crate::config::{Settings, units};

@@ -14,7 +14,7 @@ use std::{
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::Failure;
+use super::failure::Failure;
 
 /// Where a task comes from.
 #[derive(Debug)]

@@ -3,8 +3,9 @@
 use clap::Args;
 
 use super::{
-    Failure, ask,
+    ask,
     enqueue::{Limit, optional_time},
+    failure::Failure,
     output, wait,
 };
 use crate::config::Settings;

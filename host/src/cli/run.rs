@@ -16,7 +16,8 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Failure, output,
+    failure::Failure,
+    output,
     task::log_line,
     words::{Arguments, pair},
     worker,

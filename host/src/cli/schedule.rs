@@ -6,7 +6,9 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{
-    Failure, ask, new_task,
+    ask,
+    failure::Failure,
+    new_task,
     output::{self, Rows, cell},
     schedule_file::Files,
     words::{Arguments, Wishes},

@@ -2,7 +2,7 @@
 //!
 //! A worker announces the schedules of its file. Where files differ, the one of the worker that started last counts, as in the broker.
 
-use super::{Failure, output};
+use super::{failure::Failure, output};
 use taskhost_broker::{Directory, FileSchedule, Schedule, Source, WorkerInfo};
 
 /// The workers that fire schedules now.

@@ -12,7 +12,7 @@ use std::fs::File;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::Failure;
+use super::failure::Failure;
 use crate::worker::Stop;
 
 /// `rustix` and `tokio` name no SIGTSTP and SIGCONT for tokio's listener.

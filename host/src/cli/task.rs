@@ -7,7 +7,8 @@ use std::{collections::HashSet, time::Duration};
 use clap::{Args, Subcommand};
 
 use super::{
-    Failure, ask,
+    ask,
+    failure::Failure,
     output::{self, Rows, Sink, cell},
     wait,
 };

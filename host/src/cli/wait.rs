@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{Failure, ask, output};
+use super::{ask, failure::Failure, output};
 use crate::config::units;
 use taskhost_broker::Broker;
 use taskhost_core::task::{QueueName, State, TaskId, TaskView};

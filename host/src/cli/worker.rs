@@ -9,7 +9,7 @@ use clap::Args;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, ask, descriptors, signals};
+use super::{ask, descriptors, failure::Failure, signals};
 use crate::{
     config::{BrokerAddress, Settings, units},
     engine::{Compiler, Engine, EngineSettings, System},

@@ -16,7 +16,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    judge::Digest,
+    digest::Digest,
     writable::{self, Writable},
 };
 use taskhost_core::task::{Clock, SystemClock};

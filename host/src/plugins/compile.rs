@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    judge::Digest,
+    digest::Digest,
     state::{State, Unread},
 };
 use crate::engine::{Code, Engine, EngineError};

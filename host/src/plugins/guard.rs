@@ -15,7 +15,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::judge::Digest;
+use super::digest::Digest;
 use taskhost_core::task::{ErrorKind, Outcome};
 
 /// When a new version is worse than the operator accepts: `[plugins.X] guard`.

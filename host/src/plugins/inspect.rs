@@ -3,13 +3,13 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    Plugin, PluginsError,
     capture::{self, FILE_MAX},
-    check_name,
     compile::{EngineLoader, LoadError, Loader},
+    name::{check_name, stem},
     policy::Policies,
+    registry::Plugin,
+    settings::PluginsError,
     signature::{self, Trust},
-    stem,
 };
 use crate::engine::{Engine, Limits};
 use taskhost_core::task::CodeId;

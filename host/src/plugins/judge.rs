@@ -10,15 +10,12 @@ use std::{
     sync::Arc,
 };
 
-use super::policy::Policies;
+use super::{digest::Digest, policy::Policies};
 use crate::engine::Limits;
 use taskhost_core::{
     catalogue::{Description, PluginInfo, PluginStatus},
     task::{CodeId, TaskName},
 };
-
-/// SHA-256 of a plugin's bytes, 64 lower-case hex digits.
-pub(super) type Digest = Arc<str>;
 
 /// Which file serves each name.
 pub(super) type Owners = BTreeMap<TaskName, String>;

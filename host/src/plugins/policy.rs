@@ -11,7 +11,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::Guard;
+use super::{guard::Guard, name::check_name};
 use crate::engine::{Grants, Limits};
 
 mod keys;
@@ -91,7 +91,7 @@ impl Policies {
                 format!("{}, `plugins.{key}`: {}", at(w.offset), w.text)
             };
             let name_offset = name.span().start;
-            super::check_name(name.get_ref()).map_err(|text| wrong(Wrong { offset: name_offset, key: None, text }))?;
+            check_name(name.get_ref()).map_err(|text| wrong(Wrong { offset: name_offset, key: None, text }))?;
             let DeValue::Table(table) = value.get_ref() else {
                 let text = format!("is a table: write [plugins.{}]", name.get_ref());
                 return Err(wrong(Wrong { offset: name_offset, key: None, text }));

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{PluginsError, capture::Identity, policy::Policies, writable::exposed};
+use super::{capture::Identity, policy::Policies, settings::PluginsError, writable::exposed};
 use crate::engine::FileGrant;
 
 #[derive(Debug, Clone, Default)]

@@ -15,16 +15,16 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Plugin, Registry,
     capture::{self, Captured, Identity, Listing, SETTLE, Seen},
-    check_name,
     compile::{Jobs, Loaded, Loader, Source},
-    judge::{Candidate, Content, Digest, Judgement, Owners, Rules, Version, code_id, judge},
+    digest::Digest,
+    judge::{Candidate, Content, Judgement, Owners, Rules, Version, code_id, judge},
+    name::{check_name, stem},
     policy::Policies,
     policy_file::PolicyFile,
+    registry::{Plugin, Registry},
     signed::{Signatures, Wanted},
     state::{Index, State},
-    stem,
     watch::{RESCAN, Watch},
     writable::Writable,
 };
@@ -181,8 +181,14 @@ impl<L: Loader> Reconciler<L> {
                 }
             }
         };
-        // Nothing to undo: what a pass has written stands whole, and its jobs end with it.
+        // Nothing to undo: every write of a pass is whole, and its loads end with it.
         shutdown.run_until_cancelled(work).await;
+        // The shutdown may come between a registry and its record: a version that served is the last good one of the next start.
+        if self.published
+            && let Some(Err(text)) = self.record_served().await
+        {
+            tracing::warn!("{text}");
+        }
     }
 
     /// One look at everything.

@@ -6,10 +6,11 @@
 use std::{io, path::Path};
 
 use super::{
-    Generation, PluginsError, capture, check_name,
-    history::{Bar, Event, Line, What},
+    capture,
+    history::{Bar, Event, Generation, Line, What},
+    name::{check_name, stem},
+    settings::PluginsError,
     state::{OpenError, State},
-    stem,
 };
 use taskhost_core::{
     catalogue::near,
@@ -101,14 +102,14 @@ fn open(dir: &Path, state: &Path) -> Result<State, PluginsError> {
 
 /// `math` or `math.wasm`.
 fn line(state: &State, dir: &Path, name: &str) -> Result<(String, Line), PluginsError> {
-    let stem = stem(name);
-    check_name(stem).map_err(PluginsError::File)?;
+    let name = stem(name);
+    check_name(name).map_err(PluginsError::File)?;
     let mut history = state.history().map_err(|why| PluginsError::State(why.into_text()))?;
-    let file = format!("{stem}.wasm");
+    let file = format!("{name}.wasm");
     if let Some(line) = history.files.remove(&file) {
         return Ok((file, line));
     }
-    let known = history.files.keys().map(|file| super::stem(file));
-    let hint = near(stem, known).first().map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-    Err(PluginsError::File(format!("no worker has seen a plugin `{stem}` in `{}`{hint}", dir.display())))
+    let known = history.files.keys().map(|file| stem(file));
+    let hint = near(name, known).first().map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+    Err(PluginsError::File(format!("no worker has seen a plugin `{name}` in `{}`{hint}", dir.display())))
 }

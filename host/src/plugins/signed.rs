@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     capture::digest,
-    judge::Digest,
+    digest::Digest,
     signature::{Trust, TrustFile, signature_beside},
     state::{State, Unread},
     writable::Writable,

@@ -17,10 +17,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    PluginsError,
     capture::{Identity, digest},
     history::History,
     judge::Owners,
+    settings::PluginsError,
 };
 use crate::private::{self, Dir, Unusable};
 

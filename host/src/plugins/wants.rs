@@ -4,7 +4,7 @@
 
 use std::{fmt::Write, time::Duration};
 
-use super::Plugin;
+use super::{policy::http_grant, registry::Plugin};
 use crate::engine::{EnqueueGrant, FileMode, Grants, HttpGrant};
 use taskhost_core::{catalogue::Hints, retry::RetrySettings};
 
@@ -72,7 +72,7 @@ fn wants(grants: &Grants, wished: &Wished, imports: &[String]) -> Wants {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
 
     // An origin that no grant can be made of is the author's slip: not asked for, and not granted either.
-    let origin = |text: &&String| super::http_grant(text).is_ok_and(|wished| !grants.http.iter().any(|grant| covers(grant, &wished)));
+    let origin = |text: &&String| http_grant(text).is_ok_and(|wished| !grants.http.iter().any(|grant| covers(grant, &wished)));
     let lacking: Vec<&String> = wished.http.iter().filter(origin).collect();
     if !lacking.is_empty() {
         wants.lacking.extend(lacking.iter().map(|origin| format!("http {origin}")));

@@ -20,13 +20,14 @@ use crate::plugins::{
     Guard, Plugin, Tally,
     capture::Identity,
     compile::{Loader, Source},
+    digest::Digest,
     guard::{Found, Trial},
     history::{Bar, Event, GenerationState, History, What},
-    judge::{Digest, Version},
+    judge::Version,
+    name::stem,
     policy::Policies,
     rollback::short,
     state::{Index, State, Unread},
-    stem,
 };
 use taskhost_core::{
     catalogue::PluginStatus,
@@ -321,16 +322,9 @@ impl<L: Loader> Reconciler<L> {
         };
         let mut tried = !self.past.events.is_empty();
         let mut trouble = self.record_history(&state).await.err();
-        let files: BTreeMap<String, String> =
-            self.files.iter().filter_map(|(file, t)| Some((file.clone(), t.good.as_ref()?.to_string()))).collect();
-        if files != self.recorded.files || self.owners != self.recorded.owners {
+        if let Some(recorded) = self.record_served().await {
             tried = true;
-            let (new_files, owners) = (files.clone(), self.owners.clone());
-            match tokio::task::spawn_blocking(move || state.record(new_files, owners)).await {
-                Ok(Ok(())) => self.recorded = Index { directory: String::new(), files, owners: self.owners.clone() },
-                Ok(Err(text)) => trouble = Some(text),
-                Err(e) => trouble = Some(e.to_string()),
-            }
+            trouble = recorded.err().or(trouble);
         }
         if !tried {
             return;
@@ -339,6 +333,23 @@ impl<L: Loader> Reconciler<L> {
             tracing::warn!("{text}");
         }
         self.state_trouble = trouble;
+    }
+
+    /// Remembers what serves for the next start, if that is new. `None`: nothing is new, or there is no state directory.
+    pub(super) async fn record_served(&mut self) -> Option<Result<(), String>> {
+        let state = self.state.clone()?;
+        let files: BTreeMap<String, String> =
+            self.files.iter().filter_map(|(file, t)| Some((file.clone(), t.good.as_ref()?.to_string()))).collect();
+        if files == self.recorded.files && self.owners == self.recorded.owners {
+            return None;
+        }
+        let (new_files, owners) = (files.clone(), self.owners.clone());
+        let written = tokio::task::spawn_blocking(move || state.record(new_files, owners)).await;
+        let written = written.unwrap_or_else(|error| Err(error.to_string()));
+        if written.is_ok() {
+            self.recorded = Index { directory: String::new(), files, owners: self.owners.clone() };
+        }
+        Some(written)
     }
 
     /// What serves and what is refused, where that is new.

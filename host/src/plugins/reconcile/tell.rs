@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{Loader, Reconciler, Signatures};
-use crate::plugins::{Registry, judge::Digest, policy::Policies, stem};
+use crate::plugins::{digest::Digest, name::stem, policy::Policies, registry::Registry};
 use taskhost_core::catalogue::PluginInfo;
 
 /// Logs what changed, once.

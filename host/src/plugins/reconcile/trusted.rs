@@ -1,7 +1,7 @@
 //! Who is trusted within a pass: which bytes are signed, and which files and directories others may write to.
 
 use super::{Loader, PolicyFile, Reconciler, Signatures, Tracked, Wanted};
-use crate::plugins::{judge::Digest, state::State, writable::Writable};
+use crate::plugins::{digest::Digest, state::State, writable::Writable};
 
 /// Sentences about what decides on plugins, beside their directory, where others may write to it. Blocks on the file system.
 pub(super) fn exposed(writable: Writable, policy: &PolicyFile, signatures: Option<&Signatures>, state: Option<&State>) -> Vec<String> {

@@ -187,3 +187,23 @@ async fn a_version_whose_key_is_trusted_again_can_be_gone_back_to() {
     place.history(&["v1 Current", "v3 RolledBack", "v2 Good"]).await;
     room.stop().await;
 }
+
+#[tokio::test]
+async fn a_version_that_served_is_the_last_good_one_although_the_worker_stops_at_once() {
+    let place = Place::new();
+    place.put("math.wasm", "v1 add");
+    let shutdown = Shared::new(std::sync::OnceLock::<CancellationToken>::new());
+    let told = shutdown.clone();
+    let mut room = room(&place, move |point, registry| {
+        if point == "adopted" && served(registry, "add") == "v1 add" {
+            told.get().expect("set before the first pass has ended").cancel();
+        }
+    });
+    shutdown.set(room.shutdown.clone()).expect("set once");
+    room.serves("add", "v1 add").await;
+    room.stop().await;
+    place.put("math.wasm", "garbage");
+    let mut room = place.start();
+    room.serves("add", "v1 add").await;
+    room.stop().await;
+}
