@@ -41,8 +41,8 @@ fn imports_go_downwards_only() {
     let mut wrong = Vec::new();
     for (path, text) in sources() {
         let room = room_of(&path);
-        // A room's tests may use what they like.
-        if room == "lib" || path.ends_with("tests.rs") {
+        // A room's tests may import anything. The broker is a crate: the compiler keeps it apart, and its files have names of their own.
+        if room == "lib" || room == "broker" || path.ends_with("tests.rs") {
             continue;
         }
         let own =
