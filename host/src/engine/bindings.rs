@@ -15,5 +15,5 @@ wasmtime::component::bindgen!({
     require_store_data_send: true,
 });
 
+pub(super) use self::taskhost::plugin::types::{Failure, TaskError};
 pub(super) use exports::taskhost::plugin::tasks;
-pub(super) use taskhost::plugin::types::{Failure, TaskError};
