@@ -15,7 +15,7 @@ use std::{
 };
 
 use taskhost_broker::{Broker, BrokerSettings, redis::RedisBroker};
-use taskhost_core::task::{NewTask, State, TaskId, TaskView};
+use taskhost_core::task::{NewTask, State, TaskId, TaskOptions, TaskView};
 use tokio::task::JoinSet;
 
 use super::{
@@ -222,7 +222,11 @@ impl Scene {
             under_way.spawn(async move {
                 let begun = Instant::now();
                 // Late is what is measured; the deadlines of this test are for the others.
-                let view = end(&*broker, NewTask { timeout: Some(LIMIT), ..named("add", "[1,1]") }).await;
+                let view = end(
+                    &*broker,
+                    NewTask { options: TaskOptions { timeout: Some(LIMIT), ..TaskOptions::default() }, ..named("add", "[1,1]") },
+                )
+                .await;
                 assert_eq!(view.state, State::Succeeded, "{view:?}");
                 begun.elapsed().as_secs_f64() * 1e3
             });

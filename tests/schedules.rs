@@ -2,7 +2,7 @@
 
 use taskhost::schedule;
 use taskhost_broker::{BrokerSettings, CatchUp, Directory, Lease, Overlap, Schedule, Source, TaskFilter, Tasks, redis::RedisBroker};
-use taskhost_core::task::{Millis, Priority, QueueName, TaskView};
+use taskhost_core::task::{Millis, QueueName, TaskOptions, TaskView};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -25,9 +25,6 @@ async fn two_hosts_fire_every_second_once(place: &impl Place) {
         task: task_name("add"),
         args: "[1,1]".into(),
         queue: QueueName::default(),
-        priority: Priority::default(),
-        timeout_ms: None,
-        max_attempts: None,
         catch_up: CatchUp::Skip,
         overlap: Overlap::Allow,
         source: Source::Toml,
@@ -37,6 +34,7 @@ async fn two_hosts_fire_every_second_once(place: &impl Place) {
         paused: false,
         last: Millis(0),
         last_task: None,
+        options: TaskOptions::default(),
     };
     let (shutdown, mut hosts) = (CancellationToken::new(), JoinSet::new());
     for _ in 0..2 {

@@ -4,7 +4,7 @@ use std::{collections::HashMap, fs, io::Write, sync::Arc, thread, time::Duration
 
 use sha2::Digest as _;
 use taskhost_broker::{Broker, BrokerSettings, redis::RedisBroker};
-use taskhost_core::task::{Millis, NewTask, QueueName, State, TaskView};
+use taskhost_core::task::{Millis, NewTask, QueueName, State, TaskOptions, TaskView};
 use tokio_util::sync::CancellationToken;
 
 use super::support::{
@@ -120,7 +120,12 @@ async fn two_hundred_swaps_under_load_fail_no_task_and_leak_nothing() {
 async fn client(broker: Arc<dyn Broker>, stop: CancellationToken) -> Vec<TaskView> {
     let mut ended = Vec::new();
     while !stop.is_cancelled() {
-        let tasks: Vec<NewTask> = (0..32).map(|_| NewTask { max_attempts: Some(1), ..NewTask::new(task_name("add"), "[]") }).collect();
+        let tasks: Vec<NewTask> = (0..32)
+            .map(|_| NewTask {
+                options: TaskOptions { max_attempts: Some(1), ..TaskOptions::default() },
+                ..NewTask::new(task_name("add"), "[]")
+            })
+            .collect();
         broker.enqueue(&tasks).await.expect("enqueue");
         for task in tasks {
             let view = broker.await_end(Some(&QueueName::default()), &task.id, Duration::from_secs(60)).await.expect("wait");

@@ -89,7 +89,7 @@ async fn a_failing_body_is_retried_until_no_attempt_is_left() {
     let (_place, broker) = place().await;
     let worker = start(broker.clone(), settings(), &["fail"]);
     let mut task = named("fail", "[]");
-    task.max_attempts = Some(3);
+    task.options.max_attempts = Some(3);
     let id = enqueue(&*broker, task).await;
     let view = ended(&*broker, &id).await;
     assert_eq!((view.state, view.tries, view.errors.len()), (State::Dead, 3, 3));
@@ -275,7 +275,7 @@ async fn free_slots_go_to_queues_by_weight() {
 async fn a_task_that_lost_its_worker_runs_alone_on_its_last_attempt() {
     let (_place, broker) = place().await;
     let mut victim = named("victim", "[]");
-    victim.max_attempts = Some(2);
+    victim.options.max_attempts = Some(2);
     let id = enqueue(&*broker, victim).await;
     let dying = Worker::new(&*broker).await;
     assert_eq!(dying.claim_one().await.task.id, id);

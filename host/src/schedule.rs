@@ -74,7 +74,7 @@ pub fn validate(schedule: &Schedule) -> Result<Rule, ScheduleError> {
     if !valid {
         return Err(ScheduleError::Name(name.chars().take(80).flat_map(char::escape_debug).collect()));
     }
-    if schedule.max_attempts == Some(0) || schedule.timeout_ms == Some(0) {
+    if schedule.options.max_attempts == Some(0) || schedule.options.timeout == Some(Duration::ZERO) {
         return Err(ScheduleError::Limits);
     }
     serde_json::from_str::<Vec<serde::de::IgnoredAny>>(&schedule.args).map_err(|why| ScheduleError::Arguments(why.to_string()))?;
@@ -268,9 +268,7 @@ fn task(schedule: &Schedule, due: Millis) -> Result<NewTask, taskhost_core::task
     Ok(NewTask {
         id: TaskId::new(format!("cron:{}:{}", schedule.name, due.0))?,
         queue: schedule.queue.clone(),
-        priority: schedule.priority,
-        timeout: schedule.timeout_ms.map(Duration::from_millis),
-        max_attempts: schedule.max_attempts,
+        options: schedule.options.clone(),
         ..NewTask::new(schedule.task.clone(), schedule.args.clone())
     })
 }

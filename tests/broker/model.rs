@@ -11,7 +11,7 @@ use std::{
 use taskhost_broker::{
     Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued, Finished, Incarnation, LeaseReply, Leased, Member, RetryReply, TaskFilter,
 };
-use taskhost_core::task::{ErrorKind, NewTask, Priority, QueueName, Start, State, TaskError, TaskId, Unique, Verdict};
+use taskhost_core::task::{ErrorKind, NewTask, Priority, QueueName, Start, State, TaskError, TaskId, TaskOptions, Unique, Verdict};
 
 use crate::support::{LEASE, Place, RedisServer, SqlitePlace, finish, named, task_name};
 
@@ -114,9 +114,9 @@ impl Model {
         }
         let known = Known {
             name,
-            priority: task.priority.get(),
+            priority: task.options.priority.get(),
             unique,
-            keeps_result: task.result_ttl != Some(Duration::ZERO),
+            keeps_result: task.options.result_ttl != Some(Duration::ZERO),
             is_child,
             state: if task.start == Start::Now { State::Ready } else { State::Scheduled },
             turn: self.next_turn(),
@@ -314,7 +314,7 @@ impl Run<'_> {
         for _ in 0..self.random.usize(1..4) {
             let name = NAMES[self.random.usize(0..3)];
             let mut task = NewTask { id: self.some_id(), ..named(name, "[]") };
-            task.priority = Priority::new(self.random.u8(4..7)).expect("in range");
+            task.options.priority = Priority::new(self.random.u8(4..7)).expect("in range");
             if self.random.u8(0..10) == 0 {
                 task.start = Start::In(HOUR);
             }
@@ -322,8 +322,8 @@ impl Run<'_> {
                 task.unique = Some(Unique { key: format!("k{}", self.random.u8(0..6)), ttl: 24 * HOUR });
             }
             match self.random.u8(0..8) {
-                0 => task.result_ttl = Some(Duration::ZERO),
-                1 => task.result_ttl = Some(2 * HOUR),
+                0 => task.options.result_ttl = Some(Duration::ZERO),
+                1 => task.options.result_ttl = Some(2 * HOUR),
                 _ => {}
             }
             expected.push(self.model.enqueue(&task, name, false));
@@ -355,7 +355,7 @@ impl Run<'_> {
             let some: Vec<_> = (0..self.random.usize(1..3))
                 .map(|_| {
                     let result_ttl = Some(Duration::ZERO).filter(|_| self.random.bool());
-                    NewTask { id: self.child_id(), result_ttl, ..named(NAMES[0], "[]") }
+                    NewTask { id: self.child_id(), options: TaskOptions { result_ttl, ..TaskOptions::default() }, ..named(NAMES[0], "[]") }
                 })
                 .collect();
             children.push(some);

@@ -11,7 +11,7 @@ use std::{
 use futures_util::StreamExt;
 use redis::Value;
 use taskhost_broker::{BrokerError, BrokerSettings, Directory, Finish, Finished, Lease, Produce, Schedules, Tasks, redis::RedisBroker};
-use taskhost_core::task::{ErrorKind, NewTask, QueueName, Start, State, TaskError, TaskId, Unique, Verdict};
+use taskhost_core::task::{ErrorKind, NewTask, QueueName, Start, State, TaskError, TaskId, TaskOptions, Unique, Verdict};
 
 use crate::support::{RedisServer, SOON, Worker, add, enqueue, finish, free_port, ok, queue, retry_after, state, wait_until};
 
@@ -248,7 +248,8 @@ async fn what_is_kept_for_a_time_expires_by_that_time_in_the_server() {
         let kept = own.unwrap_or(HOUR);
         for (verdict, log) in [(ok("2"), ""), (ok("2"), "{}\n"), (cancelled(), ""), (cancelled(), "{}\n")] {
             let unique = Some(Unique { key: "k".into(), ttl: 2 * HOUR });
-            let id = enqueue(&broker, NewTask { result_ttl: own, unique, ..add() }).await;
+            let id =
+                enqueue(&broker, NewTask { unique, options: TaskOptions { result_ttl: own, ..TaskOptions::default() }, ..add() }).await;
             let Value::Array(keys) = raw(&server, &["KEYS", "th:{default}:unique:*"]).await else { panic!("a list") };
             let [Value::BulkString(key)] = &keys[..] else { panic!("one unique key: {keys:?}") };
             runs_out(String::from_utf8_lossy(key).into_owned(), 2 * HOUR).await;
@@ -261,10 +262,10 @@ async fn what_is_kept_for_a_time_expires_by_that_time_in_the_server() {
             }
         }
         // Without anything out of the ordinary, too.
-        let id = enqueue(&broker, NewTask { result_ttl: own, ..add() }).await;
+        let id = enqueue(&broker, NewTask { options: TaskOptions { result_ttl: own, ..TaskOptions::default() }, ..add() }).await;
         worker.run_one(ok("2")).await;
         runs_out(format!("th:{{default}}:t:{id}"), kept).await;
-        let id = enqueue(&broker, NewTask { result_ttl: own, ..add() }).await;
+        let id = enqueue(&broker, NewTask { options: TaskOptions { result_ttl: own, ..TaskOptions::default() }, ..add() }).await;
         broker.cancel(&QueueName::default(), &id).await.expect("cancel");
         runs_out(format!("th:{{default}}:t:{id}"), kept).await;
     }
@@ -401,8 +402,8 @@ async fn a_producer_that_only_knows_the_protocol_can_enqueue() {
     assert_eq!(raw_as(&url, &call).await, Value::Array(Vec::new()));
     assert_eq!(raw_as(&url, &call).await, Value::Array(vec![Value::BulkString(b"my-id".to_vec())]));
     let leased = Worker::new(&broker).await.claim_one().await;
-    assert_eq!((leased.task.id.as_str(), &*leased.task.args, leased.task.priority.get()), ("my-id", "[1,2]", 9));
-    assert_eq!(leased.task.headers, [("tenant".to_owned(), "x".to_owned())]);
+    assert_eq!((leased.task.id.as_str(), &*leased.task.args, leased.task.options.priority.get()), ("my-id", "[1,2]", 9));
+    assert_eq!(leased.task.options.headers, [("tenant".to_owned(), "x".to_owned())]);
 }
 
 #[tokio::test]

@@ -16,7 +16,9 @@ use taskhost_broker::{
     Broker, BrokerSettings, CatchUp, Enqueued, Finished, Fired, Incarnation, KvRoom, Lease, LeaseReply, Overlap, Schedule, Source,
     TaskFilter, Tasks, redis::RedisBroker,
 };
-use taskhost_core::task::{ErrorKind, Millis, NewTask, Priority, Progress, QueueName, Start, State, TaskError, TaskId, Unique, Verdict};
+use taskhost_core::task::{
+    ErrorKind, Millis, NewTask, Priority, Progress, QueueName, Start, State, TaskError, TaskId, TaskOptions, Unique, Verdict,
+};
 
 use crate::support::{LEASE, RedisServer, finish, named, ok, queue, task_name};
 use taskhost_testing::proxy::{Act, Moment, Proxy};
@@ -173,7 +175,10 @@ impl Scene<'_> {
     async fn play(&self) {
         let b = self.broker;
         let mut tasks: Vec<NewTask> = (0..16).map(|index| self.task("plain", index)).collect();
-        tasks.push(NewTask { priority: Priority::new(9).expect("in range"), ..self.task("first", 0) });
+        tasks.push(NewTask {
+            options: TaskOptions { priority: Priority::new(9).expect("in range"), ..TaskOptions::default() },
+            ..self.task("first", 0)
+        });
         tasks.push(NewTask { unique: Some(Unique { key: "k".into(), ttl: LEASE }), ..self.task("unique", 0) });
         tasks.push(NewTask { start: Start::In(Duration::from_millis(1)), ..self.task("soon", 0) });
         tasks.push(NewTask { expires: Some(taskhost_core::task::Millis(1)), ..self.task("late", 0) });
@@ -183,7 +188,11 @@ impl Scene<'_> {
         let who = self.twice(async || b.register(&self.queue, LEASE).await).await;
         let held = self.claim(&who, 6, &[]).await.tasks;
         let other = QueueName::new(format!("{}-other", self.queue)).expect("a name");
-        let fleeting = NewTask { result_ttl: Some(Duration::ZERO), awaited: true, ..self.task("child", 2) };
+        let fleeting = NewTask {
+            awaited: true,
+            options: TaskOptions { result_ttl: Some(Duration::ZERO), ..TaskOptions::default() },
+            ..self.task("child", 2)
+        };
         let children = vec![self.task("child", 0), NewTask { queue: other.clone(), ..self.task("child", 1) }, fleeting];
         let error = || TaskError::new(ErrorKind::Permanent, "no");
         let verdicts = [
@@ -234,7 +243,11 @@ impl Scene<'_> {
         let progress = Progress { done: 1, total: None, note: "half".into() };
         self.twice(async || b.progress(&self.queue, &tasks[9].id, &progress).await).await;
         let _held = self.twice(async || b.held(who).await).await;
-        let doomed = NewTask { result_ttl: Some(Duration::ZERO), awaited: true, ..self.task("doomed", 0) };
+        let doomed = NewTask {
+            awaited: true,
+            options: TaskOptions { result_ttl: Some(Duration::ZERO), ..TaskOptions::default() },
+            ..self.task("doomed", 0)
+        };
         self.enqueue(std::slice::from_ref(&doomed)).await;
         self.twice(async || b.delete(&self.queue, &doomed.id).await).await;
         assert!(self.twice(async || b.find(Some(&self.queue), &doomed.id).await).await.is_none(), "deleted");
@@ -280,9 +293,6 @@ impl Scene<'_> {
             task: task_name("plain"),
             args: "[1]".into(),
             queue: self.queue.clone(),
-            priority: Priority::default(),
-            timeout_ms: None,
-            max_attempts: None,
             catch_up: CatchUp::Once,
             overlap: Overlap::Allow,
             source: Source::Cli,
@@ -292,6 +302,7 @@ impl Scene<'_> {
             paused: false,
             last: Millis(0),
             last_task: None,
+            options: TaskOptions::default(),
         };
         self.twice(async || b.put_schedule(&schedule).await).await;
         assert!(self.twice(async || b.pause_schedule(&name, true).await).await);

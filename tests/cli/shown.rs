@@ -7,7 +7,7 @@ use taskhost_broker::{
 };
 use taskhost_core::{
     catalogue::{Body, Description, Hints, PluginInfo, PluginStatus},
-    task::{Clock, CodeId, Millis, Priority, QueueName, SystemClock, TaskName},
+    task::{Clock, CodeId, Millis, QueueName, SystemClock, TaskName, TaskOptions},
 };
 
 use super::super::support::program::{Output, Taskhost, until};
@@ -149,9 +149,6 @@ async fn no_command_lets_what_stands_in_the_broker_steer_the_terminal() {
         task: TaskName::new("greet").unwrap(),
         args: serde_json::json!([HOSTILE]).to_string(),
         queue: QueueName::default(),
-        priority: Priority::default(),
-        timeout_ms: None,
-        max_attempts: None,
         catch_up: CatchUp::default(),
         overlap: Overlap::default(),
         source: Source::Cli,
@@ -161,6 +158,7 @@ async fn no_command_lets_what_stands_in_the_broker_steer_the_terminal() {
         paused: false,
         last: SystemClock.now(),
         last_task: None,
+        options: TaskOptions::default(),
     };
     broker.put_schedule(&schedule).await.expect("put");
     for words in [

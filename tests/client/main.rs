@@ -30,7 +30,7 @@ async fn a_result_is_read_as_its_type(place: &dyn Place, client: &Client) {
     assert!(matches!(early, Err(ClientError::TimedOut { state: State::Ready, .. })), "{early:?}");
     let worker = Worker::new(&*broker).await;
     let leased = worker.run_one(ok("3")).await;
-    assert_eq!((&*leased.task.args, leased.task.priority.get(), &leased.task.headers[0].0[..]), ("[1,2]", 7, "trace"));
+    assert_eq!((&*leased.task.args, leased.task.options.priority.get(), &leased.task.options.headers[0].0[..]), ("[1,2]", 7, "trace"));
     assert_eq!(task.wait::<i64>(SOON).await.expect("a result"), 3);
     assert!(matches!(task.wait::<String>(SOON).await, Err(ClientError::Shape { .. })));
 }

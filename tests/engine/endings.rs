@@ -313,7 +313,7 @@ async fn children_ride_with_the_success() {
     let Outcome::Done { result, children } = attempted.outcome else { panic!("{attempted:?}") };
     assert_eq!((result.as_str(), children.len()), ("7", 3));
     let child = &children[0];
-    assert_eq!((child.name.as_str(), child.args.as_str(), child.queue.as_str(), child.priority.get()), ("go", "[]", "mail", 9));
+    assert_eq!((child.name.as_str(), child.args.as_str(), child.queue.as_str(), child.options.priority.get()), ("go", "[]", "mail", 9));
     assert_eq!(child.start, taskhost_core::task::Start::In(Duration::from_millis(1500)));
     assert!(children[1].id != children[0].id);
 }

@@ -16,7 +16,7 @@ use taskhost_broker::{
     Broker, BrokerError, BrokerSettings, CancelReply, CatchUp, DeleteReply, Enqueued, Finished, Fired, Overlap, RetryReply, Schedule,
     Source,
 };
-use taskhost_core::task::{Millis, NewTask, Priority, QueueName, State, TaskId, Verdict};
+use taskhost_core::task::{Millis, NewTask, QueueName, State, TaskId, TaskOptions, Verdict};
 
 use super::{
     fleet::{Fleet, Process, account, enqueue_all, notes, open, sleeps, succeeded, turn, until},
@@ -153,7 +153,10 @@ async fn an_enqueue_whose_answer_was_lost_adds_once_also_what_keeps_no_result() 
     let broker = connect(&proxy.url()).await;
     let worker = Worker::new(&*direct).await;
     for priority in ["5", "7"] {
-        let fleeting = || NewTask { result_ttl: Some(Duration::ZERO), priority: priority.parse().expect("valid"), ..named("echo", "[1]") };
+        let fleeting = || NewTask {
+            options: TaskOptions { result_ttl: Some(Duration::ZERO), priority: priority.parse().expect("valid"), ..TaskOptions::default() },
+            ..named("echo", "[1]")
+        };
         let known = fleeting();
         direct.enqueue(std::slice::from_ref(&known)).await.expect("enqueue");
         worker.claim_one().await;
@@ -183,7 +186,11 @@ async fn a_relay_that_is_repeated_after_the_child_is_gone_adds_nothing() {
     let broker = connect(&proxy.url()).await;
     let (place, mail) = (QueueName::default(), queue("mail"));
     let worker = Worker::new(&*direct).await;
-    let child = NewTask { queue: mail.clone(), result_ttl: Some(Duration::ZERO), ..named("echo", "[1]") };
+    let child = NewTask {
+        queue: mail.clone(),
+        options: TaskOptions { result_ttl: Some(Duration::ZERO), ..TaskOptions::default() },
+        ..named("echo", "[1]")
+    };
     direct.enqueue(&[named("echo", "[1]")]).await.expect("enqueue");
     worker.run_one(Verdict::Succeed { result: "1".into(), children: vec![child.clone()] }).await;
     let cut = Arc::new(AtomicBool::new(false));
@@ -212,9 +219,6 @@ fn schedule(name: &str) -> Schedule {
         task: task_name("echo"),
         args: "[1]".into(),
         queue: QueueName::default(),
-        priority: Priority::default(),
-        timeout_ms: None,
-        max_attempts: None,
         catch_up: CatchUp::Once,
         overlap: Overlap::Allow,
         source: Source::Cli,
@@ -224,6 +228,7 @@ fn schedule(name: &str) -> Schedule {
         paused: false,
         last: Millis(0),
         last_task: None,
+        options: TaskOptions::default(),
     }
 }
 

@@ -107,7 +107,7 @@ impl Fleet {
                 let mut task = bench.task(number);
                 task.queue = queues[number % queues.len()].clone();
                 if self.payload > 0 {
-                    task.headers.push(("payload".to_owned(), "x".repeat(self.payload)));
+                    task.options.headers.push(("payload".to_owned(), "x".repeat(self.payload)));
                 }
                 task
             });

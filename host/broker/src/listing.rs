@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::error::{BrokerError, Result};
-use taskhost_core::task::{Millis, QueueName, State, TaskName, TaskView};
+use taskhost_core::task::{Millis, OptionFilter, QueueName, State, TaskName, TaskView};
 
 /// How many tasks a driver reads at once.
 const LOOK: usize = 200;
@@ -28,6 +28,7 @@ pub struct TaskFilter {
     pub error: Option<String>,
     /// Only tasks whose last change (end, due or enqueue time) is at least this long ago.
     pub older: Option<Duration>,
+    pub options: OptionFilter,
 }
 
 impl TaskFilter {
@@ -37,13 +38,14 @@ impl TaskFilter {
 
     /// Whether the filter looks at more than queue and state.
     fn is_choosy(&self) -> bool {
-        self.task.is_some() || self.error.is_some() || self.older.is_some()
+        self.task.is_some() || self.error.is_some() || self.older.is_some() || !self.options.is_empty()
     }
 
     fn fits(&self, view: &TaskView, now: Millis) -> bool {
         let changed = view.ended_at.or(view.due_at).unwrap_or(view.enqueued_at);
         self.wants(view.state)
             && self.task.as_ref().is_none_or(|name| *name == view.task)
+            && self.options.fits(&view.options)
             && self.older.is_none_or(|older| changed.after(older) <= now)
             && self.error.as_ref().is_none_or(|part| {
                 view.error.as_ref().is_some_and(|error| {

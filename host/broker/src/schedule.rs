@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::error::Result;
-use taskhost_core::task::{Millis, NewTask, Priority, QueueName, TaskId, TaskName};
+use taskhost_core::task::{Millis, NewTask, QueueName, TaskId, TaskName, TaskOptions};
 
 /// Keeps schedules and fires them.
 #[async_trait]
@@ -42,9 +42,8 @@ pub struct Schedule {
     /// A JSON array.
     pub args: String,
     pub queue: QueueName,
-    pub priority: Priority,
-    pub timeout_ms: Option<u64>,
-    pub max_attempts: Option<u32>,
+    #[serde(flatten)]
+    pub options: TaskOptions,
     pub catch_up: CatchUp,
     pub overlap: Overlap,
     pub source: Source,
@@ -84,19 +83,21 @@ impl Schedule {
     }
 
     /// The definition as text, by the keys of `taskhost.toml`, without `paused`.
-    fn keys(&self) -> [(&'static str, String); 10] {
-        [
+    fn keys(&self) -> Vec<(&'static str, String)> {
+        let mut keys = vec![
             ("rule", self.rule.clone()),
             ("tz", self.timezone.clone()),
             ("task", self.task.to_string()),
             ("args", self.args.clone()),
             ("queue", self.queue.to_string()),
-            ("priority", format!("{:?}", self.priority)),
-            ("timeout", format!("{:?}", self.timeout_ms)),
-            ("retries", format!("{:?}", self.max_attempts)),
+            ("priority", format!("{:?}", self.options.priority)),
+            ("timeout", format!("{:?}", self.options.timeout.map(|timeout| timeout.as_millis()))),
+            ("retries", format!("{:?}", self.options.max_attempts)),
             ("catch_up", format!("{:?}", self.catch_up)),
             ("overlap", format!("{:?}", self.overlap)),
-        ]
+        ];
+        keys.extend(self.options.carried.shown());
+        keys
     }
 }
 

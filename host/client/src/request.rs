@@ -46,7 +46,7 @@ impl Request {
     #[must_use]
     pub fn priority(self, priority: u8) -> Self {
         let given = Priority::new(priority).ok_or_else(|| format!("a priority is a number from 0 to 9: `{priority}`"));
-        self.set(given, |task, priority| task.priority = priority)
+        self.set(given, |task, priority| task.options.priority = priority)
     }
 
     /// Starts this long after the broker has taken it, by the broker's clock.
@@ -70,19 +70,19 @@ impl Request {
     /// How long an attempt may run; by default the body's hint, then the worker's setting.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
-        self.change(|task| task.timeout = Some(timeout))
+        self.change(|task| task.options.timeout = Some(timeout))
     }
 
     /// Retries after a first attempt that failed; by default the body's hint, then the worker's setting.
     #[must_use]
     pub fn retries(self, retries: u32) -> Self {
-        self.change(|task| task.max_attempts = Some(retries.saturating_add(1)))
+        self.change(|task| task.options.max_attempts = Some(retries.saturating_add(1)))
     }
 
     /// How long the result is kept after the end; zero: not at all. By default the broker's `result_ttl`.
     #[must_use]
     pub fn keep_result(self, time: Duration) -> Self {
-        self.change(|task| task.result_ttl = Some(time))
+        self.change(|task| task.options.result_ttl = Some(time))
     }
 
     /// At most one unfinished task of this name and these arguments, for at most `time` from when it may start. A second request gets
@@ -101,7 +101,7 @@ impl Request {
     /// A header that the body can read, such as `traceparent`; its name is stored in lower case.
     #[must_use]
     pub fn header(self, name: &str, value: &str) -> Self {
-        self.change(|task| task.headers.push((name.to_ascii_lowercase(), value.to_owned())))
+        self.change(|task| task.options.headers.push((name.to_ascii_lowercase(), value.to_owned())))
     }
 
     fn change(mut self, change: impl FnOnce(&mut NewTask)) -> Self {

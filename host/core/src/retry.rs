@@ -26,7 +26,12 @@ pub const LONGEST_WISH: Duration = Duration::from_secs(30 * 24 * 3600);
 /// no further attempt can mend.
 pub fn judge(task: &Task, hints: Option<&Hints>, settings: &RetrySettings, outcome: Outcome, jitter: f64) -> Verdict {
     let (error, wish) = match outcome {
-        Outcome::Done { result, children } => return Verdict::Succeed { result, children },
+        Outcome::Done { result, mut children } => {
+            for child in &mut children {
+                child.options.carried.inherit(&task.options.carried);
+            }
+            return Verdict::Succeed { result, children };
+        }
         Outcome::HostFault { delay, .. } => return Verdict::HandBack { delay },
         Outcome::Failed { error, after } => (error, after),
     };
@@ -46,7 +51,7 @@ pub fn judge(task: &Task, hints: Option<&Hints>, settings: &RetrySettings, outco
 
 /// The enqueuer's word, then the body's hint as far as it is followed (`catalogue::Bound`), then the worker's default.
 pub fn max_attempts(task: &Task, hints: Option<&Hints>, settings: &RetrySettings) -> u32 {
-    task.max_attempts.or_else(|| hints?.retries.map(|retries| retries.saturating_add(1))).unwrap_or(settings.max_attempts).max(1)
+    task.options.max_attempts.or_else(|| hints?.retries.map(|retries| retries.saturating_add(1))).unwrap_or(settings.max_attempts).max(1)
 }
 
 /// The worker's defaults, where neither the enqueuer nor the body's hint says otherwise.
@@ -69,7 +74,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::task::{Millis, Priority, QueueName, TaskError, TaskId, TaskName};
+    use crate::task::{Millis, QueueName, TaskError, TaskId, TaskName, TaskOptions};
 
     fn task(tries: u32, max_attempts: Option<u32>) -> Task {
         Task {
@@ -77,13 +82,10 @@ mod tests {
             name: TaskName::new("add").unwrap(),
             args: "[]".into(),
             queue: QueueName::default(),
-            priority: Priority::default(),
             enqueued_at: Millis(0),
             tries,
             losses: 0,
-            timeout: None,
-            max_attempts,
-            headers: Vec::new(),
+            options: TaskOptions { max_attempts, ..TaskOptions::default() },
         }
     }
 

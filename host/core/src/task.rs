@@ -10,9 +10,11 @@ use std::{fmt, str::FromStr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 mod name;
+mod options;
 mod view;
 
 pub use name::{InvalidName, QueueName, TaskId, TaskName};
+pub use options::{Carried, OptionFilter, TaskOptions};
 pub use view::{ErrorEntry, Progress, State, TaskView, WaitsFor};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
@@ -113,21 +115,13 @@ pub struct NewTask {
     /// A JSON array, compact, one item a parameter.
     pub args: String,
     pub queue: QueueName,
-    pub priority: Priority,
     pub start: Start,
     /// Cancelled instead of run when it has not started by then.
     pub expires: Option<Millis>,
-    /// The enqueuer's word; `None` leaves it to the body's hint, then to the worker's default.
-    pub timeout: Option<Duration>,
-    /// The enqueuer's word, at least 1; `None` leaves it to the body's hint, then to the worker's default.
-    pub max_attempts: Option<u32>,
-    /// How long the result is kept after the end; `None`: the broker's `result_ttl`; zero: not at all.
-    pub result_ttl: Option<Duration>,
     pub unique: Option<Unique>,
-    /// `traceparent` included; names in lower case.
-    pub headers: Vec<(String, String)>,
-    /// Somebody is about to await its end: it is told for a minute, however soon it comes and however short the result is kept.
+    /// The caller is about to await the end: the broker tells it for a minute, also if the result is kept for less.
     pub awaited: bool,
+    pub options: TaskOptions,
 }
 
 impl NewTask {
@@ -138,15 +132,11 @@ impl NewTask {
             name,
             args: args.into(),
             queue: QueueName::default(),
-            priority: Priority::default(),
             start: Start::Now,
             expires: None,
-            timeout: None,
-            max_attempts: None,
-            result_ttl: None,
             unique: None,
-            headers: Vec::new(),
             awaited: false,
+            options: TaskOptions::default(),
         }
     }
 }
@@ -158,15 +148,12 @@ pub struct Task {
     pub name: TaskName,
     pub args: String,
     pub queue: QueueName,
-    pub priority: Priority,
     pub enqueued_at: Millis,
     /// Attempts that ended or were lost before this one.
     pub tries: u32,
     /// How many of them were lost with their worker.
     pub losses: u32,
-    pub timeout: Option<Duration>,
-    pub max_attempts: Option<u32>,
-    pub headers: Vec<(String, String)>,
+    pub options: TaskOptions,
 }
 
 /// Why an attempt has no result; the words stand in results, logs and `--error` filters.

@@ -354,7 +354,8 @@ fn task(
     let mut task = defaults.task(&line.task, args.map_err(|error| refusal(&error))?, catalogue);
     task.queue = line.queue.unwrap_or(task.queue);
     task.id = line.id.unwrap_or(task.id);
-    task.priority = line.priority.unwrap_or(task.priority);
+    let options = &mut task.options;
+    options.priority = line.priority.unwrap_or(options.priority);
     task.start = match (&line.delay, &line.at) {
         (Some(_), Some(_)) => return Err("give `delay` or `at`, not both".to_owned()),
         (Some(delay), None) => Start::In(delay.duration("delay")?),
@@ -366,9 +367,9 @@ fn task(
         Some(Start::In(time)) => task.expires = Some(clock.after(time)),
         Some(Start::Now) | None => {}
     }
-    task.max_attempts = line.retries.map(|retries| retries.saturating_add(1)).or(task.max_attempts);
-    task.timeout = line.timeout.map(|time| time.positive("timeout")).transpose()?.or(task.timeout);
-    task.result_ttl = line.result_ttl.map(|time| time.duration("result_ttl")).transpose()?.or(task.result_ttl);
+    options.max_attempts = line.retries.map(|retries| retries.saturating_add(1)).or(options.max_attempts);
+    options.timeout = line.timeout.map(|time| time.positive("timeout")).transpose()?.or(options.timeout);
+    options.result_ttl = line.result_ttl.map(|time| time.duration("result_ttl")).transpose()?.or(options.result_ttl);
     if let Some(time) = line.unique {
         task.unique = Some(Unique { key: same(&task.name, &task.args), ttl: time.positive("unique")? });
     }
@@ -377,6 +378,6 @@ fn task(
         (None, Some(_)) => return Err("`unique_key` needs `unique`, such as \"1h\"".to_owned()),
         (_, None) => {}
     }
-    task.headers.extend(line.headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)));
+    options.headers.extend(line.headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)));
     Ok(task)
 }

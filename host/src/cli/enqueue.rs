@@ -17,7 +17,7 @@ use crate::config::{Settings, units};
 use taskhost_broker::Enqueued;
 use taskhost_core::{
     catalogue::{Catalogue, Given},
-    task::{Millis, NewTask, Start, TaskId, TaskName},
+    task::{Millis, NewTask, Start, TaskId, TaskName, TaskOptions},
 };
 
 #[derive(Debug, Args)]
@@ -105,7 +105,7 @@ pub(super) async fn call(mut args: EnqueueArgs, settings: &Settings) -> Result<(
     let broker = ask::broker(settings).await?;
     // By the broker's clock: ours may be wrong, and it is the broker's that decides.
     let now = if matches!(args.expires, Some(Start::In(_))) { broker.now().await? } else { Millis(0) };
-    let defaults = args.defaults(now);
+    let defaults = args.defaults(now)?;
     if let Some(file) = &args.bulk {
         return bulk::call(&*broker, file, args.rejected.as_deref(), &defaults, args.unchecked).await;
     }
@@ -162,10 +162,9 @@ impl EnqueueArgs {
         }
     }
 
-    fn defaults(&self, now: Millis) -> Defaults {
-        Defaults {
+    fn defaults(&self, now: Millis) -> Result<Defaults, Failure> {
+        Ok(Defaults {
             queue: self.wishes.queue.clone(),
-            priority: self.wishes.priority.unwrap_or_default(),
             start: match (self.delay, self.at) {
                 (Some(delay), _) => Start::In(delay),
                 (None, Some(at)) => Start::At(at),
@@ -176,12 +175,13 @@ impl EnqueueArgs {
                 Start::In(time) => Some(now.after(time)),
                 Start::At(at) => Some(at),
             }),
-            timeout: self.wishes.timeout,
-            max_attempts: self.wishes.max_attempts(),
-            result_ttl: if self.no_result { Some(Duration::ZERO) } else { self.result_ttl },
             unique: self.unique,
-            headers: self.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect(),
-        }
+            options: TaskOptions {
+                result_ttl: if self.no_result { Some(Duration::ZERO) } else { self.result_ttl },
+                headers: self.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect(),
+                ..self.wishes.options()?
+            },
+        })
     }
 
     fn task(&self, defaults: &Defaults, name: &TaskName, given: &Given, catalogue: &Catalogue) -> Result<NewTask, Failure> {

@@ -4,22 +4,18 @@ use std::time::Duration;
 
 use taskhost_core::{
     catalogue::{ArgumentsError, Catalogue},
-    task::{Millis, NewTask, Priority, QueueName, Start, TaskId, TaskName, Unique},
+    task::{Millis, NewTask, QueueName, Start, TaskId, TaskName, TaskOptions, Unique},
 };
 
 /// What a task has where its own line, or its body's hint, does not say.
 #[derive(Debug)]
 pub(super) struct Defaults {
     pub(super) queue: Option<QueueName>,
-    pub(super) priority: Priority,
     pub(super) start: Start,
     pub(super) expires: Option<Millis>,
-    pub(super) timeout: Option<Duration>,
-    pub(super) max_attempts: Option<u32>,
-    pub(super) result_ttl: Option<Duration>,
     /// Not twice at a time, for this time.
     pub(super) unique: Option<Duration>,
-    pub(super) headers: Vec<(String, String)>,
+    pub(super) options: TaskOptions,
 }
 
 impl Defaults {
@@ -28,14 +24,10 @@ impl Defaults {
         let hint = catalogue.offers.get(name).and_then(|offer| offer.body.hints.queue.clone());
         NewTask {
             queue: self.queue.clone().or(hint).unwrap_or_default(),
-            priority: self.priority,
             start: self.start,
             expires: self.expires,
-            timeout: self.timeout,
-            max_attempts: self.max_attempts,
-            result_ttl: self.result_ttl,
-            headers: self.headers.clone(),
             unique: self.unique.map(|ttl| Unique { key: same(name, &args), ttl }),
+            options: self.options.clone(),
             ..NewTask::new(name.clone(), args)
         }
     }

@@ -1,7 +1,5 @@
 //! `schedule`: name a rule and a task; the workers enqueue it by the clock.
 
-use std::time::Duration;
-
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
@@ -141,9 +139,6 @@ async fn add(broker: &dyn Broker, args: AddArgs, payload_limit: usize) -> Result
         args: checked.map_err(|error| Failure::Usage(new_task::refusal(&error)))?,
         task: args.task,
         queue: args.wishes.queue.clone().or(hint).unwrap_or_default(),
-        priority: args.wishes.priority.unwrap_or_default(),
-        timeout_ms: args.wishes.timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
-        max_attempts: args.wishes.max_attempts(),
         catch_up: args.catch_up,
         overlap: args.overlap,
         source: Source::Cli,
@@ -153,6 +148,7 @@ async fn add(broker: &dyn Broker, args: AddArgs, payload_limit: usize) -> Result
         paused: false,
         last: now,
         last_task: None,
+        options: args.wishes.options()?,
     };
     crate::schedule::validate(&schedule).map_err(|error| Failure::Usage(error.to_string()))?;
     let before = broker.schedules().await?.into_iter().find(|old| old.name == schedule.name);
@@ -302,13 +298,7 @@ async fn remove_orphans(broker: &dyn Broker, yes: bool) -> Result<(), Failure> {
 async fn run(broker: &dyn Broker, name: &str) -> Result<(), Failure> {
     let schedules = broker.schedules().await?;
     let Some(schedule) = schedules.into_iter().find(|schedule| schedule.name == name) else { return found(false, name) };
-    let task = NewTask {
-        queue: schedule.queue,
-        priority: schedule.priority,
-        timeout: schedule.timeout_ms.map(Duration::from_millis),
-        max_attempts: schedule.max_attempts,
-        ..NewTask::new(schedule.task, schedule.args)
-    };
+    let task = NewTask { queue: schedule.queue, options: schedule.options, ..NewTask::new(schedule.task, schedule.args) };
     // Its id is fresh, so it can't be a duplicate.
     broker.enqueue(std::slice::from_ref(&task)).await?;
     output::told(task.id.as_str())

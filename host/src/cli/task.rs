@@ -11,6 +11,7 @@ use super::{
     failure::Failure,
     output::{self, Rows, Sink, cell},
     wait,
+    words::OptionFilterWords,
 };
 use crate::{
     config::{Settings, units},
@@ -94,6 +95,8 @@ struct Filter {
     /// Only those that ended so long ago, such as 1d; if they have not ended: were due, else enqueued
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     older: Option<Duration>,
+    #[command(flatten)]
+    options: OptionFilterWords,
 }
 
 /// How many tasks a page of a listing has.
@@ -165,8 +168,8 @@ async fn show(broker: &dyn Broker, args: &OneArgs) -> Result<(), Failure> {
         format!("queue     {}", view.queue),
         format!("state     {}{}", view.state, if view.cancel_asked { " (cancel asked)" } else { "" }),
         format!("args      {}", output::short(view.args.get(), 2_000)),
-        format!("priority  {}", view.priority),
-        format!("tries     {}{}", view.tries, view.max_attempts.map_or_else(String::new, |most| format!(" of {most}"))),
+        format!("priority  {}", view.options.priority.get()),
+        format!("tries     {}{}", view.tries, view.options.max_attempts.map_or_else(String::new, |most| format!(" of {most}"))),
         format!("enqueued  {}", at(view.enqueued_at)),
     ];
     let times = [("due", view.due_at), ("expires", view.expires_at), ("started", view.started_at), ("ended", view.ended_at)];
@@ -184,7 +187,9 @@ async fn show(broker: &dyn Broker, args: &OneArgs) -> Result<(), Failure> {
         let of = progress.total.map_or_else(String::new, |total| format!(" of {total}"));
         lines.push(format!("progress  {}{of} {}", progress.done, output::clean(&progress.note)));
     }
-    lines.extend(view.headers.iter().map(|(name, value)| format!("header    {}: {}", output::clean(name), output::clean(value))));
+    let carried = view.options.carried.shown().into_iter().filter(|(_, value)| !value.is_empty());
+    lines.extend(carried.map(|(name, value)| format!("{name:<9} {}", output::clean(&value))));
+    lines.extend(view.options.headers.iter().map(|(name, value)| format!("header    {}: {}", output::clean(name), output::clean(value))));
     if let Some(result) = &view.result {
         lines.push(format!("result    {}", clean_json(&one_line(result.get()))));
     }
@@ -382,6 +387,7 @@ impl Filter {
             task: self.task.clone(),
             error: self.error.clone(),
             older: self.older,
+            options: self.options.filter(),
         }
     }
 

@@ -11,7 +11,7 @@ use super::failure::Failure;
 use crate::config::units;
 use taskhost_core::{
     catalogue::Given,
-    task::{Priority, QueueName},
+    task::{Carried, OptionFilter, Priority, QueueName, TaskOptions},
 };
 
 /// The arguments of a task, in one of three ways.
@@ -64,18 +64,48 @@ pub(super) struct Wishes {
     pub(super) queue: Option<QueueName>,
     /// 0 to 9; 9 is claimed first [default: 5]
     #[arg(long)]
-    pub(super) priority: Option<Priority>,
+    priority: Option<Priority>,
     /// Attempts after the first [default: the body's hint, else the worker's]
     #[arg(long, value_name = "NUMBER")]
     retries: Option<u32>,
     /// How long an attempt may take, such as 2m
     #[arg(long, value_name = "TIME", value_parser = units::positive_duration)]
-    pub(super) timeout: Option<Duration>,
+    timeout: Option<Duration>,
+    #[command(flatten)]
+    carried: CarriedWords,
 }
 
 impl Wishes {
-    pub(super) fn max_attempts(&self) -> Option<u32> {
-        self.retries.map(|retries| retries.saturating_add(1))
+    pub(super) fn options(&self) -> Result<TaskOptions, Failure> {
+        Ok(TaskOptions {
+            priority: self.priority.unwrap_or_default(),
+            timeout: self.timeout,
+            max_attempts: self.retries.map(|retries| retries.saturating_add(1)),
+            carried: self.carried.options()?,
+            ..TaskOptions::default()
+        })
+    }
+}
+
+/// The options that brokers carry without looking at them.
+#[derive(Debug, Args)]
+struct CarriedWords {}
+
+impl CarriedWords {
+    fn options(&self) -> Result<Carried, Failure> {
+        let Self {} = self;
+        Ok(Carried::default())
+    }
+}
+
+/// Which tasks a listing shows, by their options.
+#[derive(Debug, Args)]
+pub(super) struct OptionFilterWords {}
+
+impl OptionFilterWords {
+    pub(super) fn filter(&self) -> OptionFilter {
+        let Self {} = self;
+        OptionFilter::default()
     }
 }
 

@@ -18,7 +18,7 @@ use toml::{
 use super::{ConfigError, Given, KEYS, arguments, did_you_mean, units};
 use crate::{plugins::Policies, schedule};
 use taskhost_broker::{CatchUp, Overlap, Schedule, Source};
-use taskhost_core::task::{Millis, Priority, QueueName, TaskName};
+use taskhost_core::task::{Carried, Millis, Priority, QueueName, TaskName, TaskOptions};
 
 /// What the file says.
 #[derive(Debug, Default)]
@@ -89,8 +89,8 @@ impl Reader<'_> {
                 return Err(self.refused(name.span().start, "a schedule is a table such as `[schedules.nightly]`"));
             };
             for key in keys.keys() {
-                if !SCHEDULE_KEYS.contains(&key.get_ref().as_ref()) {
-                    let hint = did_you_mean(key.get_ref(), SCHEDULE_KEYS.iter().copied());
+                if !schedule_keys().any(|known| known == key.get_ref()) {
+                    let hint = did_you_mean(key.get_ref(), schedule_keys());
                     return Err(
                         self.refused(key.span().start, &format!("unknown key `{}` of a schedule{hint}", key.get_ref().escape_debug()))
                     );
@@ -127,6 +127,7 @@ impl Reader<'_> {
         };
         let (fits, wanted) = match key {
             "args" => return Ok(()),
+            key if Carried::NAMES.contains(&key) => return Ok(()),
             "paused" => (got.is_bool(), "`true` or `false`"),
             "priority" => (below(9), "a number from 0 to 9"),
             "retries" => (below(u32::MAX), "a whole number from 0 to 4294967295"),
@@ -154,6 +155,10 @@ impl Reader<'_> {
 const SCHEDULE_KEYS: &[&str] =
     &["rule", "task", "args", "timezone", "tz", "queue", "priority", "timeout", "retries", "catch_up", "overlap", "paused"];
 
+fn schedule_keys() -> impl Iterator<Item = &'static str> {
+    SCHEDULE_KEYS.iter().copied().chain(Carried::NAMES)
+}
+
 #[derive(Debug, Deserialize)]
 struct Tables {
     schedules: BTreeMap<Spanned<String>, RawSchedule>,
@@ -177,6 +182,8 @@ struct RawSchedule {
     #[serde(default)]
     overlap: Overlap,
     paused: Option<bool>,
+    #[serde(flatten)]
+    carried: Carried,
 }
 
 fn checked(name: String, raw: RawSchedule, args: String) -> Result<Schedule, String> {
@@ -188,9 +195,6 @@ fn checked(name: String, raw: RawSchedule, args: String) -> Result<Schedule, Str
         task: raw.task,
         args,
         queue: raw.queue,
-        priority: raw.priority,
-        timeout_ms: timeout.map(|value| u64::try_from(value.as_millis()).unwrap_or(u64::MAX)),
-        max_attempts: raw.retries.map(|retries| retries.saturating_add(1)),
         catch_up: raw.catch_up,
         overlap: raw.overlap,
         source: Source::Toml,
@@ -200,6 +204,13 @@ fn checked(name: String, raw: RawSchedule, args: String) -> Result<Schedule, Str
         paused: raw.paused.unwrap_or(false),
         last: Millis(0),
         last_task: None,
+        options: TaskOptions {
+            priority: raw.priority,
+            timeout,
+            max_attempts: raw.retries.map(|retries| retries.saturating_add(1)),
+            carried: raw.carried,
+            ..TaskOptions::default()
+        },
     };
     schedule::validate(&schedule).map_err(|error| error.to_string())?;
     Ok(schedule)

@@ -103,7 +103,7 @@ fn schedules_are_read_whole() {
     let settings = load(file, &[], &[]).unwrap();
     let [schedule] = settings.schedules.as_slice() else { panic!("one schedule: {:?}", settings.schedules) };
     assert_eq!((schedule.name.as_str(), schedule.timezone.as_str(), schedule.args.as_str()), ("bu", "Asia/Shanghai", r#"[1,"x"]"#));
-    assert_eq!(schedule.max_attempts, Some(1));
+    assert_eq!(schedule.options.max_attempts, Some(1));
     assert!(refusal("[schedules.bu]\nrule = '61 * * * *'\ntask = 'x'\n").starts_with("taskhost.toml:1: "));
     assert!(refusal("[schedules.bu]\ntask = 'x'\n").contains("rule"));
 }

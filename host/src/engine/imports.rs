@@ -202,7 +202,7 @@ fn child(asked: children::NewTask, payload: usize, queue: &QueueName) -> Result<
         child.id = TaskId::new(id).map_err(|error| error.to_string())?;
     }
     if let Some(priority) = asked.priority {
-        child.priority = Priority::new(priority).ok_or_else(|| format!("a priority is a number from 0 to 9: `{priority}`"))?;
+        child.options.priority = Priority::new(priority).ok_or_else(|| format!("a priority is a number from 0 to 9: `{priority}`"))?;
     }
     if asked.delay_ms > 0 {
         child.start = Start::In(Duration::from_millis(asked.delay_ms));
@@ -212,7 +212,7 @@ fn child(asked: children::NewTask, payload: usize, queue: &QueueName) -> Result<
         if !valid {
             return Err(format!("a header's name has 1 to 128 characters of A-Z a-z 0-9 - _ .: `{}`", words::line(&name, 64)));
         }
-        child.headers.push((name.to_ascii_lowercase(), value));
+        child.options.headers.push((name.to_ascii_lowercase(), value));
     }
     Ok(child)
 }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use super::*;
 use taskhost_broker::{CatchUp, Overlap, Source};
-use taskhost_core::task::{Priority, QueueName, TaskName};
+use taskhost_core::task::{QueueName, TaskName, TaskOptions};
 
 /// 2026-03-01T00:00:00Z by the broker's clock when a test begins.
 const START: Millis = Millis(1_772_323_200_000);
@@ -160,9 +160,6 @@ fn schedule(name: &str, rule: &str) -> Schedule {
         task: TaskName::new("add").unwrap(),
         args: "[1,1]".into(),
         queue: QueueName::default(),
-        priority: Priority::default(),
-        timeout_ms: None,
-        max_attempts: None,
         catch_up: CatchUp::Once,
         overlap: Overlap::Allow,
         source: Source::Cli,
@@ -172,6 +169,7 @@ fn schedule(name: &str, rule: &str) -> Schedule {
         paused: false,
         last: START,
         last_task: None,
+        options: TaskOptions::default(),
     }
 }
 
@@ -447,7 +445,10 @@ fn a_schedule_is_validated_with_a_sentence() {
             Schedule { args: "{}".into(), ..schedule("a", "0 3 * * *") },
             "a schedule's arguments are a JSON array such as [1, \"x\"]: invalid type: map, expected a sequence at line 1 column 0",
         ),
-        (Schedule { max_attempts: Some(0), ..schedule("a", "0 3 * * *") }, "a schedule's tasks have at least 1 attempt, and 1 ms for each"),
+        (
+            Schedule { options: TaskOptions { max_attempts: Some(0), ..TaskOptions::default() }, ..schedule("a", "0 3 * * *") },
+            "a schedule's tasks have at least 1 attempt, and 1 ms for each",
+        ),
     ] {
         assert_eq!(validate(&changed).unwrap_err().to_string(), expected);
     }

@@ -4,7 +4,7 @@ use redis::{Commands, Connection, Value};
 use taskhost_broker::{
     BrokerSettings, CatchUp, DeleteReply, Fired, Overlap, Produce, Schedule, Schedules, Source, TaskFilter, Tasks, redis::RedisBroker,
 };
-use taskhost_core::task::{ErrorKind, Millis, NewTask, Priority, QueueName, State};
+use taskhost_core::task::{ErrorKind, Millis, NewTask, QueueName, State, TaskOptions};
 
 use super::{KEY_SHA1, Table, all};
 use crate::support::{RedisServer, Worker, add, ok, queue, task_id, task_name};
@@ -297,9 +297,6 @@ async fn a_schedule_that_cannot_be_read_stops_no_other_and_can_be_removed() {
         task: task_name("add"),
         args: "[1,1]".into(),
         queue: QueueName::default(),
-        priority: Priority::default(),
-        timeout_ms: None,
-        max_attempts: None,
         catch_up: CatchUp::Once,
         overlap: Overlap::Allow,
         source: Source::Cli,
@@ -309,6 +306,7 @@ async fn a_schedule_that_cannot_be_read_stops_no_other_and_can_be_removed() {
         paused: false,
         last: Millis(0),
         last_task: None,
+        options: TaskOptions::default(),
     };
     broker.put_schedule(&schedule).await.expect("put");
     for odd in ODD {
@@ -421,5 +419,5 @@ async fn the_script_refuses_a_record_that_cannot_be_read_and_writes_nothing() {
     assert_eq!(eval(&mut scene, key, &[&whole[..], &["expires", "99999999999999"]].concat()).expect("good"), Vec::<String>::new());
     let broker = scene.broker().await;
     assert_eq!(broker.find(Some(&queue("default")), &task_id("my-id")).await.expect("find").expect("known").task, task_name("email:send"));
-    assert_eq!(broker.find(Some(&queue("default")), &task_id("whole")).await.expect("find").expect("known").priority, 9);
+    assert_eq!(broker.find(Some(&queue("default")), &task_id("whole")).await.expect("find").expect("known").options.priority.get(), 9);
 }

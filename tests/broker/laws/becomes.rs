@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use taskhost_broker::{Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued, Finished};
-use taskhost_core::task::{ErrorKind, NewTask, QueueName, State, TaskError, Unique, Verdict};
+use taskhost_core::task::{ErrorKind, NewTask, QueueName, State, TaskError, TaskOptions, Unique, Verdict};
 
 use crate::support::{SOON, Worker, add, enqueue, finish, named, ok, queue, retry_after, state, view, wait_until};
 
@@ -53,7 +53,10 @@ fn table() -> Vec<(Over, Then, Then)> {
     let dead = |kind| Verdict::Dead { error: error(kind) };
     let child = NewTask { queue: queue("children"), ..named("child", &format!("[{}]", large(LIMIT))) };
     let with_child = Verdict::Succeed { result: "1".into(), children: vec![child.clone()] };
-    let by_headers = NewTask { headers: vec![("h".into(), "x".repeat(LIMIT))], ..named("child", "[1]") };
+    let by_headers = NewTask {
+        options: TaskOptions { headers: vec![("h".into(), "x".repeat(LIMIT))], ..TaskOptions::default() },
+        ..named("child", "[1]")
+    };
     let near = Verdict::Succeed { result: "1".into(), children: vec![add(), by_headers] };
 
     // What a body or a limit decided stands, cancelled or not.
@@ -103,7 +106,7 @@ pub(crate) async fn a_verdict_has_the_same_end_on_every_broker(b: &dyn Broker) {
                 let task = NewTask {
                     unique: unique.clone().filter(|_| is_unique),
                     expires: Some(now.after(HOUR)).filter(|_| expires),
-                    result_ttl: Some(Duration::ZERO).filter(|_| !keeps),
+                    options: TaskOptions { result_ttl: Some(Duration::ZERO).filter(|_| !keeps), ..TaskOptions::default() },
                     ..add()
                 };
                 let id = enqueue(b, task).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use taskhost_broker::{Broker, CancelReply, Finished};
-use taskhost_core::task::{ErrorKind, NewTask, QueueName, Start, State, TaskError, Verdict};
+use taskhost_core::task::{ErrorKind, NewTask, QueueName, Start, State, TaskError, TaskOptions, Verdict};
 use tokio::sync::mpsc;
 
 use crate::support::{SOON, Worker, add, dead, enqueue, ok, retry_after, state, task_id, view};
@@ -96,7 +96,7 @@ pub(crate) async fn a_task_cancelled_while_its_worker_dies_ends_cancelled(b: &dy
 }
 
 pub(crate) async fn a_task_cancelled_while_its_worker_dies_ends_cancelled_without_attempts_left(b: &dyn Broker) {
-    let id = enqueue(b, NewTask { max_attempts: Some(1), ..add() }).await;
+    let id = enqueue(b, NewTask { options: TaskOptions { max_attempts: Some(1), ..TaskOptions::default() }, ..add() }).await;
     let gone = Worker::new(b).await;
     gone.claim_one().await;
     assert_eq!(b.cancel(&QueueName::default(), &id).await.expect("cancel"), CancelReply::Asked);

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 use taskhost_broker::{Broker, BrokerSettings, DeleteReply, Finished, RetryReply};
-use taskhost_core::task::{ErrorKind, NewTask, Priority, Progress, QueueName, Start, State, TaskError, TaskId, Unique, Verdict};
+use taskhost_core::task::{
+    ErrorKind, NewTask, Priority, Progress, QueueName, Start, State, TaskError, TaskId, TaskOptions, Unique, Verdict,
+};
 
 use crate::support::{
     SOON, Worker, add, dead, enqueue, finish, named, ok, queue, retry_after, state, still_waits, task_id, view, wait_until,
@@ -57,8 +59,11 @@ pub(crate) async fn who_awaits_an_end_is_told_all_that_is_known_of_it(one: &dyn 
         ("[2]".to_owned(), dead("no")),
     ] {
         let task = NewTask {
-            headers: vec![("trace".into(), "é\n".into())],
-            priority: Priority::new(7).expect("a priority"),
+            options: TaskOptions {
+                headers: vec![("trace".into(), "é\n".into())],
+                priority: Priority::new(7).expect("a priority"),
+                ..TaskOptions::default()
+            },
             ..named("add", &args)
         };
         let id = enqueue(one, task).await;
@@ -206,7 +211,7 @@ async fn is_forgotten_in_time(b: &dyn Broker, id: &TaskId, forget: impl AsyncFn(
 
 pub(crate) async fn a_result_is_gone_after_its_time_and_its_id_free_again(b: &dyn Broker) {
     let worker = Worker::new(b).await;
-    let task = NewTask { result_ttl: Some(KEPT), ..add() };
+    let task = NewTask { options: TaskOptions { result_ttl: Some(KEPT), ..TaskOptions::default() }, ..add() };
     let id = enqueue(b, task.clone()).await;
     worker.run_one(ok("2")).await;
     assert_eq!(state(b, &id).await, State::Succeeded);
@@ -221,7 +226,9 @@ pub(crate) fn short_results() -> BrokerSettings {
 pub(crate) async fn the_broker_s_time_for_results_counts_from_the_end(b: &dyn Broker) {
     let worker = Worker::new(b).await;
     let short = enqueue(b, add()).await;
-    let long = enqueue(b, NewTask { result_ttl: Some(Duration::from_secs(600)), ..add() }).await;
+    let long =
+        enqueue(b, NewTask { options: TaskOptions { result_ttl: Some(Duration::from_secs(600)), ..TaskOptions::default() }, ..add() })
+            .await;
     let leased = worker.claim(2).await;
     let now = b.now().await.expect("now");
     wait_until(SOON, "its time would be over", || async { b.now().await.expect("now") > now.after(KEPT) }).await;
@@ -258,7 +265,7 @@ pub(crate) async fn every_end_but_death_is_kept_for_that_time_and_no_longer(b: &
 
 pub(crate) async fn a_task_that_wants_no_result_keeps_none(b: &dyn Broker) {
     let worker = Worker::new(b).await;
-    let task = NewTask { result_ttl: Some(Duration::ZERO), ..add() };
+    let task = NewTask { options: TaskOptions { result_ttl: Some(Duration::ZERO), ..TaskOptions::default() }, ..add() };
     let id = enqueue(b, task.clone()).await;
     let leased = worker.claim_one().await;
     let (ended, _) = tokio::join!(b.await_end(None, &id, SOON), worker.finish(&leased.member, ok("2")));

@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::future::join_all;
 use taskhost_broker::{Broker, BrokerError, BrokerSettings, Enqueued};
-use taskhost_core::task::{Millis, NewTask, QueueName, Start, State, Unique};
+use taskhost_core::task::{Millis, NewTask, QueueName, Start, State, TaskOptions, Unique};
 
 use crate::support::{SOON, Worker, add, dead, enqueue, named, ok, queue, state, still_waits, task_id, view, wait_until};
 
@@ -194,19 +194,26 @@ pub(crate) async fn an_earlier_due_time_wakes_who_waits_for_a_later_one(one: &dy
 
 pub(crate) async fn what_was_asked_for_arrives(b: &dyn Broker) {
     let task = NewTask {
-        timeout: Some(Duration::from_millis(1500)),
-        max_attempts: Some(7),
-        priority: "8".parse().expect("valid"),
-        headers: vec![("traceparent".into(), "00-ab".into()), ("x".into(), "ü\u{0}\"".into())],
+        options: TaskOptions {
+            timeout: Some(Duration::from_millis(1500)),
+            max_attempts: Some(7),
+            result_ttl: Some(Duration::from_millis(90_001)),
+            priority: "8".parse().expect("valid"),
+            headers: vec![("traceparent".into(), "00-ab".into()), ("x".into(), "ü\u{0}\"".into())],
+            ..TaskOptions::default()
+        },
         ..named("concat", r#"["ä\u0000",9223372036854775807,{"k":[null,1.5]}]"#)
     };
     let id = enqueue(b, task.clone()).await;
     let got = Worker::new(b).await.claim_one().await.task;
-    assert_eq!((&got.id, &got.name, &got.args, &got.queue, got.priority), (&id, &task.name, &task.args, &task.queue, task.priority));
-    assert_eq!((got.timeout, got.max_attempts, &got.headers), (task.timeout, task.max_attempts, &task.headers));
+    assert_eq!(
+        (&got.id, &got.name, &got.args, &got.queue, got.options.priority),
+        (&id, &task.name, &task.args, &task.queue, task.options.priority)
+    );
+    assert_eq!(got.options, task.options);
     assert_eq!((got.tries, got.losses), (0, 0));
     let shown = view(b, &id).await;
-    assert_eq!((shown.args.get(), shown.priority, shown.max_attempts, &shown.headers), (&*task.args, 8, Some(7), &task.headers));
+    assert_eq!((shown.args.get(), &shown.options), (&*task.args, &task.options));
     assert_eq!(shown.enqueued_at, got.enqueued_at);
 }
 
@@ -220,7 +227,7 @@ pub(crate) async fn a_payload_over_the_limit_refuses_the_whole_call(b: &dyn Brok
     let error = b.enqueue(&[small.clone(), large]).await.expect_err("over the limit");
     assert!(matches!(&error, BrokerError::Invalid(text) if text.contains("101") && text.contains("100")), "{error:?}");
     assert!(b.find(None, &small.id).await.expect("find").is_none(), "nothing was written");
-    let by_headers = NewTask { headers: vec![("h".into(), "x".repeat(100))], ..add() };
+    let by_headers = NewTask { options: TaskOptions { headers: vec![("h".into(), "x".repeat(100))], ..TaskOptions::default() }, ..add() };
     assert!(matches!(b.enqueue(&[by_headers]).await, Err(BrokerError::Invalid(_))));
     enqueue(b, named("add", &format!("[\"{}\"]", "x".repeat(96)))).await;
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use taskhost_broker::{Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued, TaskFilter};
-use taskhost_core::task::{NewTask, QueueName, State, Verdict};
+use taskhost_core::task::{NewTask, QueueName, State, TaskOptions, Verdict};
 
 use crate::support::{SOON, Worker, add, dead, enqueue, named, ok, queue, task_id, wait_until};
 
@@ -11,14 +11,27 @@ use crate::support::{SOON, Worker, add, dead, enqueue, named, ok, queue, task_id
 const PLACES: [&str; 2] = ["default", "mail"];
 
 fn child(id: &str, place: &str) -> NewTask {
-    NewTask { id: task_id(id), queue: queue(place), result_ttl: Some(Duration::ZERO), ..named("child", "[1]") }
+    NewTask {
+        id: task_id(id),
+        queue: queue(place),
+        options: TaskOptions { result_ttl: Some(Duration::ZERO), ..TaskOptions::default() },
+        ..named("child", "[1]")
+    }
 }
 
 /// A parent ends and says that this follows from it; everything on the way to its place is done.
 async fn follows(b: &dyn Broker, child: &NewTask) {
     let line = queue("parents");
     // Before its children, where they wait in its own queue.
-    enqueue(b, NewTask { queue: line.clone(), priority: "9".parse().expect("a priority"), ..add() }).await;
+    enqueue(
+        b,
+        NewTask {
+            queue: line.clone(),
+            options: TaskOptions { priority: "9".parse().expect("a priority"), ..TaskOptions::default() },
+            ..add()
+        },
+    )
+    .await;
     let worker = Worker::on(b, &line, crate::support::LEASE).await;
     let children =
         vec![NewTask { queue: if child.queue.as_str() == "default" { line.clone() } else { child.queue.clone() }, ..child.clone() }];
@@ -46,7 +59,7 @@ pub(crate) async fn a_child_is_added_once_whatever_its_result_ttl(b: &dyn Broker
         for (n, ttl) in [Some(Duration::ZERO), Some(Duration::from_millis(1)), Some(Duration::from_secs(900)), None].into_iter().enumerate()
         {
             let id = format!("child-{n}");
-            let child = NewTask { result_ttl: ttl, ..child(&id, place) };
+            let child = NewTask { options: TaskOptions { result_ttl: ttl, ..TaskOptions::default() }, ..child(&id, place) };
             follows(b, &child).await;
             follows(b, &child).await;
             assert_eq!(works.run_one(ok("1")).await.task.id, child.id);
@@ -69,7 +82,7 @@ pub(crate) async fn a_child_is_added_once_whatever_the_broker_keeps(b: &dyn Brok
     for place in PLACES {
         let works = worker(b, place).await;
         for (id, verdict) in [("ends", ok("1")), ("dies", dead("no"))] {
-            let child = NewTask { result_ttl: None, ..child(id, place) };
+            let child = NewTask { options: TaskOptions::default(), ..child(id, place) };
             follows(b, &child).await;
             works.run_one(verdict).await;
             b.sweep(&home(place), &[]).await.expect("sweep");

@@ -3,7 +3,7 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use taskhost_broker::{Broker, BrokerSettings, Finished};
-use taskhost_core::task::{NewTask, Priority, QueueName, Start, State, TaskName, Verdict};
+use taskhost_core::task::{NewTask, Priority, QueueName, Start, State, TaskName, TaskOptions, Verdict};
 
 use crate::support::{SOON, Worker, add, enqueue, named, ok, queue, retry_after, state, still_waits, task_name, view, wait_until};
 
@@ -39,7 +39,8 @@ pub(crate) async fn order_is_priority_then_first_in_first_out(b: &dyn Broker) {
     let mut expected = Vec::new();
     for priority in [5, 0, 9, 5, 9, 0, 5] {
         let priority = Priority::new(priority).expect("valid");
-        expected.push((9 - priority.get(), enqueue(b, NewTask { priority, ..add() }).await));
+        expected
+            .push((9 - priority.get(), enqueue(b, NewTask { options: TaskOptions { priority, ..TaskOptions::default() }, ..add() }).await));
     }
     expected.sort_by_key(|(rank, _)| *rank);
     let worker = Worker::new(b).await;
@@ -145,8 +146,16 @@ pub(crate) async fn a_parked_task_is_claimed_by_who_names_it_and_by_nobody_else(
 
 pub(crate) async fn parked_tasks_are_claimed_in_order_with_the_ready_ones(b: &dyn Broker) {
     let worker = Worker::new(b).await;
-    let low = enqueue(b, NewTask { priority: Priority::new(1).expect("valid"), ..named("late", "[]") }).await;
-    let high = enqueue(b, NewTask { priority: Priority::new(9).expect("valid"), ..named("late", "[]") }).await;
+    let low = enqueue(
+        b,
+        NewTask { options: TaskOptions { priority: Priority::new(1).expect("valid"), ..TaskOptions::default() }, ..named("late", "[]") },
+    )
+    .await;
+    let high = enqueue(
+        b,
+        NewTask { options: TaskOptions { priority: Priority::new(9).expect("valid"), ..TaskOptions::default() }, ..named("late", "[]") },
+    )
+    .await;
     worker.run_one(Verdict::Park).await;
     worker.run_one(Verdict::Park).await;
     let plain = enqueue(b, add()).await;

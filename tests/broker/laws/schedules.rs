@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use taskhost_broker::{Broker, CatchUp, Fired, Overlap, Schedule, Source};
-use taskhost_core::task::{Millis, NewTask, Priority, QueueName, TaskId};
+use taskhost_core::task::{Millis, NewTask, QueueName, TaskId, TaskOptions};
 
 use crate::support::{SOON, Worker, add, ok, task_id, task_name, wait_until};
 
@@ -16,9 +16,6 @@ fn schedule(name: &str) -> Schedule {
         task: task_name("add"),
         args: "[1,1]".into(),
         queue: QueueName::default(),
-        priority: Priority::default(),
-        timeout_ms: Some(1000),
-        max_attempts: None,
         catch_up: CatchUp::Once,
         overlap: Overlap::Allow,
         source: Source::Cli,
@@ -28,6 +25,7 @@ fn schedule(name: &str) -> Schedule {
         paused: false,
         last: Millis(0),
         last_task: None,
+        options: TaskOptions { timeout: Some(Duration::from_millis(1000)), ..TaskOptions::default() },
     }
 }
 

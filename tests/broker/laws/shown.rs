@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use taskhost_broker::{Broker, BrokerError, BrokerSettings, TaskFilter};
-use taskhost_core::task::{ErrorKind, NewTask, QueueName, Start, State, TaskError, TaskId, Verdict};
+use taskhost_core::task::{ErrorKind, NewTask, QueueName, Start, State, TaskError, TaskId, TaskOptions, Verdict};
 
 use crate::support::{SOON, Worker, add, dead, enqueue, named, ok, queue, task_name, wait_until};
 
@@ -198,7 +198,7 @@ pub(crate) async fn every_ended_task_is_listed_and_counted_however_many_ended_af
 
 pub(crate) async fn what_leaves_before_its_time_is_neither_listed_nor_counted(b: &dyn Broker) {
     let default = QueueName::default();
-    let own = |ttl| NewTask { result_ttl: Some(ttl), ..add() };
+    let own = |ttl| NewTask { options: TaskOptions { result_ttl: Some(ttl), ..TaskOptions::default() }, ..add() };
     let worker = Worker::new(b).await;
     let mut succeeded = Vec::new();
     for task in [add(), add(), add(), own(Duration::from_secs(7)), own(Duration::from_secs(7)), own(Duration::ZERO)] {
@@ -247,7 +247,9 @@ pub(crate) async fn what_is_over_its_time_is_neither_listed_nor_counted_swept_or
     let worker = Worker::new(b).await;
     let mut last = enqueue(b, add()).await;
     worker.run_one(ok("2")).await;
-    let long = enqueue(b, NewTask { result_ttl: Some(Duration::from_secs(600)), ..add() }).await;
+    let long =
+        enqueue(b, NewTask { options: TaskOptions { result_ttl: Some(Duration::from_secs(600)), ..TaskOptions::default() }, ..add() })
+            .await;
     worker.run_one(ok("2")).await;
     for swept in [false, true] {
         wait_until(SOON, "a result is over its time", || async { b.find(None, &last).await.expect("find").is_none() }).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 use taskhost_broker::{Broker, BrokerSettings, DeleteReply, Finished};
-use taskhost_core::task::{ErrorKind, NewTask, QueueName, State, TaskError, TaskId, TaskView, Verdict};
+use taskhost_core::task::{ErrorKind, NewTask, QueueName, State, TaskError, TaskId, TaskOptions, TaskView, Verdict};
 
 use crate::support::{LEASE, SOON, Worker, add, dead, enqueue, ok, queue, still_waits, wait_until};
 
@@ -12,7 +12,7 @@ use crate::support::{LEASE, SOON, Worker, add, dead, enqueue, ok, queue, still_w
 const SHORT: [Duration; 2] = [Duration::ZERO, Duration::from_millis(1)];
 
 fn fleeting(ttl: Duration) -> NewTask {
-    NewTask { result_ttl: Some(ttl), ..add() }
+    NewTask { options: TaskOptions { result_ttl: Some(ttl), ..TaskOptions::default() }, ..add() }
 }
 
 fn verdicts() -> [(Verdict, State); 4] {

@@ -167,7 +167,7 @@ impl RedisBroker {
         let stamp = format!("@{claimed_us}");
         taken.tasks.retain(|leased| leased.member.claimed_us == claimed_us);
         taken.odd.retain(|odd| odd.member.ends_with(stamp.as_bytes()));
-        taken.tasks.sort_by(|a, b| (b.task.priority, &a.member.id).cmp(&(a.task.priority, &b.member.id)));
+        taken.tasks.sort_by(|a, b| (b.task.options.priority, &a.member.id).cmp(&(a.task.options.priority, &b.member.id)));
         Ok(taken)
     }
 

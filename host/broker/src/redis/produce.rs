@@ -130,7 +130,7 @@ impl RedisBroker {
         let mut call = script.call(&self.keys.queue(queue));
         // A task without a result may have ended and gone before the call is repeated. So the call has a name, which the broker remembers
         // for a while.
-        let is_named = tasks.iter().any(|task| task.result_ttl.unwrap_or(self.settings.result_ttl) < TOLD);
+        let is_named = tasks.iter().any(|task| task.options.result_ttl.unwrap_or(self.settings.result_ttl) < TOLD);
         if is_named {
             call.push("call");
             call.push(uuid::Uuid::now_v7().to_string());

@@ -16,7 +16,8 @@ use crate::{
     unreadable::shown,
 };
 use taskhost_core::task::{
-    CodeId, ErrorEntry, ErrorKind, Millis, NewTask, Priority, QueueName, Start, State, Task, TaskError, TaskId, TaskName, TaskView,
+    Carried, CodeId, ErrorEntry, ErrorKind, Millis, NewTask, Priority, QueueName, Start, State, Task, TaskError, TaskId, TaskName,
+    TaskOptions, TaskView,
 };
 
 pub(super) fn corrupt(what: &str, why: impl Display) -> BrokerError {
@@ -89,12 +90,9 @@ impl Row {
         self.0.as_slice().is_empty()
     }
 
-    /// Reads priority, timeout, attempts and headers.
-    fn rest_of(&mut self, task: &mut Task) {
-        task.priority = self.parsed().and_then(Priority::new).unwrap_or_default();
-        task.timeout = self.parsed().map(Duration::from_millis);
-        task.max_attempts = self.parsed();
-        task.headers = text(self.next()).and_then(|headers| serde_json::from_str(&headers).ok()).unwrap_or_default();
+    /// Reads the options in the order of [`OPTIONS`].
+    fn options(&mut self) -> TaskOptions {
+        options(|_| text(self.next()))
     }
 
     /// A count of attempts. A count beyond the bounds is the largest one, never 0.
@@ -117,6 +115,26 @@ pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(31_536_000_000_000)
 }
 
+/// The fields of a task's hash that hold its options, in the order in which scripts read them for a worker.
+const OPTIONS: [&str; 6] = ["priority", "timeout", "max", "headers", "ttl", "options"];
+
+/// The options from the fields of a task's hash. `field` is called once for each of [`OPTIONS`], in that order. An unreadable value counts
+/// as not set.
+fn options(mut field: impl FnMut(&str) -> Option<String>) -> TaskOptions {
+    fn parsed<T: FromStr>(text: Option<String>) -> Option<T> {
+        text?.parse().ok()
+    }
+    let [priority, timeout, max, headers, ttl, carried] = OPTIONS.map(|name| field(name));
+    TaskOptions {
+        priority: parsed(priority).and_then(Priority::new).unwrap_or_default(),
+        timeout: parsed(timeout).map(Duration::from_millis),
+        max_attempts: parsed(max),
+        result_ttl: parsed(ttl).map(Duration::from_millis),
+        headers: headers.and_then(|headers| serde_json::from_str(&headers).ok()).unwrap_or_default(),
+        carried: carried.map(|carried| Carried::from_json(&carried)).unwrap_or_default(),
+    }
+}
+
 /// The script arguments of one task: see `admit` in lib.lua and docs/protocol.md.
 pub(super) fn record(task: &NewTask) -> Result<Vec<String>> {
     let start = match task.start {
@@ -128,20 +146,22 @@ pub(super) fn record(task: &NewTask) -> Result<Vec<String>> {
         Some(unique) => (unique.key.clone(), millis(unique.ttl).max(1).to_string()),
         None => (String::new(), String::new()),
     };
+    let options = &task.options;
     let mut fields = vec![("task", task.name.to_string()), ("args", task.args.clone())];
-    fields.extend(task.timeout.map(|timeout| ("timeout", millis(timeout).to_string())));
-    fields.extend(task.max_attempts.map(|max| ("max", max.to_string())));
-    fields.extend(task.result_ttl.map(|ttl| ("ttl", millis(ttl).to_string())));
+    fields.extend(options.timeout.map(|timeout| ("timeout", millis(timeout).to_string())));
+    fields.extend(options.max_attempts.map(|max| ("max", max.to_string())));
+    fields.extend(options.result_ttl.map(|ttl| ("ttl", millis(ttl).to_string())));
+    fields.extend(options.carried.to_json().map(|carried| ("options", carried)));
     fields.extend(task.expires.map(|at| ("expires", at.0.min(31_536_000_000_000).to_string())));
     if task.awaited {
         fields.push(("awaited", "1".to_owned()));
     }
-    if !task.headers.is_empty() {
+    if !options.headers.is_empty() {
         let headers =
-            serde_json::to_string(&task.headers).map_err(|error| BrokerError::Invalid(format!("failed to write headers: {error}")))?;
+            serde_json::to_string(&options.headers).map_err(|error| BrokerError::Invalid(format!("failed to write headers: {error}")))?;
         fields.push(("headers", headers));
     }
-    let mut record = vec![task.id.to_string(), task.priority.get().to_string(), start, key, ttl, fields.len().to_string()];
+    let mut record = vec![task.id.to_string(), options.priority.get().to_string(), start, key, ttl, fields.len().to_string()];
     record.extend(fields.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
     Ok(record)
 }
@@ -156,15 +176,7 @@ pub(super) fn push_record(call: &mut Call, task: &NewTask) -> Result<()> {
 
 /// Whether a task has only id, name and arguments, and runs now. Most tasks are like this.
 pub(super) fn is_plain(task: &NewTask) -> bool {
-    task.start == Start::Now
-        && task.priority == Priority::default()
-        && task.unique.is_none()
-        && task.timeout.is_none()
-        && task.max_attempts.is_none()
-        && task.result_ttl.is_none()
-        && task.expires.is_none()
-        && task.headers.is_empty()
-        && !task.awaited
+    task.start == Start::Now && task.unique.is_none() && task.expires.is_none() && !task.awaited && task.options == TaskOptions::default()
 }
 
 /// An entry in the place of a task that can't be run.
@@ -216,9 +228,8 @@ fn leased(queue: &QueueName, member: Member, fields: Value) -> Result<Leased, St
     let id = member.id.clone();
     let enqueued_at = Millis(row.parsed().unwrap_or_default());
     let (tries, losses) = (row.tries(), row.tries());
-    let (priority, timeout, max_attempts, headers) = (Priority::default(), None, None, Vec::new());
-    let mut task = Task { id, name, args, queue: queue.clone(), priority, enqueued_at, tries, losses, timeout, max_attempts, headers };
-    row.rest_of(&mut task);
+    let options = row.options();
+    let task = Task { id, name, args, queue: queue.clone(), enqueued_at, tries, losses, options };
     Ok(Leased { member, task })
 }
 
@@ -280,13 +291,10 @@ pub(super) fn claimed(
             name,
             args,
             queue: queue.clone(),
-            priority: Priority::default(),
             enqueued_at: Millis(read(at).parse().unwrap_or_default()),
             tries: 0,
             losses: 0,
-            timeout: None,
-            max_attempts: None,
-            headers: Vec::new(),
+            options: TaskOptions::default(),
         };
         tasks.push(Leased { member: Member { id, claimed_us }, task });
     }
@@ -301,7 +309,7 @@ pub(super) fn claimed(
             let task = &mut leased.task;
             let mut row = Row::new(fields)?;
             (task.tries, task.losses) = (row.tries(), row.tries());
-            row.rest_of(task);
+            task.options = row.options();
         }
     }
     Ok(Some(Taken { tasks, odd }))
@@ -412,10 +420,9 @@ pub(super) fn view(queue: &QueueName, value: Value) -> Result<Option<TaskView>> 
         state,
         waits_for: None,
         args: raw(fields.get("args").map_or("[]", String::as_str)),
-        priority: number("priority").and_then(|value| u8::try_from(value).ok()).and_then(Priority::new).unwrap_or_default().get(),
+        options: options(|name| fields.get(name).cloned()),
         // A success does not write its count: it is one more than the stored one.
         tries: if state == State::Succeeded { tries.saturating_add(1) } else { tries },
-        max_attempts: number("max").and_then(|max| u32::try_from(max).ok()),
         result: fields.get("result").filter(|_| state == State::Succeeded).map(|result| raw(result)),
         error: error.or_else(|| broken.map(|why| TaskError::new(ErrorKind::Unreadable, why))),
         errors,
@@ -430,7 +437,6 @@ pub(super) fn view(queue: &QueueName, value: Value) -> Result<Option<TaskView>> 
         version: by.next().flatten(),
         digest: by.next().flatten(),
         progress: fields.get("progress").filter(|_| !state.is_ended()).and_then(|progress| serde_json::from_str(progress).ok()),
-        headers: fields.get("headers").and_then(|headers| serde_json::from_str(headers).ok()).unwrap_or_default(),
         cancel_asked: cancel_asked && !state.is_ended(),
     }))
 }

@@ -18,7 +18,9 @@ use crate::error::{BrokerError, Result};
 const BUSY: Duration = Duration::from_secs(5);
 /// `th` and a version, in the file's header, to recognise databases of other applications.
 const APPLICATION_ID: i32 = 0x7468_6f31;
-const SCHEMA: i32 = 2;
+const SCHEMA: i32 = 3;
+/// The step from each schema to the next one, beginning with schema 1.
+const STEPS: [&str; 2] = [include_str!("schema_2.sql"), include_str!("schema_3.sql")];
 /// How many idle reading connections are kept.
 const IDLE_READERS: usize = 4;
 
@@ -51,9 +53,10 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
     if found == 0 {
         step.execute_batch(include_str!("schema.sql")).map_err(fault)?;
         step.pragma_update(None, "application_id", APPLICATION_ID).map_err(fault)?;
-    }
-    if found == 1 {
-        step.execute_batch(include_str!("schema_2.sql")).map_err(fault)?;
+    } else {
+        for next in STEPS.iter().skip(usize::try_from(found - 1).unwrap_or(0)) {
+            step.execute_batch(next).map_err(fault)?;
+        }
     }
     if found < SCHEMA {
         step.pragma_update(None, "user_version", SCHEMA).map_err(fault)?;
@@ -195,6 +198,19 @@ pub(super) fn fault(path: &Path, error: &rusqlite::Error) -> BrokerError {
     }
 }
 
+/// Gives a database the shape that `schema` had.
+#[cfg(test)]
+pub(super) fn go_back(database: &Connection, schema: i32) {
+    const BACK: [&str; 2] = [
+        "DROP TABLE ended; DROP TABLE unoffered; DROP TABLE stub; DROP TABLE awaited; ALTER TABLE task DROP COLUMN child",
+        "ALTER TABLE task DROP COLUMN options",
+    ];
+    for step in BACK.iter().skip(usize::try_from(schema - 1).expect("1 or more")).rev() {
+        database.execute_batch(step).expect("an earlier shape");
+    }
+    database.pragma_update(None, "user_version", schema).expect("a version");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,13 +247,11 @@ mod tests {
         let again = open(&path).expect("again");
         again.pragma_update(None, "user_version", SCHEMA + 1).expect("raise");
         drop(again);
-        assert!(refusal(&path).contains("written by a newer taskhost (schema 3, this one knows 2); upgrade"));
+        assert!(refusal(&path).contains("written by a newer taskhost (schema 4, this one knows 3); upgrade"));
     }
 
     #[test]
-    fn a_database_of_schema_1_is_brought_up_with_what_stands_in_it() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("x.db");
+    fn a_database_of_each_earlier_schema_is_brought_up_with_its_tasks() {
         let shape = |db: &Connection| {
             let mut find = db.prepare("SELECT name, type, \"notnull\" FROM pragma_table_info('task')").expect("columns");
             let task: Vec<(String, String, bool)> = find
@@ -250,17 +264,24 @@ mod tests {
                 find.query_map((), |row| Ok((row.get(0)?, row.get(1)?))).expect("all").map(|row| row.expect("one")).collect();
             (task, all)
         };
-        let old = open(&path).expect("fresh");
-        let expected = shape(&old);
-        old.execute_batch(
-            "DROP TABLE ended; DROP TABLE unoffered; DROP TABLE stub; DROP TABLE awaited; ALTER TABLE task DROP COLUMN child; PRAGMA user_version = 1;
-             INSERT INTO task (queue, id, name, args, rank, state, turn, enqueued_at) VALUES ('default', 't', 'add', '[]', 4, 1, 1, 1);",
-        )
-        .expect("as schema 1 had it");
-        drop(old);
-        let new = open(&path).expect("brought up");
-        assert_eq!(shape(&new), expected);
-        assert_eq!(new.query_row("SELECT child FROM task WHERE id = 't'", (), |row| row.get::<_, i64>(0)), Ok(0));
-        assert_eq!(identify(&path, &new).expect("ours"), SCHEMA);
+        for schema in 1..SCHEMA {
+            let dir = tempfile::tempdir().expect("a directory");
+            let path = dir.path().join("x.db");
+            let old = open(&path).expect("fresh");
+            let expected = shape(&old);
+            go_back(&old, schema);
+            old.execute(
+                "INSERT INTO task (queue, id, name, args, rank, state, turn, enqueued_at) VALUES ('default', 't', 'add', '[]', 4, 1, 1, 1)",
+                (),
+            )
+            .expect("a task");
+            drop(old);
+            let new = open(&path).expect("brought up");
+            assert_eq!(shape(&new), expected, "from schema {schema}");
+            let version: i32 = new.pragma_query_value(None, "user_version", |row| row.get(0)).expect("a version");
+            assert_eq!(version, SCHEMA);
+            let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<String>>(1)?));
+            assert_eq!(new.query_row("SELECT child, options FROM task WHERE id = 't'", (), read), Ok((0, None)));
+        }
     }
 }

@@ -85,20 +85,22 @@ fn due(step: &Step<'_>, task: &NewTask) -> Option<i64> {
 fn insert(step: &mut Step<'_>, task: &NewTask, is_child: bool) -> Result<bool, Failure> {
     let due = due(step, task);
     let state = if due.is_some() { State::Scheduled } else { State::Ready };
-    let headers = if task.headers.is_empty() { None } else { Some(serde_json::to_string(&task.headers)?) };
+    let options = &task.options;
+    let headers = if options.headers.is_empty() { None } else { Some(serde_json::to_string(&options.headers)?) };
     let turn = step.stamp();
     let added = insert!(step.connection, "INSERT INTO task" {
         queue: task.queue.as_str(),
         id: task.id.as_str(),
         name: task.name.as_str(),
         args: task.args,
+        rank: rank(options.priority),
         headers: headers,
-        rank: rank(task.priority),
+        options: options.carried.to_json(),
         state: number(state),
         turn: turn,
-        max_attempts: task.max_attempts,
-        timeout_ms: task.timeout.map(ms),
-        result_ttl_ms: task.result_ttl.map(ms),
+        max_attempts: options.max_attempts,
+        timeout_ms: options.timeout.map(ms),
+        result_ttl_ms: options.result_ttl.map(ms),
         enqueued_at: step.now_ms(),
         due_at: due,
         expires_at: task.expires.map(sql),

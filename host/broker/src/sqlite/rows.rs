@@ -14,12 +14,29 @@ use serde_json::value::RawValue;
 
 use super::columns::{Columns, col};
 use crate::lease::{Leased, Member};
-use taskhost_core::task::{ErrorKind, Millis, Priority, QueueName, State, Task, TaskError, TaskId, TaskName, TaskView};
+use taskhost_core::task::{
+    Carried, ErrorKind, Millis, Priority, QueueName, State, Task, TaskError, TaskId, TaskName, TaskOptions, TaskView,
+};
 
 type Read<T> = rusqlite::Result<T>;
 
-pub(super) const LEASED: Columns =
-    Columns("id, queue, name, args, headers, rank, enqueued_at, tries, losses, timeout_ms, max_attempts, claimed_us, seq, turn");
+pub(super) const LEASED: Columns = Columns(
+    "id, queue, name, args, enqueued_at, tries, losses, rank, timeout_ms, max_attempts, result_ttl_ms, headers, options, claimed_us, seq, turn",
+);
+
+/// Reads the options of a task from a row of the list.
+macro_rules! options {
+    ($row:ident, $list:ident) => {
+        TaskOptions {
+            priority: priority(whole($row, col!($list.rank))?),
+            timeout: maybe($row, col!($list.timeout_ms))?.map(duration),
+            max_attempts: maybe($row, col!($list.max_attempts))?.map(|max| u32::try_from(max.max(1)).unwrap_or(u32::MAX)),
+            result_ttl: maybe($row, col!($list.result_ttl_ms))?.map(duration),
+            headers: loose($row, col!($list.headers))?.unwrap_or_default(),
+            carried: words($row, col!($list.options))?.map(|stored| Carried::from_json(&stored)).unwrap_or_default(),
+        }
+    };
+}
 
 /// Reads a row of [`LEASED`]. `claimed_us` is the stamp of the present claim; `None` takes the stored one.
 pub(super) fn leased(row: &Row<'_>, claimed_us: Option<i64>) -> Read<Leased> {
@@ -38,20 +55,17 @@ pub(super) fn leased(row: &Row<'_>, claimed_us: Option<i64>) -> Read<Leased> {
             queue: parsed(row, col!(LEASED.queue))?,
             name: parsed(row, col!(LEASED.name))?,
             args: row.get(col!(LEASED.args))?,
-            headers: loose(row, col!(LEASED.headers))?.unwrap_or_default(),
-            priority: priority(whole(row, col!(LEASED.rank))?),
             enqueued_at: time(whole(row, col!(LEASED.enqueued_at))?),
             tries: counted(row, col!(LEASED.tries))?,
             losses: counted(row, col!(LEASED.losses))?,
-            timeout: maybe(row, col!(LEASED.timeout_ms))?.map(duration),
-            max_attempts: maybe(row, col!(LEASED.max_attempts))?.map(|max| u32::try_from(max.max(1)).unwrap_or(u32::MAX)),
+            options: options!(row, LEASED),
         },
     })
 }
 
 pub(super) const VIEW: Columns = Columns(
-    "id, queue, name, state, args, rank, tries, max_attempts, result, error, errors, enqueued_at, due_at, \
-     expires_at, claimed_us, ended_at, worker, plugin, version, digest, progress, headers, cancel_asked, turn, seq, parked_at",
+    "id, queue, name, state, args, rank, timeout_ms, max_attempts, result_ttl_ms, headers, options, tries, result, error, errors, \
+     enqueued_at, due_at, expires_at, claimed_us, ended_at, worker, plugin, version, digest, progress, cancel_asked, turn, seq, parked_at",
 );
 
 /// Reads a row of [`VIEW`]. An invalid name is shown as unreadable.
@@ -66,9 +80,8 @@ pub(super) fn view(row: &Row<'_>) -> Read<TaskView> {
         task: task.unwrap_or_else(|_| TaskName::unreadable()),
         state,
         args: raw(words(row, col!(VIEW.args))?.unwrap_or_default()),
-        priority: priority(whole(row, col!(VIEW.rank))?).get(),
+        options: options!(row, VIEW),
         tries: counted(row, col!(VIEW.tries))?,
-        max_attempts: maybe(row, col!(VIEW.max_attempts))?.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
         result: words(row, col!(VIEW.result))?.map(raw),
         error: loose(row, col!(VIEW.error))?.or(broken),
         errors: loose(row, col!(VIEW.errors))?.unwrap_or_default(),
@@ -82,7 +95,6 @@ pub(super) fn view(row: &Row<'_>) -> Read<TaskView> {
         version: words(row, col!(VIEW.version))?,
         digest: words(row, col!(VIEW.digest))?,
         progress: loose(row, col!(VIEW.progress))?,
-        headers: loose(row, col!(VIEW.headers))?.unwrap_or_default(),
         cancel_asked: whole(row, col!(VIEW.cancel_asked))? != 0,
     })
 }

@@ -1,4 +1,4 @@
--- The whole database, schema 2. A change of shape is a new number in connection.rs and a step from the old one.
+-- The whole database, schema 3. A change of shape is a new number in connection.rs and a step from the old one.
 -- Times are milliseconds since 1970, except `turn` and `claimed_us`: microseconds, never given twice.
 -- `rank` is 9 - priority, so that every order of claiming ascends. States: 0 scheduled 1 ready 2 parked 3 running,
 -- ended: 4 succeeded 5 dead 6 cancelled. Each task stands in exactly one of the partial indices of its state.
@@ -38,6 +38,7 @@ CREATE TABLE task (
     errors        TEXT,                          -- JSON, the last five, oldest first
     progress      TEXT,                          -- JSON, while running
     child         INTEGER NOT NULL DEFAULT 0,    -- the broker itself started it: it leaves a stub
+    options       TEXT,                          -- JSON, the options that no step looks at; NULL when there are none
     UNIQUE (id, queue)
 );
 CREATE INDEX task_scheduled ON task (queue, due_at) WHERE state = 0;

@@ -16,7 +16,9 @@ use crate::{
     BrokerError, BrokerSettings, DeleteReply, Enqueued, Finish, Finished, Incarnation, Kv, KvRoom, Lease, LeaseReply, Leased, Produce,
     STUB, TOLD, TaskFilter, Tasks, grace,
 };
-use taskhost_core::task::{Clock, ErrorKind, Millis, NewTask, QueueName, State, SystemClock, TaskError, TaskId, TaskName, Verdict};
+use taskhost_core::task::{
+    Clock, ErrorKind, Millis, NewTask, QueueName, State, SystemClock, TaskError, TaskId, TaskName, TaskOptions, Verdict,
+};
 
 /// A clock that a test sets, also back.
 #[derive(Debug)]
@@ -174,7 +176,7 @@ async fn what_has_ended_leaves_the_file_when_its_time_is_over_and_the_dead_when_
     let settings = BrokerSettings::default();
     let who = b.register(&queue, LEASE).await.expect("register");
     let own = settings.result_ttl * 3;
-    let (short, long, dead) = (add(), NewTask { result_ttl: Some(own), ..add() }, add());
+    let (short, long, dead) = (add(), NewTask { options: TaskOptions { result_ttl: Some(own), ..TaskOptions::default() }, ..add() }, add());
     b.enqueue(&[short, long, dead]).await.expect("enqueue");
     let leased = held(b.claim(&who, LEASE, 3, &[]).await.expect("claim")).tasks;
     let succeed = || Verdict::Succeed { result: "2".into(), children: Vec::new() };
@@ -366,8 +368,7 @@ async fn a_database_of_schema_1_counts_what_has_ended_when_it_is_opened() {
     let Place { _dir, broker } = place;
     drop(broker);
     let old = Connection::open(&path).expect("open");
-    old.execute_batch("DROP TABLE ended; DROP TABLE unoffered; DROP TABLE stub; DROP TABLE awaited; ALTER TABLE task DROP COLUMN child; PRAGMA user_version = 1")
-        .expect("as it was");
+    super::connection::go_back(&old, 1);
     drop(old);
     let broker = SqliteBroker::open(&path, BrokerSettings::default()).expect("opens");
     let queues = broker.queues().await.expect("queues");
@@ -384,7 +385,12 @@ async fn what_is_known_of_a_task_beyond_its_result_goes_by_itself() {
     let b = &place.broker;
     let queue = QueueName::default();
     let who = b.register(&queue, LEASE).await.expect("register");
-    let child = NewTask { id: TaskId::new("child").expect("valid"), result_ttl: Some(Duration::ZERO), awaited: true, ..add() };
+    let child = NewTask {
+        id: TaskId::new("child").expect("valid"),
+        awaited: true,
+        options: TaskOptions { result_ttl: Some(Duration::ZERO), ..TaskOptions::default() },
+        ..add()
+    };
     // Runs a task that asks for the child. Gives how often the child runs.
     let follows = async || {
         b.enqueue(&[add()]).await.expect("enqueue");

@@ -81,7 +81,7 @@ fn refusal(result: &str, children: &[NewTask], limit: usize) -> Option<TaskError
 
 /// Says that a task's arguments and headers are over the payload limit.
 pub fn oversize(task: &NewTask, limit: usize) -> Option<String> {
-    let size = task.args.len() + task.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    let size = task.args.len() + task.options.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
     (size > limit).then(|| {
         format!(
             "arguments and headers of `{}` are {size} bytes, over the payload limit of {limit}; send a reference (a path, a URL) instead, \
@@ -94,7 +94,7 @@ pub fn oversize(task: &NewTask, limit: usize) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::TaskName;
+    use crate::task::{TaskName, TaskOptions};
 
     fn error(kind: ErrorKind) -> TaskError {
         TaskError::new(kind, "no")
@@ -119,7 +119,10 @@ mod tests {
 
     #[test]
     fn a_success_over_a_limit_is_dead_and_keeps_no_child() {
-        let child = NewTask { headers: vec![("h".into(), "x".repeat(9))], ..NewTask::new(TaskName::new("add").unwrap(), "[1]") };
+        let child = NewTask {
+            options: TaskOptions { headers: vec![("h".into(), "x".repeat(9))], ..TaskOptions::default() },
+            ..NewTask::new(TaskName::new("add").unwrap(), "[1]")
+        };
         let verdict = |result: &str| Verdict::Succeed { result: result.into(), children: vec![child.clone()] };
         let large = verdict("12345678901234");
         let dead = transition(&large, 13);

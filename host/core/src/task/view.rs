@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{CodeId, Millis, QueueName, TaskError, TaskId, TaskName};
+use super::{CodeId, Millis, QueueName, TaskError, TaskId, TaskName, TaskOptions};
 
 /// Where a task is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -101,10 +101,9 @@ pub struct TaskView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<WaitsFor>,
     pub args: Box<RawValue>,
-    pub priority: u8,
+    #[serde(flatten)]
+    pub options: TaskOptions,
     pub tries: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_attempts: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,8 +131,6 @@ pub struct TaskView {
     pub digest: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub headers: Vec<(String, String)>,
     /// A cancel was asked for while it ran, and it has not ended yet.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub cancel_asked: bool,

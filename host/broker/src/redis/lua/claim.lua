@@ -4,7 +4,7 @@
 -- RETURNS {0} when the lease is lost, else
 --         {1, claim µs, paused, more, ms until the next due time or -1, parked names, {member, fields}… adopted,
 --          how many tasks, 'id task at length …' of them best first, their arguments as one text,
---          {place among those from 1, {tries, losses, priority, timeout, max, headers}…}, ids that are held by now and can't be read}
+--          {place among those from 1, {tries, losses, options as `OPTIONS` of values.rs…}…}, ids that are held by now and can't be read}
 local ttl, limit, me = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[4]
 if not prolong(me, tonumber(ARGV[3])) then return { 0 } end
 
@@ -65,9 +65,9 @@ while taken < limit and not is_full do
     local id = ids[i]
     -- Fields that hardly any task has are read only where there are some.
     local f, extra = call('HMGET', T .. id, 'task', 'args', 'at', 'state', 'extra'), nil
-    if f[5] then extra = call('HMGET', T .. id, 'tries', 'losses', 'priority', 'timeout', 'max', 'headers', 'expires') end
+    if f[5] then extra = call('HMGET', T .. id, 'tries', 'losses', 'priority', 'timeout', 'max', 'headers', 'ttl', 'options', 'expires') end
     if f[1] and f[2] and not f[4] then
-      if extra and extra[7] and not extra[1] and (tonumber(extra[7]) or math.huge) <= now then
+      if extra and extra[9] and not extra[1] and (tonumber(extra[9]) or math.huge) <= now then
         late[#late + 1] = id
       else
         local args = f[2]

@@ -7,6 +7,6 @@ local page, found = call('SSCAN', held, ARGV[2], 'COUNT', 200), {}
 for _, member in ipairs(page[2]) do
   local id = id_in(member)
   local f = read(id)
-  if is_open(id, f[1], f[11]) then found[#found + 1] = { member, f } else call('SREM', held, member) end
+  if is_open(id, f[1], f[13]) then found[#found + 1] = { member, f } else call('SREM', held, member) end
 end
 return { page[1], found }

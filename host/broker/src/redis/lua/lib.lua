@@ -226,7 +226,7 @@ local function end_waiting(id, state, ttl, kind, message)
 end
 
 -- What a worker gets of a task.
-local FIELDS = { 'task', 'args', 'at', 'tries', 'losses', 'priority', 'timeout', 'max', 'headers', 'expires', 'state' }
+local FIELDS = { 'task', 'args', 'at', 'tries', 'losses', 'priority', 'timeout', 'max', 'headers', 'ttl', 'options', 'expires', 'state' }
 local function read(id) return call('HMGET', T .. id, unpack(FIELDS)) end
 
 -- The last sixth of a lease is granted by whoever looks at its deadline first, so the deadline is set that much before its end.
@@ -256,7 +256,7 @@ local function adopt(me)
         local id = id_in(member)
         local f = read(id)
         gone[#gone + 1] = member
-        if is_open(id, f[1], f[11]) then
+        if is_open(id, f[1], f[13]) then
           bytes = bytes + #(f[2] or '')
           found[#found + 1] = { member, f }
           mine[#mine + 1] = member
@@ -335,8 +335,9 @@ local RULES = {
   ttl = { 'a number of milliseconds', '^%d+$', 15 },
   expires = { 'a time in milliseconds', '^%d+$', 15 },
   awaited = { '1', '^1$', 1 },
+  options = { 'a JSON object', '^{.*}$', math.huge },
 }
-local FIELD = { task = true, args = true, headers = true, timeout = true, max = true, ttl = true, expires = true, awaited = true }
+local FIELD = { task = true, args = true, headers = true, timeout = true, max = true, ttl = true, expires = true, awaited = true, options = true }
 local function refusal(first)
   local function no(why) return redis.error_reply('INVALID ' .. why .. '; nothing was enqueued, see docs/protocol.md') end
   local function broken(n, what, value)
