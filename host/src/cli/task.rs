@@ -19,7 +19,7 @@ use crate::{
 };
 use taskhost_broker::{Broker, CancelReply, DeleteReply, RetryReply, TaskFilter, Tasks};
 use taskhost_core::{
-    task::{QueueName, State, TaskId, TaskName, TaskView},
+    task::{Carried, QueueName, State, TaskId, TaskName, TaskView},
     text::clean_json,
 };
 
@@ -125,9 +125,15 @@ async fn list(broker: &dyn Broker, args: ListArgs) -> Result<(), Failure> {
         return output::json(&tasks);
     }
     let now = broker.now().await?;
-    let mut rows = Rows::new(&["ID", "TASK", "QUEUE", "STATE", "TRIES", "AGE", "WHAT"]);
-    for view in &tasks {
-        rows.add(vec![
+    // An option has a column if a listed task has it.
+    let shown: Vec<_> = tasks.iter().map(|view| view.options.carried.shown()).collect();
+    let has = |name: &str| shown.iter().flatten().any(|(other, value)| *other == name && !value.is_empty());
+    let columns: Vec<_> = Carried::NAMES.into_iter().filter(|name| has(name)).map(str::to_uppercase).collect();
+    let mut heads = vec!["ID", "TASK", "QUEUE", "STATE", "TRIES", "AGE", "WHAT"];
+    heads.extend(columns.iter().map(String::as_str));
+    let mut rows = Rows::new(&heads);
+    for (view, shown) in tasks.iter().zip(&shown) {
+        let mut row = vec![
             cell(&view.id),
             cell(&view.task),
             cell(&view.queue),
@@ -135,7 +141,9 @@ async fn list(broker: &dyn Broker, args: ListArgs) -> Result<(), Failure> {
             cell(view.tries),
             cell(output::age(view.ended_at.unwrap_or(view.enqueued_at), now)),
             cell(output::short(&output::gist(view, now), 80)),
-        ]);
+        ];
+        row.extend(shown.iter().filter(|(name, _)| has(name)).map(|(_, value)| cell(value)));
+        rows.add(row);
     }
     rows.print("taskhost: no such task")
 }
@@ -392,7 +400,7 @@ impl Filter {
     }
 
     fn only_queue(&self) -> bool {
-        self.state.is_empty() && self.task.is_none() && self.error.is_none() && self.older.is_none()
+        self.state.is_empty() && self.task.is_none() && self.error.is_none() && self.older.is_none() && self.options.filter().is_empty()
     }
 
     fn is_empty(&self) -> bool {

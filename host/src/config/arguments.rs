@@ -17,8 +17,13 @@ pub(super) fn json(args: &Spanned<DeValue<'_>>) -> Result<String, Refused> {
         let got = args.get_ref().type_str();
         return Err(Refused { at: args.span().start, why: format!("`args` is an array such as [1, \"x\"], not {got}") });
     }
+    value(args, "args")
+}
+
+/// The value of the key `name` as JSON.
+pub(super) fn value(value: &Spanned<DeValue<'_>>, name: &str) -> Result<String, Refused> {
     let mut out = String::new();
-    write(args, "args", &mut out)?;
+    write(value, name, &mut out)?;
     Ok(out)
 }
 

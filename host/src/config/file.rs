@@ -127,7 +127,10 @@ impl Reader<'_> {
         };
         let (fits, wanted) = match key {
             "args" => return Ok(()),
-            key if Carried::NAMES.contains(&key) => return Ok(()),
+            key if Carried::NAMES.contains(&key) => {
+                let json = arguments::value(value, key).map_err(|refused| self.refused(refused.at, &refused.why))?;
+                return Carried::parse(key, &json).map(drop).map_err(|why| self.refused(at, &format!("`{key}` of a schedule: {why}")));
+            }
             "paused" => (got.is_bool(), "`true` or `false`"),
             "priority" => (below(9), "a number from 0 to 9"),
             "retries" => (below(u32::MAX), "a whole number from 0 to 4294967295"),

@@ -124,7 +124,7 @@ fn options(mut field: impl FnMut(&str) -> Option<String>) -> TaskOptions {
     fn parsed<T: FromStr>(text: Option<String>) -> Option<T> {
         text?.parse().ok()
     }
-    let [priority, timeout, max, headers, ttl, carried] = OPTIONS.map(|name| field(name));
+    let [priority, timeout, max, headers, ttl, carried] = OPTIONS.map(&mut field);
     TaskOptions {
         priority: parsed(priority).and_then(Priority::new).unwrap_or_default(),
         timeout: parsed(timeout).map(Duration::from_millis),

@@ -48,6 +48,14 @@ impl Carried {
         serde_json::from_str(text).unwrap_or_default()
     }
 
+    /// One option by its name, with its value as JSON.
+    pub fn parse(name: &str, value: &str) -> Result<Self, String> {
+        serde_json::from_str(&format!("{{\"{name}\":{value}}}")).map_err(|error| {
+            let text = error.to_string();
+            text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text).to_owned()
+        })
+    }
+
     /// Takes over the options of a parent that this child does not set itself.
     pub fn inherit(&mut self, parent: &Self) {
         let (Self {}, Self {}) = (self, parent);
