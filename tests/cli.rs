@@ -10,6 +10,7 @@ mod ends;
 mod options;
 mod pipes;
 mod shown;
+mod tags;
 mod wrong;
 
 use std::{fs, net::TcpListener, thread};

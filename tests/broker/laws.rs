@@ -13,6 +13,7 @@ mod order;
 mod schedules;
 pub(crate) mod shared;
 mod shown;
+mod tags;
 mod told;
 
 use taskhost_broker::BrokerSettings;
@@ -68,6 +69,13 @@ macro_rules! laws {
                         who_waits_for_a_task_that_expires_is_told_although_nothing_is_kept,
                     ]
                     with no_results [a_success_is_told_when_the_broker_keeps_no_results]
+                }
+                tags {
+                    one [
+                        a_task_keeps_its_tags_from_the_enqueue_to_its_end,
+                        a_listing_by_tags_shows_the_tasks_that_have_all_of_them,
+                        children_and_firings_arrive_with_their_tags,
+                    ]
                 }
                 order {
                     one [

@@ -24,13 +24,14 @@ async fn redis() -> (RedisServer, String) {
 
 async fn a_result_is_read_as_its_type(place: &dyn Place, client: &Client) {
     let broker = place.open(BrokerSettings::default()).await;
-    let task = client.enqueue(&Request::new("add", (1, 2)).priority(7).header("Trace", "x")).await.expect("enqueue");
+    let task = client.enqueue(&Request::new("add", (1, 2)).priority(7).header("Trace", "x").tag("vip")).await.expect("enqueue");
     assert!(task.is_new());
     let early = task.wait::<i64>(NOT_YET).await;
     assert!(matches!(early, Err(ClientError::TimedOut { state: State::Ready, .. })), "{early:?}");
     let worker = Worker::new(&*broker).await;
     let leased = worker.run_one(ok("3")).await;
     assert_eq!((&*leased.task.args, leased.task.options.priority.get(), &leased.task.options.headers[0].0[..]), ("[1,2]", 7, "trace"));
+    assert_eq!(leased.task.options.carried.tags.iter().map(taskhost_core::task::Tag::as_str).collect::<Vec<_>>(), ["vip"]);
     assert_eq!(task.wait::<i64>(SOON).await.expect("a result"), 3);
     assert!(matches!(task.wait::<String>(SOON).await, Err(ClientError::Shape { .. })));
 }

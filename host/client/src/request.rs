@@ -104,6 +104,17 @@ impl Request {
         self.change(|task| task.options.headers.push((name.to_ascii_lowercase(), value.to_owned())))
     }
 
+    /// A word by which to find the task: 1 to 32 characters of `A-Z a-z 0-9 . _ : -`. A task has at most 8 tags.
+    #[must_use]
+    pub fn tag(mut self, tag: &str) -> Self {
+        if let Ok(task) = &mut self.built
+            && let Err(why) = tag.parse().and_then(|tag| task.options.carried.tags.add(tag))
+        {
+            self.built = Err(why);
+        }
+        self
+    }
+
     fn change(mut self, change: impl FnOnce(&mut NewTask)) -> Self {
         if let Ok(task) = &mut self.built {
             change(task);

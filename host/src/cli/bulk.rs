@@ -30,7 +30,7 @@ use crate::config::units;
 use taskhost_broker::{Broker, BrokerError, Enqueued};
 use taskhost_core::{
     catalogue::{Catalogue, Checker, Given},
-    task::{Millis, NewTask, Priority, QueueName, Start, TaskId, TaskName, Unique},
+    task::{Millis, NewTask, Priority, QueueName, Start, Tags, TaskId, TaskName, Unique},
 };
 
 const BATCH_TASKS: usize = 1_000;
@@ -286,6 +286,8 @@ struct Line {
     result_ttl: Option<Time>,
     #[serde(default)]
     headers: BTreeMap<String, String>,
+    #[serde(default, alias = "tag")]
+    tags: Tags,
 }
 
 /// A duration is text such as `"5m"`, or milliseconds; a point in time is as on the command line.
@@ -378,6 +380,7 @@ fn task(
         (None, Some(_)) => return Err("`unique_key` needs `unique`, such as \"1h\"".to_owned()),
         (_, None) => {}
     }
+    options.carried.tags.extend(line.tags)?;
     options.headers.extend(line.headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)));
     Ok(task)
 }

@@ -11,7 +11,7 @@ use super::failure::Failure;
 use crate::config::units;
 use taskhost_core::{
     catalogue::Given,
-    task::{Carried, OptionFilter, Priority, QueueName, TaskOptions},
+    task::{Carried, OptionFilter, Priority, QueueName, Tag, TaskOptions},
 };
 
 /// The arguments of a task, in one of three ways.
@@ -89,23 +89,31 @@ impl Wishes {
 
 /// The options that brokers carry without looking at them.
 #[derive(Debug, Args)]
-struct CarriedWords {}
+struct CarriedWords {
+    /// A word by which to find it: 1 to 32 characters of A-Z a-z 0-9 . _ : - (may be repeated, 8 at most)
+    #[arg(long = "tag", value_name = "WORD")]
+    tags: Vec<Tag>,
+}
 
 impl CarriedWords {
     fn options(&self) -> Result<Carried, Failure> {
-        let Self {} = self;
-        Ok(Carried::default())
+        let mut carried = Carried::default();
+        carried.tags.extend(self.tags.iter().cloned()).map_err(Failure::Usage)?;
+        Ok(carried)
     }
 }
 
 /// Which tasks a listing shows, by their options.
 #[derive(Debug, Args)]
-pub(super) struct OptionFilterWords {}
+pub(super) struct OptionFilterWords {
+    /// Only those with this tag (may be repeated: those with all of them)
+    #[arg(long = "tag", value_name = "WORD")]
+    tags: Vec<Tag>,
+}
 
 impl OptionFilterWords {
     pub(super) fn filter(&self) -> OptionFilter {
-        let Self {} = self;
-        OptionFilter::default()
+        OptionFilter { tags: self.tags.clone() }
     }
 }
 

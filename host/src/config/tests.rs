@@ -98,12 +98,12 @@ fn queues_carry_weights_in_three_spellings() {
 
 #[test]
 fn schedules_are_read_whole() {
-    let file =
-        "[schedules.bu]\nrule = '57 9 * * ?'\ntask = 'transferBU'\nargs = [1, 'x']\ntz = 'Asia/Shanghai'\noverlap = 'skip'\nretries = 0\n";
+    let file = "[schedules.bu]\nrule = '57 9 * * ?'\ntask = 'transferBU'\nargs = [1, 'x']\ntz = 'Asia/Shanghai'\noverlap = 'skip'\nretries = 0\ntags = ['night', 'eu']\n";
     let settings = load(file, &[], &[]).unwrap();
     let [schedule] = settings.schedules.as_slice() else { panic!("one schedule: {:?}", settings.schedules) };
     assert_eq!((schedule.name.as_str(), schedule.timezone.as_str(), schedule.args.as_str()), ("bu", "Asia/Shanghai", r#"[1,"x"]"#));
     assert_eq!(schedule.options.max_attempts, Some(1));
+    assert_eq!(schedule.options.carried.shown(), [("tags", "night eu".to_owned())]);
     assert!(refusal("[schedules.bu]\nrule = '61 * * * *'\ntask = 'x'\n").starts_with("taskhost.toml:1: "));
     assert!(refusal("[schedules.bu]\ntask = 'x'\n").contains("rule"));
 }
@@ -140,6 +140,9 @@ fn a_value_of_a_schedule_that_is_not_of_its_type_is_refused_in_our_words() {
         ("priority = 99999999999999999999", "`priority` of a schedule takes a number from 0 to 9, not `99999999999999999999`"),
         ("tz = 'UTC'\ntimezone = 'UTC'", "a schedule has `tz` or `timezone`, which are the same, not both"),
         ("paused = 'yes'", "`paused` of a schedule takes `true` or `false`, not string"),
+        ("tags = ['two words']", "`tags` of a schedule: a tag is 1 to 32 characters of A-Z a-z 0-9 . _ : -: `two words`"),
+        ("tags = 7", "`tags` of a schedule: tags are a text or a list of texts, such as \"vip\" or [\"vip\", \"eu\"]"),
+        ("tags = 2026-01-01", "`tags` is a date or time, which JSON has none of; write it as a text: \"2026-01-01\""),
     ] {
         let at = 2 + line.lines().count();
         assert_eq!(refusal(&format!("[schedules.bu]\ntask = 'x'\n{line}\n")), format!("taskhost.toml:{at}: {why}"));

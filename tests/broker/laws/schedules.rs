@@ -8,7 +8,7 @@ use taskhost_core::task::{Millis, NewTask, QueueName, TaskId, TaskOptions};
 
 use crate::support::{SOON, Worker, add, ok, task_id, task_name, wait_until};
 
-fn schedule(name: &str) -> Schedule {
+pub(super) fn schedule(name: &str) -> Schedule {
     Schedule {
         name: name.into(),
         rule: "57 9 * * ?".into(),
