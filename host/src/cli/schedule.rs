@@ -25,7 +25,7 @@ const SHOWN_FIRINGS: usize = 5;
 #[command(after_help = "Example:\n  taskhost schedule add bu \"57 9 * * ?\" transferBU --tz Asia/Shanghai")]
 pub(super) enum ScheduleCommand {
     /// Add a schedule, or replace the one of this name
-    Add(AddArgs),
+    Add(Box<AddArgs>),
     /// List the schedules, and when each fires next
     List {
         /// As JSON
@@ -101,7 +101,7 @@ fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
 pub(super) async fn call(command: ScheduleCommand, settings: &Settings) -> Result<(), Failure> {
     let broker = ask::broker(settings).await?;
     match command {
-        ScheduleCommand::Add(args) => add(&*broker, args, settings.bounds.payload_limit).await,
+        ScheduleCommand::Add(args) => add(&*broker, *args, settings.bounds.payload_limit).await,
         ScheduleCommand::List { json } => list(&*broker, json).await,
         ScheduleCommand::Pause(Named { name }) => {
             found(broker.pause_schedule(&name, true).await?, &name)?;
