@@ -11,9 +11,10 @@ use std::{
 use taskhost_broker::{
     Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued, Finished, Incarnation, LeaseReply, Leased, Member, RetryReply, TaskFilter,
 };
-use taskhost_core::task::{ErrorKind, NewTask, Priority, QueueName, Start, State, TaskError, TaskId, TaskOptions, Unique, Verdict};
+use taskhost_core::retry::transition;
+use taskhost_core::task::{ErrorKind, Follow, NewTask, Priority, QueueName, Start, State, TaskError, TaskId, TaskOptions, Unique, Verdict};
 
-use crate::support::{LEASE, Place, RedisServer, SqlitePlace, finish, named, task_name};
+use crate::support::{End, LEASE, Place, RedisServer, SqlitePlace, finish, named, task_name};
 
 const STEPS: usize = 10_000;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -146,13 +147,14 @@ impl Model {
         ids
     }
 
-    fn finish(&mut self, id: &TaskId, verdict: &Verdict) -> Finished {
-        let turn = self.next_turn();
-        if let Verdict::Succeed { children, .. } = verdict {
-            for child in children {
+    fn finish(&mut self, id: &TaskId, End { verdict, follows }: &End) -> Finished {
+        let task = self.tasks.get(id).expect("known");
+        if !(task.cancel_asked && transition(verdict, follows, usize::MAX).yields_to_cancel) {
+            for Follow::Enqueue(child) in follows {
                 self.enqueue(child, NAMES[0], true);
             }
         }
+        let turn = self.next_turn();
         let task = self.tasks.get_mut(id).expect("known");
         if matches!(verdict, Verdict::Retry { .. } | Verdict::Dead { .. } | Verdict::Cancel { .. }) {
             task.tries += 1;
@@ -366,22 +368,25 @@ impl Run<'_> {
         self.random.shuffle(&mut hand.held);
         let done: Vec<_> = hand.held.drain(..count).collect();
         let error = || TaskError::new(ErrorKind::Retry, "no");
-        let verdicts: Vec<_> = done
+        let ends: Vec<_> = done
             .iter()
-            .map(|_| match self.random.u8(0..10) {
-                0 => Verdict::Retry { error: error(), delay: Duration::ZERO },
-                1 => Verdict::Retry { error: error(), delay: HOUR },
-                2 => Verdict::HandBack { delay: Duration::ZERO },
-                3 => Verdict::Park,
-                4 => Verdict::Dead { error: error() },
-                5 => Verdict::Cancel { error: error() },
-                6 => Verdict::Dead { error: TaskError::new(ErrorKind::WorkerLost, "gone") },
-                7 => Verdict::Succeed { result: "1".into(), children: children.next().into_iter().flatten().collect() },
-                _ => Verdict::Succeed { result: "1".into(), children: Vec::new() },
+            .map(|_| {
+                let verdict = match self.random.u8(0..10) {
+                    0 => Verdict::Retry { error: error(), delay: Duration::ZERO },
+                    1 => Verdict::Retry { error: error(), delay: HOUR },
+                    2 => Verdict::HandBack { delay: Duration::ZERO },
+                    3 => Verdict::Park,
+                    4 => Verdict::Dead { error: error() },
+                    5 => Verdict::Cancel { error: error() },
+                    6 => Verdict::Dead { error: TaskError::new(ErrorKind::WorkerLost, "gone") },
+                    _ => Verdict::Succeed { result: "1".into() },
+                };
+                let has_children = self.random.u8(0..4) == 0;
+                End::with(verdict, children.next().into_iter().flatten().filter(|_| has_children))
             })
             .collect();
-        let finishes: Vec<_> = done.iter().zip(&verdicts).map(|(leased, verdict)| finish(&leased.member, verdict.clone())).collect();
-        let expected: Vec<_> = done.iter().zip(&verdicts).map(|(leased, verdict)| self.model.finish(&leased.member.id, verdict)).collect();
+        let finishes: Vec<_> = done.iter().zip(&ends).map(|(leased, end)| finish(&leased.member, end.clone())).collect();
+        let expected: Vec<_> = done.iter().zip(&ends).map(|(leased, end)| self.model.finish(&leased.member.id, end)).collect();
         let told = self.broker.finish(&hand.who, &finishes).await.expect("finish");
         assert_eq!(told, expected, "step {step}: {finishes:#?}");
         let again = self.broker.finish(&hand.who, &finishes).await.expect("finish");
@@ -427,8 +432,7 @@ impl Run<'_> {
         let set = |held: &[Leased]| held.iter().map(|leased| leased.member.clone()).collect::<BTreeSet<Member>>();
         assert_eq!(set(&extended.adopted), set(&gone.held), "step {step}: adopted");
         assert_eq!(extended.held, heir.held.len() + gone.held.len(), "step {step}: held");
-        let late: Vec<_> =
-            gone.held.iter().map(|leased| finish(&leased.member, Verdict::Succeed { result: "0".into(), children: Vec::new() })).collect();
+        let late: Vec<_> = gone.held.iter().map(|leased| finish(&leased.member, Verdict::Succeed { result: "0".into() })).collect();
         let told = self.broker.finish(&gone.who, &late).await.expect("finish");
         assert!(told.iter().all(|reply| *reply == Finished::Stale), "step {step}: a lost lease recorded something");
         for leased in &extended.adopted {

@@ -13,7 +13,7 @@ use redis::Value;
 use taskhost_broker::{BrokerError, BrokerSettings, Directory, Finish, Finished, Lease, Produce, Schedules, Tasks, redis::RedisBroker};
 use taskhost_core::task::{ErrorKind, NewTask, QueueName, Start, State, TaskError, TaskId, TaskOptions, Unique, Verdict};
 
-use crate::support::{RedisServer, SOON, Worker, add, enqueue, finish, free_port, ok, queue, retry_after, state, wait_until};
+use crate::support::{End, RedisServer, SOON, Worker, add, enqueue, finish, free_port, ok, queue, retry_after, state, wait_until};
 
 async fn connect(server: &RedisServer) -> RedisBroker {
     RedisBroker::connect(&server.url(), BrokerSettings::default()).await.expect("connect")
@@ -376,7 +376,7 @@ async fn an_outbox_is_told_of_by_the_heartbeat_and_relayed_once() {
     enqueue(&broker, add()).await;
     let leased = worker.claim_one().await;
     let child = NewTask { queue: queue("mail"), ..add() };
-    let verdict = Verdict::Succeed { result: "1".into(), children: vec![child.clone()] };
+    let verdict = End::with(Verdict::Succeed { result: "1".into() }, vec![child.clone()]);
     assert_eq!(worker.finish(&leased.member, verdict).await, Finished::Recorded);
     assert!(broker.find(None, &child.id).await.expect("find").is_none(), "another slot's");
     assert!(worker.extend().await.outbox);

@@ -17,7 +17,7 @@ use taskhost_broker::{
     TaskFilter, Tasks, redis::RedisBroker,
 };
 use taskhost_core::task::{
-    ErrorKind, Millis, NewTask, Priority, Progress, QueueName, Start, State, TaskError, TaskId, TaskOptions, Unique, Verdict,
+    ErrorKind, Follow, Millis, NewTask, Priority, Progress, QueueName, Start, State, TaskError, TaskId, TaskOptions, Unique, Verdict,
 };
 
 use crate::support::{LEASE, RedisServer, finish, named, ok, queue, task_name};
@@ -196,14 +196,16 @@ impl Scene<'_> {
         let children = vec![self.task("child", 0), NewTask { queue: other.clone(), ..self.task("child", 1) }, fleeting];
         let error = || TaskError::new(ErrorKind::Permanent, "no");
         let verdicts = [
-            Verdict::Succeed { result: "1".into(), children },
+            Verdict::Succeed { result: "1".into() },
             Verdict::Retry { error: error(), delay: Duration::ZERO },
             Verdict::Dead { error: error() },
             Verdict::HandBack { delay: Duration::from_millis(1) },
             Verdict::Park,
             Verdict::Cancel { error: error() },
         ];
-        let finishes: Vec<_> = held.iter().zip(verdicts).map(|(leased, verdict)| finish(&leased.member, verdict)).collect();
+        let mut finishes: Vec<_> = held.iter().zip(verdicts).map(|(leased, verdict)| finish(&leased.member, verdict)).collect();
+        finishes[0].follows = children.into_iter().map(Follow::Enqueue).collect();
+        finishes[2].follows = vec![Follow::Enqueue(self.task("child", 3))];
         assert_eq!(finishes.len(), 6);
         self.twice(async || b.finish(&who, &finishes).await).await;
         self.twice(async || b.relay(&self.queue).await).await;

@@ -23,7 +23,7 @@ use super::{
     ground::DURABLE,
     proxy::{Act, Moment, Proxy},
 };
-use crate::support::{LEASE, RedisServer, Worker, named, ok, queue, task_name};
+use crate::support::{End, LEASE, RedisServer, Worker, named, ok, queue, task_name};
 
 async fn connect(url: &str) -> Arc<dyn Broker> {
     super::ground::connect(url, BrokerSettings::default()).await
@@ -192,7 +192,7 @@ async fn a_relay_that_is_repeated_after_the_child_is_gone_adds_nothing() {
         ..named("echo", "[1]")
     };
     direct.enqueue(&[named("echo", "[1]")]).await.expect("enqueue");
-    worker.run_one(Verdict::Succeed { result: "1".into(), children: vec![child.clone()] }).await;
+    worker.run_one(End::with(Verdict::Succeed { result: "1".into() }, vec![child.clone()])).await;
     let cut = Arc::new(AtomicBool::new(false));
     let done = Arc::clone(&cut);
     proxy.hook(move |seen, moment| {

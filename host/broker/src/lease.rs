@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::error::Result;
-use taskhost_core::task::{CodeId, Progress, QueueName, Task, TaskId, TaskName, Verdict};
+use taskhost_core::task::{CodeId, Follow, Progress, QueueName, Task, TaskId, TaskName, Verdict};
 
 /// Claims tasks, holds them under a lease and finishes them.
 #[async_trait]
@@ -127,6 +127,8 @@ impl Member {
 pub struct Finish {
     pub member: Member,
     pub verdict: Verdict,
+    /// What is done in the same step if this verdict is recorded: not if a cancel comes instead, or if the verdict is refused.
+    pub follows: Vec<Follow>,
     /// The code that ran, if any did.
     pub code: Option<Arc<CodeId>>,
     /// `host:pid:…` as `workers` lists it.
@@ -135,6 +137,13 @@ pub struct Finish {
     pub ran_ms: u64,
     /// The attempt's log, at most 64 KiB of newline-delimited JSON. It is kept with the task, newest attempt last.
     pub log: String,
+}
+
+impl Finish {
+    /// The end of an attempt that ran no code: nothing is logged, and nothing follows.
+    pub fn new(member: Member, verdict: Verdict, worker: impl Into<Arc<str>>) -> Self {
+        Self { member, verdict, follows: Vec::new(), code: None, worker: worker.into(), ran_ms: 0, log: String::new() }
+    }
 }
 
 /// The answer for one [`Finish`].

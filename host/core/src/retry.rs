@@ -1,16 +1,16 @@
-//! What follows an outcome: pure.
+//! Decides what the broker is asked to record of an attempt. Pure.
 //!
-//! Outcome + attempts so far + who said how many → [`Verdict`].
+//! outcome + attempts so far + limits → [`Verdict`] and what follows from it ([`Follow`])
 //!
-//! Invariant: an attempt that ended or was lost counts, one that the host could not give what it needs does not; no delay
-//! is longer than the settings' cap, unless the body asked for it, and then [`LONGEST_WISH`] bounds it.
+//! Invariant: an attempt that ended or was lost counts. An attempt that the host could not equip does not count. No delay is longer than
+//! the cap in the settings; a delay that the body asked for is bounded by [`LONGEST_WISH`].
 
 use std::time::Duration;
 
 use crate::{
     backoff::Backoff,
     catalogue::Hints,
-    task::{ErrorKind, Outcome, Task, Verdict},
+    task::{ErrorKind, Follow, NewTask, Outcome, Task, TaskError, Verdict},
 };
 
 mod transition;
@@ -20,21 +20,25 @@ pub use transition::{Next, Transition, cancelled_instead, oversize, transition};
 /// The longest delay that a body may ask for.
 pub const LONGEST_WISH: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// What follows. `jitter` is in 0..1: given, not drawn here.
+/// Judges the outcome of an attempt. The caller draws `jitter` from 0..1.
 ///
-/// A retry waits for what the body asked, else for [`RetrySettings::backoff`]. The last attempt's failure is the task's end, as is one that
-/// no further attempt can mend.
-pub fn judge(task: &Task, hints: Option<&Hints>, settings: &RetrySettings, outcome: Outcome, jitter: f64) -> Verdict {
-    let (error, wish) = match outcome {
-        Outcome::Done { result, mut children } => {
-            for child in &mut children {
+/// A retry waits for the time that the body asked for, else for [`RetrySettings::backoff`]. A failure ends the task if it was the last
+/// attempt, or if no further attempt can succeed. A child inherits options of its parent.
+pub fn judge(task: &Task, hints: Option<&Hints>, settings: &RetrySettings, outcome: Outcome, jitter: f64) -> (Verdict, Vec<Follow>) {
+    match outcome {
+        Outcome::Done { result, children } => {
+            let follow = |mut child: NewTask| {
                 child.options.carried.inherit(&task.options.carried);
-            }
-            return Verdict::Succeed { result, children };
+                Follow::Enqueue(child)
+            };
+            (Verdict::Succeed { result }, children.into_iter().map(follow).collect())
         }
-        Outcome::HostFault { delay, .. } => return Verdict::HandBack { delay },
-        Outcome::Failed { error, after } => (error, after),
-    };
+        Outcome::HostFault { delay, .. } => (Verdict::HandBack { delay }, Vec::new()),
+        Outcome::Failed { error, after } => (failed(task, hints, settings, error, after, jitter), Vec::new()),
+    }
+}
+
+fn failed(task: &Task, hints: Option<&Hints>, settings: &RetrySettings, error: TaskError, wish: Option<Duration>, jitter: f64) -> Verdict {
     if matches!(error.kind, ErrorKind::Cancelled | ErrorKind::Expired) {
         return Verdict::Cancel { error };
     }
@@ -49,17 +53,17 @@ pub fn judge(task: &Task, hints: Option<&Hints>, settings: &RetrySettings, outco
     Verdict::Retry { error, delay }
 }
 
-/// The enqueuer's word, then the body's hint as far as it is followed (`catalogue::Bound`), then the worker's default.
+/// The number that the asker gave; else the body's hint, within its bounds (`catalogue::Bound`); else the worker's default.
 pub fn max_attempts(task: &Task, hints: Option<&Hints>, settings: &RetrySettings) -> u32 {
     task.options.max_attempts.or_else(|| hints?.retries.map(|retries| retries.saturating_add(1))).unwrap_or(settings.max_attempts).max(1)
 }
 
-/// The worker's defaults, where neither the enqueuer nor the body's hint says otherwise.
+/// The worker's defaults, for tasks whose asker and body give no number.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RetrySettings {
     /// At least 1; 4 is three retries.
     pub max_attempts: u32,
-    /// The delay before a retry, where the body asks for none.
+    /// The delay before a retry for which the body asks no delay.
     pub backoff: Backoff,
 }
 
@@ -74,7 +78,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::task::{Millis, QueueName, TaskError, TaskId, TaskName, TaskOptions};
+    use crate::task::{Millis, QueueName, TaskId, TaskName, TaskOptions};
 
     fn task(tries: u32, max_attempts: Option<u32>) -> Task {
         Task {
@@ -87,6 +91,10 @@ mod tests {
             losses: 0,
             options: TaskOptions { max_attempts, ..TaskOptions::default() },
         }
+    }
+
+    fn judge(task: &Task, hints: Option<&Hints>, settings: &RetrySettings, outcome: Outcome, jitter: f64) -> Verdict {
+        super::judge(task, hints, settings, outcome, jitter).0
     }
 
     fn failed(kind: ErrorKind, after: Option<Duration>) -> Outcome {
@@ -157,8 +165,8 @@ mod tests {
     fn a_result_is_recorded_with_its_children() {
         let child = crate::task::NewTask::new(TaskName::new("add").unwrap(), "[1,1]");
         let outcome = Outcome::Done { result: "2".into(), children: vec![child.clone()] };
-        let verdict = judge(&task(9, Some(1)), None, &RetrySettings::default(), outcome, 0.5);
-        assert_eq!(verdict, Verdict::Succeed { result: "2".into(), children: vec![child] });
+        let judged = super::judge(&task(9, Some(1)), None, &RetrySettings::default(), outcome, 0.5);
+        assert_eq!(judged, (Verdict::Succeed { result: "2".into() }, vec![Follow::Enqueue(child)]));
     }
 
     proptest! {

@@ -274,7 +274,6 @@ pub enum Outcome {
 pub enum Verdict {
     Succeed {
         result: String,
-        children: Vec<NewTask>,
     },
     /// Counted; ready again after `delay`.
     Retry {
@@ -294,6 +293,13 @@ pub enum Verdict {
     },
     /// Uncounted; waits under its name until a worker can start it (no plugin offers it, or its plugin is at `concurrency`).
     Park,
+}
+
+/// What is done in the step that records an end, if it is recorded as asked for. After a crash both happened or neither.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Follow {
+    /// A child: it is enqueued, in any queue. A known id is silently nothing, so repeating the step is safe.
+    Enqueue(NewTask),
 }
 
 /// Which code ran an attempt.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use taskhost_broker::{Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued, Finished};
 use taskhost_core::task::{ErrorKind, NewTask, QueueName, State, TaskError, TaskOptions, Unique, Verdict};
 
-use crate::support::{SOON, Worker, add, enqueue, finish, named, ok, queue, retry_after, state, view, wait_until};
+use crate::support::{End, SOON, Worker, add, enqueue, finish, named, ok, queue, retry_after, state, view, wait_until};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const LIMIT: usize = 1_000;
@@ -17,9 +17,9 @@ pub(crate) fn kilobyte_payloads() -> BrokerSettings {
 /// How an attempt is over.
 #[derive(Debug, Clone)]
 enum Over {
-    Reported(Verdict),
+    Reported(End),
     /// Its worker is gone, another adopts the task and reports this.
-    Lost(Verdict),
+    Lost(End),
     /// Its worker leaves.
     Left,
 }
@@ -52,37 +52,37 @@ fn table() -> Vec<(Over, Then, Then)> {
     let again = |kind, delay| Verdict::Retry { error: error(kind), delay };
     let dead = |kind| Verdict::Dead { error: error(kind) };
     let child = NewTask { queue: queue("children"), ..named("child", &format!("[{}]", large(LIMIT))) };
-    let with_child = Verdict::Succeed { result: "1".into(), children: vec![child.clone()] };
+    let with_child = End::with(Verdict::Succeed { result: "1".into() }, vec![child.clone()]);
     let by_headers = NewTask {
         options: TaskOptions { headers: vec![("h".into(), "x".repeat(LIMIT))], ..TaskOptions::default() },
         ..named("child", "[1]")
     };
-    let near = Verdict::Succeed { result: "1".into(), children: vec![add(), by_headers] };
+    let near = End::with(Verdict::Succeed { result: "1".into() }, vec![add(), by_headers]);
 
     // What a body or a limit decided stands, cancelled or not.
-    let stands = |over: Verdict, state, kind: Option<ErrorKind>, noted| {
+    let stands = |over: End, state, kind: Option<ErrorKind>, noted| {
         let end = then(state, kind, 1, noted);
         (Over::Reported(over), end, end)
     };
     let cancelled = |counted, noted| then(State::Cancelled, Some(Cancelled), counted, noted);
     vec![
-        stands(ok("1"), State::Succeeded, None, 0),
-        stands(ok(&large(LIMIT)), State::Dead, Some(ResultTooLarge), 1),
+        stands(ok("1").into(), State::Succeeded, None, 0),
+        stands(ok(&large(LIMIT)).into(), State::Dead, Some(ResultTooLarge), 1),
         stands(with_child, State::Dead, Some(Permanent), 1),
         stands(near, State::Dead, Some(Permanent), 1),
-        stands(dead(Permanent), State::Dead, Some(Permanent), 1),
-        stands(dead(Panic), State::Dead, Some(Panic), 1),
-        stands(Verdict::Cancel { error: error(Cancelled) }, State::Cancelled, Some(Cancelled), 1),
-        (Over::Reported(again(Retry, Duration::ZERO)), then(State::Ready, Some(Retry), 1, 1), cancelled(1, 1)),
-        (Over::Reported(again(Retry, HOUR)), then(State::Scheduled, Some(Retry), 1, 1), cancelled(1, 1)),
-        (Over::Reported(Verdict::HandBack { delay: Duration::ZERO }), then(State::Ready, None, 0, 0), cancelled(0, 0)),
-        (Over::Reported(Verdict::HandBack { delay: HOUR }), then(State::Scheduled, None, 0, 0), cancelled(0, 0)),
-        (Over::Reported(Verdict::Park), then(State::Parked, None, 0, 0), cancelled(0, 0)),
+        stands(dead(Permanent).into(), State::Dead, Some(Permanent), 1),
+        stands(dead(Panic).into(), State::Dead, Some(Panic), 1),
+        stands(Verdict::Cancel { error: error(Cancelled) }.into(), State::Cancelled, Some(Cancelled), 1),
+        (Over::Reported(again(Retry, Duration::ZERO).into()), then(State::Ready, Some(Retry), 1, 1), cancelled(1, 1)),
+        (Over::Reported(again(Retry, HOUR).into()), then(State::Scheduled, Some(Retry), 1, 1), cancelled(1, 1)),
+        (Over::Reported(Verdict::HandBack { delay: Duration::ZERO }.into()), then(State::Ready, None, 0, 0), cancelled(0, 0)),
+        (Over::Reported(Verdict::HandBack { delay: HOUR }.into()), then(State::Scheduled, None, 0, 0), cancelled(0, 0)),
+        (Over::Reported(Verdict::Park.into()), then(State::Parked, None, 0, 0), cancelled(0, 0)),
         // A lost worker decided nothing, whether attempts are left or not.
-        (Over::Lost(again(WorkerLost, Duration::ZERO)), then(State::Ready, Some(WorkerLost), 1, 1), cancelled(1, 1)),
-        (Over::Lost(again(WorkerLost, HOUR)), then(State::Scheduled, Some(WorkerLost), 1, 1), cancelled(1, 1)),
-        (Over::Lost(dead(WorkerLost)), then(State::Dead, Some(WorkerLost), 1, 1), cancelled(1, 1)),
-        (Over::Lost(Verdict::HandBack { delay: Duration::ZERO }), then(State::Ready, None, 0, 0), cancelled(0, 0)),
+        (Over::Lost(again(WorkerLost, Duration::ZERO).into()), then(State::Ready, Some(WorkerLost), 1, 1), cancelled(1, 1)),
+        (Over::Lost(again(WorkerLost, HOUR).into()), then(State::Scheduled, Some(WorkerLost), 1, 1), cancelled(1, 1)),
+        (Over::Lost(dead(WorkerLost).into()), then(State::Dead, Some(WorkerLost), 1, 1), cancelled(1, 1)),
+        (Over::Lost(Verdict::HandBack { delay: Duration::ZERO }.into()), then(State::Ready, None, 0, 0), cancelled(0, 0)),
         (Over::Left, then(State::Ready, None, 0, 0), cancelled(0, 0)),
     ]
 }
@@ -122,13 +122,13 @@ pub(crate) async fn a_verdict_has_the_same_end_on_every_broker(b: &dyn Broker) {
                 let instead = is_cancelled && expected.state == State::Cancelled && plain.state != State::Cancelled;
                 let reply = if instead { Finished::CancelledInstead } else { Finished::Recorded };
                 match &over {
-                    Over::Reported(verdict) => assert_eq!(worker.finish(&leased.member, verdict.clone()).await, reply, "{what}"),
-                    Over::Lost(verdict) => {
+                    Over::Reported(end) => assert_eq!(worker.finish(&leased.member, end.clone()).await, reply, "{what}"),
+                    Over::Lost(end) => {
                         b.expire(&worker.who).await.expect("expire");
                         let heir = Worker::new(b).await;
                         let adopted = heir.adopt().await;
                         assert_eq!(adopted.len(), 1, "{what}");
-                        assert_eq!(heir.finish(&adopted[0].member, verdict.clone()).await, reply, "{what}");
+                        assert_eq!(heir.finish(&adopted[0].member, end.clone()).await, reply, "{what}");
                         b.leave(&heir.who).await.expect("leave");
                     }
                     Over::Left => {}

@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
-use taskhost_broker::{Broker, BrokerSettings, DeleteReply, Finished, RetryReply};
+use taskhost_broker::{Broker, BrokerSettings, CancelReply, DeleteReply, Finished, RetryReply};
 use taskhost_core::task::{
     ErrorKind, NewTask, Priority, Progress, QueueName, Start, State, TaskError, TaskId, TaskOptions, Unique, Verdict,
 };
 
 use crate::support::{
-    SOON, Worker, add, dead, enqueue, finish, named, ok, queue, retry_after, state, still_waits, task_id, view, wait_until,
+    End, SOON, Worker, add, dead, enqueue, finish, named, ok, queue, retry_after, state, still_waits, task_id, view, wait_until,
 };
 
 pub(crate) async fn an_enqueued_task_is_claimed_finished_and_has_its_result(b: &dyn Broker) {
@@ -388,7 +388,7 @@ pub(crate) async fn children_come_to_be_with_success_in_any_queue(b: &dyn Broker
     let near = NewTask { id: task_id("near"), ..named("child", "[1]") };
     let far = NewTask { id: task_id("far"), queue: queue("mail"), ..named("child", "[2]") };
     let leased = worker.claim_one().await;
-    let verdict = Verdict::Succeed { result: "2".into(), children: vec![near.clone(), far.clone()] };
+    let verdict = End::with(Verdict::Succeed { result: "2".into() }, vec![near.clone(), far.clone()]);
     assert_eq!(worker.finish(&leased.member, verdict.clone()).await, Finished::Recorded);
     b.relay(&QueueName::default()).await.expect("relay");
     assert_eq!(worker.claim_one().await.task.id, near.id);
@@ -408,8 +408,43 @@ pub(crate) async fn a_late_success_brings_no_children(b: &dyn Broker) {
     let worker = Worker::new(b).await;
     enqueue(b, add()).await;
     let leased = worker.run_one(dead("no")).await;
-    let verdict = Verdict::Succeed { result: "2".into(), children: vec![NewTask { id: task_id("child"), ..add() }] };
+    let verdict = End::with(Verdict::Succeed { result: "2".into() }, vec![NewTask { id: task_id("child"), ..add() }]);
     assert_eq!(worker.finish(&leased.member, verdict).await, Finished::Stale);
     b.relay(&QueueName::default()).await.expect("relay");
     assert!(b.find(None, &task_id("child")).await.expect("find").is_none());
+}
+
+pub(crate) async fn what_follows_comes_with_every_verdict_that_is_recorded(b: &dyn Broker) {
+    let error = |kind| TaskError::new(kind, "no");
+    let verdicts = [
+        ok("2"),
+        Verdict::Retry { error: error(ErrorKind::Retry), delay: Duration::from_secs(3600) },
+        Verdict::Dead { error: error(ErrorKind::Permanent) },
+        Verdict::Cancel { error: error(ErrorKind::Cancelled) },
+        Verdict::HandBack { delay: Duration::from_secs(3600) },
+        Verdict::Park,
+    ];
+    for (n, verdict) in verdicts.into_iter().enumerate() {
+        for cancels in [false, true] {
+            let worker = Worker::new(b).await;
+            let id = enqueue(b, add()).await;
+            let leased = worker.claim_one().await;
+            if cancels {
+                assert_eq!(b.cancel(&QueueName::default(), &id).await.expect("cancel"), CancelReply::Asked);
+            }
+            let child = |place: &str| NewTask { id: task_id(&format!("{place}-{n}-{cancels}")), ..named("child", "[]") };
+            let (near, far) = (child("near"), NewTask { queue: queue("mail"), ..child("far") });
+            let end = End::with(verdict.clone(), [near.clone(), far.clone()]);
+            let recorded = worker.finish(&leased.member, end.clone()).await == Finished::Recorded;
+            assert_eq!(worker.finish(&leased.member, end).await, Finished::Stale);
+            b.relay(&QueueName::default()).await.expect("relay");
+            for child in [near, far] {
+                let found = b.find(Some(&child.queue), &child.id).await.expect("find");
+                assert_eq!(found.is_some(), recorded, "{verdict:?}, cancelled {cancels}");
+                b.delete(&child.queue, &child.id).await.expect("delete");
+            }
+            b.delete(&QueueName::default(), &id).await.expect("delete");
+            b.leave(&worker.who).await.expect("leave");
+        }
+    }
 }

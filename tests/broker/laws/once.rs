@@ -5,7 +5,7 @@ use std::time::Duration;
 use taskhost_broker::{Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued, TaskFilter};
 use taskhost_core::task::{NewTask, QueueName, State, TaskOptions, Verdict};
 
-use crate::support::{SOON, Worker, add, dead, enqueue, named, ok, queue, task_id, wait_until};
+use crate::support::{End, SOON, Worker, add, dead, enqueue, named, ok, queue, task_id, wait_until};
 
 /// Where a child goes: beside its parent, or through the outbox.
 const PLACES: [&str; 2] = ["default", "mail"];
@@ -35,7 +35,7 @@ async fn follows(b: &dyn Broker, child: &NewTask) {
     let worker = Worker::on(b, &line, crate::support::LEASE).await;
     let children =
         vec![NewTask { queue: if child.queue.as_str() == "default" { line.clone() } else { child.queue.clone() }, ..child.clone() }];
-    worker.run_one(Verdict::Succeed { result: "2".into(), children }).await;
+    worker.run_one(End::with(ok("2"), children)).await;
     b.relay(&line).await.expect("relay");
 }
 

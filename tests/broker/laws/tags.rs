@@ -6,7 +6,7 @@ use taskhost_broker::{Broker, Fired, TaskFilter};
 use taskhost_core::task::{Carried, Millis, NewTask, OptionFilter, QueueName, Tag, TaskId, TaskOptions, Verdict};
 
 use super::schedules::schedule;
-use crate::support::{Worker, add, enqueue, ok, queue, retry_after, view};
+use crate::support::{End, Worker, add, enqueue, ok, queue, retry_after, view};
 
 fn tagged(words: &[&str]) -> TaskOptions {
     let mut carried = Carried::default();
@@ -61,7 +61,7 @@ pub(crate) async fn children_and_firings_arrive_with_their_tags(b: &dyn Broker) 
     enqueue(b, add()).await;
     let near = NewTask { options: tagged(&["child"]), ..add() };
     let far = NewTask { options: tagged(&["child"]), queue: queue("mail"), ..add() };
-    Worker::new(b).await.run_one(Verdict::Succeed { result: "1".into(), children: vec![near.clone(), far.clone()] }).await;
+    Worker::new(b).await.run_one(End::with(Verdict::Succeed { result: "1".into() }, vec![near.clone(), far.clone()])).await;
     b.relay(&QueueName::default()).await.expect("relay");
     for child in [&near, &far] {
         let found = b.find(Some(&child.queue), &child.id).await.expect("find").expect("known");

@@ -28,7 +28,7 @@ fn is_the_end(told: Option<TaskView>, verdict: &Verdict, state: State) {
     let told = told.expect("whoever waits gets the end");
     assert_eq!(told.state, state);
     match verdict {
-        Verdict::Succeed { result, .. } => assert_eq!(told.result.as_deref().map(RawValue::get), Some(&**result)),
+        Verdict::Succeed { result } => assert_eq!(told.result.as_deref().map(RawValue::get), Some(&**result)),
         _ => assert!(told.error.is_some(), "{told:?}"),
     }
 }

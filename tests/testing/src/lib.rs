@@ -16,7 +16,7 @@ use std::{
 
 use async_trait::async_trait;
 use taskhost_broker::{Broker, BrokerSettings, Claimed, Extended, Finish, Finished, Incarnation, LeaseReply, Leased, Member};
-use taskhost_core::task::{CodeId, ErrorKind, NewTask, QueueName, State, TaskError, TaskId, TaskName, TaskView, Verdict};
+use taskhost_core::task::{CodeId, ErrorKind, Follow, NewTask, QueueName, State, TaskError, TaskId, TaskName, TaskView, Verdict};
 use tempfile::TempDir;
 
 /// The limit of every wait for an event that should come. It is long, because the machine may be busy.
@@ -242,7 +242,7 @@ pub fn queue(name: &str) -> QueueName {
 }
 
 pub fn ok(result: &str) -> Verdict {
-    Verdict::Succeed { result: result.into(), children: Vec::new() }
+    Verdict::Succeed { result: result.into() }
 }
 
 pub fn retry_after(delay: Duration) -> Verdict {
@@ -330,25 +330,47 @@ impl<'a> Worker<'a> {
         matches!(self.broker.extend(&self.who, self.lease).await.expect("extend"), LeaseReply::Lost)
     }
 
-    pub async fn finish(&self, member: &Member, verdict: Verdict) -> Finished {
-        let reply = self.broker.finish(&self.who, &[finish(member, verdict)]).await.expect("finish");
+    pub async fn finish(&self, member: &Member, end: impl Into<End>) -> Finished {
+        let reply = self.broker.finish(&self.who, &[finish(member, end)]).await.expect("finish");
         assert_eq!(reply.len(), 1, "one answer a finish");
         reply[0]
     }
 
     /// Claims one task at once and ends its attempt with this outcome.
-    pub async fn run_one(&self, verdict: Verdict) -> Leased {
+    pub async fn run_one(&self, end: impl Into<End>) -> Leased {
         let leased = self.claim_one().await;
-        assert_eq!(self.finish(&leased.member, verdict).await, Finished::Recorded);
+        assert_eq!(self.finish(&leased.member, end).await, Finished::Recorded);
         leased
     }
 }
 
+/// What a test's attempt ends in.
+#[derive(Debug, Clone)]
+pub struct End {
+    pub verdict: Verdict,
+    pub follows: Vec<Follow>,
+}
+
+impl From<Verdict> for End {
+    fn from(verdict: Verdict) -> Self {
+        Self { verdict, follows: Vec::new() }
+    }
+}
+
+impl End {
+    /// `verdict` with these children.
+    pub fn with(verdict: Verdict, children: impl IntoIterator<Item = NewTask>) -> Self {
+        Self { verdict, follows: children.into_iter().map(Follow::Enqueue).collect() }
+    }
+}
+
 /// A worker's report of an attempt.
-pub fn finish(member: &Member, verdict: Verdict) -> Finish {
+pub fn finish(member: &Member, end: impl Into<End>) -> Finish {
+    let End { verdict, follows } = end.into();
     Finish {
         member: member.clone(),
         verdict,
+        follows,
         code: Some(CodeId { plugin: "math".into(), version: "1.0.0".into(), digest: "ab".repeat(32) }.into()),
         worker: "box:1:test".into(),
         ran_ms: 1,

@@ -28,7 +28,7 @@ use crate::{
 };
 use taskhost_core::{
     retry::{Next, transition},
-    task::{NewTask, Progress, QueueName, TaskId, TaskName, Verdict},
+    task::{Follow, Progress, QueueName, TaskId, TaskName},
 };
 
 /// Attempts in one script call: it occupies the server for about 5 µs each.
@@ -202,20 +202,15 @@ impl RedisBroker {
             }
             let told = self.told(finish)?;
             let author = authors.index(finish);
-            match &finish.verdict {
-                Verdict::Succeed { children: tasks, .. } if told.kind == "S" => {
-                    if tasks.is_empty() && finish.log.is_empty() && author == 0 {
-                        plain.push((index, told.data));
-                        continue;
-                    }
-                    let before = children.len();
-                    if !tasks.is_empty() {
-                        self.children(&who.queue, tasks, &mut children).await?;
-                    }
-                    others.push((index, told, author, children.len() - before));
-                }
-                _ => others.push((index, told, author, 0)),
+            if told.kind == "S" && told.follows.is_empty() && finish.log.is_empty() && author == 0 {
+                plain.push((index, told.data));
+                continue;
             }
+            let before = children.len();
+            if !told.follows.is_empty() {
+                self.children(&who.queue, told.follows, &mut children).await?;
+            }
+            others.push((index, told, author, children.len() - before));
         }
         let keep = millis(self.settings.dead_age).max(ttl).saturating_add(86_400_000);
         let mut call = FINISH.call(&self.keys.queue(&who.queue)).arg(ttl).arg(&*who.id).arg(keep).arg(authors.0.len());
@@ -269,10 +264,12 @@ impl RedisBroker {
     }
 
     fn told<'a>(&self, finish: &'a Finish) -> Result<Told<'a>> {
-        let becomes = transition(&finish.verdict, self.settings.payload_limit);
+        let becomes = transition(&finish.verdict, &finish.follows, self.settings.payload_limit);
         let is_loss = becomes.is_loss();
         let (kind, delay) = match becomes.next {
-            Next::Succeeded { result, .. } => return Ok(Told { kind: "S", data: Cow::Borrowed(result), entry: String::new(), delay: 0 }),
+            Next::Succeeded { result } => {
+                return Ok(Told { kind: "S", data: Cow::Borrowed(result), entry: String::new(), delay: 0, follows: becomes.follows });
+            }
             Next::Dead => (if is_loss { "W" } else { "D" }, Duration::ZERO),
             Next::Cancelled => ("C", Duration::ZERO),
             Next::Waiting(delay) if !becomes.is_counted => ("H", delay),
@@ -283,12 +280,12 @@ impl RedisBroker {
             Some(error) => (json(&**error)?, entry(&finish.worker, finish.code.as_deref(), error)?),
             None => (String::new(), String::new()),
         };
-        Ok(Told { kind, data: data.into(), entry, delay: millis(delay) })
+        Ok(Told { kind, data: data.into(), entry, delay: millis(delay), follows: becomes.follows })
     }
 
     /// Appends the children: those of this queue as records, the others as entries of the outbox.
-    async fn children(&self, queue: &QueueName, tasks: &[NewTask], out: &mut Vec<String>) -> Result<()> {
-        let (here, there): (Vec<_>, Vec<_>) = tasks.iter().partition(|task| task.queue == *queue);
+    async fn children(&self, queue: &QueueName, follows: &[Follow], out: &mut Vec<String>) -> Result<()> {
+        let (here, there): (Vec<_>, Vec<_>) = follows.iter().map(|Follow::Enqueue(task)| task).partition(|task| task.queue == *queue);
         out.push(here.len().to_string());
         for task in here {
             out.extend(record(task)?);
@@ -308,6 +305,7 @@ struct Told<'a> {
     data: Cow<'a, str>,
     entry: String,
     delay: u64,
+    follows: &'a [Follow],
 }
 
 /// The workers and codes of a batch. Each pair is stored once for all tasks that share it, under a short name.

@@ -19,7 +19,7 @@ use crate::{
 };
 use taskhost_core::{
     retry::{Next, cancelled_instead, transition},
-    task::{ErrorEntry, ErrorKind, State, TaskError, Verdict},
+    task::{ErrorEntry, ErrorKind, Follow, State, TaskError},
 };
 
 /// Errors that are kept of a task.
@@ -42,18 +42,18 @@ type Ends = BTreeMap<(State, Option<i64>), i64>;
 
 fn one(step: &mut Step<'_>, who: &Incarnation, n: i64, finish: &Finish, ends: &mut Ends) -> Result<Finished, Failure> {
     let Some(task) = held(step, who, n, finish)? else { return Ok(Finished::Stale) };
-    let (after, reply) = settle(step, &task, finish);
+    let (mut after, reply) = settle(step, &task, finish);
     if !finish.log.is_empty() {
         append_log(step, task.seq, &finish.log)?;
     }
-    if let Verdict::Succeed { children, .. } = &finish.verdict
-        && after.state == State::Succeeded
-    {
-        for child in children {
-            meet(step, &child.queue)?;
-            // A known id is silently nothing: that is what makes repeating safe.
-            let _known = add_child(step, child)?;
-        }
+    for Follow::Enqueue(child) in after.follows {
+        meet(step, &child.queue)?;
+        // A known id is not added again, so repeating the step is safe.
+        let _known = add_child(step, child)?;
+    }
+    // A task that is handed back keeps its place. After an attempt it goes behind the others, its children included.
+    if after.state == State::Ready && after.counted {
+        after.turn = step.stamp();
     }
     if after.state.is_ended() {
         release(step, &task)?;
@@ -75,38 +75,50 @@ fn held(step: &Step<'_>, who: &Incarnation, n: i64, finish: &Finish) -> Result<O
 }
 
 /// What a row becomes.
-struct After {
+struct After<'a> {
     state: State,
+    result: Option<&'a str>,
     counted: bool,
     turn: i64,
     due_at: Option<i64>,
     error: Option<TaskError>,
     /// What stands in the history, if anything.
     noted: Option<TaskError>,
+    follows: &'a [Follow],
 }
 
-fn settle(step: &mut Step<'_>, task: &Brief, finish: &Finish) -> (After, Finished) {
-    let becomes = transition(&finish.verdict, step.settings.payload_limit);
+fn settle<'a>(step: &Step<'_>, task: &Brief, finish: &'a Finish) -> (After<'a>, Finished) {
+    let becomes = transition(&finish.verdict, &finish.follows, step.settings.payload_limit);
     let noted = becomes.error.as_deref().cloned();
-    let after = After { state: State::Cancelled, counted: becomes.is_counted, turn: task.turn, due_at: None, error: noted.clone(), noted };
+    let after = After {
+        state: State::Cancelled,
+        result: None,
+        counted: becomes.is_counted,
+        turn: task.turn,
+        due_at: None,
+        error: noted.clone(),
+        noted,
+        follows: &[],
+    };
     if task.cancel_asked && becomes.yields_to_cancel {
         return (After { error: Some(cancelled_instead()), ..after }, Finished::CancelledInstead);
     }
-    let (state, turn, due_at) = match becomes.next {
-        Next::Succeeded { .. } => (State::Succeeded, task.turn, None),
-        Next::Dead => (State::Dead, task.turn, None),
-        Next::Cancelled => (State::Cancelled, task.turn, None),
-        Next::Parked => (State::Parked, task.turn, None),
+    let (state, due_at) = match becomes.next {
+        Next::Succeeded { result } => {
+            return (After { state: State::Succeeded, result: Some(result), follows: becomes.follows, ..after }, Finished::Recorded);
+        }
+        Next::Dead => (State::Dead, None),
+        Next::Cancelled => (State::Cancelled, None),
+        Next::Parked => (State::Parked, None),
         Next::Waiting(delay) => match Some(sql(step.now.after(delay))).filter(|due| *due > step.now_ms()) {
-            Some(due) => (State::Scheduled, task.turn, Some(due)),
-            // Handed back it keeps its place, after an attempt it goes behind the others.
-            None => (State::Ready, if becomes.is_counted { step.stamp() } else { task.turn }, None),
+            Some(due) => (State::Scheduled, Some(due)),
+            None => (State::Ready, None),
         },
     };
-    (After { state, turn, due_at, ..after }, Finished::Recorded)
+    (After { state, due_at, follows: becomes.follows, ..after }, Finished::Recorded)
 }
 
-fn write(step: &Step<'_>, task: &Brief, finish: &Finish, after: After, ends: &mut Ends) -> Result<(), Failure> {
+fn write(step: &Step<'_>, task: &Brief, finish: &Finish, after: After<'_>, ends: &mut Ends) -> Result<(), Failure> {
     let gone_at = match after.state.is_ended().then(|| keep(step, task, after.state)).transpose()? {
         Some(Kept::Nothing) => return remove(step, task),
         Some(Kept::Until(gone_at)) => {
@@ -120,10 +132,6 @@ fn write(step: &Step<'_>, task: &Brief, finish: &Finish, after: After, ends: &mu
     let errors = match after.noted {
         Some(error) => Some(note(step, task, finish, tries, error)?),
         None => task.errors.clone(),
-    };
-    let result = match &finish.verdict {
-        Verdict::Succeed { result, .. } if after.state == State::Succeeded => Some(result),
-        _ => None,
     };
     // Handed back or parked, the code and worker of the last real attempt stay; its last error does, too.
     let (worker, code) = if after.counted { (Some(&*finish.worker), finish.code.as_ref()) } else { (None, None) };
@@ -144,7 +152,7 @@ fn write(step: &Step<'_>, task: &Brief, finish: &Finish, after: After, ends: &mu
         (after.state == State::Parked).then(|| step.now_ms()),
         after.state.is_ended().then(|| step.now_ms()),
         gone_at,
-        result,
+        after.result,
         after.counted || after.state.is_ended(),
         error,
         errors,

@@ -1,12 +1,13 @@
-//! What a verdict makes of its task: the one place that says it, for every broker. Pure.
+//! Decides what a verdict makes of its task, for every broker. Pure.
 //!
-//! [`Verdict`] + the payload limit → [`Transition`]; a broker writes it, or cancels instead where a cancel was asked for.
+//! [`Verdict`] + [`Follow`]s + payload limit → [`Transition`]. A broker writes the transition, or cancels the task instead if that was
+//! asked for.
 //!
-//! Invariant: what a body or a limit decided is an end, and stands. A lost worker decides nothing: a cancel comes before it.
+//! Invariant: an end that the body or a limit decided stands. A lost worker decides nothing, so a cancel takes precedence over it.
 
 use std::{borrow::Cow, time::Duration};
 
-use crate::task::{ErrorKind, NewTask, TaskError, Verdict};
+use crate::task::{ErrorKind, Follow, NewTask, TaskError, Verdict};
 
 /// What is recorded of one attempt.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,8 +17,11 @@ pub struct Transition<'a> {
     pub error: Option<Cow<'a, TaskError>>,
     /// Whether the attempt counts.
     pub is_counted: bool,
-    /// Whether a cancel that was asked for while it ran comes before: then it ends with [`cancelled_instead`].
+    /// Whether a cancel that was asked for during the attempt takes precedence. The task then ends with [`cancelled_instead`], and nothing
+    /// follows.
     pub yields_to_cancel: bool,
+    /// What is done in the step that records this.
+    pub follows: &'a [Follow],
 }
 
 /// What the task is from now on.
@@ -25,7 +29,6 @@ pub struct Transition<'a> {
 pub enum Next<'a> {
     Succeeded {
         result: &'a str,
-        children: &'a [NewTask],
     },
     Dead,
     Cancelled,
@@ -46,37 +49,54 @@ pub fn cancelled_instead() -> TaskError {
     TaskError::new(ErrorKind::Cancelled, "cancelled while it ran")
 }
 
-/// See the file's header. `payload_limit` bounds the result, and the arguments and headers of each child.
-pub fn transition(verdict: &Verdict, payload_limit: usize) -> Transition<'_> {
-    match verdict {
-        Verdict::Succeed { result, children } => match refusal(result, children, payload_limit) {
-            Some(error) => Transition { next: Next::Dead, error: Some(Cow::Owned(error)), is_counted: true, yields_to_cancel: false },
-            None => Transition { next: Next::Succeeded { result, children }, error: None, is_counted: true, yields_to_cancel: false },
+/// Decides. `payload_limit` bounds the result, and the arguments and headers of each child.
+///
+/// A success that is over the limit is dead, and nothing follows. Any other verdict stands: if a child is over the limit, nothing follows
+/// and its error says so.
+pub fn transition<'a>(verdict: &'a Verdict, follows: &'a [Follow], payload_limit: usize) -> Transition<'a> {
+    let too_large = follows.iter().find_map(|Follow::Enqueue(child)| oversize(child, payload_limit));
+    let mut becomes = match verdict {
+        Verdict::Succeed { result } => match over(result, too_large.as_deref(), payload_limit) {
+            Some(error) => {
+                return Transition {
+                    next: Next::Dead,
+                    error: Some(Cow::Owned(error)),
+                    is_counted: true,
+                    yields_to_cancel: false,
+                    follows: &[],
+                };
+            }
+            None => Transition { next: Next::Succeeded { result }, error: None, is_counted: true, yields_to_cancel: false, follows },
         },
         Verdict::Retry { error, delay } => counted(Next::Waiting(*delay), error, true),
         Verdict::Dead { error } => counted(Next::Dead, error, error.kind == ErrorKind::WorkerLost),
         Verdict::Cancel { error } => counted(Next::Cancelled, error, false),
         Verdict::HandBack { delay } => uncounted(Next::Waiting(*delay)),
         Verdict::Park => uncounted(Next::Parked),
+    };
+    match (too_large, &mut becomes.error) {
+        (None, _) => becomes.follows = follows,
+        (Some(why), Some(error)) => error.to_mut().message += &format!("; nothing follows, because a child is too large: {why}"),
+        (Some(_), None) => {}
     }
+    becomes
 }
 
 fn counted<'a>(next: Next<'a>, error: &'a TaskError, yields_to_cancel: bool) -> Transition<'a> {
-    Transition { next, error: Some(Cow::Borrowed(error)), is_counted: true, yields_to_cancel }
+    Transition { next, error: Some(Cow::Borrowed(error)), is_counted: true, yields_to_cancel, follows: &[] }
 }
 
 fn uncounted(next: Next<'_>) -> Transition<'_> {
-    Transition { next, error: None, is_counted: false, yields_to_cancel: true }
+    Transition { next, error: None, is_counted: false, yields_to_cancel: true, follows: &[] }
 }
 
 /// Why a success can't be recorded.
-fn refusal(result: &str, children: &[NewTask], limit: usize) -> Option<TaskError> {
+fn over(result: &str, too_large: Option<&str>, limit: usize) -> Option<TaskError> {
     if result.len() > limit {
         let message = format!("the result is {} bytes, over the payload limit of {limit}; return a reference instead", result.len());
         return Some(TaskError::new(ErrorKind::ResultTooLarge, message));
     }
-    let why = children.iter().find_map(|child| oversize(child, limit))?;
-    Some(TaskError::new(ErrorKind::Permanent, format!("a child is too large: {why}")))
+    Some(TaskError::new(ErrorKind::Permanent, format!("a child is too large: {}", too_large?)))
 }
 
 /// Says that a task's arguments and headers are over the payload limit.
@@ -100,11 +120,17 @@ mod tests {
         TaskError::new(kind, "no")
     }
 
+    /// A child whose arguments and header have 13 bytes.
+    fn child() -> Follow {
+        let options = TaskOptions { headers: vec![("h".into(), "x".repeat(9))], ..TaskOptions::default() };
+        Follow::Enqueue(NewTask { options, ..NewTask::new(TaskName::new("add").unwrap(), "[1]") })
+    }
+
     #[test]
     fn a_cancel_comes_before_everything_but_an_end_that_the_body_made() {
         let delay = Duration::from_secs(1);
         for (verdict, yields) in [
-            (Verdict::Succeed { result: "1".into(), children: Vec::new() }, false),
+            (Verdict::Succeed { result: "1".into() }, false),
             (Verdict::Dead { error: error(ErrorKind::Panic) }, false),
             (Verdict::Cancel { error: error(ErrorKind::Cancelled) }, false),
             (Verdict::Dead { error: error(ErrorKind::WorkerLost) }, true),
@@ -113,25 +139,33 @@ mod tests {
             (Verdict::HandBack { delay }, true),
             (Verdict::Park, true),
         ] {
-            assert_eq!(transition(&verdict, 100).yields_to_cancel, yields, "{verdict:?}");
+            let follows = [child()];
+            let becomes = transition(&verdict, &follows, 100);
+            assert_eq!((becomes.yields_to_cancel, becomes.follows), (yields, &follows[..]), "{verdict:?}");
         }
     }
 
     #[test]
-    fn a_success_over_a_limit_is_dead_and_keeps_no_child() {
-        let child = NewTask {
-            options: TaskOptions { headers: vec![("h".into(), "x".repeat(9))], ..TaskOptions::default() },
-            ..NewTask::new(TaskName::new("add").unwrap(), "[1]")
-        };
-        let verdict = |result: &str| Verdict::Succeed { result: result.into(), children: vec![child.clone()] };
-        let large = verdict("12345678901234");
-        let dead = transition(&large, 13);
-        assert_eq!((&dead.next, dead.error.map(|error| error.kind)), (&Next::Dead, Some(ErrorKind::ResultTooLarge)));
-        let large = verdict("1");
-        let dead = transition(&large, 12);
+    fn a_success_over_a_limit_is_dead_and_nothing_follows() {
+        let (follows, long, short) =
+            ([child()], Verdict::Succeed { result: "12345678901234".into() }, Verdict::Succeed { result: "1".into() });
+        let dead = transition(&long, &follows, 13);
+        assert_eq!((&dead.next, dead.follows, dead.error.map(|error| error.kind)), (&Next::Dead, &[][..], Some(ErrorKind::ResultTooLarge)));
+        let dead = transition(&short, &follows, 12);
         let error = dead.error.expect("an error");
-        assert_eq!((&dead.next, error.kind), (&Next::Dead, ErrorKind::Permanent));
+        assert_eq!((&dead.next, dead.follows, error.kind), (&Next::Dead, &[][..], ErrorKind::Permanent));
         assert!(error.message.contains("a child is too large") && error.message.contains("13 bytes"), "{}", error.message);
-        assert!(matches!(transition(&large, 13).next, Next::Succeeded { children: [_], .. }));
+        let recorded = transition(&short, &follows, 13);
+        assert_eq!((recorded.next, recorded.follows), (Next::Succeeded { result: "1" }, &follows[..]));
+    }
+
+    #[test]
+    fn another_verdict_stands_when_a_child_is_over_the_limit_and_says_that_nothing_follows() {
+        let (follows, verdict) = ([child()], Verdict::Dead { error: error(ErrorKind::Panic) });
+        let dead = transition(&verdict, &follows, 12);
+        let error = dead.error.expect("an error");
+        assert_eq!((dead.next, dead.follows, error.kind), (Next::Dead, &[][..], ErrorKind::Panic));
+        assert!(error.message.starts_with("no; nothing follows") && error.message.contains("13 bytes"), "{}", error.message);
+        assert_eq!(transition(&Verdict::Park, &follows, 12).follows, &[][..]);
     }
 }

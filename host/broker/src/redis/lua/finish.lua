@@ -77,8 +77,8 @@ local function beget(from, length)
   for i = after, from + length - 1, 2 do call('XADD', K .. 'out', '*', 'queue', ARGV[i], 'record', ARGV[i + 1]) end
 end
 
--- Everything but the plain success.
-local function other(id, kind, data, entry, delay, by, start)
+-- Everything but a success. The children that follow stand in ARGV at `from`.
+local function other(id, kind, data, entry, delay, by, start, from, length)
   local t = T .. id
   local f = call('HMGET', t, 'task', 'state', 'tries', 'losses', 'priority', 'seq', 'errors', 'expires')
   if not f[1] then return '0' end
@@ -96,6 +96,8 @@ local function other(id, kind, data, entry, delay, by, start)
   if kind == 'D' or kind == 'W' then state = 'dead' elseif kind == 'C' then state = 'cancelled' end
   if cancelled[id] and kind ~= 'D' and kind ~= 'C' then
     state, code, error = 'cancelled', '2', '{"kind":"cancelled","message":"cancelled while it ran"}'
+  else
+    beget(from, length)
   end
   local set = {}
   local function put(field, value)
@@ -193,7 +195,7 @@ for i = plain + 1, plain + n do
       reply[i] = '1'
     else
       local start = string.sub(members[i], #id + 2, -4)
-      reply[i] = other(id, kind, ARGV[f + 2], ARGV[f + 3], tonumber(ARGV[f + 4]), ARGV[f + 5], start)
+      reply[i] = other(id, kind, ARGV[f + 2], ARGV[f + 3], tonumber(ARGV[f + 4]), ARGV[f + 5], start, children, length)
     end
   end
   children = children + length
