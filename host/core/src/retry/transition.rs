@@ -76,7 +76,10 @@ pub fn transition<'a>(verdict: &'a Verdict, follows: &'a [Follow], payload_limit
     };
     match (too_large, &mut becomes.error) {
         (None, _) => becomes.follows = follows,
-        (Some(why), Some(error)) => error.to_mut().message += &format!("; nothing follows, because a child is too large: {why}"),
+        (Some(why), Some(error)) => {
+            let message = format!("{}; nothing follows, because a child is too large: {why}", error.message);
+            error.to_mut().message = message;
+        }
         (Some(_), None) => {}
     }
     becomes
