@@ -1,7 +1,7 @@
 //! The sandbox: bytes → [`Code`] → one attempt → [`Attempted`]. The only room that names wasmtime.
 //!
 //! compile (cached) → describe → invoke: a fresh store and instance for every attempt, under limits, a deadline and a share
-//! of the CPU; what a guest asks of the broker goes through [`Services`].
+//! of the CPU. A guest's requests to the broker go through [`Services`].
 //!
 //! Invariant: nothing of one attempt is seen by the next, and no guest crashes or stalls the host.
 
@@ -67,7 +67,7 @@ pub use settings::EngineSettings;
 /// The engine of this process, with its own runtime for guests.
 pub struct Engine {
     machine: Arc<Machine>,
-    /// `None` once stopped.
+    /// `None` after [`Engine::stop`].
     runtime: Mutex<Option<Runtime>>,
     guests: Handle,
 }
@@ -97,19 +97,19 @@ impl Engine {
             outside: network::Outside::new(network),
             cache,
             compiler,
-            // At least two: one long compilation must not hold up all others.
+            // At least two, so that one long compilation does not delay all others.
             compiling: Arc::new(Semaphore::new(threads.div_ceil(2).max(2))),
             wasm,
         };
         Ok(Arc::new(Self { machine: Arc::new(machine), guests: runtime.handle().clone(), runtime: Mutex::new(Some(runtime)) }))
     }
 
-    /// Compiles, or takes from the cache, and links. `digest`: SHA-256 of `bytes` in lower-case hex.
+    /// Compiles, or loads from the cache, and links. `digest` is the SHA-256 of `bytes` in lower-case hex.
     pub async fn compile(self: &Arc<Self>, bytes: Arc<[u8]>, digest: &str) -> Result<Arc<Code>, EngineError> {
         compile::compile(&self.machine, bytes, digest).await
     }
 
-    /// Calls `describe` with nothing granted (100 ms of CPU, 5 s of wall). The warnings name hints that could not be read.
+    /// Calls `describe` with nothing granted (100 ms of CPU, 5 s in all). The warnings name hints that could not be read.
     pub async fn describe(self: &Arc<Self>, code: &Arc<Code>) -> Result<(Description, Vec<String>), EngineError> {
         let described = describe::describe(Arc::clone(&self.machine), Arc::clone(code));
         match AbortOnDropHandle::new(self.guests.spawn(described)).await {
@@ -119,13 +119,13 @@ impl Engine {
         }
     }
 
-    /// One attempt on the guests' runtime. Dropping the future stops the guest.
+    /// Makes one attempt on the guests' runtime. Dropping the future stops the guest.
     pub async fn invoke(self: &Arc<Self>, call: Call) -> Attempted {
-        // Counted from here: an attempt that waits for its first turn wants CPU as well.
+        // Counted from here, because an attempt that waits for its first turn wants CPU too.
         let turn = cpu::Turn::new(&self.machine.cpu);
-        // Who is there already, as a worker's attempts are, needs no task of its own.
+        // A worker's attempts are on that runtime already and need no task of their own.
         if Handle::try_current().is_ok_and(|here| here.id() == self.guests.id()) {
-            // Pinned first: it is some kilobytes large, and each wrapper would move it.
+            // Pinned first, because it has some kilobytes and each wrapper would move it.
             let attempt = pin!(attempt::run(Arc::clone(&self.machine), call, turn));
             return AssertUnwindSafe(attempt).catch_unwind().await.unwrap_or_else(|_| Attempted::panicked());
         }
@@ -138,21 +138,21 @@ impl Engine {
         }
     }
 
-    /// Where guests run: whoever makes many attempts starts them there, in batches.
+    /// The guests' runtime, for callers that start many attempts in batches.
     pub fn guests(&self) -> Handle {
         self.guests.clone()
     }
 
-    /// Attempts that want CPU now: those parked in a host call, or in the line for a CPU permit, do not count.
+    /// How many attempts want CPU now. Attempts that wait in a host call or for a CPU permit do not count.
     pub fn runnable(&self) -> usize {
         self.machine.cpu.runnable()
     }
 
-    /// Ends the runtime and the ticker; attempts under way are dropped.
+    /// Ends the runtime and the ticker, and drops the attempts under way.
     pub fn stop(&self) {
         let runtime = self.runtime.lock().take();
         if let Some(runtime) = runtime {
-            // In the background: `stop` may be called from within another runtime, where waiting is not allowed.
+            // In the background, because `stop` may be called inside another runtime, where blocking is not allowed.
             runtime.shutdown_background();
         }
         self.machine.cpu.stop();

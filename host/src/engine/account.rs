@@ -1,8 +1,8 @@
 //! The account of an attempt: its share of the memory and the open descriptors of the process, counted as they come and go.
 //!
-//! [`Pool`] (of all guests) → [`Account`] (of one attempt). `held.rs` has the guards that give back when they are dropped.
+//! [`Pool`] (of all guests) → [`Account`] (of one attempt). The guards in `held.rs` give back when they are dropped.
 //!
-//! Invariant: whoever is refused gets a [`Refused`] with a sentence, and nothing stays counted.
+//! Invariant: a refused request gets a [`Refused`] with a sentence, and counts nothing.
 
 use std::sync::{
     Arc,
@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::{limits::Limits, words};
 
-/// More descriptors than this are of no use, and a kernel may say "unlimited".
+/// More descriptors than this are useless. A kernel may say "unlimited".
 const MOST_DESCRIPTORS: u64 = 1 << 20;
 
 /// What all guests of this process may hold together.
@@ -38,8 +38,8 @@ impl Pool {
     }
 }
 
-/// Raises this process's soft limit of open files to the hard one, and gives what guests may have of it: three quarters. The last quarter is
-/// the host's own, for its broker, its plugins and its files.
+/// Raises this process's soft limit of open files to the hard one, and returns the guests' share: three quarters. The host keeps the last
+/// quarter for its broker, its plugins and its files.
 pub(super) fn descriptors_for_guests() -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let most = maximum.unwrap_or(MOST_DESCRIPTORS).min(MOST_DESCRIPTORS);
@@ -50,30 +50,30 @@ pub(super) fn descriptors_for_guests() -> usize {
     usize::try_from(limit / 4 * 3).unwrap_or(usize::MAX)
 }
 
-/// Which bound a guest ran into.
+/// The limit that a guest reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refused {
     #[error("memory limit reached")]
     Memory,
-    /// `guest_memory` of the process: not this attempt's fault.
+    /// `guest_memory` of the process. This is not the attempt's fault.
     #[error("memory limit of all guests reached")]
     MemoryOfProcess,
     #[error("limit of table elements reached")]
     Tables,
     #[error("limit of open files and connections reached")]
     Descriptors,
-    /// All that the guests of this process may open: not this attempt's fault either.
+    /// The descriptors of all guests of this process. This is not the attempt's fault either.
     #[error("limit of open files and connections of all guests reached")]
     DescriptorsOfProcess,
 }
 
-/// What one attempt holds.
+/// The memory and descriptors that one attempt holds.
 #[derive(Debug)]
 pub(super) struct Account {
     pool: Arc<Pool>,
     memory: AtomicU64,
     memory_limit: u64,
-    /// Bytes that the host kept for it, all in all: after many of them the allocator is asked to give back.
+    /// The sum of all bytes that the host ever kept for it. If it is large, the allocator is asked to give memory back.
     pub(super) kept: AtomicU64,
     descriptors: AtomicUsize,
     descriptors_limit: usize,
@@ -104,7 +104,7 @@ impl Account {
         Err(refused)
     }
 
-    /// For what is there already: counted beyond every limit, so that the next one who asks is refused.
+    /// Counts memory that exists already, beyond every limit if need be. The next request is refused then.
     pub(super) fn found(&self, bytes: u64) {
         self.memory.fetch_add(bytes, Relaxed);
         self.pool.memory.fetch_add(bytes, Relaxed);
@@ -115,7 +115,7 @@ impl Account {
         self.pool.memory.fetch_sub(bytes, Relaxed);
     }
 
-    /// Counts one more open descriptor of this attempt, before the process is asked. [`Self::closed`] takes it back.
+    /// Counts one more open descriptor of this attempt, before the process's permit is asked for. [`Self::closed`] takes it back.
     pub(super) fn opened(&self) -> Result<(), Refused> {
         if self.descriptors.fetch_add(1, Relaxed) < self.descriptors_limit { Ok(()) } else { Err(Refused::Descriptors) }
     }
@@ -124,7 +124,7 @@ impl Account {
         self.descriptors.fetch_sub(1, Relaxed);
     }
 
-    /// The permits of all guests' descriptors.
+    /// The permits for the descriptors of all guests.
     pub(super) fn descriptors_of_all(&self) -> Arc<Semaphore> {
         Arc::clone(&self.pool.descriptors)
     }
@@ -134,7 +134,7 @@ impl Account {
         self.memory.load(Relaxed)
     }
 
-    /// What is told of it: of the guest where it is the guest's doing, of the worker's limits where it is not.
+    /// The sentence for people. It speaks of the guest if the guest caused it, else of the worker's limits.
     pub(super) fn sentence(&self, refused: Refused, limits: &Limits) -> String {
         match refused {
             Refused::Memory => format!("memory limit of {} reached", words::size(self.memory_limit)),

@@ -1,9 +1,9 @@
-//! Which addresses are public: what a granted host name may resolve to.
+//! Tells public addresses from others. A granted host name may only resolve to public ones.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Whether an address belongs to the public internet. Private, loopback, link-local, shared (RFC 6598), multicast, documentation
-/// and other special ranges do not (the IANA special-purpose registries), nor what embeds such an IPv4 address.
+/// and other special ranges do not (the IANA special-purpose registries). Nor do IPv6 addresses that embed one of those.
 pub(super) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_public_v4(v4),
@@ -35,15 +35,15 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     if let Some(v4) = embedded_v4(&segments) {
         return is_public_v4(v4);
     }
-    // 2000::/3 is all that is assigned for global unicast; of it, 2001:db8::/32 and 3fff::/20 are documentation,
-    // 2001::/23 is for protocols (Teredo among them).
+    // Global unicast is 2000::/3. Within it, 2001:db8::/32 and 3fff::/20 are for documentation,
+    // and 2001::/23 is for protocols such as Teredo.
     (segments[0] & 0xe000) == 0x2000
         && !(segments[0] == 0x2001 && segments[1] == 0x0db8)
         && !(segments[0] == 0x2001 && segments[1] < 0x0200)
         && !(segments[0] == 0x3fff && segments[1] < 0x1000)
 }
 
-/// The IPv4 address that an IPv6 address stands for: mapped (`::ffff:0:0/96`), NAT64 (`64:ff9b::/96`), 6to4 (`2002::/16`).
+/// The IPv4 address that an IPv6 address embeds: mapped (`::ffff:0:0/96`), NAT64 (`64:ff9b::/96`), 6to4 (`2002::/16`).
 fn embedded_v4(segments: &[u16; 8]) -> Option<Ipv4Addr> {
     let join = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
     match segments {

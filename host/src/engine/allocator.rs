@@ -1,18 +1,18 @@
-//! The C library's allocator: what the host held for a guest goes back to the system.
+//! The C library's allocator: gives memory that the host held for a guest back to the system.
 //!
-//! Left alone it learns from the first large block that is freed to keep such ones, up to 32 MiB in each thread's arena.
+//! By default glibc learns from the first large block that is freed, and then keeps such blocks: up to 32 MiB in each thread's arena.
 
 use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-/// An attempt for which the host kept so many bytes in all is worth [`trim`].
+/// After an attempt for which the host kept this many bytes in all, [`trim`] is called.
 pub(super) const WORTH_TRIMMING: u64 = 4 << 20;
-/// Trimming walks through everything that is free: at most so often.
+/// The shortest time between two calls, because trimming walks through all free memory.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Larger blocks than a payload come from the system each time and go back at once; of smaller ones a thread keeps a few.
+/// Blocks of this size come from the system each time and go back at once. A thread keeps a few smaller ones. Larger than a payload.
 pub(super) fn configure() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
@@ -30,12 +30,12 @@ fn set(parameter: libc::c_int, value: libc::c_int) {
     }
 }
 
-/// Hands free memory back, away from the threads that run guests.
+/// Gives free memory back, on a thread that runs no guests.
 pub(super) fn trim() {
     static LAST: Mutex<Option<Instant>> = Mutex::new(None);
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
     let due = last.map_or(Duration::ZERO, |last| PAUSE.saturating_sub(last.elapsed()));
-    // One that waits will do it for this attempt as well.
+    // A call that waits already will serve this attempt too.
     if last.is_some_and(|last| last > Instant::now()) {
         return;
     }

@@ -1,6 +1,6 @@
-//! Compiled code as bytes or as a file: made from WebAssembly, read, and loaded.
+//! Compiled code, as bytes or as a file: makes it from WebAssembly, reads it, and loads it.
 //!
-//! Invariant: [`trust`] is the one place that loads compiled code, and loading is executing.
+//! Invariant: only [`trust`] loads compiled code. Loading is executing.
 
 use std::{
     fs::File,
@@ -12,15 +12,15 @@ use wasmtime::component::Component;
 
 use super::{blame, error::EngineError, shape, words};
 
-/// wasmtime keeps the type of this error to itself.
+/// wasmtime does not export the type of this error.
 pub(super) const UNFIT: &str = "pooling allocator";
 
 pub(super) fn is_unfit(problem: &str) -> bool {
     problem.contains(UNFIT)
 }
 
-/// The seam: WebAssembly in, an artefact out that [`wasmtime::component::Component`] loads. Pure but for the time and memory it
-/// takes, which a plugin's author decides: so a worker has it done in another process.
+/// Compiles WebAssembly into an artefact that [`wasmtime::component::Component`] loads. A plugin's author decides how much time and memory
+/// that takes, so a worker does it in another process.
 pub(super) fn translate(engine: &wasmtime::Engine, bytes: &[u8]) -> Result<Vec<u8>, EngineError> {
     shape::check(bytes).map_err(EngineError::BadComponent)?;
     engine.precompile_component(bytes).map_err(|error| {
@@ -31,26 +31,26 @@ pub(super) fn translate(engine: &wasmtime::Engine, bytes: &[u8]) -> Result<Vec<u
     })
 }
 
-/// Compiled code that was checked, ready to be loaded.
+/// Checked compiled code, ready to be loaded.
 #[derive(Clone, Copy)]
 pub(super) enum Artefact<'a> {
-    /// What `translate` returned a moment ago, here or in the compiler's process.
+    /// The bytes that `translate` has just returned, here or in the compiler's process.
     Fresh(&'a [u8]),
-    /// An entry of the cache that bears its seal.
+    /// An entry of the cache whose seal is right.
     Kept(&'a File),
 }
 
-/// Where an open file has a path, whatever became of its own.
+/// A path to an open file, also if its own path leads elsewhere by now.
 const DESCRIPTORS: &str = if cfg!(target_os = "linux") { "/proc/self/fd" } else { "/dev/fd" };
 
 #[expect(unsafe_code, reason = "loading compiled code is executing it; this is where the engine trusts its own compiler")]
 pub(super) fn trust(engine: &wasmtime::Engine, artefact: Artefact<'_>) -> Result<Component, String> {
-    // SAFETY: both kinds are what this engine's own compiler made. A kept one is the very file that has just been checked: only this
-    // user may write to it, it is never changed in place, and its name bears the seal of this engine and of its bytes.
+    // SAFETY: this engine's own compiler made both kinds. A kept one is the very file that has just been checked: only this user may
+    // write to it, it is never changed in place, and its name contains the seal of this engine and of its bytes.
     let loaded = unsafe {
         match artefact {
             Artefact::Fresh(bytes) => Component::deserialize(engine, bytes),
-            // By its descriptor: its path may lead to another file by now.
+            // By its descriptor, because its path may lead to another file by now.
             Artefact::Kept(file) => Component::deserialize_file(engine, format!("{DESCRIPTORS}/{}", file.as_raw_fd())),
         }
     };
@@ -70,14 +70,14 @@ fn translate_problem(error: &wasmtime::Error) -> String {
     words::line(&format!("not a component that this host can run: {text}; build with --target wasm32-wasip2"), 1024)
 }
 
-/// The whole of a file, wherever its cursor is.
+/// Reads a whole file, wherever its cursor is.
 pub(super) fn read_all(file: &File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     pieces(file, |piece| bytes.extend_from_slice(piece))?;
     Ok(bytes)
 }
 
-/// Hands a file over piece by piece, from its beginning.
+/// Passes a file on piece by piece, from its beginning.
 pub(super) fn pieces(file: &File, mut each: impl FnMut(&[u8])) -> io::Result<()> {
     let (mut buffer, mut at) = (vec![0; 64 << 10], 0);
     loop {

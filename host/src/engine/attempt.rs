@@ -1,6 +1,6 @@
-//! One attempt: a call goes in, an [`Attempted`] comes out.
+//! Makes one attempt: a call goes in, an [`Attempted`] comes out.
 //!
-//! fresh store → instantiate → `run` under the meter, beside a timer and the word "cancelled" → classify → drop everything.
+//! fresh store → instantiate → `run` under the meter, beside a timer and a cancel signal → classify → drop everything
 
 use std::{
     pin::pin,
@@ -56,7 +56,7 @@ pub(super) async fn run(engine: Arc<Machine>, call: Call, turn: Turn) -> Attempt
             stopped = watch(&shared.meter, timeout, &cancelled, grace) => Err(stopped),
         }
     };
-    // Whoever waits for a share of the CPU need not wait for the clearing up.
+    // Give the share of the CPU back before clearing up.
     shared.meter.release();
     let outcome = match ended {
         Ok(Ok(returned)) => ending::returned(returned, store.data_mut(), &body),
@@ -71,7 +71,7 @@ pub(super) async fn run(engine: Arc<Machine>, call: Call, turn: Turn) -> Attempt
     Attempted { outcome, log: shared.take_log(), ran: shared.meter.age(), cpu: shared.meter.spent(), memory }
 }
 
-/// Waits until the attempt must be stopped: its time is over, or it did not return within `grace` after it was cancelled.
+/// Waits until the attempt must be stopped: its time is over, or it has not returned within `grace` after a cancel.
 async fn watch(meter: &Meter, timeout: Duration, cancelled: &CancellationToken, grace: Duration) -> Stopped {
     tokio::select! {
         () = out_of_time(meter, timeout) => Stopped::Timeout(timeout),
@@ -79,14 +79,14 @@ async fn watch(meter: &Meter, timeout: Duration, cancelled: &CancellationToken, 
     }
 }
 
-/// Waits until the attempt is older than `timeout`, waits for a share of the CPU not counted.
+/// Waits until the attempt has run for `timeout`. Time in the queue for the CPU does not count.
 async fn out_of_time(meter: &Meter, timeout: Duration) {
     loop {
         let left = (timeout + meter.waited()).saturating_sub(meter.age());
         if left.is_zero() {
             return;
         }
-        // While it waits `left` stands still: look again now and then, not all the time.
+        // While the attempt queues for the CPU, `left` stands still, so look again only now and then.
         let pause = if meter.is_waiting() { left.max(Duration::from_millis(10)) } else { left };
         tokio::time::sleep(pause).await;
     }

@@ -1,4 +1,4 @@
-//! The contract of `wit/plugin.wit` as Rust, generated when this crate is built.
+//! The contract `wit/plugin.wit` as Rust, generated during the build.
 
 wasmtime::component::bindgen!({
     path: "../wit",

@@ -1,12 +1,12 @@
-//! Whose fault an error is: only what is a property of a plugin's bytes may be remembered by their digest.
+//! Decides whose fault an error is. Only a property of a plugin's bytes may be remembered by their digest.
 //!
-//! Invariant: what the machine could not do is tried again, and never said of the plugin.
+//! Invariant: a failure of the machine is tried again, and is never held against the plugin.
 
 use std::io::ErrorKind;
 
 use rustix::io::Errno;
 
-/// Errors that say that the machine, or what the operator allows this process, has run out of something.
+/// Errors that mean that the machine, or a limit of this process, has run out of something.
 const SHORT: [Errno; 10] = [
     Errno::NOMEM,
     Errno::AGAIN,
@@ -20,7 +20,7 @@ const SHORT: [Errno; 10] = [
     Errno::ACCESS,
 ];
 
-/// Whether wasmtime failed for want of something that another time, or another machine, may have.
+/// Whether wasmtime failed for lack of something that may be there later, or on another machine.
 pub(super) fn is_the_machines(error: &wasmtime::Error) -> bool {
     if error.is::<wasmtime::PoolConcurrencyLimitError>() || error.is::<wasmtime::OutOfMemory>() {
         return true;

@@ -1,11 +1,11 @@
-//! Compiled code kept on disk, so that a restart need not compile.
+//! Keeps compiled code on disk, so that a restart need not compile.
 //!
-//! An entry is `<digest>-<engine>-<seal>.cwasm`: written to a temporary file, synced, renamed, never changed. The seal is a MAC over
-//! plugin, engine and code, under a key that lies in the state directory.
+//! An entry is `<digest>-<engine>-<seal>.cwasm`. It is written to a temporary file, synced, renamed, and never changed. The seal is a MAC
+//! over plugin, engine and code. Its key lies in the state directory.
 //!
-//! Invariant: compiled code is code the host executes. The directory is held by descriptor, belongs to this user and is closed to
-//! others; an entry is loaded only when what was opened is this user's own and has the seal that its name says. So whoever can
-//! put another directory in its place, or files of this user from elsewhere, still has nothing that is loaded.
+//! Invariant: the host executes what it loads. The directory is held by descriptor, belongs to this user and is closed to others. An
+//! entry is loaded only if the opened file belongs to this user and has the seal in its name. So nothing is loaded from a directory that
+//! was put in its place, nor from files of this user that came from elsewhere.
 
 use std::{
     fs::File,
@@ -27,10 +27,10 @@ use crate::private::{self, Dir, Entry, Temporary, Unusable};
 use taskhost_core::task::{Clock, SystemClock};
 
 const SUFFIX: &str = ".cwasm";
-/// The key's file in the state directory.
+/// The file of the key in the state directory.
 const KEY: &str = "compiled.key";
 const KEY_BYTES: usize = 32;
-/// A temporary file this old was left behind by a crash.
+/// A temporary file of this age was left behind by a crash.
 const STALE: Duration = Duration::from_secs(3600);
 
 #[derive(Debug)]
@@ -38,21 +38,21 @@ pub(super) struct Cache {
     dir: Dir,
     key: Key,
     limit: u64,
-    /// Whether code may be mapped from there; else it is read into memory.
+    /// Whether code may be mapped from the directory; else it is read into memory.
     maps: bool,
 }
 
 /// Why an entry was not loaded.
 enum Problem {
-    /// It is not what was written: it goes, and the plugin is compiled again.
+    /// It was changed: it is removed, and the plugin is compiled again.
     Bad(String),
-    /// The machine's doing: another process may load it.
+    /// The machine failed: another process may load it.
     Trouble(String),
 }
 
 impl Cache {
-    /// Makes the directory, or refuses one that others could write to. `None`, with a warning: the machine would not have it, so
-    /// compiled code lives in memory.
+    /// Makes the directory, or refuses one that others could write to. `None`, with a warning, if the machine can't make it: compiled code
+    /// then stays in memory.
     pub(super) fn open(dir: &Path, state: Option<&Path>, limit: u64) -> Result<Option<Self>, EngineError> {
         let opened = Dir::make(dir, "cache directory").and_then(|dir| {
             let state = state.ok_or_else(|| Unusable::Failed("there is no state directory for its key".into()))?;
@@ -86,7 +86,7 @@ impl Cache {
         Ok(Some(cache))
     }
 
-    /// The kept code, checked. What is not as it was written is removed and logged, so that it is compiled again.
+    /// The kept code, checked. A changed entry is removed and logged, so that the plugin is compiled again.
     pub(super) fn get(&self, engine: &wasmtime::Engine, digest: &str) -> Option<Component> {
         let prefix = self.prefix(engine, digest);
         let entry = self.entries().into_iter().find(|entry| entry.name.starts_with(&prefix))?;
@@ -112,19 +112,20 @@ impl Cache {
         }
         let component = self.load(engine, prefix, name, &file)?;
         let now = UNIX_EPOCH + Duration::from_millis(SystemClock.now().0);
-        // Only its place in the line depends on it.
+        // The time only decides which entry is removed first.
         if let Err(error) = file.set_modified(now) {
             tracing::debug!("can't mark compiled code as used: {error}: `{}`", self.shown(name));
         }
         Ok(component)
     }
 
-    /// A file in this directory for what another process compiles.
+    /// A file in this directory for the output of another process's compiler.
     pub(super) fn room(&self) -> Result<Temporary, String> {
         self.dir.temporary().map_err(|error| self.unkept(&error))
     }
 
-    /// Keeps what stands in `room`, and loads it from there, so that its pages are the file's. Also why it could not be kept.
+    /// Keeps the code that `room` holds, and loads it from there, so that its pages are those of the file. Also returns why it could not be
+    /// kept.
     pub(super) fn adopt(&self, engine: &wasmtime::Engine, digest: &str, room: Temporary) -> Result<(Component, Option<String>), String> {
         let prefix = self.prefix(engine, digest);
         let read = |file: &File| seal_of(&self.key, &prefix, file).map_err(|error| format!("can't read compiled code: {error}"));
@@ -143,7 +144,7 @@ impl Cache {
         }
     }
 
-    /// Keeps an artefact, and loads it as `adopt` does.
+    /// Keeps an artefact, and loads it like `adopt`.
     pub(super) fn put(&self, engine: &wasmtime::Engine, digest: &str, artefact: &[u8]) -> Result<(Component, Option<String>), String> {
         let room = self.dir.temporary().and_then(|mut room| {
             io::Write::write_all(&mut room.file, artefact)?;
@@ -155,7 +156,7 @@ impl Cache {
         }
     }
 
-    /// Checks the seal, then maps the very file that was checked; where that is not allowed, reads it.
+    /// Checks the seal, then maps the very file that was checked. If mapping is not allowed, it reads the file.
     fn load(&self, engine: &wasmtime::Engine, prefix: &str, name: &str, file: &File) -> Result<Component, Problem> {
         let said = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(SUFFIX));
         let trouble = |error: io::Error| Problem::Trouble(error.to_string());
@@ -177,7 +178,7 @@ impl Cache {
         artefact::trust(engine, Artefact::Fresh(&artefact)).map_err(Problem::Trouble)
     }
 
-    /// `<digest>-<engine>-`: which plugin, and which engine under which key.
+    /// `<digest>-<engine>-`: the plugin, and the engine under this key.
     fn prefix(&self, engine: &wasmtime::Engine, digest: &str) -> String {
         let mut hash = Hashing(Sha256::new());
         engine.precompile_compatibility_hash().hash(&mut hash);
@@ -185,7 +186,7 @@ impl Cache {
         format!("{digest}-{}-", &engine[..16])
     }
 
-    /// Forgets the least recently used until the rest fits; never `kept`.
+    /// Removes the least recently used entries until the rest fits, but never `kept`.
     fn trim(&self, kept: &str) {
         let mut entries = self.entries();
         let mut sum: u64 = entries.iter().map(|entry| entry.bytes).sum();
@@ -239,7 +240,7 @@ impl Cache {
     }
 }
 
-/// What only this user can read: whoever does not have it can't seal anything.
+/// A secret that only this user can read. Nobody can make a seal without it.
 #[derive(Clone)]
 struct Key([u8; KEY_BYTES]);
 
@@ -250,7 +251,7 @@ impl std::fmt::Debug for Key {
 }
 
 impl Key {
-    /// The one in the state directory, made if there is none.
+    /// Reads the key in the state directory, or makes one.
     fn of(state: &Path) -> Result<Self, Unusable> {
         let dir = Dir::make(state, "state directory")?;
         let failed =
@@ -262,7 +263,7 @@ impl Key {
                 Err(error) if !private::is_refusal(&error) => return Err(error),
                 Ok(Err(_)) | Err(_) => tracing::warn!("the key of compiled code is not as it was made, so plugins are compiled again"),
             }
-            // Both are of a generator that is fit for keys; together they have 244 bits of it.
+            // UUIDs come from a generator that is fit for keys. Two of them have 244 random bits.
             let random = Sha256::new().chain_update(uuid::Uuid::new_v4()).chain_update(uuid::Uuid::new_v4());
             let key: [u8; KEY_BYTES] = random.finalize().into();
             dir.write(KEY, &key)?;
@@ -272,7 +273,7 @@ impl Key {
     }
 
     fn seal(&self, about: &str, add: impl FnOnce(&mut Hmac<Sha256>)) -> String {
-        // A key of any length will do.
+        // HMAC takes a key of any length.
         let Ok(mut seal) = Hmac::<Sha256>::new_from_slice(&self.0) else { return String::new() };
         seal.update(about.as_bytes());
         seal.update(&[0]);
@@ -281,14 +282,14 @@ impl Key {
     }
 }
 
-/// The seal of what stands in a file, wherever its cursor is.
+/// The seal of a file's content, wherever its cursor is.
 fn seal_of(key: &Key, prefix: &str, file: &File) -> io::Result<String> {
     let mut done = Ok(());
     let seal = key.seal(prefix, |seal| done = pieces(file, |piece| seal.update(piece)));
     done.map(|()| seal)
 }
 
-/// SHA-256 as a `Hasher`: the standard one may change with the compiler.
+/// SHA-256 as a `Hasher`, because the standard hasher may change with the compiler.
 struct Hashing(Sha256);
 
 impl Hasher for Hashing {
@@ -313,7 +314,7 @@ mod tests {
     use super::*;
     use crate::engine::setup;
 
-    /// A worker's directories, and an engine that nothing is run on.
+    /// A worker's directories, and an engine that runs nothing.
     struct Place {
         root: tempfile::TempDir,
         engine: wasmtime::Engine,
@@ -366,7 +367,7 @@ mod tests {
         fs::remove_dir_all(place.at("cache")).unwrap();
         fs::rename(place.at("other"), place.at("cache")).unwrap();
         assert!(place.open().get(&place.engine, "aa").is_none());
-        // Under the name that this key would have given as well.
+        // Also under the name that this key would have given.
         fs::rename(place.at("cache").join(&theirs), place.at("cache").join(format!("{}{}", &name[..20], &theirs[20..]))).unwrap();
         assert!(place.open().get(&place.engine, "aa").is_none());
     }

@@ -1,4 +1,4 @@
-//! One attempt as it is asked for, and as it ended.
+//! The request for one attempt, and its end.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -18,23 +18,23 @@ pub struct Call {
     /// A JSON array.
     pub args: String,
     pub about: About,
-    /// Cut to `limits.timeout_ceiling`; waiting for a share of the CPU does not count.
+    /// At most `limits.timeout_ceiling` takes effect. Time in the queue for the CPU does not count.
     pub timeout: Duration,
-    /// Set when somebody cancelled the task, or its lease was lost: the guest sees `is-cancelled` and has `grace` to return.
+    /// Set when the task was cancelled, or its lease was lost. The guest sees `is-cancelled` and has `grace` to return.
     pub cancelled: CancellationToken,
     pub grace: Duration,
     pub services: Arc<dyn Services>,
 }
 
-/// One attempt, ended.
+/// The end of one attempt.
 #[derive(Debug)]
 pub struct Attempted {
     pub outcome: Outcome,
-    /// Newline-delimited JSON of [`LogLine`](super::LogLine), at most 64 KiB, the newest.
+    /// Newline-delimited JSON of [`LogLine`](super::LogLine): the newest 64 KiB.
     pub log: String,
     pub ran: Duration,
     pub cpu: Duration,
-    /// Bytes of linear memory at its largest.
+    /// The largest size of its linear memory, in bytes.
     pub memory: u64,
 }
 
@@ -49,12 +49,12 @@ impl fmt::Debug for Call {
 }
 
 impl Attempted {
-    /// An attempt that did not come to run.
+    /// An attempt that did not run.
     pub(super) fn unrun(outcome: Outcome) -> Self {
         Self { outcome, log: String::new(), ran: Duration::ZERO, cpu: Duration::ZERO, memory: 0 }
     }
 
-    /// Counted, so that a task that makes the host panic ends in the dead set and not in an endless loop.
+    /// It counts, so that a task that makes the host panic ends in the dead set instead of an endless loop.
     pub(super) fn panicked() -> Self {
         Self::unrun(Outcome::Failed {
             error: TaskError::new(ErrorKind::Trap, "the host panicked while it served this attempt: see the worker's log"),

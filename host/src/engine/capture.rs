@@ -1,4 +1,4 @@
-//! What a guest prints and logs, bounded: the ends of stdout and stderr, the newest log lines.
+//! Captures a guest's output and log within limits: the ends of stdout and stderr, the newest log lines.
 
 use std::{
     collections::VecDeque,
@@ -21,21 +21,21 @@ use super::{
 };
 use taskhost_core::task::{Clock, SystemClock};
 
-/// Bytes of one line; what is beyond is cut.
+/// The most bytes of one line; the rest is cut.
 const LINE: usize = 8 << 10;
-/// Fields of one line.
+/// The most fields of one line.
 const FIELDS: usize = 32;
-/// Lines of one attempt that are passed on as they are written; its own log goes on keeping the newest.
+/// The most lines of one attempt that are passed on while it runs. Its own log keeps the newest lines after that.
 const LIVE_LINES: u32 = 10_000;
-/// Bytes that a guest may write at once.
+/// The most bytes that a guest may write at once.
 const WRITE: usize = 64 << 10;
 
-/// What one attempt shares with its streams, its timer and its HTTP calls.
+/// The state that one attempt shares with its streams, its timer and its HTTP calls.
 pub(super) struct Shared {
     pub(super) meter: Meter,
     pub(super) account: Account,
     pub(super) connections: std::sync::atomic::AtomicUsize,
-    /// Nobody listens while the guest describes itself.
+    /// `None` while the guest describes itself, because nobody listens then.
     services: Option<Arc<dyn Services>>,
     attempt: u32,
     book: Mutex<Book>,
@@ -58,7 +58,7 @@ struct Book {
     panic: Option<Panic>,
 }
 
-/// The two lines that a panic prints first, kept apart: its message may be longer than what is kept of the stream.
+/// The first two lines of a panic. They are kept apart, because the message may be longer than the kept end of the stream.
 struct Panic {
     place: String,
     message: Option<String>,
@@ -95,7 +95,7 @@ impl Shared {
         }
     }
 
-    /// Remembers what policy denied, and how to allow it; the first one counts.
+    /// Remembers what the policy denied, and how to allow it. The first denial counts.
     pub(super) fn deny(&self, what: String) {
         self.log("warn", &what, Vec::new());
         self.book().denied.get_or_insert(what);
@@ -105,19 +105,19 @@ impl Shared {
         self.book().denied.clone()
     }
 
-    /// The end of what was printed.
+    /// The kept end of the stream.
     pub(super) fn printed(&self, stream: Stream) -> String {
         let mut book = self.book();
         String::from_utf8_lossy(book.stream(stream).tail()).into_owned()
     }
 
-    /// The place and the beginning of the last panic, as they were printed.
+    /// The place and the beginning of the last panic, as printed.
     pub(super) fn panic(&self) -> Option<String> {
         let book = self.book();
         book.panic.as_ref().map(|panic| format!("{}\n{}", panic.place, panic.message.as_deref().unwrap_or_default()))
     }
 
-    /// All kept lines, newline-delimited JSON. Call it when the guest has gone.
+    /// All kept lines as newline-delimited JSON. To be called when the guest is gone.
     pub(super) fn take_log(&self) -> String {
         for (stream, level) in [(Stream::Out, "stdout"), (Stream::Err, "stderr")] {
             let rest = self.book().stream(stream).take_partial();
@@ -161,7 +161,7 @@ impl Shared {
 }
 
 impl Book {
-    /// Keeps a line, forgetting the oldest; whether it should be passed on as well.
+    /// Keeps a line and forgets the oldest. Returns whether the line should also be passed on.
     fn keep(&mut self, line: &LogLine) -> bool {
         if let Ok(text) = serde_json::to_string(line) {
             self.bytes += text.len() + 1;
@@ -191,9 +191,9 @@ impl Book {
     }
 }
 
-/// The end of a stream, and the line that is being written to it.
+/// The end of a stream, and the line that is being written.
 struct Printed {
-    /// Up to twice `keep`, so that forgetting moves each byte once.
+    /// Up to twice `keep` bytes, so that forgetting moves each byte once.
     bytes: Vec<u8>,
     keep: usize,
     partial: Vec<u8>,
@@ -204,7 +204,7 @@ impl Printed {
         Self { bytes: Vec::new(), keep, partial: Vec::new() }
     }
 
-    /// Takes what was written; gives the lines that became complete.
+    /// Takes written bytes, and returns the lines that became complete.
     fn write(&mut self, bytes: &[u8]) -> Vec<String> {
         self.bytes.extend_from_slice(&bytes[bytes.len().saturating_sub(self.keep)..]);
         if self.bytes.len() > 2 * self.keep {
@@ -250,7 +250,7 @@ impl StdoutStream for Pipe {
         Box::new(self.clone())
     }
 
-    /// WASI 0.2 takes `p2_stream`; the trait wants this one too.
+    /// WASI 0.2 calls `p2_stream`; the trait demands this method too.
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
         Box::new(tokio::io::sink())
     }
