@@ -1,6 +1,6 @@
-//! Bytes → machine code, once; and why some bytes never will be.
+//! Compiles bytes to machine code once, and says why some bytes can't be compiled.
 //!
-//! look at the bytes → cache, or Cranelift in a process (else on a thread) of its own → look at imports and exports → link.
+//! check the bytes → cache, or Cranelift in a process (else on a thread) of its own → check imports and exports → link
 
 use std::{fs::File, io, sync::Arc};
 
@@ -18,7 +18,7 @@ use super::{
     words,
 };
 
-/// The package of `wit/plugin.wit` and the version of it that this host offers. Before 1.0 the minor number is what may break.
+/// The package of `wit/plugin.wit`, and the version that this host offers. Before 1.0 a new minor number may break plugins.
 pub(super) const CONTRACT: &str = "taskhost:plugin";
 const OFFERED: (u64, u64) = (0, 1);
 /// The nice value of a compilation on a thread beside running guests.
@@ -26,7 +26,7 @@ const NICE: i32 = 19;
 
 pub(super) async fn compile(engine: &Arc<Machine>, bytes: Arc<[u8]>, digest: &str) -> Result<Arc<Code>, EngineError> {
     look(&bytes)?;
-    // Before the line: what was compiled once waits for nobody.
+    // Before the permit: a cached component waits for no compilation.
     let kept = on_a_thread(engine, digest, |engine, digest| {
         let kept = engine.cache.as_ref().and_then(|cache| cache.get(&engine.wasm, digest));
         kept.map(|component| link(engine, &component, None)).transpose()
@@ -39,14 +39,14 @@ pub(super) async fn compile(engine: &Arc<Machine>, bytes: Arc<[u8]>, digest: &st
         return translate_apart(engine, compiler, &bytes, digest).await;
     }
     on_a_thread(engine, digest, move |engine, digest| {
-        // Held here and not by the future: who stops waiting does not stop the compiler.
+        // The thread holds the permit, not the future: a caller that stops waiting does not stop the compiler.
         let _one_of_few = one_of_few;
         translate_here(engine, &bytes, digest)
     })
     .await
 }
 
-/// In the compiler's process: into the cache, or into memory, where the disk is full or nothing may be written to it.
+/// Compiles in the compiler's process: into the cache, or into memory if the disk is full or can't be written.
 async fn translate_apart(
     engine: &Arc<Machine>,
     compiler: &compiler::Compiler,
@@ -98,7 +98,7 @@ async fn on_a_thread<T: Send + 'static>(
     answered.await.map_err(|_| EngineError::Host("the engine was stopped while it compiled".into()))?
 }
 
-/// A file that is nowhere on a disk, where there are such files; else one without a name.
+/// A file in memory, if the system has such files; else a file on disk without a name.
 fn in_memory() -> io::Result<File> {
     #[cfg(target_os = "linux")]
     if let Ok(file) = rustix::fs::memfd_create("compiled", rustix::fs::MemfdFlags::CLOEXEC) {
@@ -121,7 +121,7 @@ fn translate_here(engine: &Machine, bytes: &[u8], digest: &str) -> Result<Arc<Co
     link(engine, &component, unkept)
 }
 
-/// Why fresh code was not loaded: larger than any sandbox, which stays so however often it is tried, or the machine's doing.
+/// Why fresh code was not loaded: it is larger than any sandbox, which no retry changes, or the machine failed.
 fn unfit(problem: String) -> EngineError {
     if !is_unfit(&problem) {
         return EngineError::Host(problem);
@@ -134,7 +134,7 @@ fn unfit(problem: String) -> EngineError {
     ))
 }
 
-/// What can be told from the first bytes.
+/// Checks the first bytes.
 fn look(bytes: &[u8]) -> Result<(), EngineError> {
     let problem = match bytes {
         [] => "the file is empty: copy the component again",
@@ -164,7 +164,7 @@ fn link(engine: &Machine, component: &Component, unkept: Option<String>) -> Resu
     Ok(Arc::new(Code { pre, initial_memory, unkept }))
 }
 
-/// Majors first, then what nobody offers; all of it named.
+/// Names every import that is missing: first those of another major version, then those that no host offers.
 fn check_names(engine: &wasmtime::Engine, component: &Component) -> Result<(), String> {
     let world = component.component_type();
     let imports: Vec<&str> = world.imports(engine).map(|(name, _)| name).collect();
@@ -194,7 +194,7 @@ fn check_names(engine: &wasmtime::Engine, component: &Component) -> Result<(), S
     Ok(())
 }
 
-/// Only what is known by name; whether its functions fit is the linker's to say.
+/// Whether the interface is known by name. The linker checks its functions.
 fn is_offered(import: &str) -> bool {
     Name::parse(import).is_some_and(|name| match name.package {
         CONTRACT => matches!(name.interface, "types" | "context" | "log" | "children" | "kv"),
@@ -208,7 +208,7 @@ fn is_offered(import: &str) -> bool {
 struct Name<'a> {
     package: &'a str,
     interface: &'a str,
-    /// Major and, before 1.0, minor: what may break.
+    /// The numbers whose change may break plugins: major and, before 1.0, minor.
     version: (u64, u64),
 }
 
@@ -226,7 +226,7 @@ fn version((major, minor): (u64, u64)) -> String {
     if major == 0 { format!("0.{minor}") } else { major.to_string() }
 }
 
-/// Whether one instance fits the slots of the pool. Bytes of the largest memory.
+/// Checks that one instance fits a slot of the pool. Returns the bytes of the largest memory.
 fn check_size(component: &Component) -> Result<u64, String> {
     let Some(needed) = component.resources_required() else {
         return Err("imports core modules, which this host does not offer".into());

@@ -1,9 +1,9 @@
-//! Compilation in a process of its own: its author decides what compiling a plugin costs, so it must not cost this one.
+//! Compiles in a process of its own, because a plugin's author decides how much time and memory that takes.
 //!
 //! parent: bytes → stdin of `PROGRAM compile-plugin`, whose stdout is a file of ours → the artefact, or a sentence.
 //! child: limits on itself → stdin → Cranelift, one thread, low priority beside a worker's guests → stdout.
 //!
-//! Invariant: the child is bounded in CPU, wall time, address space and what it writes, and ends with the future that waits for it.
+//! Invariant: the child's CPU, wall time, address space and output are bounded. It ends with the future that waits for it.
 
 use std::{
     fs::File,
@@ -23,36 +23,36 @@ use tokio::{
 
 use super::{artefact, error::EngineError, setup, words};
 
-/// The hidden subcommand that `compile_plugin` stands behind.
+/// The hidden subcommand that runs `compile_plugin`.
 pub const SUBCOMMAND: &str = "compile-plugin";
 
-/// CPU seconds: the largest plugins that are known (JavaScript with its engine) take seven.
+/// CPU seconds. The largest known plugins (JavaScript with its engine) take seven.
 const CPU: u64 = 240;
-/// More than that much time is not the plugin's fault: the machine is busy.
+/// Wall time. Beyond it the machine is busy, and the plugin is not at fault.
 const WALL: Duration = Duration::from_secs(900);
-/// Bytes of address space beyond what the child begins with.
+/// Bytes of address space that the child may take beyond those at its start.
 const MEMORY: u64 = 3 << 30;
-/// Bytes of an artefact.
+/// The most bytes of an artefact.
 const ARTEFACT: u64 = 1 << 30;
-/// Bytes of what it says.
+/// The most bytes of its message.
 const SAID: u64 = 16 << 10;
-/// Low, so that running guests are not disturbed; not the lowest, which on a busy machine never comes to an end.
+/// Low, so that running guests are not disturbed. At the lowest priority it would never end on a busy machine.
 const NICE: i32 = 15;
-/// The exit status of "these bytes will never load"; what was said is the sentence.
+/// The exit status for "these bytes will never load". The message is the sentence for people.
 const BAD: u8 = 10;
-/// The exit status of "this machine could not do it"; what was said is the sentence.
+/// The exit status for "this machine could not do it". The message is the sentence for people.
 const TROUBLE: u8 = 11;
 /// The exit status of a Rust program that panicked.
 const PANICKED: i32 = 101;
-/// Signals by which a program ends itself: the compiler had a fault, which these bytes brought about.
+/// Signals by which a program ends itself: these bytes made the compiler crash.
 const FAULTS: [Signal; 6] = [Signal::ABORT, Signal::SEGV, Signal::BUS, Signal::ILL, Signal::FPE, Signal::TRAP];
 
-/// What compiles in a process of its own.
+/// The compiler that runs in a process of its own.
 #[derive(Debug, Clone)]
 pub struct Compiler {
-    /// The program that has the hidden subcommand: this one, but for tests.
+    /// The program with the hidden subcommand: this one, except in tests.
     pub program: PathBuf,
-    /// What it may take for one component: bytes of memory, seconds of CPU.
+    /// Its limits for one component: bytes of memory, seconds of CPU.
     pub memory: u64,
     pub cpu: u64,
     /// Its nice value.
@@ -60,18 +60,18 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// Beside running guests.
+    /// For a worker, beside running guests.
     pub fn new(program: PathBuf) -> Self {
         Self { program, memory: MEMORY, cpu: CPU, nice: NICE }
     }
 
-    /// For somebody who waits for it.
+    /// For a command that waits for it.
     pub fn foreground(program: PathBuf) -> Self {
         Self { nice: 0, ..Self::new(program) }
     }
 }
 
-/// Has `bytes` compiled by `compiler` into `artefact`.
+/// Lets `compiler` compile `bytes` into `artefact`.
 pub(super) async fn translate(compiler: &Compiler, bytes: &[u8], artefact: &File) -> Result<(), EngineError> {
     let Compiler { program, memory, cpu, nice } = compiler;
     let host = |why: std::io::Error| EngineError::Host(format!("can't compile in a process of its own: {why}: `{}`", program.display()));
@@ -92,14 +92,14 @@ pub(super) async fn translate(compiler: &Compiler, bytes: &[u8], artefact: &File
     let mut said = Vec::new();
     let work = async {
         let write = async {
-            // A child that ended early says why by other means.
+            // A child that ended early gives its reason by its exit status.
             let _ = stdin.write_all(bytes).await;
             drop(stdin);
         };
         let mut stderr = stderr.take(SAID);
         let ((), read) = tokio::join!(write, stderr.read_to_end(&mut said));
         read?;
-        // Whoever says more than is listened to must not wait for a listener.
+        // A child that writes more than we read must not block.
         drop(stderr);
         child.wait().await
     };
@@ -111,7 +111,7 @@ pub(super) async fn translate(compiler: &Compiler, bytes: &[u8], artefact: &File
     }
 }
 
-/// Only what these bytes make of every machine is held against them: see the table of the tests.
+/// Only a failure that these bytes cause on every machine is held against them: see the table in the tests.
 fn ended(status: ExitStatus, said: &str, Compiler { memory, cpu, .. }: &Compiler) -> EngineError {
     let said = words::line(said.trim(), 1024);
     let too_much = |what: &str| EngineError::BadComponent(too_much(what));
@@ -119,7 +119,7 @@ fn ended(status: ExitStatus, said: &str, Compiler { memory, cpu, .. }: &Compiler
     if status.code() == Some(i32::from(BAD)) {
         return EngineError::BadComponent(said);
     }
-    // A bound that this process was given is no property of the bytes: somebody may lift it.
+    // A limit of this process is no property of the bytes, because an operator may raise it.
     let bounded = |resource: Resource, ours: u64, option: &str| {
         let less = getrlimit(resource).current.is_some_and(|most| most < ours);
         less.then(|| EngineError::Host(format!("this process may use too little to compile it ({status}): raise its `ulimit -{option}`")))
@@ -131,7 +131,7 @@ fn ended(status: ExitStatus, said: &str, Compiler { memory, cpu, .. }: &Compiler
         return bounded(Resource::Fsize, ARTEFACT, "f").unwrap_or_else(|| too_much(&format!("{} of code", words::size(ARTEFACT))));
     }
     if signal == Some(Signal::ABORT.as_raw()) && said.contains("memory allocation") {
-        // Where the kernel promises no more than it has, it may be the machine that had no more, and not our limit.
+        // If the kernel promises no more memory than it has, the machine may have run out before our limit.
         if promises_only_what_it_has() {
             return EngineError::Host(format!("the process that compiled it got no memory from this machine: {said}"));
         }
@@ -141,7 +141,7 @@ fn ended(status: ExitStatus, said: &str, Compiler { memory, cpu, .. }: &Compiler
         return EngineError::BadComponent(format!("the compiler gave up on it ({status}): {said}"));
     }
     match signal {
-        // Somebody's hand, Ctrl-C in the same terminal, or the machine's last resort against a lack of memory.
+        // An operator, Ctrl-C in the same terminal, or the kernel's out-of-memory killer.
         Some(_) => EngineError::Busy(format!("the process that compiled it was killed ({status})")),
         None if status.code() == Some(i32::from(TROUBLE)) => EngineError::Host(said),
         None => EngineError::Host(format!("the process that compiles could not do its work ({status}): {said}")),
@@ -161,8 +161,8 @@ fn of_memory(memory: u64) -> String {
     format!("{} of memory", words::size(memory))
 }
 
-/// What the child does: a component on `input` becomes an artefact on `output`, in so many bytes of memory and seconds of CPU, at this
-/// nice value. Its exit status, and what to say.
+/// The child's work: compiles the component on `input` to an artefact on `output`, within bytes of memory and seconds of CPU, at a nice
+/// value. Returns the exit status and the message.
 pub fn compile_plugin(memory: u64, cpu: u64, nice: i32, mut input: impl Read, mut output: impl Write) -> Result<(), (u8, String)> {
     let failed = |why: String| (TROUBLE, why);
     let engine = setup::compiler().map_err(|error| failed(error.to_string()))?;
@@ -184,7 +184,7 @@ fn write_artefact(output: &mut impl Write, artefact: &[u8]) -> Result<(), (u8, S
     written.map_err(|error| (TROUBLE, format!("can't write compiled code: {error}")))
 }
 
-/// From here on this process may use so much and no more; less, where the machine allows it less.
+/// Limits this process from now on, or keeps a lower limit of the machine.
 fn confine(memory: u64, cpu: u64, nice: i32) -> Result<(), String> {
     let limit = |resource: Resource, soft: u64, hard: u64| {
         let most = getrlimit(resource).maximum.unwrap_or(u64::MAX);
@@ -192,20 +192,20 @@ fn confine(memory: u64, cpu: u64, nice: i32) -> Result<(), String> {
             .map_err(|error| format!("can't limit {resource:?}: {error}"))
     };
     limit(Resource::Core, 0, 0)?;
-    // At the soft limit the kernel says why it ends a process; at the hard one it kills it like anybody would.
+    // At the soft limit the kernel sends SIGXCPU, which names the reason. At the hard limit it sends SIGKILL, which does not.
     limit(Resource::Cpu, cpu, cpu.saturating_add(1))?;
     limit(Resource::Fsize, ARTEFACT, ARTEFACT)?;
     #[cfg(target_os = "linux")]
     {
-        // The engine's own reservation, which costs nothing, is not the plugin's doing.
+        // The engine reserves address space, which costs nothing and does not count against the plugin.
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
         let most = size.unwrap_or(0).saturating_mul(1024).saturating_add(memory);
         limit(Resource::As, most, most)?;
-        // A parent that is killed takes it along.
+        // The child ends with its parent, also if the parent is killed.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| error.to_string())?;
     }
-    // Lower is always allowed; a container that forbids it has bounds of its own.
+    // Lowering the priority is always allowed. A container that forbids it has limits of its own.
     if nice > 0 {
         let _ = rustix::process::setpriority_process(None, nice);
     }

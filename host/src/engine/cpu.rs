@@ -1,12 +1,11 @@
-//! Who may compute: the epoch ticker, the CPU permits, and the meter of one attempt.
+//! Shares the CPU: the epoch ticker, the CPU permits, and the meter of one attempt.
 //!
-//! Every tick (1 ms) a computing guest yields. One that has computed a little without parking in a host call needs a permit of the
-//! first line, and one that has computed 20 ms a permit of the second; each line has as many as there are threads. A permit is kept
-//! until the guest parks, ends or changes lines. So long bodies run a few at a time, shorter ones pass between them, hundreds that
-//! come at once soon stand in line instead of in the way, and waiting for a permit counts against nobody's timeout.
+//! A computing guest yields at every tick (1 ms). A guest that has computed a little without waiting in a host call needs a permit of the
+//! first queue; after 20 ms it needs one of the second. Each queue has as many permits as there are threads. A guest keeps its permit
+//! until it waits in a host call, ends, or changes queues. So long bodies run a few at a time and short ones pass between them. Time in a
+//! queue does not count against a timeout.
 //!
-//! Invariant: an attempt is counted as runnable exactly while it is neither parked in a host call nor in the line for a permit, and
-//! holds at most one permit.
+//! Invariant: an attempt counts as runnable exactly while it waits neither in a host call nor for a permit. It holds at most one permit.
 
 use std::{
     future::Future,
@@ -25,15 +24,15 @@ use wasmtime::UpdateDeadline;
 
 use super::error::EngineError;
 
-/// Between two ticks of the epoch.
+/// The time between two ticks of the epoch.
 const TICK: Duration = Duration::from_millis(1);
-/// Computing so long without parking needs a permit of the line at this place. The first holds for what is over soon: its permits
-/// come back at the latest when the second takes over, so nobody in it waits for a body that computes for minutes.
+/// A guest that has computed this long without waiting needs a permit of the queue at this index. Permits of the first queue come back at
+/// the latest when the second takes over, so a short body never waits for one that computes for minutes.
 const LINES: [Duration; 2] = [Duration::from_micros(2500), Duration::from_millis(20)];
-/// The ticker sleeps after so many ticks with nobody runnable.
+/// The ticker sleeps after this many ticks without a runnable attempt.
 const IDLE_TICKS: u32 = 20;
 
-/// The CPU of this process as guests share it.
+/// The CPU of this process, shared by guests.
 pub(super) struct Cpu {
     lines: [Arc<Semaphore>; LINES.len()],
     runnable: AtomicUsize,
@@ -42,7 +41,7 @@ pub(super) struct Cpu {
 }
 
 impl Cpu {
-    /// Starts the ticker. It ends after [`Cpu::stop`], when the last attempt has gone: a computing guest only leaves at a tick.
+    /// Starts the ticker. It ends after [`Cpu::stop`], when the last attempt is gone, because a computing guest only yields at a tick.
     pub(super) fn start(wasm: &wasmtime::Engine, permits: usize) -> Result<Arc<Self>, EngineError> {
         let cpu = Arc::new(Self {
             lines: LINES.map(|_| Arc::new(Semaphore::new(permits))),
@@ -79,7 +78,7 @@ impl Cpu {
             } else if idle < IDLE_TICKS {
                 idle += 1;
             } else {
-                // Woken by the first attempt that becomes runnable; a wake-up that came before this line is not lost.
+                // The first attempt that becomes runnable wakes it. A wake-up before this line is not lost.
                 thread::park();
                 idle = 0;
             }
@@ -94,7 +93,7 @@ impl Cpu {
     }
 }
 
-/// One attempt in the count of the runnable.
+/// Counts one attempt as runnable.
 pub(super) struct Turn {
     cpu: Arc<Cpu>,
     parked: bool,
@@ -110,7 +109,7 @@ impl Turn {
     fn resume(&mut self) {
         if self.parked {
             self.parked = false;
-            // A wake-up between the ticker's look and its parking is not lost: it leaves a token behind.
+            // A wake-up between the ticker's check and its sleep leaves a token, so it is not lost.
             if self.cpu.runnable.fetch_add(1, Relaxed) == 0 {
                 self.cpu.wake();
             }
@@ -131,29 +130,29 @@ impl Drop for Turn {
     }
 }
 
-/// What one attempt has used. Shared by its store, its future and its timer; only one of them acts at a time.
+/// The CPU time of one attempt. Its store, its future and its timer share it; only one of them acts at a time.
 pub(super) struct Meter {
     cpu: Arc<Cpu>,
     born: Instant,
-    /// The pending poll was our doing (a tick) and not a host call.
+    /// The poll is pending because of a tick, not because of a host call.
     yielded: AtomicBool,
     /// Waits for a permit.
     queued: AtomicBool,
-    /// Computed so far, and since it last parked: nanoseconds.
+    /// Nanoseconds computed in all, and since it last waited in a host call.
     spent: AtomicU64,
     streak: AtomicU64,
-    /// Stopped when `spent` goes beyond; nanoseconds.
+    /// The guest is stopped when `spent` goes beyond this; nanoseconds.
     ceiling: u64,
-    /// Waits for a share of the CPU that are over (for a permit, for the next turn); nanoseconds.
+    /// The sum of finished waits for CPU (for a permit, for the next turn); nanoseconds.
     waited: AtomicU64,
-    /// Since when it waits for one; nanoseconds after `born`, 0 when it does not.
+    /// When the present wait for CPU began, in nanoseconds after `born`; 0 if there is none.
     waiting: AtomicU64,
-    /// The lines it has been through in this streak, counted; it holds a permit of the last of them.
+    /// How many queues it has been through since it last waited in a host call. It holds a permit of the last one.
     lines: AtomicUsize,
     permit: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
-/// Computed more than the ceiling.
+/// The guest computed longer than the ceiling.
 #[derive(Debug, thiserror::Error)]
 #[error("used more than its share of CPU time")]
 pub(super) struct CpuSpent;
@@ -184,7 +183,7 @@ impl Meter {
         self.born.elapsed()
     }
 
-    /// Time that waiting for a share of the CPU took, the present wait included.
+    /// The sum of all waits for CPU, the present one included.
     pub(super) fn waited(&self) -> Duration {
         let since = self.waiting.load(Relaxed);
         let now = if since == 0 { 0 } else { nanos(self.born.elapsed()).saturating_sub(since) };
@@ -195,7 +194,7 @@ impl Meter {
         self.waiting.load(Relaxed) != 0
     }
 
-    /// What a guest does at a tick. `this` is the meter inside of what the future may keep.
+    /// What a guest does at a tick. `this` is the meter, in a form that the future may keep.
     pub(super) fn on_tick<S: AsRef<Self> + Send + Sync + 'static>(this: &Arc<S>) -> wasmtime::Result<UpdateDeadline> {
         let meter: &Self = (**this).as_ref();
         if meter.spent.load(Relaxed) > meter.ceiling {
@@ -212,10 +211,10 @@ impl Meter {
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(async move { (*this).as_ref().wait_for_permit(line).await })))
     }
 
-    /// Of the line at this place, counted from 1. What it held of another goes back first.
+    /// Takes a permit of the queue at this place, counted from 1. A permit of another queue goes back first.
     fn take_permit(&self, line: usize) -> bool {
         self.put_back();
-        // Never jumps the line: a permit given back while others wait goes straight to the first of them.
+        // This never overtakes: a permit that is given back goes straight to the first attempt in the queue.
         let permit = Arc::clone(&self.cpu.lines[line - 1]).try_acquire_owned().ok();
         let took = permit.is_some();
         self.keep(line, permit);
@@ -223,7 +222,7 @@ impl Meter {
     }
 
     async fn wait_for_permit(&self, line: usize) {
-        // Closed is impossible, and would only mean that there are no limits any more.
+        // The semaphore is never closed. If it were, there would be no limit any more.
         let permit = Arc::clone(&self.cpu.lines[line - 1]).acquire_owned().await.ok();
         self.keep(line, permit);
         self.queued.store(false, Relaxed);
@@ -256,14 +255,14 @@ impl Meter {
         }
     }
 
-    /// It has parked or ended: the next streak begins without a permit.
+    /// The guest waits in a host call or has ended: it begins again without a permit.
     pub(super) fn release(&self) {
         self.streak.store(0, Relaxed);
         self.put_back();
     }
 }
 
-/// A guest's call under its meter: counts CPU time, and sees when the guest parks in a host call and when it is back.
+/// A guest's call under its meter. Counts CPU time, and notices when the guest waits in a host call and when it is back.
 pub(super) struct Metered<'a, F> {
     pub(super) call: Pin<&'a mut F>,
     pub(super) meter: &'a Meter,
@@ -289,8 +288,8 @@ impl<F: Future> Future for Metered<'_, F> {
         if polled.is_ready() {
             meter.release();
         } else if meter.queued.load(Relaxed) {
-            // Somebody else holds the permit and is counted: a worker that counted those in the line too would claim nothing more,
-            // and the shortest body would wait behind all that compute for long.
+            // The attempts that hold permits are counted. If those in the queue counted too, a worker would claim nothing more, and
+            // short bodies would wait behind long ones.
             meter.begin_wait();
             this.turn.park();
         } else if meter.yielded.load(Relaxed) {
@@ -303,8 +302,8 @@ impl<F: Future> Future for Metered<'_, F> {
     }
 }
 
-/// Measures one poll. The first one of a streak by the cheap clock, which is enough for what ends within it; the later ones by
-/// the CPU time of the thread, so that a busy machine does not make a guest look hungry.
+/// Measures one poll. The first poll after a host call is measured by the cheap clock. Later ones are measured by the CPU time of the
+/// thread, so that a busy machine does not make a guest look greedy.
 enum Stopwatch {
     Wall(Instant),
     Cpu(Duration),
@@ -317,7 +316,7 @@ impl Stopwatch {
 
     fn stop(self) -> u64 {
         match self {
-            // A poll ends at the second tick at the latest; what is beyond was taken by other processes.
+            // A poll ends at the second tick at the latest. Other processes took the rest of the time.
             Self::Wall(start) => nanos(start.elapsed().min(2 * TICK)),
             Self::Cpu(start) => nanos(thread_cpu().saturating_sub(start)),
         }

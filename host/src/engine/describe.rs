@@ -1,4 +1,4 @@
-//! What a plugin says of itself, checked: nothing granted, little time, and every name and schema looked at.
+//! Asks a plugin for its description, with nothing granted and little time, and checks every name and schema.
 
 use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use taskhost_core::{
 
 const CPU: Duration = Duration::from_millis(100);
 const WALL: Duration = Duration::from_secs(5);
-/// Bounds of what a catalogue carries to every worker.
+/// Limits of a description, because a catalogue carries it to every worker.
 const BODIES: usize = 1000;
 const PARAMETERS: usize = 64;
 const HINTS: usize = 128;
@@ -53,7 +53,7 @@ pub(super) async fn describe(engine: Arc<Machine>, code: Arc<Code>) -> Result<(D
         Ok(said) => return check(said),
         Err(error) => error,
     };
-    // What the machine, or all guests together, could not give now is no fault of these bytes.
+    // A lack of resources, of the machine or of all guests together, is no fault of these bytes.
     if error.is::<wasmtime::PoolConcurrencyLimitError>() {
         return Err(EngineError::Busy("all sandbox slots are taken".into()));
     }
@@ -82,7 +82,7 @@ fn failure(error: &wasmtime::Error, shared: &Shared) -> String {
     words::line(&format!("`describe` failed: {}", text.trim()), 1024)
 }
 
-/// What was said as the catalogue holds it, and warnings about hints.
+/// The description as the catalogue holds it, and warnings about hints.
 fn check(said: tasks::Description) -> Result<(Description, Vec<String>), EngineError> {
     let mut warnings = Vec::new();
     if said.bodies.is_empty() {

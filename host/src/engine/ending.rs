@@ -1,4 +1,4 @@
-//! How an attempt ended, in the words a person needs.
+//! Says how an attempt ended, in words for people.
 //!
 //! returned | failed (trap, exit, a limit) | stopped (time, cancelled) → [`Outcome`]
 
@@ -20,12 +20,12 @@ use super::{
 };
 use taskhost_core::task::{ErrorKind, Outcome, TaskError};
 
-/// How long an attempt is left alone that could not be given what it needs.
+/// How long an attempt is delayed that the host could not equip.
 pub(super) const HOST_FAULT_DELAY: Duration = Duration::from_secs(1);
-/// Bytes of a message and of a detail.
+/// The most bytes of a message, and of a detail.
 const MESSAGE: usize = 2 << 10;
 const DETAIL: usize = 8 << 10;
-/// What the SDK answers with when its plugin has no body of that name.
+/// The SDK's error code for a name that its plugin does not offer.
 const NO_SUCH_BODY: &str = "no-such-body";
 
 /// The host ended it.
@@ -81,7 +81,7 @@ fn too_large(size: &str, payload: usize) -> TaskError {
     TaskError::new(ErrorKind::ResultTooLarge, format!("the result has {size}, over the limit of {limit}: return less, or keep it in kv"))
 }
 
-/// What the guest says of its own failure, bounded; a code that is none is left out.
+/// The guest's own error, shortened. An invalid code is left out.
 fn told(kind: ErrorKind, failure: Failure) -> TaskError {
     let valid =
         |code: &String| (1..=64).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
@@ -127,7 +127,7 @@ pub(super) fn failed(failed: &Failed, guest: &Guest) -> Outcome {
     if let Some(I32Exit(code)) = error.downcast_ref() {
         return seen(ErrorKind::Exit, format!("left with exit({code}) without a result"), guest);
     }
-    // wasmtime keeps the type of the second one to itself.
+    // wasmtime does not export the second type.
     let full = matches!(error.downcast_ref(), Some(ResourceTableError::Full));
     if full || error.root_cause().to_string().contains("store handle limit exceeded") {
         return seen(ErrorKind::Trap, format!("holds more than {} resources (streams, files, requests) at once", limits.resources), guest);
@@ -156,8 +156,8 @@ fn trapped(trap: Trap, error: &wasmtime::Error, guest: &Guest) -> Outcome {
     seen(ErrorKind::Trap, format!("trapped: {}", text.strip_prefix("wasm trap: ").unwrap_or(&text)), guest)
 }
 
-/// A guest's own stack stands at the start of its memory, so most languages fall off it with an address out of bounds. A
-/// recursion is what has few functions in many frames.
+/// Whether the guest overflowed its own stack. That stack is at the start of its memory, so most languages leave it by an address out of
+/// bounds. Few functions in many frames are a recursion.
 fn looks_recursive(error: &wasmtime::Error) -> bool {
     let Some(trace) = error.downcast_ref::<WasmBacktrace>() else { return false };
     let mut functions: Vec<u32> = trace.frames().iter().map(wasmtime::FrameInfo::func_index).collect();
@@ -167,14 +167,14 @@ fn looks_recursive(error: &wasmtime::Error) -> bool {
     frames >= FRAMES && functions.len() * 2 <= frames
 }
 
-/// Errors that wasmtime or the host's own functions raise.
+/// An error that wasmtime or the host's own functions raised.
 fn no_trap(failed: &Failed, error: &wasmtime::Error, guest: &Guest) -> Outcome {
     let limits = &guest.terms.limits;
     let root = error.root_cause();
     let text = root.to_string();
-    // With a guest's frame on the stack it happened in a call to the host; else `run` had returned, or never began.
+    // With a guest's frame on the stack, a call to the host failed. Otherwise `run` had returned or had not begun.
     let in_guest = error.is::<WasmBacktrace>();
-    // wasmtime keeps the type of this error to itself.
+    // wasmtime does not export the type of this error.
     let too_much = text.contains("fuel allocated for hostcalls");
     match failed {
         _ if in_guest && too_much => {
@@ -182,23 +182,23 @@ fn no_trap(failed: &Failed, error: &wasmtime::Error, guest: &Guest) -> Outcome {
             seen(ErrorKind::Trap, format!("handed more than {most} to the host in one call"), guest)
         }
         _ if in_guest => seen(ErrorKind::Trap, words::line(&format!("trapped: {text}"), MESSAGE), guest),
-        // Not the result: the arguments found no place.
+        // The guest had no room for the arguments.
         Failed::ToRun(_) if text.starts_with("realloc return") => {
             seen(ErrorKind::Trap, "its `cabi_realloc` answered with no place in its memory".into(), guest)
         }
         Failed::ToRun(_) if too_much => Outcome::Failed { error: too_large("too many bytes", limits.payload), after: None },
         Failed::ToRun(_) => seen(ErrorKind::BadResult, words::line(&format!("the body's result can't be read: {text}"), MESSAGE), guest),
         Failed::ToStart(_) if blame::is_the_machines(error) => host_fault(words::line(&format!("no room for a sandbox: {text}"), MESSAGE)),
-        // Counted: what fails the same way each time must come to an end.
+        // It counts, because a task that always fails like this must end.
         Failed::ToStart(_) => seen(ErrorKind::Trap, words::line(&format!("can't be started: {text}"), MESSAGE), guest),
     }
 }
 
-/// `panicked at src/lib.rs:12: message`, from what Rust's panic hook prints.
+/// `panicked at src/lib.rs:12: message`, from the output of Rust's panic hook.
 fn panic_message(stderr: &str) -> Option<String> {
     let (_, tail) = stderr.rsplit_once("panicked at ")?;
     let (place, said) = tail.split_once(":\n").or_else(|| tail.split_once('\n')).unwrap_or((tail, ""));
-    // `file:line:column`: the column helps nobody.
+    // Of `file:line:column` the column is left out.
     let place = place.rsplit_once(':').filter(|(left, _)| left.contains(':')).map_or(place, |(left, _)| left);
     let said = said.split("\nnote: run with `RUST_BACKTRACE").next().unwrap_or(said);
     let said = said.split("\nstack backtrace:").next().unwrap_or(said);
@@ -207,7 +207,7 @@ fn panic_message(stderr: &str) -> Option<String> {
     Some(if said.is_empty() { format!("panicked at {place}") } else { format!("panicked at {place}: {said}") })
 }
 
-/// A failure that the guest did not report itself: with the end of its stderr, and what policy denied it.
+/// A failure that the guest did not report itself, with the end of its stderr and the policy's denial, if any.
 fn seen(kind: ErrorKind, message: String, guest: &Guest) -> Outcome {
     let stderr = guest.shared.printed(Stream::Err);
     let mut error = TaskError::new(kind, message);
@@ -216,7 +216,7 @@ fn seen(kind: ErrorKind, message: String, guest: &Guest) -> Outcome {
 }
 
 fn with_denied(mut error: TaskError, denied: Option<String>) -> TaskError {
-    // A guest that passed it on said it already.
+    // A guest that passed the denial on has reported it already.
     if let Some(denied) = denied.filter(|denied| !error.message.contains(denied.as_str())) {
         error.message = format!("{}; {denied}", error.message);
     }

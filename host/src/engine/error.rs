@@ -1,6 +1,6 @@
 //! Why the engine could not do its work.
 
-/// Why the engine could not do what it was asked; what a guest does wrong is an `Outcome` instead.
+/// Why the engine could not do its work. A guest's own mistake is an `Outcome` instead.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// These bytes will never load: the text says why and how to build them right.
@@ -9,7 +9,7 @@ pub enum EngineError {
     /// `describe` failed, trapped or said something that breaks the contract.
     #[error("{0}")]
     BadDescription(String),
-    /// Ran out of wall time on a busy machine: worth another try later.
+    /// The wall time was over on a busy machine. A later try may succeed.
     #[error("{0}")]
     Busy(String),
     /// The machine refuses what the engine needs.

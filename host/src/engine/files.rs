@@ -1,9 +1,9 @@
-//! `wasi:filesystem/types` with bounds: what is open is counted, and nothing but files and directories is opened.
+//! `wasi:filesystem/types` with limits: counts open descriptors, and opens only files and directories.
 //!
-//! a function of wasmtime's under the same name → counted → wasmtime's own, or one here where that waits without end (a pipe) or takes as
-//! much memory as a directory is long.
+//! a function of the contract → counted → wasmtime's own function; or one of ours, if wasmtime's would wait for ever (a pipe) or take as
+//! much memory as a directory is long
 //!
-//! Invariant: a descriptor is counted until the last handle and stream of it is gone.
+//! Invariant: a descriptor counts until its last handle and stream is gone.
 
 use std::sync::Arc;
 
@@ -32,15 +32,15 @@ mod open;
 mod streams;
 
 const TYPES: &str = "wasi:filesystem/types@0.2.12";
-/// Bytes that one call writes to a file; a guest may call again.
+/// The most bytes that one call writes to a file. A guest may call again.
 const WRITE: usize = 64 << 10;
-/// What an entry of a listing takes beside its name.
+/// The memory of an entry of a listing, beside its name.
 const ENTRY: usize = 64;
 
 type Store<'a> = StoreContextMut<'a, Guest>;
 type Answer<T> = (Result<T, ErrorCode>,);
 
-/// What was in a directory when it was asked for.
+/// The entries of a directory at the time of the call.
 struct Listing {
     entries: std::vec::IntoIter<Result<DirectoryEntry, ErrorCode>>,
     _held: Held,
@@ -75,7 +75,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     add_listings(&mut types)
 }
 
-/// What the guest is told; an error that is none of the contract's is a trap.
+/// The error for the guest. An error that the contract does not have is a trap.
 fn told<T>(answer: FsResult<T>) -> wasmtime::Result<Result<T, ErrorCode>> {
     match answer {
         Ok(value) => Ok(Ok(value)),
@@ -101,7 +101,7 @@ async fn open_at(
         Err(open::Failed::OutOfDescriptors) => return Err(FsError::trap(Refused::DescriptorsOfProcess)),
         Err(open::Failed::NoFile) => Err(FsError::from(ErrorCode::Unsupported)),
         Err(open::Failed::With(code)) => Err(code.into()),
-        // Looked at first: wasmtime's own would wait for the other end of a pipe.
+        // Checked first, because wasmtime's own function would wait for the other end of a pipe.
         Err(open::Failed::NotHere) => {
             let mut wasi = guest.filesystem();
             match HostDescriptor::stat_at(&mut wasi, Resource::new_borrow(dir.rep()), follow, path.clone()).await {
@@ -171,7 +171,7 @@ fn add_listings(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
             let guest = store.data_mut();
             let Descriptor::Dir(dir) = guest.table.get(&dir)?.clone() else { return Ok((Err(ErrorCode::NotDirectory),)) };
             let shared = Arc::clone(&guest.shared);
-            // While it is read it is open a second time.
+            // The directory is open twice while it is read.
             let opened = Opened::take(&shared)?;
             let listed = tokio::task::spawn_blocking(move || {
                 let listing = list(&dir, &shared);
@@ -190,14 +190,14 @@ fn add_listings(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     })
 }
 
-/// All entries, counted as they come. The outer error is the disk's, the inner one a bound.
+/// All entries, counted one by one. The outer error comes from the disk, the inner one from a limit.
 fn list(dir: &Dir, shared: &Arc<Shared>) -> std::io::Result<Result<Listing, Refused>> {
     let mut held = match Held::take(shared, 0) {
         Ok(held) => held,
         Err(refused) => return Ok(Err(refused)),
     };
     let mut entries = Vec::new();
-    // As it stands it may be open as a path only.
+    // The descriptor may be open as a path only.
     let readable = rustix::fs::openat(&*dir.dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     for entry in rustix::fs::Dir::new(readable)? {
         let entry = entry?;
@@ -209,7 +209,7 @@ fn list(dir: &Dir, shared: &Arc<Shared>) -> std::io::Result<Result<Listing, Refu
             return Ok(Err(refused));
         }
         let kind = match entry.file_type() {
-            // Some file systems don't tell it here. It may be gone meanwhile.
+            // Some file systems do not report the type here, and the entry may be gone by now.
             FileType::Unknown => rustix::fs::statat(&*dir.dir, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
                 .map_or(FileType::Unknown, |stat| FileType::from_raw_mode(stat.st_mode)),
             kind => kind,

@@ -1,4 +1,4 @@
-//! The data of one store: the code and the terms that the guest runs by, its grants, and what it has used.
+//! The data of one store: the guest's code and terms, its grants, and its usage.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -33,44 +33,44 @@ pub(super) struct Guest {
     wasi: Wasi,
     http: WasiHttpCtx,
     secrets: Secrets,
-    /// Made when it first uses HTTP.
+    /// Made at the guest's first use of HTTP.
     hooks: Option<Hooks>,
-    /// What it has open, by handle; a stream shares what its file has.
+    /// Its open descriptors, by handle. A stream shares that of its file.
     pub(super) open: BTreeMap<u32, Arc<Opened>>,
-    /// The granted directories are open as long as the attempt is.
+    /// The granted directories, which stay open during the attempt.
     _granted: Vec<Opened>,
     pub(super) table: ResourceTable,
 }
 
-/// What only an attempt has.
+/// The part that only an attempt has.
 pub(super) struct Attempt {
     pub(super) about: About,
-    /// Times that it said its progress.
+    /// How often it reported progress.
     pub(super) progress: u32,
     pub(super) services: Arc<dyn Services>,
     pub(super) cancelled: CancellationToken,
-    /// The guest was told that it is cancelled.
+    /// Whether the guest was told that it is cancelled.
     pub(super) saw_cancelled: bool,
     /// When it began, and for how long it may run.
     pub(super) began: Millis,
     pub(super) timeout: std::time::Duration,
     pub(super) children: Vec<NewTask>,
     pub(super) children_bytes: usize,
-    /// Their bytes in the host.
+    /// The bytes of the children in the host.
     pub(super) children_held: Option<Held>,
 }
 
-/// What is the same in every attempt of a plugin. One count of references for all of it: attempts on every core make and drop one.
+/// What all attempts of a plugin share. It has one reference count, because attempts on every core take and drop a reference.
 #[derive(Debug, Clone)]
 pub struct Terms {
     pub code: Arc<Code>,
-    /// The plugin's name, as its policy table is called: what a denied call tells the operator to write.
+    /// The plugin's name, which is also the name of its policy table. A denied call tells the operator to write it.
     pub plugin: Arc<str>,
     pub limits: Arc<Limits>,
     pub grants: Arc<Grants>,
 }
 
-/// What `context` tells the guest.
+/// The values that `context` gives the guest.
 #[derive(Debug, Clone)]
 pub struct About {
     pub task_id: TaskId,
@@ -90,17 +90,17 @@ pub struct Code {
 }
 
 impl Code {
-    /// Bytes of its largest memory as an attempt begins: what the limits must at least allow.
+    /// Bytes of its largest memory at the start of an attempt. The limits must allow at least that.
     pub fn initial_memory(&self) -> u64 {
         self.initial_memory
     }
 
-    /// Why it could not be kept for the next start, and what to do: a sentence.
+    /// A sentence that says why the code could not be kept for the next start, and what to do.
     pub fn unkept(&self) -> Option<&str> {
         self.unkept.as_deref()
     }
 
-    /// What it imports, such as `wasi:http/outgoing-handler@0.2.6`: what it may ask for, granted or not.
+    /// Its imports, such as `wasi:http/outgoing-handler@0.2.6`, granted or not.
     pub fn imports(&self) -> Vec<String> {
         let component = self.pre.instance_pre().component();
         component.component_type().imports(component.engine()).map(|(name, _)| name.to_owned()).collect()
@@ -114,7 +114,7 @@ impl fmt::Debug for Code {
 }
 
 impl Guest {
-    /// A store with nothing in it but what was granted. The error is the operator's to mend: a granted directory is not there.
+    /// A store with the grants and nothing else. The error is for the operator: a granted directory does not exist.
     pub(super) fn store(
         wasm: &wasmtime::Engine,
         outside: &Arc<Outside>,
@@ -165,9 +165,9 @@ impl Guest {
         };
         let mut store = Store::new(wasm, guest);
         store.limiter(|guest| &mut guest.usage);
-        // Its own resources are in no table of ours, but their handles are in the engine's memory.
+        // The guest's own resources are not in our table, but their handles take the engine's memory.
         store.set_max_component_handles(resources);
-        // What a guest may hand over in one call; what is within it is checked by length where it arrives.
+        // The bytes that a guest may pass in one call. Lengths within are checked where they arrive.
         store.set_hostcall_fuel(payload.saturating_mul(4).saturating_add(1 << 20));
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|cx| Meter::on_tick(&cx.data().shared));
@@ -182,7 +182,7 @@ impl Guest {
     }
 }
 
-/// What a guest has of WASI, made when it first asks for it: many bodies never do, and its random generators are costly to seed.
+/// The guest's WASI context, made at its first use. Many bodies never use it, and seeding its random generators is expensive.
 struct Wasi {
     env: Vec<(String, String)>,
     made: Option<WasiCtx>,
@@ -199,7 +199,7 @@ fn builder(shared: &Arc<Shared>, env: &[(String, String)]) -> WasiCtxBuilder {
     let mut wasi = WasiCtx::builder();
     wasi.stdout(Pipe { stream: Stream::Out, shared: Arc::clone(shared) });
     wasi.stderr(Pipe { stream: Stream::Err, shared: Arc::clone(shared) });
-    // At once; a guest may ask again. The host makes them in memory of its own first.
+    // The most random bytes of one call, because the host makes them in its own memory first. A guest may ask again.
     wasi.max_random_size(1 << 20);
     wasi.envs(env);
     wasi

@@ -1,4 +1,4 @@
-//! Guards of what the host holds for a guest: bytes and open descriptors. Each gives back when it is dropped.
+//! Guards for the bytes and open descriptors that the host holds for a guest. Each gives back when it is dropped.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -30,7 +30,7 @@ impl Held {
         Ok(())
     }
 
-    /// At least so many.
+    /// Raises the count to at least this many.
     pub(super) fn reach(&mut self, bytes: usize) -> Result<(), Refused> {
         let more = (bytes as u64).saturating_sub(self.bytes);
         if more > 0 { self.grow(usize::try_from(more).unwrap_or(usize::MAX)) } else { Ok(()) }
@@ -50,9 +50,9 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    /// Counted for the attempt, not yet for the process.
+    /// Counted for the attempt, and not yet for the process.
     fn counted(shared: &Arc<Shared>) -> Result<Self, Refused> {
-        // Made first, so that a refusal is taken back by its drop.
+        // Made first, so that its drop takes the count back if the process refuses.
         let opened = Self { shared: Arc::clone(shared), permit: None };
         shared.account.opened().map(|()| opened)
     }
@@ -64,7 +64,7 @@ impl Opened {
         Ok(opened)
     }
 
-    /// Waits so long for another guest to close one.
+    /// How long to wait until another guest closes one.
     pub(super) async fn wait(shared: &Arc<Shared>, patience: Duration) -> Result<Self, Refused> {
         let mut opened = Self::counted(shared)?;
         let permit = tokio::time::timeout(patience, shared.account.descriptors_of_all().acquire_owned()).await;

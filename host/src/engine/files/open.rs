@@ -1,8 +1,8 @@
-//! Opening a file below a directory without waiting for anybody: a pipe waits for its other end, and takes a thread of the host along.
+//! Opens a file below a directory without blocking. Opening a pipe waits for its other end, and would block a thread of the host.
 //!
 //! the same checks, flags and bounds as wasmtime's own (`openat2`, `RESOLVE_BENEATH`) → `O_NONBLOCK` → is it a file or a directory?
 //!
-//! Invariant: where the kernel can't do that, nothing is opened and the caller is told so.
+//! Invariant: if the kernel can't do that, nothing is opened and the caller is told.
 
 use wasmtime_wasi::{
     filesystem::{Descriptor, Dir},
@@ -12,11 +12,11 @@ use wasmtime_wasi::{
 /// Why nothing was opened.
 pub(super) enum Failed {
     With(ErrorCode),
-    /// A pipe, a socket, a device.
+    /// It is a pipe, a socket or a device.
     NoFile,
-    /// This process has none left, whatever was counted.
+    /// The process has no descriptor left, whatever was counted.
     OutOfDescriptors,
-    /// The kernel can't do it this way.
+    /// The kernel has no such call.
     NotHere,
 }
 
@@ -63,7 +63,7 @@ mod linux {
 
     use super::{Descriptor, Dir, ErrorCode, Failed, OpenFlags, PathFlags};
 
-    /// `openat2` says "again" when anything on the machine is renamed meanwhile.
+    /// How often to try: `openat2` answers "again" if anything on the machine is renamed meanwhile.
     const TRIES: usize = 4;
 
     pub(super) fn open(
@@ -108,7 +108,7 @@ mod linux {
 
     fn failed(errno: Errno) -> Failed {
         match errno {
-            // Some sandboxes say "not permitted" for a call they don't know.
+            // Some sandboxes answer "not permitted" to a call that they don't know.
             Errno::AGAIN | Errno::NOSYS | Errno::PERM => Failed::NotHere,
             Errno::MFILE | Errno::NFILE => Failed::OutOfDescriptors,
             // A pipe that nobody reads, a device without a driver, a socket.

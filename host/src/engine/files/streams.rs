@@ -1,6 +1,6 @@
-//! Streams of files that count what they hold: a read that nobody fetched, a write that the disk has not taken.
+//! Streams of files that count the bytes they hold: data that was read and not fetched, and data that the disk has not taken yet.
 //!
-//! Invariant: a stream keeps its file's descriptor counted, and holds at most [`WRITE`] bytes each way.
+//! Invariant: a stream keeps its file's descriptor counted, and holds at most [`WRITE`] bytes in each direction.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use super::{
     WRITE,
 };
 
-/// What is read ahead for a guest that only asks whether there is anything.
+/// The bytes that are read ahead if a guest only asks whether there is anything.
 pub(super) const PEEK: usize = 4 << 10;
 
 pub(super) struct Input {
@@ -28,7 +28,7 @@ pub(super) struct Input {
 }
 
 impl Input {
-    /// Puts a counting stream in its place; `held`: [`PEEK`].
+    /// Puts a counting stream in its place; `held` counts [`PEEK`] bytes.
     pub(super) fn wrap(stream: &mut DynInputStream, held: Held, opened: Option<Arc<Opened>>) {
         let inner = std::mem::replace(stream, Box::new(Nothing));
         *stream = Box::new(Self { inner, held, _opened: opened });
@@ -64,7 +64,7 @@ impl InputStream for Input {
 pub(super) struct Output {
     inner: DynOutputStream,
     shared: Arc<Shared>,
-    /// What was written last, until the stream takes more.
+    /// The bytes of the last write, until the stream takes more.
     held: Option<Held>,
     _opened: Option<Arc<Opened>>,
 }
@@ -123,7 +123,7 @@ impl OutputStream for Output {
     }
 }
 
-/// Stands in the table for the moment in which a stream is wrapped.
+/// Takes a stream's place in the table while the stream is wrapped.
 struct Nothing;
 
 #[async_trait]
