@@ -386,13 +386,20 @@ async fn an_outbox_is_told_of_by_the_heartbeat_and_relayed_once() {
     assert_eq!(broker.find(None, &child.id).await.expect("find").expect("it came to be").queue, queue("mail"));
 }
 
+/// The script for producers in other languages, put together from the files that docs/protocol.md lists.
+pub(crate) fn enqueue_script() -> String {
+    let list = include_str!("../../docs/protocol.md").lines().find_map(|line| line.strip_prefix("    cat ")).expect("a list of files");
+    let lua = |file| format!("{}/src/redis/lua/{file}", env!("CARGO_MANIFEST_DIR"));
+    let texts = list.split_whitespace().map(|file| std::fs::read_to_string(lua(file)).unwrap_or_else(|error| panic!("{file}: {error}")));
+    format!("#!lua\n{}", texts.collect::<String>())
+}
+
 /// docs/protocol.md, as a producer in another language would read it.
 #[tokio::test]
 async fn a_producer_that_only_knows_the_protocol_can_enqueue() {
     let server = RedisServer::start();
     let broker = connect(&server).await;
-    let script =
-        [include_str!("../../host/broker/src/redis/lua/lib.lua"), include_str!("../../host/broker/src/redis/lua/enqueue.lua")].join("\n");
+    let script = enqueue_script();
     let record = ["my-id", "9", "", "", "", "3", "task", "add", "args", "[1,2]", "headers", r#"[["tenant","x"]]"#];
     let call = [&["EVAL", &script, "1", "th:{default}:", "1"][..], &record[..]].concat();
     let rights =

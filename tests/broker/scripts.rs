@@ -55,9 +55,10 @@ const VERBS: [&str; 25] = [
 #[tokio::test]
 async fn an_error_at_any_call_of_any_script_is_mended_by_asking_again() {
     let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/redis/lua")).expect("the scripts");
-    let names = files.map(|file| file.expect("a file").path().file_stem().expect("a name").to_string_lossy().into_owned());
+    let files = files.map(|file| file.expect("a file").path()).filter(|path| path.is_file());
+    let names = files.map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned());
     // `mark` is one write; what the verbs share is broken with each of them; `unreadable` fails unsaid and is broken below.
-    let apart = ["lib", "mark", "careful", "unreadable"];
+    let apart = ["mark", "careful", "unreadable"];
     let missing: Vec<_> = names.filter(|name| !VERBS.contains(&&**name) && !apart.contains(&&**name)).collect();
     assert!(missing.is_empty(), "not broken here: {missing:?}");
     let server = RedisServer::start();

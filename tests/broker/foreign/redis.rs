@@ -342,18 +342,10 @@ async fn a_schedule_that_cannot_be_read_stops_no_other_and_can_be_removed() {
     assert!(broker.remove_schedule("\u{fffd}\\u{1b}").await.expect("remove"), "as the log shows it");
 }
 
-fn script() -> String {
-    let lua = |name: &str| {
-        let path = format!("{}/src/redis/lua/{name}.lua", env!("CARGO_MANIFEST_DIR"));
-        std::fs::read_to_string(path).expect("a script")
-    };
-    format!("#!lua\n{}{}", lua("lib"), lua("enqueue"))
-}
-
 #[tokio::test]
 async fn the_script_refuses_a_record_that_cannot_be_read_and_writes_nothing() {
     let mut scene = Scene::start();
-    let text = script();
+    let text = crate::redis::enqueue_script();
     let eval = |scene: &mut Scene, key: &str, words: &[&str]| {
         let mut command = redis::cmd("EVAL");
         command.arg(&text).arg(2).arg(key).arg(format!("{key}-")).arg(words);

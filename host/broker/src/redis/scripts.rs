@@ -1,6 +1,8 @@
-//! The Lua scripts, one a verb, each with what it needs of what they share put before it.
+//! The Lua scripts: one a verb, with the library files of `lua/lib` that it needs before it.
 //!
-//! Called by their digest; a server that does not know one yet (a restart, `SCRIPT FLUSH`, another node) gets its text.
+//! A script is called by its digest. A server that does not know it (after a restart, `SCRIPT FLUSH`, on another node) gets its text.
+//!
+//! Invariant: the line `-- needs: …` of a file names every library file that it uses, and no other.
 
 use std::{collections::HashSet, sync::LazyLock};
 
@@ -15,13 +17,14 @@ pub(super) struct Script {
 }
 
 impl Script {
-    fn new(head: &'static str, lib: &str, body: &str) -> Self {
-        let text = format!("{head}\n{}\n{body}", needed(lib, body));
+    /// `file` with the library files that it needs before it.
+    fn new(head: &'static str, file: &str) -> Self {
+        let text = format!("{head}\n{}{file}", linked(file));
         let digest = redis::Script::new(&text).get_hash().to_owned();
         Self { head, text, digest }
     }
 
-    /// The same verb, which sets aside what is of another kind than it should be. It answers `{its answer, the keys that were}`.
+    /// The same verb, but it sets aside keys of the wrong type. It answers `{the verb's answer, these keys}`.
     fn careful(&self) -> String {
         let body = self.text[self.head.len()..].replace("redis.call", "careful");
         let keeps_tasks = body.contains("\n-- finish: ");
@@ -32,10 +35,10 @@ impl Script {
         )
     }
 
-    /// A call on the keys that begin with `key`; arguments follow.
+    /// A call on the keys that begin with `key`. Its arguments follow.
     ///
-    /// Two keys are named, and neither ever stands there: while a cluster moves their slot, keys that are missing on both nodes make
-    /// it answer TRYAGAIN, so that no script ever runs on the half of a queue that has arrived.
+    /// It names two keys that never exist. While a cluster moves their slot, it answers TRYAGAIN for keys that are missing. So no script
+    /// runs on the half of a queue that has arrived.
     pub(super) fn call(&'static self, key: &str) -> Call {
         let mut by_digest = redis::cmd("EVALSHA");
         by_digest.arg(&self.digest).arg(2).arg(key).arg(format!("{key}-"));
@@ -43,7 +46,7 @@ impl Script {
     }
 }
 
-/// A script with its arguments, written as they come; it can be sent by digest and again by text.
+/// A script with its arguments. It is sent by digest, and again by text if the server does not know it.
 #[derive(Debug)]
 pub(super) struct Call {
     script: &'static Script,
@@ -57,12 +60,12 @@ impl Call {
         self
     }
 
-    /// `value` is one argument: text as it is, numbers in decimal.
+    /// Adds one argument: text as it is, a number in decimal.
     pub(super) fn push(&mut self, value: impl ToRedisArgs) {
         self.by_digest.arg(value);
     }
 
-    /// What its keys begin with.
+    /// The prefix of its keys.
     pub(super) fn key(&self) -> &str {
         &self.key
     }
@@ -92,108 +95,214 @@ impl Call {
     }
 }
 
-/// The first block of the library, and of the others those that `body` names, and what these name: Redis makes every function of a
-/// script anew at each call. Blocks stand between empty lines and name only what stands before them.
-fn needed(lib: &str, body: &str) -> String {
-    let mut blocks = lib.split("\n\n");
-    let first = blocks.next().unwrap_or_default();
-    let mut named: HashSet<&str> = words(body).collect();
-    let mut taken = Vec::new();
-    for block in blocks.collect::<Vec<_>>().into_iter().rev() {
-        let defined = block.lines().filter_map(|line| line.strip_prefix("local ")).flat_map(|line| {
-            let line = line.strip_prefix("function ").unwrap_or(line);
-            words(&line[..line.find(['(', '=']).unwrap_or(line.len())])
-        });
-        if defined.into_iter().any(|name| named.contains(name)) {
-            named.extend(words(block));
-            taken.push(block);
+/// The library files that `file` needs, each after those that it needs itself.
+///
+/// Redis builds every function of a script anew at each call. So a script gets only what its `-- needs:` line names.
+fn linked(file: &str) -> String {
+    let (mut text, mut known) = (String::new(), HashSet::new());
+    link(file, &mut known, &mut text);
+    text
+}
+
+fn link(file: &str, known: &mut HashSet<&'static str>, text: &mut String) {
+    for need in needs(file) {
+        let Some((name, file)) = LIB.iter().find(|(name, _)| *name == need) else { panic!("no library file `{need}`") };
+        if known.insert(name) {
+            link(file, known, text);
+            text.push_str(file);
         }
     }
-    taken.push(first);
-    taken.reverse();
-    taken.join("\n\n")
 }
 
-fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty())
+/// The names in the line `-- needs: …` of a file's header.
+fn needs(file: &str) -> impl Iterator<Item = &str> {
+    let line = file.lines().take_while(|line| line.starts_with("--")).find_map(|line| line.strip_prefix("-- needs: "));
+    line.unwrap_or("nothing").split(", ").filter(|need| *need != "nothing")
 }
 
-const LIB: &str = include_str!("lua/lib.lua");
+macro_rules! library {
+    ($($name:literal)*) => {
+        /// The files of `lua/lib`.
+        const LIB: &[(&str, &str)] = &[$(($name, include_str!(concat!("lua/lib/", $name, ".lua")))),*];
+    };
+}
+
+library! {
+    "admit"
+    "admit_plain"
+    "adopt"
+    "base"
+    "end_waiting"
+    "expire_waiting"
+    "held_since"
+    "is_open"
+    "kept_of"
+    "lease"
+    "list_ends"
+    "member"
+    "place"
+    "promote"
+    "publish"
+    "rank"
+    "read_task"
+    "refusal"
+    "release"
+    "settle"
+    "slices"
+    "standing"
+    "stub"
+    "tell_deleted"
+    "unlist"
+    "view_of"
+    "wake"
+}
+
 const CAREFUL: &str = include_str!("lua/careful.lua");
 const ENQUEUE_LUA: &str = include_str!("lua/enqueue.lua");
-/// A broker without memory must still let tasks end: only what adds to it is refused.
+/// A server without memory must still let tasks end. It refuses only scripts that add tasks.
 const ALLOW_OOM: &str = "#!lua flags=allow-oom";
 const DENY_OOM: &str = "#!lua";
 
-/// What this program enqueues is checked where it is made: the script need not look at each record again.
+/// Without the check of records, because this program checks its own before it sends them.
 pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
     let body: Vec<_> = ENQUEUE_LUA.lines().filter(|line| !line.starts_with("local refused = refusal(")).collect();
-    Script::new(DENY_OOM, LIB, &body.join("\n"))
+    Script::new(DENY_OOM, &body.join("\n").replace(" refusal,", ""))
 });
-/// What others wrote may stand among what is relayed.
-pub(super) static RELAY: LazyLock<Script> = LazyLock::new(|| Script::new(ALLOW_OOM, LIB, include_str!("lua/relay.lua")));
-/// One command, sent again after it met a key of another kind; it answers as [`Script::careful`].
+/// One command, sent again after it met a key of the wrong type. It answers as [`Script::careful`].
 pub(super) static ASIDE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         ALLOW_OOM,
-        "",
         &format!("local keeps_tasks = false\n{CAREFUL}\nlocal reply = careful(unpack(ARGV))\nreturn {{ reply, set_aside }}"),
     )
 });
 
 macro_rules! scripts {
-    ($($name:ident: $head:ident $lib:expr, $file:literal;)*) => {
-        $(pub(super) static $name: LazyLock<Script> = LazyLock::new(|| Script::new($head, $lib, include_str!(concat!("lua/", $file))));)*
+    ($($name:ident: $head:ident, $file:literal;)*) => {
+        $(pub(super) static $name: LazyLock<Script> = LazyLock::new(|| Script::new($head, include_str!(concat!("lua/", $file))));)*
     };
 }
 
 scripts! {
-    CLAIM: ALLOW_OOM LIB, "claim.lua";
-    EXTEND: ALLOW_OOM LIB, "extend.lua";
-    REGISTER: ALLOW_OOM LIB, "register.lua";
-    EXPIRE: ALLOW_OOM LIB, "expire.lua";
-    LEAVE: ALLOW_OOM LIB, "leave.lua";
-    HELD: ALLOW_OOM LIB, "held.lua";
-    FINISH: ALLOW_OOM LIB, "finish.lua";
-    COUNTS: ALLOW_OOM LIB, "counts.lua";
-    VIEW: ALLOW_OOM LIB, "view.lua";
-    WAITING: ALLOW_OOM LIB, "waiting.lua";
-    ENDED: ALLOW_OOM LIB, "ended.lua";
-    AWAIT: ALLOW_OOM LIB, "await.lua";
-    PROGRESS: ALLOW_OOM LIB, "progress.lua";
-    CANCEL: ALLOW_OOM LIB, "cancel.lua";
-    RETRY: ALLOW_OOM LIB, "retry.lua";
-    DELETE: ALLOW_OOM LIB, "delete.lua";
-    PURGE: ALLOW_OOM LIB, "purge.lua";
-    UNREADABLE: ALLOW_OOM LIB, "unreadable.lua";
-    SWEEP: ALLOW_OOM LIB, "sweep.lua";
-    RESUME: ALLOW_OOM LIB, "resume.lua";
-    FIRE: DENY_OOM LIB, "fire.lua";
-    PUT_SCHEDULE: DENY_OOM LIB, "put_schedule.lua";
-    PAUSE_SCHEDULE: ALLOW_OOM LIB, "pause_schedule.lua";
-    KV: DENY_OOM "", "kv.lua";
-    MARK: ALLOW_OOM "", "mark.lua";
+    CLAIM: ALLOW_OOM, "claim.lua";
+    EXTEND: ALLOW_OOM, "extend.lua";
+    REGISTER: ALLOW_OOM, "register.lua";
+    EXPIRE: ALLOW_OOM, "expire.lua";
+    LEAVE: ALLOW_OOM, "leave.lua";
+    HELD: ALLOW_OOM, "held.lua";
+    FINISH: ALLOW_OOM, "finish.lua";
+    COUNTS: ALLOW_OOM, "counts.lua";
+    VIEW: ALLOW_OOM, "view.lua";
+    WAITING: ALLOW_OOM, "waiting.lua";
+    ENDED: ALLOW_OOM, "ended.lua";
+    AWAIT: ALLOW_OOM, "await.lua";
+    PROGRESS: ALLOW_OOM, "progress.lua";
+    CANCEL: ALLOW_OOM, "cancel.lua";
+    RETRY: ALLOW_OOM, "retry.lua";
+    DELETE: ALLOW_OOM, "delete.lua";
+    PURGE: ALLOW_OOM, "purge.lua";
+    UNREADABLE: ALLOW_OOM, "unreadable.lua";
+    SWEEP: ALLOW_OOM, "sweep.lua";
+    RELAY: ALLOW_OOM, "relay.lua";
+    RESUME: ALLOW_OOM, "resume.lua";
+    FIRE: DENY_OOM, "fire.lua";
+    PUT_SCHEDULE: DENY_OOM, "put_schedule.lua";
+    PAUSE_SCHEDULE: ALLOW_OOM, "pause_schedule.lua";
+    KV: DENY_OOM, "kv.lua";
+    MARK: ALLOW_OOM, "mark.lua";
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
 
-    #[test]
-    fn a_script_gets_what_it_names_and_what_that_names() {
-        let lib = "-- all\nlocal K = 1\n\n-- one\nlocal function one(a) return K end\n\nlocal two, too = 2\nlocal function use_two() end\n\n\
-                   local function three() return one() end";
-        assert_eq!(needed(lib, "return K"), "-- all\nlocal K = 1");
-        assert_eq!(needed(lib, "return use_two()"), [lib.split("\n\n").next().unwrap(), lib.split("\n\n").nth(2).unwrap()].join("\n\n"));
-        assert!(needed(lib, "return three()").contains("function one"));
+    /// The files in a folder below `src/redis`, by name.
+    fn files(folder: &str) -> BTreeMap<String, String> {
+        let folder = format!("{}/src/redis/{folder}", env!("CARGO_MANIFEST_DIR"));
+        let entries = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+        let lua = entries.filter(|path| path.extension().is_some_and(|ext| ext == "lua"));
+        lua.map(|path| (path.file_stem().unwrap().to_string_lossy().into_owned(), std::fs::read_to_string(&path).unwrap())).collect()
+    }
+
+    /// The code without comments and with empty strings.
+    fn code(text: &str) -> String {
+        let mut code = String::new();
+        for line in text.lines() {
+            let mut open = None;
+            let mut chars = line.chars().peekable();
+            while let Some(c) = chars.next() {
+                match open {
+                    Some(quote) => match c {
+                        '\\' => drop(chars.next()),
+                        _ if c == quote => open = None,
+                        _ => {}
+                    },
+                    None if c == '-' && chars.peek() == Some(&'-') => break,
+                    None if c == '\'' || c == '"' => open = Some(c),
+                    None => code.push(c),
+                }
+            }
+            code.push('\n');
+        }
+        code
+    }
+
+    /// Names that a file defines for others: its locals outside of functions.
+    fn defined(code: &str) -> BTreeSet<&str> {
+        let lines = code.lines().filter_map(|line| line.strip_prefix("local "));
+        let heads =
+            lines.map(|line| line.strip_prefix("function ").unwrap_or(line)).map(|line| line.split(['(', '=']).next().unwrap_or(line));
+        heads.flat_map(|head| head.split(',').map(str::trim)).collect()
+    }
+
+    /// Names in the code, without those of fields.
+    fn used(code: &str) -> BTreeSet<&str> {
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let starts = code.char_indices().filter(|(at, c)| is_word(*c) && !code[..*at].ends_with(|before| is_word(before) || before == '.'));
+        let words = starts.map(|(at, _)| &code[at..at + code[at..].find(|c| !is_word(c)).unwrap_or(code.len() - at)]);
+        // `..` joins two texts.
+        let joined =
+            code.split("..").skip(1).map(|rest| rest.trim_start()).map(|rest| &rest[..rest.find(|c| !is_word(c)).unwrap_or(rest.len())]);
+        words.chain(joined).collect()
     }
 
     #[test]
-    fn no_block_of_the_library_is_torn() {
-        for block in LIB.split("\n\n").skip(1) {
-            assert!(block.starts_with("--") || block.starts_with("local "), "an empty line within a function: {block}");
+    fn a_file_needs_just_the_library_files_that_it_uses() {
+        let library: BTreeMap<_, _> = files("lua/lib").into_iter().map(|(name, text)| (name, code(&text))).collect();
+        let all = files("lua/lib").into_iter().map(|(name, text)| (format!("lib/{name}"), text));
+        let mut wrong = Vec::new();
+        // Nothing is linked before careful.lua: it stands in front of a whole script.
+        for (file, text) in all.chain(files("lua")).filter(|(file, _)| file != "careful") {
+            let lines = text.lines().take_while(|line| line.starts_with("--")).filter(|line| line.starts_with("-- needs: ")).count();
+            assert_eq!(lines, 1, "{file}.lua has {lines} lines `-- needs:` in its header");
+            let body = code(&text);
+            let (own, words) = (defined(&body), used(&body));
+            let is_used = |name: &&String, code: &String| {
+                file != format!("lib/{name}") && defined(code).iter().any(|word| words.contains(word) && !own.contains(word))
+            };
+            let uses: BTreeSet<_> = library.iter().filter(|(name, code)| is_used(name, code)).map(|(name, _)| name.as_str()).collect();
+            let declared: BTreeSet<_> = needs(&text).collect();
+            let more =
+                |one: &BTreeSet<&str>, other: &BTreeSet<&str>| one.difference(other).map(|name| (*name).to_owned()).collect::<Vec<_>>();
+            if declared != uses {
+                wrong.push(format!("{file}.lua needs {:?} too, and does not use {:?}", more(&uses, &declared), more(&declared, &uses)));
+            }
         }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        let listed: BTreeSet<_> = LIB.iter().map(|(name, _)| *name).collect();
+        assert_eq!(listed, library.keys().map(String::as_str).collect());
+    }
+
+    #[test]
+    fn a_script_gets_what_it_needs_once_and_in_order() {
+        let text = &CLAIM.text;
+        let at = |part: &str| text.match_indices(part).map(|(at, _)| at).collect::<Vec<_>>();
+        let order =
+            ["local K, call =", "local function publish(", "local function end_waiting(", "local function expire_waiting(", "-- claim: "];
+        let places: Vec<_> = order.into_iter().flat_map(at).collect();
+        assert!(places.len() == order.len() && places.is_sorted(), "{places:?}");
         assert!(!REGISTER.text.contains("function admit") && ENQUEUE.text.contains("function admit"));
-        assert!(!ENQUEUE.text.contains("refusal") && RELAY.text.contains("function refusal"));
+        assert!(!ENQUEUE.text.contains("refusal(") && RELAY.text.contains("function refusal"));
     }
 }

@@ -135,7 +135,7 @@ fn options(mut field: impl FnMut(&str) -> Option<String>) -> TaskOptions {
     }
 }
 
-/// The script arguments of one task: see `admit` in lib.lua and docs/protocol.md.
+/// The script arguments of one task: see lua/lib/admit.lua and docs/protocol.md.
 pub(super) fn record(task: &NewTask) -> Result<Vec<String>> {
     let start = match task.start {
         Start::Now => String::new(),
@@ -217,7 +217,7 @@ pub(super) fn short_digest(bytes: &[u8]) -> String {
     hex::encode(&Sha256::digest(bytes)[..6])
 }
 
-/// A task from `FIELDS` of lib.lua, or why it can't be read.
+/// A task from `FIELDS` of lua/lib/read_task.lua, or why it can't be read.
 fn leased(queue: &QueueName, member: Member, fields: Value) -> Result<Leased, String> {
     let mut row = Row::new(fields).map_err(|error| error.to_string())?;
     let name = task_name(&row.next())?;
@@ -375,7 +375,7 @@ fn read_entry(stored: &str) -> Option<ErrorEntry> {
     Some(ErrorEntry { at, attempt, worker, code, error })
 }
 
-/// A view from `view_of` of lib.lua. `None`: no such task.
+/// A view from lua/lib/view_of.lua. `None`: no such task.
 pub(super) fn view(queue: &QueueName, value: Value) -> Result<Option<TaskView>> {
     let mut row = Row::new(value)?;
     if row.is_empty() {

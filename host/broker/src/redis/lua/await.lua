@@ -1,7 +1,8 @@
--- await: ask to be told of a task's end on the channel th:{Q}:done:<id>. Subscribe first.
+-- await: asks to be told of a task's end on the channel th:{Q}:done:<id>. The caller subscribes first.
 -- KEYS    1 th:{Q}:
 -- ARGV    1 id
--- RETURNS 0 unknown, 1 it goes on, or its view (see `view_of` in lib.lua): it has ended; of one that is gone, what was told of its end
+-- RETURNS 0: unknown; 1: it has not ended; its view, if it has ended (see lib/view_of.lua); if it is gone, the stored text of its end
+-- needs: base, view_of
 local f = call('HMGET', T .. ARGV[1], 'task', 'state')
 if not f[1] then return call('GET', K .. 'told:' .. ARGV[1]) or 0 end
 if f[2] then return view_of(ARGV[1], '') end

@@ -1,7 +1,8 @@
--- cancel: a waiting task never runs; of a running one its worker is told on the channel th:control.
+-- cancel: a waiting task ends at once. The worker of a running task is told on the control channel.
 -- KEYS    1 th:{Q}:
 -- ARGV    1 result_ttl ms   2 id   3 control channel   4 queue
 -- RETURNS 'unknown', 'cancelled', 'asked', or 'ended' and the state
+-- needs: base, place, end_waiting
 local id = ARGV[2]
 local f = call('HMGET', T .. id, 'task', 'state')
 if not f[1] and call('EXISTS', T .. id) == 0 then return 'unknown' end

@@ -1,7 +1,7 @@
--- careful: stands before a verb that met something of another kind, in the place of redis.call: what can't be used is set aside under
--- th:{Q}:aside:<name>, and the verb goes on without it. Nothing pays for it until then.
--- NEEDS   keeps_tasks: what stands in a task's place stays there, because its end waits for whoever mends it
--- GIVES   put_aside(key), careful(command…), set_aside: the keys that were
+-- careful: stands before a verb that met a key of the wrong type, and takes the place of redis.call. It moves the key to
+-- th:{Q}:aside:<name>, and the verb goes on without it. Only such a verb pays for it.
+-- USES    keeps_tasks: whether a key in a task's place is left there. Then the call fails, until somebody mends the key.
+-- GIVES   put_aside(key), careful(command…), set_aside: the keys that it moved
 local base, set_aside = KEYS[1], {}
 local careful
 local function put_aside(key)
@@ -9,7 +9,7 @@ local function put_aside(key)
   set_aside[#set_aside + 1] = key
   redis.call('RENAME', key, base .. 'aside:' .. name)
   careful('SADD', base .. 'aside', name)
-  -- In a task's place: a task that ends here is shown, and can be deleted.
+  -- The key was in a task's place: a dead task takes it, so that somebody sees it and can delete it.
   local id = string.match(name, '^t:([%w._:/+=%-]+)$')
   if id and #id <= 128 then
     local clock = redis.call('TIME')
@@ -28,7 +28,7 @@ careful = function(...)
   if string.find(why, 'WRONGTYPE', 1, true) or (verb == 'XADD' and string.find(why, 'stream', 1, true)) then
     put_aside(key)
   elseif verb == 'HINCRBY' and (string.find(why, 'integer', 1, true) or string.find(why, 'overflow', 1, true)) then
-    -- The number of the last task: that of the last one that is ready is near enough.
+    -- The field is the last sequence number. The number of the last ready task is near enough.
     local tail = redis.pcall('ZRANGE', base .. 'ready', '-1', '-1', 'WITHSCORES')
     local last = (tonumber(tail[2]) or 0) % 1e14
     set_aside[#set_aside + 1] = key

@@ -1,10 +1,11 @@
--- claim: lease ready tasks, and parked ones that this worker can start, to one incarnation; promote, adopt, expire on the way.
+-- claim: leases ready tasks, and parked ones that this worker can start. On the way it promotes, adopts and expires.
 -- KEYS    1 th:{Q}:
 -- ARGV    1 result_ttl ms   2 limit   3 lease ms   4 incarnation   5… names this worker can start
--- RETURNS {0} when the lease is lost, else
+-- RETURNS {0} if the lease is lost, else
 --         {1, claim µs, paused, more, ms until the next due time or -1, parked names, {member, fields}… adopted,
 --          how many tasks, 'id task at length …' of them best first, their arguments as one text,
---          {place among those from 1, {tries, losses, options as `OPTIONS` of values.rs…}…}, ids that are held by now and can't be read}
+--          {place among those from 1, {tries, losses, options as `OPTIONS` of values.rs}…}, ids that are held now and can't be read}
+-- needs: base, lease, adopt, promote, expire_waiting, wake, slices, is_open, place, end_waiting
 local ttl, limit, me = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[4]
 if not prolong(me, tonumber(ARGV[3])) then return { 0 } end
 
@@ -18,17 +19,17 @@ local due, deadline = look()
 local is_due, is_late = due and due <= now, deadline and deadline <= now
 local adopted = is_late and adopt(me) or {}
 local more = is_due and promote() == 500
--- One look decides whether anything out of the ordinary must be looked for.
+-- One lookup shows whether any task is parked or can expire.
 local names, sources = {}, {}
 if call('EXISTS', K .. 'expires', K .. 'parked') > 0 then
-  more = expire(ttl) == 200 or more
+  more = expire_waiting(ttl) == 200 or more
   names = call('SRANDMEMBER', K .. 'parked', '1000')
 end
 if is_due or is_late then due, deadline = look() end
 local paused = call('HGET', K .. 'control', 'paused') and 1 or 0
 local stamp = int(now_us)
 
--- Parked tasks whose names we may start are sources beside `ready`.
+-- Names of parked tasks that this worker can start: each is a source beside `ready`.
 if #names > 0 and paused == 0 then
   local startable = {}
   for i = 5, #ARGV do startable[ARGV[i]] = true end
@@ -37,7 +38,7 @@ if #names > 0 and paused == 0 then
   end
 end
 
--- The first `want` of all sources, best first, and the names under which those that are parked stand.
+-- The best `want` ids of all sources, best first; and for each place, the name under which that task is parked.
 local function candidates(want)
   if #sources == 0 then return call('ZRANGE', K .. 'ready', '0', int(want - 1)), {} end
   local list = {}
@@ -53,7 +54,7 @@ local function candidates(want)
   return ids, from
 end
 
--- Most tasks have arguments of few lengths, and turning a number into text costs some 1,700 instructions.
+-- Turning a number into text costs some 1,700 instructions, and arguments have few different lengths.
 local lengths = {}
 local heads, texts, extras, odd, taken, bytes, is_full = {}, {}, {}, {}, 0, 0, paused == 1
 while taken < limit and not is_full do
@@ -63,7 +64,7 @@ while taken < limit and not is_full do
   local held, late, ready, parked = {}, {}, 0, {}
   for i = 1, #ids do
     local id = ids[i]
-    -- Fields that hardly any task has are read only where there are some.
+    -- `extra` says that the hash has any of the rare fields.
     local f, extra = call('HMGET', T .. id, 'task', 'args', 'at', 'state', 'extra'), nil
     if f[5] then extra = call('HMGET', T .. id, 'tries', 'losses', 'priority', 'timeout', 'max', 'headers', 'ttl', 'options', 'expires') end
     if f[1] and f[2] and not f[4] then
@@ -98,7 +99,7 @@ while taken < limit and not is_full do
   end
   slices(held, function(...) call('SADD', K .. 'held:' .. me, ...) end)
   for _, id in ipairs(late) do end_waiting(id, 'cancelled', ttl, 'expired', 'not started by the time it expires') end
-  -- What came from `ready` is its head, whatever was merged in between.
+  -- The tasks from `ready` are its first ones, also when parked ones were merged between them.
   if ready > 0 then call('ZREMRANGEBYRANK', K .. 'ready', '0', int(ready - 1)) end
   for _, i in ipairs(parked) do leave_place('parked', K .. 'parked:' .. from[i], ids[i], from[i]) end
   if #ids < want then break end
@@ -111,7 +112,7 @@ if paused == 0 then
 end
 if #sources > 0 then names = call('SRANDMEMBER', K .. 'parked', '1000') end
 if deadline and (not due or deadline < due) then due = deadline end
--- Two texts, so that the worker need not take four values a task apart; the server pays some 1,000 instructions a task for it.
+-- Two texts instead of four values a task: the worker reads them faster. It costs the server some 1,000 instructions a task.
 return {
   1, stamp, paused, more and 1 or 0, due and math.max(0, math.ceil(due - now)) or -1, names, adopted,
   taken, table.concat(heads, ' '), table.concat(texts), extras, odd,

@@ -1,6 +1,7 @@
--- counts: a queue at a glance; how much has ended there costs it nothing.
+-- counts: how many tasks of a queue are in each state. The cost does not grow with the number of ended tasks.
 -- KEYS    1 th:{Q}:
 -- RETURNS {scheduled, ready, parked, running, succeeded, dead, cancelled, ms the oldest ready task waits or -1, paused}
+-- needs: base, kept_of
 local parked, running = 0, 0
 for _, name in ipairs(call('SMEMBERS', K .. 'parked')) do parked = parked + call('ZCARD', K .. 'parked:' .. name) end
 for _, inc in ipairs(call('ZRANGE', K .. 'workers', 0, -1)) do running = running + call('SCARD', K .. 'held:' .. inc) end
@@ -15,7 +16,7 @@ for i = 1, #groups, 2 do
   if ended[state] then ended[state] = ended[state] + kept_of(groups[i], tonumber(groups[i + 1]) or 0) end
 end
 
--- The oldest of each priority is the first of its band.
+-- The oldest task of each priority is the first of its range of scores.
 local oldest = -1
 for band = 0, 9 do
   local first = call('ZRANGEBYSCORE', K .. 'ready', int(band * 1e14), '(' .. int((band + 1) * 1e14), 'LIMIT', 0, 1)[1]

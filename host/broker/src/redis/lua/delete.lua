@@ -1,7 +1,8 @@
--- delete: a task that does not run is forgotten.
+-- delete: removes a task that does not run.
 -- KEYS    1 th:{Q}:
 -- ARGV    1 id
 -- RETURNS 'unknown', 'running' or 'deleted'
+-- needs: base, place, held_since, tell_deleted, release, unlist, stub
 local id = ARGV[1]
 local t = T .. id
 local f = call('HMGET', t, 'task', 'state', 'unique', 'child')
@@ -10,11 +11,11 @@ if not f[1] and call('EXISTS', t) == 0 then return 'unknown' end
 local state, key
 if not f[2] then
   state, key = place(id, name)
-  -- A task that stands nowhere and that nobody holds was never enqueued.
+  -- A task in no waiting place that no incarnation holds was written by another program.
   if not state and held_since(id) ~= '' then return 'running' end
   tell_deleted(id)
 end
--- The hash goes last but for its place: a delete that is asked for again after an error midway still finds it.
+-- The hash goes late, so that a repeated delete still finds it after an error midway.
 release(id, f[3])
 if f[2] then unlist(id, f[2]) end
 if f[4] then leave_stub(id) end

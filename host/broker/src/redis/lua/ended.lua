@@ -1,12 +1,13 @@
--- ended: what has ended and may be kept still, newest first: by time, then list, then place in it. Each list is read as far as the answer goes.
+-- ended: ends that may still be kept, newest first: by time, then by list, then by place in the list. It reads only what it returns.
 -- KEYS    1 th:{Q}:
--- ARGV    1 how many   2 the last of the page before, as told here, or empty   3 else the newest time to begin at, or empty   4… states
+-- ARGV    1 how many   2 the last line of the page before, or empty   3 else the newest time to start at, or empty   4… states
 -- RETURNS {a text each: time of the place, list, entry, number in it, time of the end, id; a space between each}
+-- needs: base, standing
 local limit, wanted = tonumber(ARGV[1]), {}
 local last, list, entry, number, _, after = string.match(ARGV[2], '^(%d+) (%S+) (%S+) (%d+) (%d+) (.*)$')
 for i = 4, #ARGV do wanted[ARGV[i]] = true end
 
--- The newest time at which a list is to be read; whether the last page ended within it.
+-- The newest time to read from a list, and whether the last page ended inside that list.
 local function begin(name)
   if not last then return ARGV[3] ~= '' and ARGV[3] or nil, false end
   if name < list then return int(last - 1), false end

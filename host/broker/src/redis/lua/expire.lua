@@ -1,6 +1,7 @@
--- expire: an incarnation whose process is proved gone is adopted by the next look: its deadline is past and marked.
+-- expire: marks an incarnation as expired now, because its process is gone. The next claim or heartbeat adopts it.
 -- KEYS    1 th:{Q}:
 -- ARGV    1 incarnation
+-- needs: base, wake
 call('ZADD', K .. 'workers', 'XX', '0.5', ARGV[1])
 wake()
 return 1

@@ -1,7 +1,8 @@
--- extend: the heartbeat keeps all that an incarnation holds, and adopts what expired.
+-- extend: the heartbeat. It extends a lease, and adopts expired incarnations.
 -- KEYS    1 th:{Q}:
 -- ARGV    1 lease ms   2 incarnation
--- RETURNS {0} when the lease is lost, else {1, size of the held set, ids asked to be cancelled, entries in the outbox, adopted as in claim}
+-- RETURNS {0} if the lease is lost, else {1, size of the held set, ids asked to be cancelled, entries in the outbox, adopted as in claim}
+-- needs: base, lease, adopt
 local me = ARGV[2]
 if not prolong(me, tonumber(ARGV[1])) then return { 0 } end
 local adopted = adopt(me)

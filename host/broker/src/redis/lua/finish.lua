@@ -1,12 +1,13 @@
--- finish: record what became of attempts, and what follows from it.
+-- finish: records the verdicts of attempts, and what follows from them.
 -- KEYS    1 th:{Q}:
 -- ARGV    1 result_ttl ms   2 incarnation   3 ms to keep `by`   4 number of `by`, then name and value each
 --         then number of plain successes (by the first `by`, with no log and no child), then their members, then their results
 --         then number of other finishes, then 8 each: member, kind, result or error, history entry, delay ms, by, log, length of its
 --         children. kind: S succeeded, R retry, L retry after a loss, D dead, W dead after a loss, C cancelled, H handed back, P parked
---         then the children of each: number of records of this queue, the records (see `admit`), then queue and record as JSON each
+--         then the children of each: number of records of this queue, the records (see lib/admit.lua), then queue and record as JSON each
 --         No member stands there twice.
 -- RETURNS one digit each, in the order given: 0 stale, 1 recorded, 2 cancelled instead
+-- needs: base, slices, member, settle, admit, rank, stub, publish, list_ends, wake
 local ttl, me = tonumber(ARGV[1]), ARGV[2]
 local held = K .. 'held:' .. me
 local a = 5
@@ -201,7 +202,7 @@ for i = plain + 1, plain + n do
   children = children + length
 end
 for state, list in pairs(ended) do publish(list, state, ttl < 60000) end
-tell(ended, ttl, apart)
+list_ends(ended, ttl, apart)
 local left = members
 if done < plain + n then
   left = {}

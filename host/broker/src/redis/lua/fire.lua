@@ -1,7 +1,8 @@
--- fire: a schedule's due time enqueues its task once, whoever comes first.
+-- fire: enqueues the task of a schedule's due time, once.
 -- KEYS    1 th:{Q}:
--- ARGV    1 schedule   2 due ms   3 rule   4 time zone   5 what it enqueues   6… one record, see `admit` in lib.lua
+-- ARGV    1 schedule   2 due ms   3 rule   4 time zone   5 what it enqueues   6… one record, see lib/admit.lua
 -- RETURNS {'fired'}, {'not now'}, {'early', ms}, {'skipped', id}
+-- needs: base, admit
 local key = K .. 'schedule:' .. ARGV[1]
 local due = tonumber(ARGV[2])
 local s = call('HMGET', key, 'rule', 'timezone', 'what', 'paused', 'last', 'last_task', 'overlap')
@@ -14,7 +15,7 @@ if s[7] == 'skip' and s[6] then
     return { 'skipped', s[6] }
   end
 end
--- An id that is known is this very firing: a step that was repeated, or enqueued by hand.
+-- A known id is this same firing: the step is repeated, or the task was enqueued by hand.
 admit(6, 1, true)
 call('HSET', key, 'last', int(due), 'last_task', ARGV[6])
 return { 'fired' }

@@ -1,7 +1,8 @@
--- kv: small values of one plugin. Reads are plain HGET and ZRANGEBYLEX.
+-- kv: changes one small value of a plugin. Reads are plain HGET and ZRANGEBYLEX.
 -- KEYS    1 th:{kv:PLUGIN}:
 -- ARGV    1 set | remove | increment   2 key   3 value, or what to add   4 most bytes   5 most keys
--- RETURNS whether it was set or was there, or the sum, 'invalid' if there is none; {whether too many keys, bytes} if it does not fit
+-- RETURNS set: 1; remove: whether it was there; increment: the sum, or 'invalid'; if it does not fit: {whether too many keys, bytes}
+-- needs: nothing
 local values, keys, size = KEYS[1] .. 'values', KEYS[1] .. 'keys', KEYS[1] .. 'size'
 local had = redis.call('HEXISTS', values, ARGV[2]) == 1
 local old = redis.call('HSTRLEN', values, ARGV[2])
@@ -13,7 +14,7 @@ if ARGV[1] == 'remove' then
   redis.call('HDEL', values, ARGV[2])
   return 1
 end
--- The longest number has 20 digits: an increment is counted as if it became one, so that it need not be undone.
+-- An increment is counted with 20 digits, the longest number, so that it need not be undone.
 local new = ARGV[1] == 'set' and #ARGV[3] or math.max(old, 20)
 local grows = new - old + (had and 0 or #ARGV[2])
 local bytes = (tonumber(redis.call('GET', size) or '0') or 0) + grows
@@ -29,7 +30,7 @@ if ARGV[1] == 'set' then
   return 1
 end
 local sum = redis.pcall('HINCRBY', values, ARGV[2], ARGV[3])
--- Not a number, or beyond 64 bits: said as such, not as a fault of the server.
+-- The value is no number, or the sum needs more than 64 bits. This is no fault of the server.
 if type(sum) == 'table' then return 'invalid' end
 redis.call('ZADD', keys, 0, ARGV[2])
 note(redis.call('HSTRLEN', values, ARGV[2]) - old + (had and 0 or #ARGV[2]))

@@ -1,7 +1,8 @@
--- leave: an incarnation ends; what it still holds is ready again at its old place, uncounted. At most 500 a call.
+-- leave: ends an incarnation. Tasks that it still holds are ready again at their old places, uncounted. At most 500 a call.
 -- KEYS    1 th:{Q}:
 -- ARGV    1 result_ttl ms   2 incarnation
 -- RETURNS whether all is done
+-- needs: base, member, is_open, end_waiting, rank, wake
 local held = K .. 'held:' .. ARGV[2]
 if not call('ZSCORE', K .. 'workers', ARGV[2]) then return 1 end
 local members, ready = call('SRANDMEMBER', held, 500), {}

@@ -1,12 +1,13 @@
--- pause_schedule: it fires no more, or again from now on.
+-- pause_schedule: pauses a schedule, or resumes it from now on.
 -- KEYS    1 th:{Q}:
 -- ARGV    1 name   2 '1' to pause, '0' to resume
 -- RETURNS whether there is such a schedule
+-- needs: base
 local key = K .. 'schedule:' .. ARGV[1]
 local s = call('HMGET', key, 'paused', 'last')
 if not s[1] then return 0 end
--- Resuming what was not paused leaves its due times alone.
+-- Resuming a schedule that is not paused keeps its due times.
 if s[1] == '1' and ARGV[2] == '0' then call('HSET', key, 'last', int(math.max(now, tonumber(s[2]) or 0))) end
--- From now on it is an operator's word, whatever a file said before.
+-- From now on this is the operator's choice, so a pause that a definition named no longer counts.
 call('HSET', key, 'paused', ARGV[2], 'named', '')
 return 1

@@ -1,6 +1,7 @@
--- purge: waiting tasks are forgotten, at most 500 a call.
+-- purge: deletes waiting tasks, at most 500 a call.
 -- KEYS    1 th:{Q}:
--- RETURNS {how many, whether any waits still, whether the queue holds anything at all}
+-- RETURNS {how many, whether more tasks wait, whether the queue holds anything at all}
+-- needs: base, place, tell_deleted, release, stub, kept_of
 local gone = 0
 local function drop(state, key, name)
   local ids = call('ZRANGE', key, 0, 499 - gone)
@@ -24,7 +25,7 @@ for _, name in ipairs(call('SRANDMEMBER', K .. 'parked', 1000)) do
   if gone < 500 then drop('parked', K .. 'parked:' .. name, name) end
   if call('EXISTS', K .. 'parked:' .. name) == 0 then call('SREM', K .. 'parked', name) end
 end
--- What was set aside because it was of another kind, see careful.lua.
+-- Keys of another type that were set aside, see careful.lua.
 for _, name in ipairs(call('SRANDMEMBER', K .. 'aside', 500)) do
   call('UNLINK', K .. 'aside:' .. name)
   call('SREM', K .. 'aside', name)
@@ -32,7 +33,7 @@ end
 local waits = call('EXISTS', K .. 'aside', K .. 'ready', K .. 'scheduled', K .. 'parked')
 local other = call('EXISTS', K .. 'dead', K .. 'workers', K .. 'out', K .. 'schedules')
 if call('HGET', K .. 'control', 'paused') then other = other + 1 end
--- What has ended is shown as long as it is kept, and so is its queue.
+-- The queue is listed while any of its ends is kept.
 local groups = call('HGETALL', K .. 'ended')
 for i = 1, #groups, 2 do other = other + kept_of(groups[i], tonumber(groups[i + 1]) or 0) end
 for _, state in ipairs({ 'succeeded', 'cancelled' }) do other = other + call('ZCOUNT', K .. 'kept_until:' .. state, int(now), '+inf') end

@@ -1,8 +1,9 @@
--- put_schedule: create or replace. With the same rule and zone its due times go on, with another they begin now. Its pause stays, unless
--- the definition names one, or the one before asked for it and this one does not.
+-- put_schedule: creates or replaces a schedule. With the same rule and zone its due times continue; otherwise they start now.
 -- KEYS    1 th:{Q}:
 -- ARGV    1 name   2 rule   3 time zone   4 what it enqueues   5 overlap   6 definition as JSON   7 the pause it names: '1', '0' or ''
---         of a new one: 8 created at   9 last, '0' for now   10 '1' when it is paused and names no pause
+--         of a new one: 8 created at   9 last, '0' for now   10 '1' if it is paused and names no pause
+-- A pause stays, unless the definition names one, or the definition before named a pause and this one does not.
+-- needs: base
 local key = K .. 'schedule:' .. ARGV[1]
 local s = call('HMGET', key, 'rule', 'timezone', 'created', 'last', 'paused', 'named')
 local created, last, before, paused = ARGV[8], now, s[5] or ARGV[10], ARGV[7]

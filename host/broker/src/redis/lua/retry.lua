@@ -1,7 +1,8 @@
--- retry: a dead or cancelled task is ready again with a fresh count of tries; a delayed one, also between attempts, is ready at once.
+-- retry: a dead or cancelled task is ready again with a fresh count of tries. A delayed or retrying task is ready at once.
 -- KEYS    1 th:{Q}:
 -- ARGV    1 id
 -- RETURNS 'unknown', 'ready', 'duplicate' and the holder, or 'state' and the state it is in
+-- needs: base, place, unlist, rank, wake
 local id = ARGV[1]
 local t = T .. id
 local f = call('HMGET', t, 'task', 'state', 'tries', 'priority', 'unique', 'unique_ttl', 'ttl', 'expires')
@@ -30,7 +31,7 @@ if f[2] then
   call('HDEL', t, 'state', 'end', 'error', 'tries', 'losses', 'expires', 'progress')
   call('ZREM', K .. 'dead', id)
 else
-  -- Somebody wants it to run although its time to start may be over.
+  -- The caller wants it to run, also after its `expires`.
   if f[8] and (tonumber(f[8]) or 0) <= now then call('HDEL', t, 'expires') end
   leave_place(state, key, id, f[1] or '')
 end

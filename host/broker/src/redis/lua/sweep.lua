@@ -1,7 +1,8 @@
--- sweep: what is over its time ends or goes: dead tasks, those not started or offered in time, and entries of the lists of ends.
+-- sweep: trims the dead set and the lists of ends. Ends waiting tasks that expired, or whose names no worker offered for too long.
 -- KEYS    1 th:{Q}:
 -- ARGV    1 result_ttl ms   2 dead_count   3 dead_age ms   4 unknown_task_ttl ms   5 the same in words   6… names that are offered
 -- RETURNS whether there is more to do
+-- needs: base, stub, expire_waiting, end_waiting, place, kept_of
 local ttl, more = tonumber(ARGV[1]), 0
 local function forget(ids)
   for _, id in ipairs(ids) do
@@ -17,9 +18,9 @@ end
 local over = call('ZCARD', K .. 'dead') - tonumber(ARGV[2])
 if over > 0 then forget(call('ZRANGE', K .. 'dead', 0, math.min(over, 200) - 1)) end
 forget(call('ZRANGEBYSCORE', K .. 'dead', '-inf', int(now - ARGV[3]), 'LIMIT', 0, 200))
-if expire(ttl) == 200 then more = 1 end
+if expire_waiting(ttl) == 200 then more = 1 end
 
--- Nobody offers a name from the first sweep that finds it so. What nobody has looked at for a while (no worker lived) begins anew.
+-- The time of a name starts with the first sweep that finds it missing. It starts anew if no worker swept for a while.
 local offered, nobody, limit = {}, K .. 'unoffered', tonumber(ARGV[4])
 for i = 6, #ARGV do offered[ARGV[i]] = true end
 for _, name in ipairs(call('HRANDFIELD', nobody, 1000)) do
@@ -42,7 +43,7 @@ for _, name in ipairs(call('SRANDMEMBER', K .. 'parked', 1000)) do
     end
     if #late == 200 then more = 1 end
   end
-  -- A name that somebody else wrote there.
+  -- Another program wrote this name.
   if call('EXISTS', K .. 'parked:' .. name) == 0 then call('SREM', K .. 'parked', name) end
 end
 call('PEXPIRE', nobody, int(math.max(60000, limit / 4)))
@@ -70,6 +71,6 @@ for _, state in ipairs({ 'succeeded', 'cancelled' }) do
   end
   if #over == 500 then more = 1 end
 end
--- The first builds listed ends there, and cut them at some 2,000 batches.
+-- The first builds listed ends in this stream. Nothing reads it any more.
 call('UNLINK', K .. 'events')
 return more

@@ -1,7 +1,8 @@
--- view: all that is known of tasks.
+-- view: everything that is known of tasks.
 -- KEYS    1 th:{Q}:
 -- ARGV    1… ids, or held members
--- RETURNS {a view each}, see `view_of` in lib.lua
+-- RETURNS {a view each}, see lib/view_of.lua
+-- needs: view_of, held_since
 local views = {}
 for i, id in ipairs(ARGV) do
   local claim = ''
