@@ -113,7 +113,7 @@ async fn a_task_waits_for_its_plugin_and_is_not_claimed_again_meanwhile() {
     let spent = flaky.claims.load(Ordering::SeqCst) - claims;
     assert!(spent < 10, "{spent} claims for one task: it spins");
 
-    worker.roster.send_replace(Arc::new(offering(&["add"])));
+    worker.offers.send_replace(Arc::new(offering(&["add"])));
     for id in [&id, &second] {
         let view = ended(&*broker, id).await;
         assert_eq!((view.state, view.tries), (State::Succeeded, 1));
@@ -453,7 +453,7 @@ async fn settings_that_can_not_work_are_refused() {
     let mut twice = settings();
     twice.queues = vec![(queue("a"), 1), (queue("a"), 2)];
     let script = Arc::new(script::Script::default());
-    let (_roster, offers) = tokio::sync::watch::channel(Arc::new(offering(&[])));
+    let (_plugins, offers) = tokio::sync::watch::channel(Arc::new(offering(&[])));
     let refused =
         taskhost::worker::run_with(twice, broker, Arc::new(script::Scripted(script)), offers, taskhost::worker::Stop::default()).await;
     assert_eq!(refused.expect_err("refused").to_string(), "a queue is named once, with one weight: `a`");

@@ -59,7 +59,7 @@ async fn a_worker_with_a_dead_loop_is_no_ghost() {
             "claim" | "finish" | "wait" => _ = enqueue(&*broker, add()).await,
             "relay" => _ = enqueue(&*broker, named("parent", "[]")).await,
             "progress" => _ = enqueue(&*broker, named("kv", "[]")).await,
-            "announce" => _ = worker.roster.send_replace(Arc::new(offering(&["gate"]))),
+            "announce" => _ = worker.offers.send_replace(Arc::new(offering(&["gate"]))),
             _ => {}
         }
         died(worker.ended().await, part);
