@@ -14,9 +14,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use taskhost_broker as broker;
-use taskhost_broker::{BrokerError, Fired, Schedule, Schedules};
+use taskhost_broker::{BrokerError, Fired, Schedule, Schedules, observed::Observed};
 use taskhost_core::{
     backoff::Backoff,
+    observe::{Event, Observers},
     task::{Millis, NewTask, TaskId},
 };
 
@@ -45,19 +46,21 @@ const PAUSE: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_s
 const ABREAST: usize = 16;
 
 /// Fires until `shutdown`. `defined` are the schedules of this host's `taskhost.toml`; `file.rs` says when they are put. A schedule that
-/// left the file is not removed, because another host's file may have it. The log says so.
-pub async fn run(broker: Arc<dyn Schedules>, defined: Vec<Schedule>, shutdown: CancellationToken) {
+/// left the file is not removed, because another host's file may have it. The log says so. `observers` are told of every firing.
+pub async fn run(broker: Arc<dyn Schedules>, defined: Vec<Schedule>, observers: Observers, shutdown: CancellationToken) {
     let mut file = File::new(defined);
+    let of_calls = observers.of_calls();
+    let broker = if of_calls.is_empty() { broker } else { Arc::new(Observed::new(broker, of_calls)) };
     tokio::select! {
         () = shutdown.cancelled() => {}
-        () = fire_for_ever(&*broker, &mut file) => {}
+        () = fire_for_ever(&*broker, &mut file, &observers) => {}
     }
 }
 
-async fn fire_for_ever<B: Schedules + ?Sized>(broker: &B, file: &mut File) {
+async fn fire_for_ever<B: Schedules + ?Sized>(broker: &B, file: &mut File, observers: &Observers) {
     let (mut plans, mut troubles) = (Plans::default(), Troubles::default());
     loop {
-        match turn(broker, file, &mut plans).await {
+        match turn(broker, file, &mut plans, observers).await {
             Ok(()) => troubles.over(),
             Err(error) => troubles.pause(&error).await,
         }
@@ -65,7 +68,7 @@ async fn fire_for_ever<B: Schedules + ?Sized>(broker: &B, file: &mut File) {
 }
 
 /// Reads the schedules, then fires what falls due until it is time to read them again.
-async fn turn<B: Schedules + ?Sized>(broker: &B, file: &mut File, plans: &mut Plans) -> broker::Result<()> {
+async fn turn<B: Schedules + ?Sized>(broker: &B, file: &mut File, plans: &mut Plans, observers: &Observers) -> broker::Result<()> {
     let mut stored = broker.schedules().await?;
     if file.put(broker, &stored, plans).await? {
         stored = broker.schedules().await?;
@@ -82,7 +85,7 @@ async fn turn<B: Schedules + ?Sized>(broker: &B, file: &mut File, plans: &mut Pl
         let work = plans.due(clock.now());
         let more = work.iter().any(|(_, dues)| dues.len() == BATCH);
         let known = &*plans;
-        let fires = stream::iter(work).map(|(name, dues)| fire_all(broker, known, name, dues));
+        let fires = stream::iter(work).map(|(name, dues)| fire_all(broker, known, observers, name, dues));
         let fired: Vec<_> = fires.buffer_unordered(ABREAST).collect().await;
         let mut trouble = None;
         for (name, done, met) in fired {
@@ -119,13 +122,14 @@ enum Trouble {
 async fn fire_all<B: Schedules + ?Sized>(
     broker: &B,
     plans: &Plans,
+    observers: &Observers,
     name: String,
     dues: Vec<Millis>,
 ) -> (String, Option<Millis>, Option<Trouble>) {
     let mut done = None;
     let Some(plan) = plans.get(&name) else { return (name, done, None) };
     for due in dues {
-        match fire(broker, &plan.schedule, due).await {
+        match fire(broker, &plan.schedule, observers, due).await {
             Ok(()) => done = Some(due),
             Err(trouble) => return (name, done, Some(trouble)),
         }
@@ -134,7 +138,7 @@ async fn fire_all<B: Schedules + ?Sized>(
 }
 
 /// Fires one due time. `Ok`: it is settled by this host or another, or it can never be fired and the log says why.
-async fn fire<B: Schedules + ?Sized>(broker: &B, schedule: &Schedule, due: Millis) -> Result<(), Trouble> {
+async fn fire<B: Schedules + ?Sized>(broker: &B, schedule: &Schedule, observers: &Observers, due: Millis) -> Result<(), Trouble> {
     let name = &schedule.name;
     let task = match task(schedule, due) {
         Ok(task) => task,
@@ -145,10 +149,10 @@ async fn fire<B: Schedules + ?Sized>(broker: &B, schedule: &Schedule, due: Milli
     };
     for _ in 0..5 {
         match broker.fire(schedule, due, &task).await {
-            Ok(Fired::Enqueued(id)) => tracing::info!(schedule = name, due = due.0, task = %schedule.task, id = %id, "schedule fired"),
-            Ok(Fired::Skipped(id)) => {
-                tracing::info!(schedule = name, due = due.0, id = %id, "schedule skipped: the task of its last firing has not ended");
+            Ok(Fired::Enqueued(id)) => {
+                observers.tell(|| Event::ScheduleFired { schedule: name, due, task: &schedule.task, id: &id });
             }
+            Ok(Fired::Skipped(id)) => observers.tell(|| Event::ScheduleSkipped { schedule: name, due, id: &id }),
             Ok(Fired::NotNow) => tracing::trace!(schedule = name, due = due.0, "another host fired the schedule, or it changed"),
             // The clock was read over a network, so it is off by a little.
             Ok(Fired::TooEarly(wait)) if wait <= Duration::from_millis(250) => {

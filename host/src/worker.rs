@@ -20,8 +20,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{engine::Engine, plugins::Registry};
-use taskhost_broker::Broker;
-use taskhost_core::task::{Clock, SystemClock};
+use taskhost_broker::{Broker, observed::Observed};
+use taskhost_core::{
+    observe::Event,
+    task::{Clock, SystemClock},
+};
 
 mod announce;
 mod attempt;
@@ -117,9 +120,8 @@ pub async fn run_with(
 ) -> Result<Summary, WorkerError> {
     settings.validate()?;
     let parts = Parts::new(settings, broker, invoke, offers, stop.clone());
-    let id = parts.settings.id.clone();
-    let names: Vec<_> = parts.queues.iter().map(|queue| queue.name.as_str()).collect();
-    tracing::info!(worker = %id, queues = names.join(","), concurrency = parts.settings.concurrency, "worker started");
+    let settings = parts.settings.clone();
+    settings.observers.tell(|| Event::WorkerJoined { worker: &settings.id, queues: &settings.queues, concurrency: settings.concurrency });
 
     let mut loops = JoinSet::new();
     parts.start(&mut loops);
@@ -137,17 +139,14 @@ pub async fn run_with(
     // A broker that neither answers nor refuses must not hold up the end.
     let last = if stop.failed().is_some() { LAST_AFTER_FAILURE } else { LAST };
     if tokio::time::timeout(last, finished(&mut loops, &parts.tracker)).await.is_err() {
-        tracing::debug!(worker = %id, "a call to the broker did not return: given up");
+        tracing::debug!(worker = %settings.id, "a call to the broker did not return: given up");
         loops.shutdown().await;
     }
     let summary = parts.tally.summary();
-    tracing::info!(
-        worker = %id,
-        succeeded = summary.succeeded,
-        failed = summary.failed,
-        handed_back = summary.handed_back,
-        "worker stopped"
-    );
+    settings.observers.tell(|| {
+        let Summary { succeeded, failed, handed_back, left_behind } = summary;
+        Event::WorkerDrained { worker: &settings.id, succeeded, failed, handed_back, left_behind }
+    });
     match stop.failed() {
         Some(why) => Err(WorkerError::Died(why.to_owned())),
         None => ended.map(|()| summary),
@@ -196,6 +195,8 @@ impl Parts {
         stop: Stop,
     ) -> Self {
         let settings = Arc::new(settings);
+        let of_calls = settings.observers.of_calls();
+        let broker = if of_calls.is_empty() { broker } else { Arc::new(Observed::new(broker, of_calls)) };
         let (control, tracker, draining) = (Handle::current(), TaskTracker::new(), CancellationToken::new());
         let queues = Arc::new(Queues::new(&settings.queues));
         let slots = Arc::new(Slots::new(settings.concurrency, settings.cores));
@@ -217,6 +218,7 @@ impl Parts {
             inbox: inbox.clone(),
             files: files.clone(),
             offers: offers.clone(),
+            observers: settings.observers.clone(),
         });
         let attempts = Arc::new(Attempts {
             worker: settings.id.clone(),
@@ -229,6 +231,7 @@ impl Parts {
             desk: Arc::new(ServiceDesk::new(broker.clone(), progress.clone(), tracker.clone(), control.clone())),
             tracker: tracker.clone(),
             control,
+            observers: settings.observers.clone(),
         });
         Self {
             settings,
@@ -293,6 +296,7 @@ impl Parts {
             parked: self.parked(),
             leases: self.leases.clone(),
             attempts: self.attempts.clone(),
+            observers: self.settings.observers.clone(),
             stop: self.stop.clone(),
         }
     }
@@ -307,6 +311,7 @@ impl Parts {
             parked: self.parked(),
             outboxes: self.outboxes.clone(),
             tally: self.tally.clone(),
+            observers: self.settings.observers.clone(),
         }
     }
 

@@ -151,7 +151,10 @@ impl Drop for Runs<'_> {
     }
 }
 
-/// What the worker is given.
+/// The memory that every attempt is said to have used.
+pub(super) const MEMORY: u64 = 64 << 10;
+
+/// The script in the engine's place.
 #[derive(Debug, Clone)]
 pub(super) struct Scripted(pub(super) Arc<Script>);
 
@@ -160,7 +163,7 @@ impl Invoke for Scripted {
     async fn invoke(&self, work: Work) -> Attempted {
         let _runs = Runs::new(&self.0, &work);
         let outcome = self.0.play(&work).await;
-        Attempted { outcome, log: String::new(), ran: Duration::from_millis(1), cpu: Duration::from_micros(10), memory: 0 }
+        Attempted { outcome, log: String::new(), ran: Duration::from_millis(1), cpu: Duration::from_micros(10), memory: MEMORY }
     }
 
     fn runnable(&self) -> usize {

@@ -26,6 +26,7 @@ use crate::{
     config::{ENVIRONMENT_CONFIG, ENVIRONMENT_PREFIX, Settings},
     engine::{About, Attempted, Call, Engine, LogLine, ServiceError, Services},
     plugins::{self, Plugin, Registry},
+    telemetry,
     worker::{Invoke, Offers, Stop, Work, WorkerError, WorkerSettings, run_with, worker_id},
 };
 use taskhost_core::{
@@ -253,6 +254,7 @@ impl Subject for ThisHost {
             cores: self.threads,
             lease: self.lease,
             retry: self.retry.clone(),
+            observers: telemetry::observers(),
             ..WorkerSettings::new(worker_id())
         };
         let invoke = Arc::new(Counted { engine: self.engine.clone(), ended: order.ended });

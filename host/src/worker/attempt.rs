@@ -24,6 +24,7 @@ use super::{
 use crate::engine::{About, Attempted};
 use taskhost_broker::{Finish, Leased};
 use taskhost_core::{
+    observe::{self, Event, Observers, Used},
     retry::{self, RetrySettings},
     task::{ErrorKind, Outcome, TaskError, Verdict},
 };
@@ -45,6 +46,7 @@ pub(super) struct Attempts {
     pub(super) desk: Arc<ServiceDesk>,
     pub(super) tracker: TaskTracker,
     pub(super) control: Handle,
+    pub(super) observers: Observers,
 }
 
 /// A task about to be run, or running.
@@ -56,11 +58,13 @@ pub(super) struct Attempt {
     stop: Tokens,
     /// Whether it has a slot.
     entered: bool,
+    /// Whether observers were told of its start, and not of its end.
+    told: bool,
 }
 
 impl Attempt {
     pub(super) fn new(all: Arc<Attempts>, held: Arc<Held>, leased: Leased, offer: Arc<Offer>, stop: Tokens) -> Self {
-        Self { all, held, leased, offer, stop, entered: false }
+        Self { all, held, leased, offer, stop, entered: false, told: false }
     }
 
     /// Takes a slot. When the plugin is at its `concurrency`, the task is parked instead.
@@ -81,6 +85,29 @@ impl Attempt {
     /// Counts from 1.
     fn number(&self) -> u32 {
         self.leased.task.tries.saturating_add(1)
+    }
+
+    /// As observers see it.
+    fn about(&self) -> observe::Attempt<'_> {
+        let task = &self.leased.task;
+        observe::Attempt {
+            worker: &self.all.worker,
+            queue: &task.queue,
+            id: &task.id,
+            task: &task.name,
+            number: self.number(),
+            code: &self.offer.code,
+        }
+    }
+
+    fn tell_start(&mut self) {
+        self.told = true;
+        self.all.observers.tell(|| Event::AttemptStarted(self.about()));
+    }
+
+    fn tell_end(&mut self, outcome: Option<&Outcome>, used: Used) {
+        self.told = false;
+        self.all.observers.tell(|| Event::AttemptEnded { attempt: self.about(), outcome, used });
     }
 
     fn max_attempts(&self) -> u32 {
@@ -107,6 +134,9 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
+        if self.told {
+            self.tell_end(None, Used::default());
+        }
         // Without an end so far, it never began, or the host's own code panicked.
         let delay = if self.entered { AFTER_FAULT } else { Duration::ZERO };
         self.end(Verdict::HandBack { delay }, None);
@@ -163,7 +193,7 @@ fn go_on(all: &Attempts, attempts: vec::IntoIter<Attempt>) {
     }
 }
 
-async fn run(attempt: Attempt) {
+async fn run(mut attempt: Attempt) {
     let task = &attempt.leased.task;
     // At the default level an attempt that the host could run logs nothing, so it must not cost a span either.
     let span = tracing::debug_span!(
@@ -175,20 +205,15 @@ async fn run(attempt: Attempt) {
         queue = %task.queue,
         worker = %attempt.all.worker,
     );
+    span.in_scope(|| attempt.tell_start());
     let attempted = make(&attempt).instrument(span.clone()).await;
+    let _entered = span.entered();
     let Some(attempted) = attempted else { return };
     attempt.all.slots.used(attempted.cpu);
-    let _entered = span.entered();
-    let id = &attempt.leased.task.id;
-    match &attempted.outcome {
-        Outcome::Done { .. } => tracing::debug!(ran = ?attempted.ran, "succeeded"),
-        Outcome::Failed { error, .. } => tracing::debug!(ran = ?attempted.ran, %error, "failed"),
-        Outcome::HostFault { reason, delay } => {
-            tracing::warn!(id = %id, task = %attempt.leased.task.name, %reason, ?delay, "handed back: the host could not run it");
-        }
-    }
+    let used = Used { wall: attempted.ran, cpu: attempted.cpu, memory: attempted.memory };
+    attempt.tell_end(Some(&attempted.outcome), used);
     if attempt.held.is_lost() {
-        tracing::info!(id = %id, "the lease was lost meanwhile: nothing is recorded");
+        tracing::info!(id = %attempt.leased.task.id, "the lease was lost meanwhile: nothing is recorded");
         return;
     }
     let Attempted { outcome, log, ran, cpu, memory } = attempted;
@@ -227,7 +252,6 @@ async fn make(attempt: &Attempt) -> Option<Attempted> {
         grace: all.grace,
         services: services.clone(),
     };
-    tracing::debug!("started");
     let invoked = seen(&all.slots, all.invoke.invoke(work));
     let overdue = async {
         attempt.stop.cancel.cancelled().await;

@@ -27,7 +27,10 @@ use super::{
     stop::Stop,
 };
 use taskhost_broker::{Claimed, LeaseReply};
-use taskhost_core::task::{TaskName, Verdict};
+use taskhost_core::{
+    observe::{Event, Observers},
+    task::{TaskName, Verdict},
+};
 
 pub(super) struct Dispatcher {
     pub(super) lease: Duration,
@@ -40,6 +43,7 @@ pub(super) struct Dispatcher {
     pub(super) parked: Parked,
     pub(super) leases: Arc<Leases>,
     pub(super) attempts: Arc<Attempts>,
+    pub(super) observers: Observers,
     pub(super) stop: Stop,
 }
 
@@ -166,6 +170,10 @@ impl Dispatcher {
 
     /// Takes in the answer of a claim: attempts to start, tasks to park, and what it says of the queue.
     fn claimed(&self, queue: &Queue, held: &Arc<Held>, limit: usize, tried: &[TaskName], claimed: Claimed) -> Vec<Attempt> {
+        if !claimed.tasks.is_empty() {
+            let worker = &self.attempts.worker;
+            self.observers.tell(|| Event::Claimed { worker, queue: &queue.name, tasks: claimed.tasks.len() });
+        }
         let offers = self.offers.borrow().clone();
         let mut attempts = Vec::with_capacity(claimed.tasks.len());
         for leased in claimed.tasks {

@@ -30,7 +30,10 @@ use super::{
     summary::Tally,
 };
 use taskhost_broker::{BrokerError, Finish, Finished};
-use taskhost_core::task::{TaskName, Verdict};
+use taskhost_core::{
+    observe::{self, Event, Observers},
+    task::{TaskName, Verdict},
+};
 
 /// A broker that takes this long to record gets no claims ahead of its answers.
 const SLOW: Duration = Duration::from_secs(1);
@@ -44,6 +47,7 @@ pub(super) struct Finisher {
     pub(super) parked: Parked,
     pub(super) outboxes: Arc<Outboxes>,
     pub(super) tally: Arc<Tally>,
+    pub(super) observers: Observers,
 }
 
 impl Finisher {
@@ -141,6 +145,17 @@ impl Finisher {
             tracing::debug!(id = %finish.member.id, task = %name, "its end was recorded before, or its lease is lost");
             return;
         }
+        self.observers.tell(|| {
+            Event::Finished(observe::Finished {
+                worker: &finish.worker,
+                queue: &held.incarnation.queue,
+                id: &finish.member.id,
+                task: name,
+                code: finish.code.as_deref(),
+                verdict: &finish.verdict,
+                is_cancelled_instead: reply == Finished::CancelledInstead,
+            })
+        });
         match &finish.verdict {
             Verdict::Succeed { children, .. } => {
                 self.tally.succeeded.fetch_add(1, Ordering::Relaxed);

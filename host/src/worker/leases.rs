@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use super::{held::Held, inbox::Inbox, lock_file::LockFiles, offers::Offers, queue::Queue};
 use taskhost_broker::Leased;
 use taskhost_core::{
+    observe::{Event, Observers},
     retry::{self, RetrySettings},
     task::{ErrorKind, Outcome, TaskError},
 };
@@ -18,6 +19,7 @@ pub(super) struct Leases {
     pub(super) inbox: Arc<Inbox>,
     pub(super) files: Arc<LockFiles>,
     pub(super) offers: watch::Receiver<Arc<Offers>>,
+    pub(super) observers: Observers,
 }
 
 impl Leases {
@@ -42,7 +44,7 @@ impl Leases {
         if adopted.is_empty() {
             return;
         }
-        tracing::info!(queue = %held.incarnation.queue, worker = %self.worker, count = adopted.len(), "adopted tasks of a lost worker");
+        self.observers.tell(|| Event::Adopted { worker: &self.worker, queue: &held.incarnation.queue, tasks: adopted.len() });
         let offers = self.offers.borrow().clone();
         for Leased { member, task } in adopted {
             if held.add(&member, &task.name).is_none() || !held.begin_finish(&member) {

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::summary::WorkerError;
 use taskhost_broker::FileSchedule;
-use taskhost_core::{retry::RetrySettings, task::QueueName};
+use taskhost_core::{observe::Observers, retry::RetrySettings, task::QueueName};
 
 /// The settings of a worker.
 #[derive(Debug, Clone)]
@@ -30,6 +30,8 @@ pub struct WorkerSettings {
     pub broker_identity: String,
     /// The schedules of this worker's file. The worker announces them; `schedule::run` fires them.
     pub schedules: Vec<FileSchedule>,
+    /// Who is told what happens. The program gives the log here: without an observer, the facts of `observe::Event` are not logged.
+    pub observers: Observers,
 }
 
 impl WorkerSettings {
@@ -48,6 +50,7 @@ impl WorkerSettings {
             state: None,
             broker_identity: String::new(),
             schedules: Vec::new(),
+            observers: Observers::none(),
         }
     }
 
