@@ -9,7 +9,7 @@ use std::{collections::HashMap, env, path::PathBuf, sync::Arc, time::Duration};
 use taskhost::{
     engine::{Engine, EngineSettings},
     plugins::{self, Plugin, Registry},
-    worker::{self, Roster, Stop, WorkerSettings},
+    worker::{self, Offers, Stop, WorkerSettings},
 };
 use taskhost_broker::BrokerSettings;
 use taskhost_core::{retry::RetrySettings, task::NewTask};
@@ -54,7 +54,7 @@ async fn a_full_queue_is_drained() {
         broker.enqueue(some).await.expect("enqueue");
     }
     let registry = Registry { bodies: HashMap::from([(task_name("add"), Arc::new(math))]), ..Registry::default() };
-    let (_plugins, roster) = watch::channel(Arc::new(Roster::of(&registry, &RetrySettings::default())));
+    let (_plugins, offers) = watch::channel(Arc::new(Offers::of(&registry, &RetrySettings::default())));
     let settings = WorkerSettings {
         queues: vec![(queue("default"), 1)],
         concurrency: SLOTS,
@@ -63,7 +63,7 @@ async fn a_full_queue_is_drained() {
         ..WorkerSettings::new(worker::worker_id())
     };
     let stop = Stop::default();
-    let worker = tokio::spawn(worker::run_with(settings, broker.clone(), Arc::new(engine.clone()), roster, stop.clone()));
+    let worker = tokio::spawn(worker::run_with(settings, broker.clone(), Arc::new(engine.clone()), offers, stop.clone()));
     let last = tasks.last().expect("some tasks").id.clone();
     let ended = broker.await_end(Some(&queue("default")), &last, LONG).await.expect("await_end").expect("a known task");
     assert!(ended.state.is_ended(), "{:?}", ended.state);

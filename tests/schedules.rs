@@ -2,7 +2,10 @@
 
 use taskhost::schedule;
 use taskhost_broker::{BrokerSettings, CatchUp, Directory, Lease, Overlap, Schedule, Source, TaskFilter, Tasks, redis::RedisBroker};
-use taskhost_core::task::{Millis, QueueName, TaskOptions, TaskView};
+use taskhost_core::{
+    observe::Observers,
+    task::{Millis, QueueName, TaskOptions, TaskView},
+};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +41,8 @@ async fn two_hosts_fire_every_second_once(place: &impl Place) {
     };
     let (shutdown, mut hosts) = (CancellationToken::new(), JoinSet::new());
     for _ in 0..2 {
-        hosts.spawn(schedule::run(place.open(BrokerSettings::default()).await, vec![tick.clone()], shutdown.clone()));
+        let broker = place.open(BrokerSettings::default()).await;
+        hosts.spawn(schedule::run(broker, vec![tick.clone()], Observers::none(), shutdown.clone()));
     }
     let broker = place.open(BrokerSettings::default()).await;
     let tasks = || async { broker.list(&TaskFilter::default(), None, 1000).await.expect("list").tasks };

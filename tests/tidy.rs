@@ -11,7 +11,7 @@ use spdx::{Expression, ParseMode};
 const ROWS: [&[&str]; 10] = [
     &["text", "backoff"],
     &["task", "telemetry", "private"],
-    &["catalogue"],
+    &["catalogue", "observe"],
     &["retry", "cron", "workflow"],
     &["engine", "broker"],
     &["plugins"],

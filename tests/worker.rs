@@ -1,7 +1,30 @@
 //! The worker from outside: scripted bodies, a real broker, faults between them.
 
+/// Makes each case a test on every broker.
+macro_rules! on_each_broker {
+    ($($case:ident,)*) => {
+        mod on_sqlite {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    super::$case::<crate::support::SqlitePlace>().await;
+                }
+            )*
+        }
+        mod on_redis {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    super::$case::<crate::support::RedisServer>().await;
+                }
+            )*
+        }
+    };
+}
+
 mod deaths;
 mod flaky;
+mod observed;
 mod points;
 mod pressure;
 mod script;
@@ -21,12 +44,12 @@ use self::{
 };
 use crate::support::{Place, SOON, SqlitePlace, Worker, add, enqueue, named, queue, view, wait_until};
 
-async fn place() -> (SqlitePlace, Arc<dyn Broker>) {
+async fn place<P: Place>() -> (P, Arc<dyn Broker>) {
     place_with(BrokerSettings::default()).await
 }
 
-async fn place_with(settings: BrokerSettings) -> (SqlitePlace, Arc<dyn Broker>) {
-    let place = SqlitePlace::make().await;
+async fn place_with<P: Place>(settings: BrokerSettings) -> (P, Arc<dyn Broker>) {
+    let place = P::make().await;
     let broker = place.open(settings).await;
     (place, broker)
 }
@@ -46,9 +69,8 @@ async fn enqueue_many(broker: &dyn Broker, tasks: Vec<NewTask>) -> Vec<TaskId> {
     tasks.into_iter().map(|task| task.id).collect()
 }
 
-#[tokio::test]
-async fn five_hundred_tasks_end_once_each() {
-    let (_place, broker) = place().await;
+async fn five_hundred_tasks_end_once_each<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let tasks = (0..500).map(|i| named("add", &format!("[{i},1]"))).collect();
     let ids = enqueue_many(&*broker, tasks).await;
     let worker = start(broker.clone(), settings(), &["add"]);
@@ -60,9 +82,8 @@ async fn five_hundred_tasks_end_once_each() {
     assert_eq!(worker.drain().await.succeeded, 500);
 }
 
-#[tokio::test]
-async fn two_workers_share_a_queue_and_run_nothing_twice() {
-    let (place, broker) = place().await;
+async fn two_workers_share_a_queue_and_run_nothing_twice<P: Place>() {
+    let (place, broker) = place::<P>().await;
     let other = place.open(BrokerSettings::default()).await;
     let one = start(broker.clone(), settings(), &["add", "gate"]);
     let two = start(other, settings(), &["add", "gate"]);
@@ -84,9 +105,8 @@ async fn two_workers_share_a_queue_and_run_nothing_twice() {
     two.drain().await;
 }
 
-#[tokio::test]
-async fn a_failing_body_is_retried_until_no_attempt_is_left() {
-    let (_place, broker) = place().await;
+async fn a_failing_body_is_retried_until_no_attempt_is_left<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let worker = start(broker.clone(), settings(), &["fail"]);
     let mut task = named("fail", "[]");
     task.options.max_attempts = Some(3);
@@ -99,9 +119,8 @@ async fn a_failing_body_is_retried_until_no_attempt_is_left() {
     assert_eq!(worker.drain().await.failed, 3);
 }
 
-#[tokio::test]
-async fn a_task_waits_for_its_plugin_and_is_not_claimed_again_meanwhile() {
-    let (_place, broker) = place().await;
+async fn a_task_waits_for_its_plugin_and_is_not_claimed_again_meanwhile<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let flaky = Flaky::new(broker.clone());
     let worker = start(flaky.clone(), settings(), &[]);
     let id = enqueue(&*broker, add()).await;
@@ -113,7 +132,7 @@ async fn a_task_waits_for_its_plugin_and_is_not_claimed_again_meanwhile() {
     let spent = flaky.claims.load(Ordering::SeqCst) - claims;
     assert!(spent < 10, "{spent} claims for one task: it spins");
 
-    worker.roster.send_replace(Arc::new(offering(&["add"])));
+    worker.offers.send_replace(Arc::new(offering(&["add"])));
     for id in [&id, &second] {
         let view = ended(&*broker, id).await;
         assert_eq!((view.state, view.tries), (State::Succeeded, 1));
@@ -121,9 +140,8 @@ async fn a_task_waits_for_its_plugin_and_is_not_claimed_again_meanwhile() {
     worker.drain().await;
 }
 
-#[tokio::test]
-async fn a_plugin_at_its_concurrency_parks_and_goes_on_when_it_has_room() {
-    let (_place, broker) = place().await;
+async fn a_plugin_at_its_concurrency_parks_and_goes_on_when_it_has_room<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let worker = start(broker.clone(), settings(), &["gate*2", "add"]);
     let gates = enqueue_many(&*broker, (0..9).map(|_| named("gate", "[]")).collect()).await;
     worker.script.until_running("gate", 2).await;
@@ -138,9 +156,8 @@ async fn a_plugin_at_its_concurrency_parks_and_goes_on_when_it_has_room() {
     worker.drain().await;
 }
 
-#[tokio::test]
-async fn a_running_task_is_cancelled_at_once() {
-    let (_place, broker) = place().await;
+async fn a_running_task_is_cancelled_at_once<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let worker = start(broker.clone(), settings(), &["gate"]);
     let id = enqueue(&*broker, named("gate", "[]")).await;
     worker.script.until_running("gate", 1).await;
@@ -151,9 +168,8 @@ async fn a_running_task_is_cancelled_at_once() {
     worker.drain().await;
 }
 
-#[tokio::test]
-async fn a_body_that_does_not_listen_is_stopped_after_the_grace_time() {
-    let (_place, broker) = place().await;
+async fn a_body_that_does_not_listen_is_stopped_after_the_grace_time<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let worker = start(broker.clone(), settings(), &["deaf"]);
     let id = enqueue(&*broker, named("deaf", "[]")).await;
     worker.script.until_running("deaf", 1).await;
@@ -163,9 +179,8 @@ async fn a_body_that_does_not_listen_is_stopped_after_the_grace_time() {
     worker.drain().await;
 }
 
-#[tokio::test]
-async fn a_drain_lets_attempts_end_and_claims_nothing_more() {
-    let (_place, broker) = place().await;
+async fn a_drain_lets_attempts_end_and_claims_nothing_more<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let worker = start(broker.clone(), settings(), &["gate", "add"]);
     let runs = enqueue(&*broker, named("gate", "[]")).await;
     worker.script.until_running("gate", 1).await;
@@ -180,9 +195,8 @@ async fn a_drain_lets_attempts_end_and_claims_nothing_more() {
     assert!(broker.workers().await.expect("workers").is_empty());
 }
 
-#[tokio::test]
-async fn what_outlasts_the_drain_time_is_handed_back_uncounted() {
-    let (_place, broker) = place().await;
+async fn what_outlasts_the_drain_time_is_handed_back_uncounted<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let mut patience = settings();
     patience.drain = Duration::from_millis(50);
     let worker = start(broker.clone(), patience, &["deaf"]);
@@ -195,9 +209,8 @@ async fn what_outlasts_the_drain_time_is_handed_back_uncounted() {
     assert_eq!((view.state, view.tries), (State::Ready, 0));
 }
 
-#[tokio::test]
-async fn a_second_signal_hands_back_at_once() {
-    let (_place, broker) = place().await;
+async fn a_second_signal_hands_back_at_once<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let worker = start(broker.clone(), settings(), &["deaf"]);
     let ids = enqueue_many(&*broker, (0..3).map(|_| named("deaf", "[]")).collect()).await;
     worker.script.until_running("deaf", 3).await;
@@ -207,9 +220,8 @@ async fn a_second_signal_hands_back_at_once() {
     }
 }
 
-#[tokio::test]
-async fn heartbeats_keep_a_long_attempt() {
-    let (place, broker) = place().await;
+async fn heartbeats_keep_a_long_attempt<P: Place>() {
+    let (place, broker) = place::<P>().await;
     let flaky = Flaky::new(broker.clone());
     let mut short = settings();
     short.lease = Duration::from_millis(600);
@@ -227,9 +239,8 @@ async fn heartbeats_keep_a_long_attempt() {
     rival.drain().await;
 }
 
-#[tokio::test]
-async fn a_lost_lease_stops_its_attempts_and_they_record_nothing() {
-    let (_place, broker) = place().await;
+async fn a_lost_lease_stops_its_attempts_and_they_record_nothing<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let flaky = Flaky::new(broker.clone());
     let mut short = settings();
     short.lease = Duration::from_secs(3);
@@ -254,9 +265,8 @@ async fn a_lost_lease_stops_its_attempts_and_they_record_nothing() {
     assert_eq!(worker.drain().await.succeeded, 1);
 }
 
-#[tokio::test]
-async fn free_slots_go_to_queues_by_weight() {
-    let (_place, broker) = place().await;
+async fn free_slots_go_to_queues_by_weight<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let mut weighted = settings();
     weighted.concurrency = 8;
     weighted.queues = vec![(queue("mail"), 3), (queue("default"), 1), (queue("idle"), 4)];
@@ -271,9 +281,8 @@ async fn free_slots_go_to_queues_by_weight() {
     worker.stop().await;
 }
 
-#[tokio::test]
-async fn a_task_that_lost_its_worker_runs_alone_on_its_last_attempt() {
-    let (_place, broker) = place().await;
+async fn a_task_that_lost_its_worker_runs_alone_on_its_last_attempt<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let mut victim = named("victim", "[]");
     victim.options.max_attempts = Some(2);
     let id = enqueue(&*broker, victim).await;
@@ -304,9 +313,8 @@ async fn a_task_that_lost_its_worker_runs_alone_on_its_last_attempt() {
     worker.drain().await;
 }
 
-#[tokio::test]
-async fn what_ends_while_the_broker_is_away_is_recorded_when_it_is_back() {
-    let (_place, broker) = place().await;
+async fn what_ends_while_the_broker_is_away_is_recorded_when_it_is_back<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let flaky = Flaky::new(broker.clone());
     let worker = start(flaky.clone(), settings(), &["gate", "add"]);
     let id = enqueue(&*broker, named("gate", "[]")).await;
@@ -325,9 +333,8 @@ async fn what_ends_while_the_broker_is_away_is_recorded_when_it_is_back() {
     worker.drain().await;
 }
 
-#[tokio::test]
-async fn a_drain_ends_also_when_the_broker_is_gone() {
-    let (_place, broker) = place().await;
+async fn a_drain_ends_also_when_the_broker_is_gone<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let flaky = Flaky::new(broker.clone());
     let mut patience = settings();
     patience.drain = Duration::from_millis(50);
@@ -339,9 +346,8 @@ async fn a_drain_ends_also_when_the_broker_is_gone() {
     assert_eq!((summary.handed_back, summary.left_behind), (1, 1));
 }
 
-#[tokio::test]
-async fn a_claim_whose_reply_was_lost_loses_nothing_and_counts_nothing() {
-    let (_place, broker) = place().await;
+async fn a_claim_whose_reply_was_lost_loses_nothing_and_counts_nothing<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let flaky = Flaky::new(broker.clone());
     flaky.points.lock().expect("not poisoned").push_back(("claim", flaky::Moment::After));
     let ids = enqueue_many(&*broker, (0..5).map(|_| add()).collect()).await;
@@ -355,10 +361,9 @@ async fn a_claim_whose_reply_was_lost_loses_nothing_and_counts_nothing() {
     worker.drain().await;
 }
 
-#[tokio::test]
-async fn a_result_that_is_too_large_is_dead_and_takes_no_other_along() {
+async fn a_result_that_is_too_large_is_dead_and_takes_no_other_along<P: Place>() {
     let bounds = BrokerSettings { payload_limit: 1024, ..BrokerSettings::default() };
-    let (_place, broker) = place_with(bounds).await;
+    let (_place, broker) = place_with::<P>(bounds).await;
     let tasks = (0..20).map(|i| if i == 7 { named("long", "[]") } else { add() }).collect();
     let ids = enqueue_many(&*broker, tasks).await;
     let worker = start(broker.clone(), settings(), &["add", "long"]);
@@ -373,9 +378,8 @@ async fn a_result_that_is_too_large_is_dead_and_takes_no_other_along() {
     worker.drain().await;
 }
 
-#[tokio::test]
-async fn a_fault_of_the_host_hands_the_task_back() {
-    let (_place, broker) = place().await;
+async fn a_fault_of_the_host_hands_the_task_back<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let worker = start(broker.clone(), settings(), &["panic"]);
     let id = enqueue(&*broker, named("panic", "[]")).await;
     becomes(&*broker, &id, State::Scheduled).await;
@@ -383,9 +387,8 @@ async fn a_fault_of_the_host_hands_the_task_back() {
     worker.drain().await;
 }
 
-#[tokio::test]
-async fn short_bodies_wait_for_none_that_was_claimed_with_them() {
-    let (_place, broker) = place().await;
+async fn short_bodies_wait_for_none_that_was_claimed_with_them<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let worker = start(broker.clone(), settings(), &["add", "gate", "panic"]);
     // From these the worker learns that bodies are short, and starts some of them as one.
     for id in enqueue_many(&*broker, (0..100).map(|_| add()).collect()).await {
@@ -407,9 +410,8 @@ async fn short_bodies_wait_for_none_that_was_claimed_with_them() {
     worker.drain().await;
 }
 
-#[tokio::test]
-async fn a_body_has_its_kv_and_says_its_progress() {
-    let (_place, broker) = place().await;
+async fn a_body_has_its_kv_and_says_its_progress<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let worker = start(broker.clone(), settings(), &["kv"]);
     let id = enqueue(&*broker, named("kv", "[]")).await;
     wait_until(SOON, "its progress is shown", async || view(&*broker, &id).await.progress.is_some_and(|progress| progress.done == 2)).await;
@@ -421,9 +423,8 @@ async fn a_body_has_its_kv_and_says_its_progress() {
     worker.drain().await;
 }
 
-#[tokio::test]
-async fn a_worker_that_dies_beside_another_is_adopted_at_once() {
-    let (place, broker) = place().await;
+async fn a_worker_that_dies_beside_another_is_adopted_at_once<P: Place>() {
+    let (place, broker) = place::<P>().await;
     let state = tempfile::tempdir().expect("a temporary directory");
     let mut lasting = settings();
     lasting.lease = Duration::from_secs(3600);
@@ -449,12 +450,37 @@ async fn a_worker_that_dies_beside_another_is_adopted_at_once() {
 
 #[tokio::test]
 async fn settings_that_can_not_work_are_refused() {
-    let (_place, broker) = place().await;
+    let (_place, broker) = place::<SqlitePlace>().await;
     let mut twice = settings();
     twice.queues = vec![(queue("a"), 1), (queue("a"), 2)];
     let script = Arc::new(script::Script::default());
-    let (_roster, offers) = tokio::sync::watch::channel(Arc::new(offering(&[])));
+    let (_plugins, offers) = tokio::sync::watch::channel(Arc::new(offering(&[])));
     let refused =
         taskhost::worker::run_with(twice, broker, Arc::new(script::Scripted(script)), offers, taskhost::worker::Stop::default()).await;
     assert_eq!(refused.expect_err("refused").to_string(), "a queue is named once, with one weight: `a`");
+}
+
+on_each_broker! {
+    five_hundred_tasks_end_once_each,
+    two_workers_share_a_queue_and_run_nothing_twice,
+    a_failing_body_is_retried_until_no_attempt_is_left,
+    a_task_waits_for_its_plugin_and_is_not_claimed_again_meanwhile,
+    a_plugin_at_its_concurrency_parks_and_goes_on_when_it_has_room,
+    a_running_task_is_cancelled_at_once,
+    a_body_that_does_not_listen_is_stopped_after_the_grace_time,
+    a_drain_lets_attempts_end_and_claims_nothing_more,
+    what_outlasts_the_drain_time_is_handed_back_uncounted,
+    a_second_signal_hands_back_at_once,
+    heartbeats_keep_a_long_attempt,
+    a_lost_lease_stops_its_attempts_and_they_record_nothing,
+    free_slots_go_to_queues_by_weight,
+    a_task_that_lost_its_worker_runs_alone_on_its_last_attempt,
+    what_ends_while_the_broker_is_away_is_recorded_when_it_is_back,
+    a_drain_ends_also_when_the_broker_is_gone,
+    a_claim_whose_reply_was_lost_loses_nothing_and_counts_nothing,
+    a_result_that_is_too_large_is_dead_and_takes_no_other_along,
+    a_fault_of_the_host_hands_the_task_back,
+    short_bodies_wait_for_none_that_was_claimed_with_them,
+    a_body_has_its_kv_and_says_its_progress,
+    a_worker_that_dies_beside_another_is_adopted_at_once,
 }

@@ -11,6 +11,7 @@ use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Engine;
+use taskhost_core::observe::Observers;
 
 mod capture;
 mod compile;
@@ -68,6 +69,12 @@ impl Plugins {
     pub fn open(settings: PluginsSettings, engine: Arc<Engine>) -> Result<Self, PluginsError> {
         let reconciler = open(settings, EngineLoader(engine))?;
         Ok(Self { reconciler })
+    }
+
+    /// Tells these observers which plugins serve, are refused and are rolled back. Without one, these facts are not logged.
+    pub fn observed(mut self, observers: Observers) -> Self {
+        self.reconciler.observers = observers;
+        self
     }
 
     /// Empty until the first one is published, which counts as a change.

@@ -1,100 +1,66 @@
-//! The loop that enqueues what is due.
+//! The loop that enqueues due tasks of schedules.
 //!
-//! (read all from the broker → put the file's where missing → sleep until the earliest is due, by the broker's clock → fire) …
+//! (read all from the broker → put those of the file that are missing → sleep until the earliest is due, by the broker's clock → fire) …
 //!
-//! Any number of hosts run it at once: the broker moves a schedule's `last` and enqueues in one step, so that each due time fires once,
-//! without a leader and whatever the hosts' clocks say.
+//! Any number of hosts run it at once. The broker moves a schedule's `last` and enqueues in one step. So each due time fires once, without
+//! a leader and whatever the hosts' clocks say.
 //!
-//! Invariant: hosts fire what stands in the broker and nothing else; no error ends the loop.
+//! Invariant: hosts fire only schedules that stand in the broker; no error ends the loop.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use taskhost_broker as broker;
-use taskhost_broker::{BrokerError, Fired, Schedule, Schedules};
+use taskhost_broker::{BrokerError, Fired, Schedule, Schedules, observed::Observed};
 use taskhost_core::{
-    cron::{CronError, Rule},
+    backoff::Backoff,
+    observe::{Event, Observers},
     task::{Millis, NewTask, TaskId},
 };
 
 mod file;
 mod plan;
+mod plans;
 #[cfg(test)]
 mod tests;
+mod valid;
+
+pub use valid::{ScheduleError, upcoming, validate};
 
 use file::File;
+use plans::{BATCH, Plans};
 
-/// How often the broker's schedules are read again: a change made elsewhere takes hold within this time.
+/// How often the broker's schedules are read again. A change made elsewhere takes effect within this time.
 const REFRESH: Duration = Duration::from_secs(2);
 
-/// Hosts come to a due time spread over this much, so that they do not all ask at once.
+/// Hosts ask at a due time spread over this time, so that they do not all ask at once.
 const SPREAD: Duration = Duration::from_millis(20);
 
-/// Due times of one schedule fired in a row before the others have their turn.
-const BATCH: usize = 50;
+/// The pauses after errors of the broker.
+const PAUSE: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
-/// The longest pause after a broker's error.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
-/// Schedules fired at the same time by one host.
+/// The most schedules that one host fires at the same time.
 const ABREAST: usize = 16;
 
-/// Fires until `shutdown`. `defined` are the schedules of this host's `taskhost.toml`; see `file.rs` for when they are put. One that left
-/// the file is not removed, since another host's file may have it: the log says so.
-pub async fn run(broker: Arc<dyn Schedules>, defined: Vec<Schedule>, shutdown: CancellationToken) {
+/// Fires until `shutdown`. `defined` are the schedules of this host's `taskhost.toml`; `file.rs` says when they are put. A schedule that
+/// left the file is not removed, because another host's file may have it. The log says so. `observers` are told of every firing.
+pub async fn run(broker: Arc<dyn Schedules>, defined: Vec<Schedule>, observers: Observers, shutdown: CancellationToken) {
     let mut file = File::new(defined);
+    let of_calls = observers.of_calls();
+    let broker = if of_calls.is_empty() { broker } else { Arc::new(Observed::new(broker, of_calls)) };
     tokio::select! {
         () = shutdown.cancelled() => {}
-        () = fire_for_ever(&*broker, &mut file) => {}
+        () = fire_for_ever(&*broker, &mut file, &observers) => {}
     }
 }
 
-/// Why a schedule is refused: each a sentence that says what is allowed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ScheduleError {
-    #[error("a schedule's name starts with a letter or digit and has at most 64 characters of A-Z a-z 0-9 _ . -: `{0}`")]
-    Name(String),
-    #[error(transparent)]
-    Rule(#[from] CronError),
-    #[error("a schedule's arguments are a JSON array such as [1, \"x\"]: {0}")]
-    Arguments(String),
-    #[error("a schedule's tasks have at least 1 attempt, and 1 ms for each")]
-    Limits,
-}
-
-/// Whether a schedule can be stored; its rule, for showing when it fires ([`upcoming`]).
-pub fn validate(schedule: &Schedule) -> Result<Rule, ScheduleError> {
-    let name = &schedule.name;
-    let valid = (1..=64).contains(&name.len())
-        && name.as_bytes()[0].is_ascii_alphanumeric()
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
-    if !valid {
-        return Err(ScheduleError::Name(name.chars().take(80).flat_map(char::escape_debug).collect()));
-    }
-    if schedule.options.max_attempts == Some(0) || schedule.options.timeout == Some(Duration::ZERO) {
-        return Err(ScheduleError::Limits);
-    }
-    serde_json::from_str::<Vec<serde::de::IgnoredAny>>(&schedule.args).map_err(|why| ScheduleError::Arguments(why.to_string()))?;
-    Ok(Rule::parse(&schedule.rule, &schedule.timezone)?)
-}
-
-/// The next `count` due times after `now`: none of a paused one, or of one whose rule can't be read.
-pub fn upcoming(schedule: &Schedule, now: Millis, count: usize) -> Vec<Millis> {
-    match Rule::parse(&schedule.rule, &schedule.timezone) {
-        Ok(rule) if !schedule.paused => rule.firings(schedule.created_at, now.max(schedule.last)).take(count).collect(),
-        _ => Vec::new(),
-    }
-}
-
-// -- the loop ---------------------------------------------------------------------------------------------------------
-
-async fn fire_for_ever<B: Schedules + ?Sized>(broker: &B, file: &mut File) {
+async fn fire_for_ever<B: Schedules + ?Sized>(broker: &B, file: &mut File, observers: &Observers) {
     let (mut plans, mut troubles) = (Plans::default(), Troubles::default());
     loop {
-        match turn(broker, file, &mut plans).await {
+        match turn(broker, file, &mut plans, observers).await {
             Ok(()) => troubles.over(),
             Err(error) => troubles.pause(&error).await,
         }
@@ -102,15 +68,15 @@ async fn fire_for_ever<B: Schedules + ?Sized>(broker: &B, file: &mut File) {
 }
 
 /// Reads the schedules, then fires what falls due until it is time to read them again.
-async fn turn<B: Schedules + ?Sized>(broker: &B, file: &mut File, plans: &mut Plans) -> broker::Result<()> {
+async fn turn<B: Schedules + ?Sized>(broker: &B, file: &mut File, plans: &mut Plans, observers: &Observers) -> broker::Result<()> {
     let mut stored = broker.schedules().await?;
     if file.put(broker, &stored, plans).await? {
         stored = broker.schedules().await?;
     }
     plans.refresh(stored);
     let until = Instant::now() + REFRESH.mul_f64(0.8 + 0.4 * fastrand::f64());
-    if plans.0.is_empty() {
-        // Nothing to be on time for: the broker is not asked what time it is.
+    if plans.is_empty() {
+        // Without schedules the broker's clock is not needed.
         sleep_until(until).await;
         return Ok(());
     }
@@ -118,11 +84,13 @@ async fn turn<B: Schedules + ?Sized>(broker: &B, file: &mut File, plans: &mut Pl
     loop {
         let work = plans.due(clock.now());
         let more = work.iter().any(|(_, dues)| dues.len() == BATCH);
-        let fired: Vec<_> = stream::iter(work).map(|(name, dues)| plans.fire(broker, name, dues)).buffer_unordered(ABREAST).collect().await;
+        let known = &*plans;
+        let fires = stream::iter(work).map(|(name, dues)| fire_all(broker, known, observers, name, dues));
+        let fired: Vec<_> = fires.buffer_unordered(ABREAST).collect().await;
         let mut trouble = None;
         for (name, done, met) in fired {
-            if let (Some(plan), Some(done)) = (plans.0.get_mut(&name), done) {
-                plan.done = plan.done.max(done);
+            if let Some(done) = done {
+                plans.settle(&name, done);
             }
             trouble = trouble.or(met);
         }
@@ -143,19 +111,6 @@ async fn turn<B: Schedules + ?Sized>(broker: &B, file: &mut File, plans: &mut Pl
     Ok(())
 }
 
-/// The broker's schedules as this host sees them, by name.
-#[derive(Debug, Default)]
-struct Plans(HashMap<String, Plan>);
-
-#[derive(Debug)]
-struct Plan {
-    schedule: Schedule,
-    /// `None`: can't be read; the log has said so.
-    rule: Option<Rule>,
-    /// Due times up to here are settled: fired by somebody, or given up.
-    done: Millis,
-}
-
 /// Why a turn ends early.
 enum Trouble {
     /// The broker's clock is not what was read.
@@ -163,77 +118,27 @@ enum Trouble {
     Broker(BrokerError),
 }
 
-impl Plans {
-    /// Takes over what is new or changed, keeps what is known of the others, forgets what is gone.
-    fn refresh(&mut self, schedules: Vec<Schedule>) {
-        let mut before = std::mem::take(&mut self.0);
-        for schedule in schedules {
-            let plan = match before.remove(&schedule.name) {
-                Some(old) if old.schedule.is_defined_as(&schedule) && old.schedule.created_at == schedule.created_at => {
-                    if old.schedule.paused != schedule.paused {
-                        let now = if schedule.paused { "is paused" } else { "goes on" };
-                        tracing::info!(schedule = schedule.name, "schedule {now}");
-                    }
-                    Plan { done: old.done.max(schedule.last), schedule, rule: old.rule }
-                }
-                _ => {
-                    let rule = Rule::parse(&schedule.rule, &schedule.timezone);
-                    if let Err(why) = &rule {
-                        let name = &schedule.name;
-                        tracing::error!(
-                            schedule = name,
-                            "schedule can't be fired: {why}; add it again, or `taskhost schedule remove {name}`"
-                        );
-                    }
-                    Plan { done: schedule.last, rule: rule.ok(), schedule }
-                }
-            };
-            self.0.insert(plan.schedule.name.clone(), plan);
+/// Fires one schedule's due times in order. Answers its name, up to where they are settled, and the trouble that kept it from going on.
+async fn fire_all<B: Schedules + ?Sized>(
+    broker: &B,
+    plans: &Plans,
+    observers: &Observers,
+    name: String,
+    dues: Vec<Millis>,
+) -> (String, Option<Millis>, Option<Trouble>) {
+    let mut done = None;
+    let Some(plan) = plans.get(&name) else { return (name, done, None) };
+    for due in dues {
+        match fire(broker, &plan.schedule, observers, due).await {
+            Ok(()) => done = Some(due),
+            Err(trouble) => return (name, done, Some(trouble)),
         }
     }
-
-    /// `new`, which is missing in the broker, with what had become of it as far as this host saw: its due times and its pause.
-    fn remembered(&self, new: Schedule) -> Schedule {
-        let alike = |plan: &&Plan| (&plan.schedule.rule, &plan.schedule.timezone) == (&new.rule, &new.timezone);
-        match self.0.get(&new.name).filter(alike) {
-            Some(plan) => Schedule { created_at: plan.schedule.created_at, last: plan.done, paused: plan.schedule.paused, ..new },
-            None => new,
-        }
-    }
-
-    /// What is to be fired at `now`.
-    fn due(&self, now: Millis) -> Vec<(String, Vec<Millis>)> {
-        let due = |plan: &Plan| {
-            let rule = plan.rule.as_ref().filter(|_| !plan.schedule.paused)?;
-            let mut dues = plan::due(rule, plan.schedule.created_at, plan.done, now, plan.schedule.catch_up);
-            dues.truncate(BATCH);
-            (!dues.is_empty()).then_some(dues)
-        };
-        self.0.iter().filter_map(|(name, plan)| Some((name.clone(), due(plan)?))).collect()
-    }
-
-    /// The earliest due time after `now`.
-    fn next(&self, now: Millis) -> Option<Millis> {
-        let running = self.0.values().filter(|plan| !plan.schedule.paused);
-        running.filter_map(|plan| plan.rule.as_ref()?.next_after(plan.schedule.created_at, now.max(plan.done))).min()
-    }
-
-    /// Fires one schedule's due times in order: its name, up to where they are settled, and what kept it from going on.
-    async fn fire<B: Schedules + ?Sized>(&self, broker: &B, name: String, dues: Vec<Millis>) -> (String, Option<Millis>, Option<Trouble>) {
-        let mut done = None;
-        let Some(plan) = self.0.get(&name) else { return (name, done, None) };
-        for due in dues {
-            match fire(broker, &plan.schedule, due).await {
-                Ok(()) => done = Some(due),
-                Err(trouble) => return (name, done, Some(trouble)),
-            }
-        }
-        (name, done, None)
-    }
+    (name, done, None)
 }
 
-/// Fires one due time. `Ok`: it is settled, by this host or another, or can't ever be fired, which the log says.
-async fn fire<B: Schedules + ?Sized>(broker: &B, schedule: &Schedule, due: Millis) -> Result<(), Trouble> {
+/// Fires one due time. `Ok`: it is settled by this host or another, or it can never be fired and the log says why.
+async fn fire<B: Schedules + ?Sized>(broker: &B, schedule: &Schedule, observers: &Observers, due: Millis) -> Result<(), Trouble> {
     let name = &schedule.name;
     let task = match task(schedule, due) {
         Ok(task) => task,
@@ -244,12 +149,12 @@ async fn fire<B: Schedules + ?Sized>(broker: &B, schedule: &Schedule, due: Milli
     };
     for _ in 0..5 {
         match broker.fire(schedule, due, &task).await {
-            Ok(Fired::Enqueued(id)) => tracing::info!(schedule = name, due = due.0, task = %schedule.task, id = %id, "schedule fired"),
-            Ok(Fired::Skipped(id)) => {
-                tracing::info!(schedule = name, due = due.0, id = %id, "schedule skipped: the task of its last firing has not ended");
+            Ok(Fired::Enqueued(id)) => {
+                observers.tell(|| Event::ScheduleFired { schedule: name, due, task: &schedule.task, id: &id });
             }
+            Ok(Fired::Skipped(id)) => observers.tell(|| Event::ScheduleSkipped { schedule: name, due, id: &id }),
             Ok(Fired::NotNow) => tracing::trace!(schedule = name, due = due.0, "another host fired the schedule, or it changed"),
-            // A clock is read over a network, so it is off by a little.
+            // The clock was read over a network, so it is off by a little.
             Ok(Fired::TooEarly(wait)) if wait <= Duration::from_millis(250) => {
                 sleep(wait.max(Duration::from_millis(1))).await;
                 continue;
@@ -263,7 +168,7 @@ async fn fire<B: Schedules + ?Sized>(broker: &B, schedule: &Schedule, due: Milli
     Err(Trouble::Clock)
 }
 
-/// What a firing enqueues. Its id is the schedule's and the due time's, so that firing it again enqueues nothing.
+/// The task that a firing enqueues. Its id comes from the schedule and the due time, so that firing again enqueues nothing.
 fn task(schedule: &Schedule, due: Millis) -> Result<NewTask, taskhost_core::task::InvalidName> {
     Ok(NewTask {
         id: TaskId::new(format!("cron:{}:{}", schedule.name, due.0))?,
@@ -273,7 +178,7 @@ fn task(schedule: &Schedule, due: Millis) -> Result<NewTask, taskhost_core::task
     })
 }
 
-/// The broker's time, told by this host's monotonic clock from one reading.
+/// The broker's time: read once, and carried on by this host's monotonic clock.
 struct BrokerClock {
     at: Instant,
     read: Millis,
@@ -291,12 +196,12 @@ impl BrokerClock {
     }
 
     fn instant(&self, time: Millis) -> Instant {
-        // Far beyond the next refresh, it does not matter by how much.
+        // An hour is far beyond the next refresh, so later times need not be exact.
         self.at + time.since(self.read).min(Duration::from_secs(3600))
     }
 }
 
-/// Pauses after errors: longer each time, said once an outage.
+/// Errors of the broker in a row. Each pause is longer, and the log has one warning for each outage.
 #[derive(Debug, Default)]
 struct Troubles(u32);
 
@@ -307,9 +212,9 @@ impl Troubles {
         } else {
             tracing::debug!("schedules still wait for the broker: {error}");
         }
-        let whole = Duration::from_millis(100).saturating_mul(1 << self.0.min(10)).min(LONGEST_PAUSE);
+        let pause = PAUSE.delay(self.0, fastrand::f64());
         self.0 = self.0.saturating_add(1);
-        sleep(whole.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        sleep(pause).await;
     }
 
     fn over(&mut self) {

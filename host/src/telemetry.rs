@@ -7,14 +7,17 @@
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     io::{self, IsTerminal, Write},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use tracing_subscriber::{EnvFilter, fmt};
 
+use log::Log;
 use outlet::Outlet;
+use taskhost_core::observe::Observers;
 
+mod log;
 mod outlet;
 mod shown;
 
@@ -52,6 +55,11 @@ pub fn start(filter: &str, json: bool, writer: Writer) -> Result<(), String> {
         builder.compact().with_target(false).fmt_fields(shown::Fields).try_init()
     };
     started.map_err(|error| format!("failed to start the log: {error}"))
+}
+
+/// What a worker and its rooms are to tell of what happens: for now the log. Call it after [`start`].
+pub fn observers() -> Observers {
+    Observers::none().with(Arc::new(Log))
 }
 
 fn open_outlet() -> Result<(), String> {

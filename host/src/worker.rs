@@ -1,161 +1,97 @@
-//! The loop that runs tasks: claim → attempt → judge → finish, for one process on any number of queues.
+//! The worker: claim → attempt → judge → finish, for one process on any number of queues. This file builds its parts and starts its loops.
 //!
-//! `dispatcher` claims what there are slots for and starts `attempt`s on the guests' runtime; each leaves one `Finish` with the
-//! `finisher`, which records them in batches; `heartbeat` keeps what is held, `announce` says who we are, `proof` shows the
-//! others when we are gone, `drain` ends it all.
+//! `dispatcher` claims tasks for free slots and starts an `attempt` for each. An attempt leaves one `Finish` in the `inbox`, and the
+//! `finisher` records them in batches. `heartbeat` keeps the leases, `announce` tells others of this worker, `gone` finds dead neighbours,
+//! and `drain` ends it all. How much is done at once is decided by `pace`.
 //!
-//! Invariant: what this process holds stands in a `hold::Hold` from the claim until its finish is recorded or its lease is
-//! lost; nothing here knows Redis or wasmtime.
+//! Invariant: a task stands in a `held` set from its claim until its finish is recorded or its lease is lost. Nothing here knows Redis or
+//! wasmtime. Locks are held for moments, and never across an await.
 
 use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use tokio::{
-    sync::{Notify, Semaphore, watch},
+    runtime::Handle,
+    sync::{Notify, watch},
     task::JoinSet,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{engine::Engine, plugins::Registry};
-use taskhost_broker::{Broker, BrokerError, FileSchedule};
+use taskhost_broker::{Broker, observed::Observed};
 use taskhost_core::{
-    retry::RetrySettings,
-    task::{Clock, Millis, QueueName, SystemClock},
+    observe::Event,
+    task::{Clock, SystemClock},
 };
 
 mod announce;
 mod attempt;
-mod crew;
+mod batch;
+mod cancellations;
+mod connection;
 mod dispatcher;
 mod drain;
 mod finisher;
+mod gone;
 mod heartbeat;
-mod hold;
-mod link;
+mod held;
+mod inbox;
+mod invoke;
+mod leases;
+mod listen;
+mod load;
+mod lock_file;
+mod offers;
+mod pace;
+mod parked;
 mod progress;
-mod proof;
-mod roster;
+mod queue;
+mod relay;
+mod round_robin;
 mod services;
-mod share;
+mod settings;
+mod slots;
 mod stop;
+mod summary;
+mod sweep;
+mod waiter;
 
-pub use roster::{Invoke, Offer, Roster, Work};
+pub use invoke::{Invoke, Work};
+pub use offers::{Offer, Offers};
+pub use settings::{WorkerSettings, worker_id};
 pub use stop::Stop;
+pub use summary::{Summary, WorkerError};
 
-use crew::Crew;
-use finisher::Inbox;
-use hold::Lane;
-use link::Link;
-use progress::ProgressDesk;
+use announce::Announcement;
+use attempt::Attempts;
+use connection::Connection;
+use dispatcher::Dispatcher;
+use drain::Drain;
+use finisher::Finisher;
+use heartbeat::Heartbeat;
+use inbox::Inbox;
+use leases::Leases;
+use listen::Listen;
+use load::Load;
+use lock_file::LockFiles;
+use parked::Parked;
+use progress::LatestProgress;
+use queue::Queues;
+use relay::Outboxes;
+use services::ServiceDesk;
+use slots::Slots;
+use summary::Tally;
 
-/// What a worker is told.
-#[derive(Debug, Clone)]
-pub struct WorkerSettings {
-    /// `host:pid:suffix`, as `workers` lists it; see [`worker_id`].
-    pub id: Arc<str>,
-    /// Each queue and its weight, at least 1.
-    pub queues: Vec<(QueueName, u32)>,
-    /// Attempts at once, parked ones included.
-    pub concurrency: usize,
-    /// How many cores the guests have: at most four times as many attempts that want CPU are claimed.
-    pub cores: usize,
-    /// What is held is lost when no heartbeat came through for so long; one is sent every third of it.
-    pub lease: Duration,
-    /// How long attempts may run on after the first signal.
-    pub drain: Duration,
-    /// How long a cancelled attempt may take to return by itself.
-    pub grace: Duration,
-    pub retry: RetrySettings,
-    /// Where lock files prove to other workers of this machine that this one is gone. `None`: they wait for the lease instead.
-    pub state: Option<PathBuf>,
-    /// Tells one broker from another in that directory: its address and prefix, without a password.
-    pub broker_identity: String,
-    /// The schedules of its file, which it announces; `schedule::run` fires them.
-    pub schedules: Vec<FileSchedule>,
-}
+/// How long the loops and the attempts may take to end when they were told to.
+const LAST: Duration = Duration::from_secs(10);
+/// The same after a loop of the worker died.
+const LAST_AFTER_FAILURE: Duration = Duration::from_millis(200);
 
-impl WorkerSettings {
-    /// The default queue with every default.
-    pub fn new(id: impl Into<Arc<str>>) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self {
-            id: id.into(),
-            queues: vec![(QueueName::default(), 1)],
-            concurrency: 128 * cores,
-            cores,
-            lease: Duration::from_secs(30),
-            drain: Duration::from_secs(25),
-            grace: Duration::from_secs(5),
-            retry: RetrySettings::default(),
-            state: None,
-            broker_identity: String::new(),
-            schedules: Vec::new(),
-        }
-    }
-
-    fn validate(&self) -> Result<(), WorkerError> {
-        let refuse = |text: String| Err(WorkerError::Settings(text));
-        if self.queues.is_empty() {
-            return refuse("a worker needs at least one queue: name one with `--queue`".into());
-        }
-        for (index, (queue, weight)) in self.queues.iter().enumerate() {
-            if !(1..=10_000).contains(weight) {
-                return refuse(format!("the weight of a queue is a number from 1 to 10000: `{queue}={weight}`"));
-            }
-            if self.queues[..index].iter().any(|(other, _)| other == queue) {
-                return refuse(format!("a queue is named once, with one weight: `{queue}`"));
-            }
-        }
-        if self.concurrency == 0 {
-            return refuse("concurrency is at least 1: `0`".into());
-        }
-        if self.lease < Duration::from_millis(300) {
-            return refuse(format!("the lease is at least 300ms, and 30s does for most: `{:?}`", self.lease));
-        }
-        Ok(())
-    }
-}
-
-/// `host:pid:suffix`: unique for ever, and readable.
-pub fn worker_id() -> String {
-    format!("{}:{}:{:06x}", host(), std::process::id(), fastrand::u32(..) >> 8)
-}
-
-/// What a worker did, for its last line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Summary {
-    pub succeeded: u64,
-    /// Attempts that did not; their tasks may come again.
-    pub failed: u64,
-    /// Attempts that were running when the drain time was over, and went back uncounted.
-    pub handed_back: u64,
-    /// What could not be recorded because the broker was gone: it comes back when the lease ends.
-    pub left_behind: u64,
-}
-
-/// Why a worker could not begin, or had to end.
-#[derive(Debug, thiserror::Error)]
-pub enum WorkerError {
-    /// Somebody must change a setting.
-    #[error("{0}")]
-    Settings(String),
-    /// The broker refuses us for good: wrong password, not a Redis, incompatible schema.
-    #[error(transparent)]
-    Broker(#[from] BrokerError),
-    /// A part of it died: see [`Stop::watch`].
-    #[error("{0}")]
-    Died(String),
-}
-
-/// Runs until `stop`. To be called on the control runtime; guests run on the engine's own.
+/// Runs until `stop`. Call it on the control runtime; guests run on the engine's own.
 ///
-/// An unreachable broker is waited for. `Err` only for settings that can't work, and when a part of the worker dies.
+/// A broker that can't be reached is waited for. `Err` means that a setting can't work, or that a loop of the worker died.
 pub async fn run(
     settings: WorkerSettings,
     broker: Arc<dyn Broker>,
@@ -163,70 +99,54 @@ pub async fn run(
     registry: watch::Receiver<Arc<Registry>>,
     stop: Stop,
 ) -> Result<Summary, WorkerError> {
-    let (sender, roster) = watch::channel(Arc::new(Roster::of(&registry.borrow().clone(), &settings.retry)));
-    let forward = roster::follow(registry, settings.retry.clone(), sender);
-    let worker = run_with(settings, broker, Arc::new(engine), roster, stop);
-    tokio::pin!(forward, worker);
+    let (sender, offers) = watch::channel(Arc::new(Offers::of(&registry.borrow().clone(), &settings.retry)));
+    let follow = offers::follow(registry, settings.retry.clone(), sender);
+    let worker = run_with(settings, broker, Arc::new(engine), offers, stop);
+    tokio::pin!(follow, worker);
     tokio::select! {
         ended = &mut worker => ended,
-        // The plugins room ended first: what was last offered goes on.
-        () = &mut forward => worker.await,
+        // The plugins room ended first: its last offers stay.
+        () = &mut follow => worker.await,
     }
 }
 
-/// As [`run`], with anything that can run an attempt in the engine's place.
+/// The same as [`run`], with anything in the engine's place that can run an attempt.
 pub async fn run_with(
     settings: WorkerSettings,
     broker: Arc<dyn Broker>,
     invoke: Arc<dyn Invoke>,
-    roster: watch::Receiver<Arc<Roster>>,
+    offers: watch::Receiver<Arc<Offers>>,
     stop: Stop,
 ) -> Result<Summary, WorkerError> {
     settings.validate()?;
-    let shared = Shared::new(settings, broker, invoke, roster, stop.clone());
-    let names: Vec<_> = shared.lanes.iter().map(|lane| lane.queue.as_str()).collect();
-    tracing::info!(worker = %shared.settings.id, queues = names.join(","), concurrency = shared.settings.concurrency, "worker started");
+    let parts = Parts::new(settings, broker, invoke, offers, stop.clone());
+    let settings = parts.settings.clone();
+    settings.observers.tell(|| Event::WorkerJoined { worker: &settings.id, queues: &settings.queues, concurrency: settings.concurrency });
 
     let mut loops = JoinSet::new();
-    let end = || shared.end.clone();
-    loops.spawn(stop.clone().watch("cancellations", end(), heartbeat::cancellations(shared.clone())));
-    loops.spawn(stop.clone().watch("finisher", end(), finisher::run(shared.clone())));
-    loops.spawn(stop.clone().watch("relay", end(), finisher::relay(shared.clone())));
-    loops.spawn(stop.clone().watch("progress", end(), progress::run(shared.clone())));
-    loops.spawn(stop.clone().watch("announcement", end(), announce::run(shared.clone())));
-    loops.spawn(stop.clone().watch("sweep", end(), announce::sweep(shared.clone())));
-    loops.spawn(stop.clone().watch("proof", end(), proof::watch(shared.clone())));
-    loops.spawn(stop.clone().watch("signals", end(), stop::listen(shared.clone())));
-    for index in 0..shared.lanes.len() {
-        loops.spawn(stop.clone().watch("heartbeat", end(), heartbeat::run(shared.clone(), index)));
-        loops.spawn(stop.clone().watch("wait", shared.draining.clone(), dispatcher::wait(shared.clone(), index)));
-    }
-
+    parts.start(&mut loops);
     let ended = tokio::select! {
-        () = stop.clone().watch("dispatcher", stop.drain.clone(), dispatcher::run(&shared, &stop.drain)) => Ok(()),
+        () = stop.clone().watch("dispatcher", stop.drain.clone(), parts.dispatcher().run(stop.drain.clone())) => Ok(()),
         () = stop.now.cancelled() => Ok(()),
-        refused = shared.fatal() => Err(WorkerError::Broker(refused)),
+        refused = parts.connection.refused() => Err(WorkerError::Broker(refused)),
     };
     if ended.is_err() {
-        // What still runs could not be recorded.
+        // Attempts that still run could not be recorded.
         stop.now.cancel();
     }
-    stop.clone().watch("drain", shared.draining.clone(), drain::run(&shared, &stop)).await;
-    shared.end.cancel();
+    stop.clone().watch("drain", parts.draining.clone(), parts.drain().run()).await;
+    parts.end.cancel();
     // A broker that neither answers nor refuses must not hold up the end.
     let last = if stop.failed().is_some() { LAST_AFTER_FAILURE } else { LAST };
-    if tokio::time::timeout(last, finished(&shared, &mut loops)).await.is_err() {
-        tracing::debug!(worker = %shared.settings.id, "a call to the broker did not return: given up");
+    if tokio::time::timeout(last, finished(&mut loops, &parts.tracker)).await.is_err() {
+        tracing::debug!(worker = %settings.id, "a call to the broker did not return: given up");
         loops.shutdown().await;
     }
-    let summary = shared.tally.summary();
-    tracing::info!(
-        worker = %shared.settings.id,
-        succeeded = summary.succeeded,
-        failed = summary.failed,
-        handed_back = summary.handed_back,
-        "worker stopped"
-    );
+    let summary = parts.tally.summary();
+    settings.observers.tell(|| {
+        let Summary { succeeded, failed, handed_back, left_behind } = summary;
+        Event::WorkerDrained { worker: &settings.id, succeeded, failed, handed_back, left_behind }
+    });
     match stop.failed() {
         Some(why) => Err(WorkerError::Died(why.to_owned())),
         None => ended.map(|()| summary),
@@ -234,169 +154,217 @@ pub async fn run_with(
 }
 
 /// Waits for every loop, attempt and question of a guest.
-async fn finished(shared: &Shared, loops: &mut JoinSet<()>) {
+async fn finished(loops: &mut JoinSet<()>, tracker: &TaskTracker) {
     while loops.join_next().await.is_some() {}
-    shared.tracker.close();
-    shared.tracker.wait().await;
+    tracker.close();
+    tracker.wait().await;
 }
 
-/// How long the loops and the attempts that were told to stop may take to do so.
-const LAST: Duration = Duration::from_secs(10);
-/// The same after a part of the worker died.
-const LAST_AFTER_FAILURE: Duration = Duration::from_millis(200);
-/// What has ended waits so long to be recorded with others, and free slots to be filled with others, while the cores have work: then
-/// nothing is held back, however long those run that have the other slots.
-const BATCHING: Duration = Duration::from_millis(2);
-/// How many questions of guests the broker is asked at once.
-const KV_TURNS: usize = 256;
-
-/// What the loops of one worker share. Its locks are held for moments and never across an await.
-struct Shared {
-    settings: WorkerSettings,
-    broker: Arc<dyn Broker>,
-    invoke: Arc<dyn Invoke>,
-    roster: watch::Receiver<Arc<Roster>>,
-    lanes: Vec<Lane>,
-    crew: Crew,
-    link: Link,
-    inbox: Inbox,
-    progress: ProgressDesk,
-    tally: Tally,
-    started_at: Millis,
-    /// Something changed that the dispatcher may want to act on.
-    wake: Notify,
-    /// A claim is under way.
-    claiming: AtomicBool,
-    /// Say at once who we are.
-    announce: Notify,
-    /// Questions of guests under way at once.
-    kv_turns: Semaphore,
-    /// The attempts, and what they ask of the broker.
+/// The parts of one worker. Only this file sees all of them; each loop gets those that it needs.
+struct Parts {
+    settings: Arc<WorkerSettings>,
+    connection: Arc<Connection>,
+    queues: Arc<Queues>,
+    offers: watch::Receiver<Arc<Offers>>,
+    slots: Arc<Slots>,
+    inbox: Arc<Inbox>,
+    outboxes: Arc<Outboxes>,
+    progress: Arc<LatestProgress>,
+    load: Arc<Load>,
+    files: Arc<LockFiles>,
+    leases: Arc<Leases>,
+    attempts: Arc<Attempts>,
+    tally: Arc<Tally>,
+    /// Has the worker announced at once.
+    announce: Arc<Notify>,
+    /// Attempts, questions of guests, and file operations: all that is awaited at the end beside the loops.
     tracker: TaskTracker,
     stop: Stop,
-    anchor: proof::Anchor,
-    /// The control runtime, where everything that talks to the broker runs.
-    control: tokio::runtime::Handle,
     /// Set when draining began.
     draining: CancellationToken,
     /// Ends every loop.
     end: CancellationToken,
-    /// A registration came through: from then on a refusal is waited out.
-    registered: AtomicBool,
-    refused: std::sync::Mutex<Option<BrokerError>>,
-    refusal: Notify,
 }
 
-impl Shared {
+impl Parts {
     fn new(
         settings: WorkerSettings,
         broker: Arc<dyn Broker>,
         invoke: Arc<dyn Invoke>,
-        roster: watch::Receiver<Arc<Roster>>,
+        offers: watch::Receiver<Arc<Offers>>,
         stop: Stop,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            lanes: settings.queues.iter().map(|(queue, weight)| Lane::new(queue.clone(), *weight)).collect(),
-            crew: Crew::new(settings.concurrency),
-            link: Link::new(),
-            inbox: Inbox::default(),
-            progress: ProgressDesk::default(),
-            tally: Tally::default(),
-            started_at: SystemClock.now(),
-            wake: Notify::new(),
+    ) -> Self {
+        let settings = Arc::new(settings);
+        let of_calls = settings.observers.of_calls();
+        let broker = if of_calls.is_empty() { broker } else { Arc::new(Observed::new(broker, of_calls)) };
+        let (control, tracker, draining) = (Handle::current(), TaskTracker::new(), CancellationToken::new());
+        let queues = Arc::new(Queues::new(&settings.queues));
+        let slots = Arc::new(Slots::new(settings.concurrency, settings.cores));
+        let inbox = Arc::new(Inbox::new(settings.id.clone()));
+        let progress = Arc::new(LatestProgress::default());
+        let files = LockFiles::new(settings.state.as_deref(), &settings.broker_identity, tracker.clone(), control.clone());
+        let files = Arc::new(files);
+        let load = Arc::new(Load {
+            invoke: invoke.clone(),
+            slots: slots.clone(),
+            inbox: inbox.clone(),
+            queues: queues.clone(),
             claiming: AtomicBool::new(false),
-            announce: Notify::new(),
-            kv_turns: Semaphore::new(KV_TURNS),
-            tracker: TaskTracker::new(),
-            control: tokio::runtime::Handle::current(),
-            draining: CancellationToken::new(),
-            end: CancellationToken::new(),
-            registered: AtomicBool::new(false),
-            refused: std::sync::Mutex::default(),
-            refusal: Notify::new(),
-            anchor: proof::Anchor::default(),
-            settings,
-            broker,
+            draining: draining.clone(),
+        });
+        let leases = Arc::new(Leases {
+            worker: settings.id.clone(),
+            retry: settings.retry.clone(),
+            inbox: inbox.clone(),
+            files: files.clone(),
+            offers: offers.clone(),
+            observers: settings.observers.clone(),
+        });
+        let attempts = Arc::new(Attempts {
+            worker: settings.id.clone(),
+            grace: settings.grace,
+            retry: settings.retry.clone(),
             invoke,
-            roster,
+            slots: slots.clone(),
+            inbox: inbox.clone(),
+            load: load.clone(),
+            desk: Arc::new(ServiceDesk::new(broker.clone(), progress.clone(), tracker.clone(), control.clone())),
+            tracker: tracker.clone(),
+            control,
+            observers: settings.observers.clone(),
+        });
+        Self {
+            settings,
+            connection: Arc::new(Connection::new(broker)),
+            queues,
+            offers,
+            slots,
+            inbox,
+            outboxes: Arc::default(),
+            progress,
+            load,
+            files,
+            leases,
+            attempts,
+            tally: Arc::default(),
+            announce: Arc::default(),
+            tracker,
             stop,
-        })
-    }
-
-    /// Attempts that want CPU now.
-    fn wanting(&self) -> usize {
-        self.invoke.runnable() + self.crew.starting()
-    }
-
-    /// Whether what has ended is to be recorded now: as for claims, a round trip shall bring a batch while the cores have work, or are
-    /// about to get some.
-    fn is_worth_recording(&self) -> bool {
-        let wanting = if self.claiming.load(Ordering::Relaxed) { usize::MAX } else { self.wanting() };
-        self.draining.is_cancelled() || self.crew.is_worth(self.inbox.len(), wanting, self.settings.cores)
-    }
-
-    /// An attempt ended. Those who claim and record are woken when a round trip is worth it, not by each of ten thousands a second;
-    /// else the finisher, which the first of a batch wakes, wakes both when [`BATCHING`] is over.
-    fn pace(&self) {
-        // Nothing waits: the finisher took it already, and woke the dispatcher before this slot was free.
-        if self.inbox.len() == 0 || self.is_worth_recording() {
-            self.inbox.record_now();
-            self.wake.notify_one();
+            draining,
+            end: CancellationToken::new(),
         }
     }
 
-    /// Ends the worker: the broker will not have us whatever we do.
-    fn refuse(&self, error: BrokerError) {
-        *lock(&self.refused) = Some(error);
-        self.refusal.notify_one();
-    }
-
-    fn was_registered(&self) -> bool {
-        self.registered.load(Ordering::Relaxed)
-    }
-
-    fn set_registered(&self) {
-        self.registered.store(true, Ordering::Relaxed);
-    }
-
-    async fn fatal(&self) -> BrokerError {
-        loop {
-            if let Some(error) = lock(&self.refused).take() {
-                return error;
-            }
-            self.refusal.notified().await;
+    /// Starts every loop but the dispatcher, which the worker itself runs.
+    fn start(&self, loops: &mut JoinSet<()>) {
+        let (connection, queues) = (|| self.connection.clone(), || self.queues.clone());
+        let (end, draining) = (|| self.end.clone(), || self.draining.clone());
+        loops.spawn(self.watched("cancellations", cancellations::run(connection(), queues(), end())));
+        loops.spawn(self.watched("finisher", self.finisher().run(end())));
+        loops.spawn(self.watched("relay", relay::run(connection(), self.outboxes.clone(), end())));
+        loops.spawn(self.watched("progress", progress::run(connection(), self.progress.clone(), end())));
+        loops.spawn(self.watched("announcement", self.announcement().run(end())));
+        loops.spawn(self.watched("sweep", sweep::run(connection(), queues(), self.offers.clone(), end())));
+        loops.spawn(self.watched("proof", gone::run(connection(), queues(), self.files.clone(), end())));
+        loops.spawn(self.watched("signals", self.listen().run(end())));
+        let heartbeat = self.heartbeat();
+        for index in 0..self.settings.queues.len() {
+            loops.spawn(self.watched("heartbeat", heartbeat.clone().run(index)));
+            let wait = waiter::run(connection(), queues(), index, draining(), end());
+            loops.spawn(self.stop.clone().watch("wait", draining(), wait));
         }
     }
-}
 
-/// Counts for the summary.
-#[derive(Debug, Default)]
-struct Tally {
-    succeeded: AtomicU64,
-    failed: AtomicU64,
-    handed_back: AtomicU64,
-    left_behind: AtomicU64,
-}
+    /// A loop that runs until the end.
+    fn watched<F: Future<Output = ()>>(&self, name: &'static str, work: F) -> impl Future<Output = ()> + use<F> {
+        self.stop.clone().watch(name, self.end.clone(), work)
+    }
 
-impl Tally {
-    fn summary(&self) -> Summary {
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Summary {
-            succeeded: read(&self.succeeded),
-            failed: read(&self.failed),
-            handed_back: read(&self.handed_back),
-            left_behind: read(&self.left_behind),
+    fn parked(&self) -> Parked {
+        Parked { offers: self.offers.clone(), slots: self.slots.clone(), queues: self.queues.clone() }
+    }
+
+    fn dispatcher(&self) -> Dispatcher {
+        Dispatcher {
+            lease: self.settings.lease,
+            connection: self.connection.clone(),
+            queues: self.queues.clone(),
+            slots: self.slots.clone(),
+            inbox: self.inbox.clone(),
+            load: self.load.clone(),
+            offers: self.offers.clone(),
+            parked: self.parked(),
+            leases: self.leases.clone(),
+            attempts: self.attempts.clone(),
+            observers: self.settings.observers.clone(),
+            stop: self.stop.clone(),
         }
     }
-}
 
-/// A lock that a panic elsewhere does not take away: what it guards is whole after every statement.
-fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
+    fn finisher(&self) -> Finisher {
+        Finisher {
+            connection: self.connection.clone(),
+            queues: self.queues.clone(),
+            slots: self.slots.clone(),
+            inbox: self.inbox.clone(),
+            load: self.load.clone(),
+            parked: self.parked(),
+            outboxes: self.outboxes.clone(),
+            tally: self.tally.clone(),
+            observers: self.settings.observers.clone(),
+        }
+    }
 
-fn host() -> String {
-    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).take(64).collect();
-    if name.is_empty() { "localhost".into() } else { name }
+    fn heartbeat(&self) -> Heartbeat {
+        Heartbeat {
+            lease: self.settings.lease,
+            connection: self.connection.clone(),
+            queues: self.queues.clone(),
+            leases: self.leases.clone(),
+            inbox: self.inbox.clone(),
+            outboxes: self.outboxes.clone(),
+            files: self.files.clone(),
+            announce: self.announce.clone(),
+            draining: self.draining.clone(),
+            end: self.end.clone(),
+        }
+    }
+
+    fn announcement(&self) -> Announcement {
+        Announcement {
+            settings: self.settings.clone(),
+            started_at: SystemClock.now(),
+            connection: self.connection.clone(),
+            queues: self.queues.clone(),
+            offers: self.offers.clone(),
+            now: self.announce.clone(),
+            draining: self.draining.clone(),
+        }
+    }
+
+    fn listen(&self) -> Listen {
+        Listen {
+            worker: self.settings.id.clone(),
+            connection: self.connection.clone(),
+            queues: self.queues.clone(),
+            slots: self.slots.clone(),
+            inbox: self.inbox.clone(),
+            stop: self.stop.clone(),
+        }
+    }
+
+    fn drain(&self) -> Drain {
+        Drain {
+            settings: self.settings.clone(),
+            connection: self.connection.clone(),
+            queues: self.queues.clone(),
+            slots: self.slots.clone(),
+            inbox: self.inbox.clone(),
+            files: self.files.clone(),
+            tally: self.tally.clone(),
+            announce: self.announce.clone(),
+            draining: self.draining.clone(),
+            stop: self.stop.clone(),
+        }
+    }
 }

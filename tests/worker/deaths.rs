@@ -37,8 +37,7 @@ async fn is_handed_back(broker: &dyn Broker, id: &TaskId) {
     assert_eq!((view.state, view.tries, view.errors.len()), (State::Ready, 0, 0), "it is handed back, uncounted");
 }
 
-#[tokio::test]
-async fn a_worker_with_a_dead_loop_is_no_ghost() {
+async fn a_worker_with_a_dead_loop_is_no_ghost<P: Place>() {
     for (verb, part) in [
         ("extend", "heartbeat"),
         ("claim", "dispatcher"),
@@ -49,7 +48,7 @@ async fn a_worker_with_a_dead_loop_is_no_ghost() {
         ("progress", "progress"),
         ("sweep", "sweep"),
     ] {
-        let (_place, broker) = place().await;
+        let (_place, broker) = place::<P>().await;
         let flaky = Flaky::new(broker.clone());
         // Only the heartbeat needs a lease that makes it beat.
         let lease = if verb == "extend" { Duration::from_secs(3) } else { Duration::from_secs(3600) };
@@ -59,7 +58,7 @@ async fn a_worker_with_a_dead_loop_is_no_ghost() {
             "claim" | "finish" | "wait" => _ = enqueue(&*broker, add()).await,
             "relay" => _ = enqueue(&*broker, named("parent", "[]")).await,
             "progress" => _ = enqueue(&*broker, named("kv", "[]")).await,
-            "announce" => _ = worker.roster.send_replace(Arc::new(offering(&["gate"]))),
+            "announce" => _ = worker.offers.send_replace(Arc::new(offering(&["gate"]))),
             _ => {}
         }
         died(worker.ended().await, part);
@@ -69,25 +68,22 @@ async fn a_worker_with_a_dead_loop_is_no_ghost() {
     }
 }
 
-#[tokio::test]
-async fn a_worker_that_can_not_hear_of_cancels_any_more_ends() {
-    let (_place, broker) = place().await;
+async fn a_worker_that_can_not_hear_of_cancels_any_more_ends<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let flaky = Flaky::new(broker.clone());
     *flaky.panics.lock().expect("not poisoned") = Some("cancellations");
     died(start(flaky, patient(), &["add"]).ended().await, "cancellations");
 }
 
-#[tokio::test]
-async fn a_worker_that_can_not_register_for_a_panic_ends() {
-    let (_place, broker) = place().await;
+async fn a_worker_that_can_not_register_for_a_panic_ends<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let flaky = Flaky::new(broker.clone());
     *flaky.panics.lock().expect("not poisoned") = Some("register");
     died(start(flaky, patient(), &["add"]).ended().await, "heartbeat");
 }
 
-#[tokio::test]
-async fn a_worker_that_panics_while_it_leaves_ends_with_an_error() {
-    let (_place, broker) = place().await;
+async fn a_worker_that_panics_while_it_leaves_ends_with_an_error<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let flaky = Flaky::new(broker.clone());
     let (worker, _id) = busy(&flaky, &*broker, patient()).await;
     *flaky.panics.lock().expect("not poisoned") = Some("leave");
@@ -96,9 +92,8 @@ async fn a_worker_that_panics_while_it_leaves_ends_with_an_error() {
     died(worker.ended().await, "drain");
 }
 
-#[tokio::test]
-async fn a_worker_that_panics_over_a_dead_neighbour_ends_with_an_error() {
-    let (place, broker) = place().await;
+async fn a_worker_that_panics_over_a_dead_neighbour_ends_with_an_error<P: Place>() {
+    let (place, broker) = place::<P>().await;
     let state = tempfile::tempdir().expect("a temporary directory");
     let lasting = WorkerSettings { state: Some(state.path().to_owned()), ..patient() };
     let doomed = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
@@ -116,9 +111,8 @@ async fn a_worker_that_panics_over_a_dead_neighbour_ends_with_an_error() {
 }
 
 /// The first word of a dying loop is the one that is told; nothing waits for the drain time.
-#[tokio::test]
-async fn a_dead_loop_waits_for_no_attempt() {
-    let (_place, broker) = place().await;
+async fn a_dead_loop_waits_for_no_attempt<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let flaky = Flaky::new(broker.clone());
     let worker = start(flaky.clone(), WorkerSettings { drain: Duration::from_secs(3600), ..patient() }, &["deaf", "add"]);
     let id = enqueue(&*broker, named("deaf", "[]")).await;
@@ -129,4 +123,13 @@ async fn a_dead_loop_waits_for_no_attempt() {
     died(worker.ended().await, "dispatcher");
     wait_until(SOON, "the attempt is gone", async || script.running("deaf") == 0).await;
     is_handed_back(&*broker, &id).await;
+}
+
+on_each_broker! {
+    a_worker_with_a_dead_loop_is_no_ghost,
+    a_worker_that_can_not_hear_of_cancels_any_more_ends,
+    a_worker_that_can_not_register_for_a_panic_ends,
+    a_worker_that_panics_while_it_leaves_ends_with_an_error,
+    a_worker_that_panics_over_a_dead_neighbour_ends_with_an_error,
+    a_dead_loop_waits_for_no_attempt,
 }

@@ -38,7 +38,7 @@ pub(super) struct Flaky {
     pub(super) ends: Mutex<Ends>,
     /// Calls of `finish` that recorded nothing.
     pub(super) unrecorded: AtomicUsize,
-    /// How many claimed tasks have no recorded end, and the most there were.
+    /// How many tasks that were claimed or adopted have no recorded end, and the most there were.
     holds: AtomicUsize,
     pub(super) most_held: AtomicUsize,
 }
@@ -107,6 +107,12 @@ impl Flaky {
         if self.fails(verb, Moment::After) { Err(BrokerError::Unavailable(format!("the reply of {verb} was lost"))) } else { Ok(done) }
     }
 
+    /// The worker holds so many more.
+    fn holds(&self, more: usize) {
+        let holds = self.holds.fetch_add(more, Ordering::SeqCst) + more;
+        self.most_held.fetch_max(holds, Ordering::SeqCst);
+    }
+
     fn reach_kv(&self) -> Result<&Arc<dyn Broker>, KvError> {
         self.reach().map_err(|error| KvError::Unavailable(error.to_string()))
     }
@@ -171,8 +177,7 @@ impl Lease for Flaky {
         let claimed = self.reach()?.claim(who, lease, limit, startable).await?;
         self.claims.fetch_add(1, Ordering::SeqCst);
         if let LeaseReply::Held(claimed) = &claimed {
-            let holds = self.holds.fetch_add(claimed.tasks.len(), Ordering::SeqCst) + claimed.tasks.len();
-            self.most_held.fetch_max(holds, Ordering::SeqCst);
+            self.holds(claimed.tasks.len() + claimed.adopted.len());
         }
         let brings = matches!(&claimed, LeaseReply::Held(claimed) if !claimed.tasks.is_empty());
         if brings && self.fails("claim", Moment::After) {
@@ -183,6 +188,9 @@ impl Lease for Flaky {
     async fn extend(&self, who: &Incarnation, lease: Duration) -> Result<LeaseReply<Extended>> {
         let extended = self.step("extend", self.reach()?.extend(who, lease)).await?;
         self.beats.fetch_add(1, Ordering::SeqCst);
+        if let LeaseReply::Held(extended) = &extended {
+            self.holds(extended.adopted.len());
+        }
         Ok(extended)
     }
     async fn held(&self, who: &Incarnation) -> Result<Vec<Leased>> {

@@ -10,14 +10,14 @@ use super::{
     place,
     script::{settings, start},
 };
-use crate::support::{SOON, add, enqueue, state, wait_until};
+use crate::support::{Place, SOON, add, enqueue, state, wait_until};
 
 const SLOTS: usize = 16;
 const TASKS: usize = 200;
 
 /// Nothing has been recorded yet when the trouble begins.
-async fn never_more_than_its_slots(trouble: Ends) {
-    let (_place, broker) = place().await;
+async fn never_more_than_its_slots<P: Place>(trouble: Ends) {
+    let (_place, broker) = place::<P>().await;
     let flaky = Flaky::new(broker.clone());
     *flaky.ends.lock().expect("not poisoned") = trouble;
     let ids = enqueue_many(&*broker, (0..TASKS).map(|_| add()).collect()).await;
@@ -36,24 +36,20 @@ async fn never_more_than_its_slots(trouble: Ends) {
     worker.drain().await;
 }
 
-#[tokio::test]
-async fn ends_that_no_replica_acknowledges_take_their_slots() {
-    never_more_than_its_slots(Ends::Unacknowledged).await;
+async fn ends_that_no_replica_acknowledges_take_their_slots<P: Place>() {
+    never_more_than_its_slots::<P>(Ends::Unacknowledged).await;
 }
 
-#[tokio::test]
-async fn ends_that_a_full_broker_refuses_take_their_slots() {
-    never_more_than_its_slots(Ends::Refused).await;
+async fn ends_that_a_full_broker_refuses_take_their_slots<P: Place>() {
+    never_more_than_its_slots::<P>(Ends::Refused).await;
 }
 
-#[tokio::test]
-async fn ends_that_can_not_be_written_take_their_slots() {
-    never_more_than_its_slots(Ends::Unwritable).await;
+async fn ends_that_can_not_be_written_take_their_slots<P: Place>() {
+    never_more_than_its_slots::<P>(Ends::Unwritable).await;
 }
 
-#[tokio::test]
-async fn ends_that_are_recorded_slowly_take_their_slots() {
-    let (_place, broker) = place().await;
+async fn ends_that_are_recorded_slowly_take_their_slots<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let flaky = Flaky::new(broker.clone());
     *flaky.ends.lock().expect("not poisoned") = Ends::Slow(Duration::from_millis(1100));
     let ids = enqueue_many(&*broker, (0..3 * SLOTS).map(|_| add()).collect()).await;
@@ -66,10 +62,9 @@ async fn ends_that_are_recorded_slowly_take_their_slots() {
 }
 
 /// While all goes well as many again may be on their way to be recorded as there are slots: claims need not wait for them.
-#[tokio::test]
-async fn ends_that_fail_in_the_middle_of_a_bulk_take_their_slots_too() {
+async fn ends_that_fail_in_the_middle_of_a_bulk_take_their_slots_too<P: Place>() {
     for trouble in [Ends::Unacknowledged, Ends::Refused, Ends::Unwritable] {
-        let (_place, broker) = place().await;
+        let (_place, broker) = place::<P>().await;
         let flaky = Flaky::new(broker.clone());
         let ids = enqueue_many(&*broker, (0..4 * TASKS).map(|_| add()).collect()).await;
         let worker = start(flaky.clone(), settings(), &["add"]);
@@ -85,9 +80,8 @@ async fn ends_that_fail_in_the_middle_of_a_bulk_take_their_slots_too() {
     }
 }
 
-#[tokio::test]
-async fn a_worker_that_was_told_to_keep_quiet_claims_nothing_until_it_is_told_to_go_on() {
-    let (_place, broker) = place().await;
+async fn a_worker_that_was_told_to_keep_quiet_claims_nothing_until_it_is_told_to_go_on<P: Place>() {
+    let (_place, broker) = place::<P>().await;
     let flaky = Flaky::new(broker.clone());
     let worker = start(flaky.clone(), settings(), &["add"]);
     let first = enqueue(&*broker, add()).await;
@@ -100,4 +94,13 @@ async fn a_worker_that_was_told_to_keep_quiet_claims_nothing_until_it_is_told_to
     worker.stop.keep_quiet(false);
     assert_eq!(ended(&*broker, &later).await.state, State::Succeeded);
     worker.drain().await;
+}
+
+on_each_broker! {
+    ends_that_no_replica_acknowledges_take_their_slots,
+    ends_that_a_full_broker_refuses_take_their_slots,
+    ends_that_can_not_be_written_take_their_slots,
+    ends_that_are_recorded_slowly_take_their_slots,
+    ends_that_fail_in_the_middle_of_a_bulk_take_their_slots_too,
+    a_worker_that_was_told_to_keep_quiet_claims_nothing_until_it_is_told_to_go_on,
 }

@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use taskhost::{
     engine::Attempted,
-    worker::{self, Invoke, Offer, Roster, Stop, Summary, Work, WorkerSettings},
+    worker::{self, Invoke, Offer, Offers, Stop, Summary, Work, WorkerSettings},
 };
 use taskhost_broker::Broker;
 use taskhost_core::{
@@ -151,7 +151,10 @@ impl Drop for Runs<'_> {
     }
 }
 
-/// What the worker is given.
+/// The memory that every attempt is said to have used.
+pub(super) const MEMORY: u64 = 64 << 10;
+
+/// The script in the engine's place.
 #[derive(Debug, Clone)]
 pub(super) struct Scripted(pub(super) Arc<Script>);
 
@@ -160,7 +163,7 @@ impl Invoke for Scripted {
     async fn invoke(&self, work: Work) -> Attempted {
         let _runs = Runs::new(&self.0, &work);
         let outcome = self.0.play(&work).await;
-        Attempted { outcome, log: String::new(), ran: Duration::from_millis(1), cpu: Duration::from_micros(10), memory: 0 }
+        Attempted { outcome, log: String::new(), ran: Duration::from_millis(1), cpu: Duration::from_micros(10), memory: MEMORY }
     }
 
     fn runnable(&self) -> usize {
@@ -171,7 +174,7 @@ impl Invoke for Scripted {
 /// A worker that runs beside the test.
 pub(super) struct Started {
     pub(super) script: Arc<Script>,
-    pub(super) roster: watch::Sender<Arc<Roster>>,
+    pub(super) offers: watch::Sender<Arc<Offers>>,
     pub(super) stop: Stop,
     worker: JoinHandle<Result<Summary, worker::WorkerError>>,
 }
@@ -208,14 +211,14 @@ pub(super) fn settings() -> WorkerSettings {
 /// Starts a worker that offers `names`.
 pub(super) fn start(broker: Arc<dyn Broker>, settings: WorkerSettings, names: &[&str]) -> Started {
     let script = Arc::new(Script::default());
-    let (roster, offers) = watch::channel(Arc::new(offering(names)));
+    let (offers, receiver) = watch::channel(Arc::new(offering(names)));
     let stop = Stop::default();
-    let worker = tokio::spawn(worker::run_with(settings, broker, Arc::new(Scripted(script.clone())), offers, stop.clone()));
-    Started { script, roster, stop, worker }
+    let worker = tokio::spawn(worker::run_with(settings, broker, Arc::new(Scripted(script.clone())), receiver, stop.clone()));
+    Started { script, offers, stop, worker }
 }
 
 /// One plugin a name; `name*2` sets its concurrency to 2.
-pub(super) fn offering(names: &[&str]) -> Roster {
+pub(super) fn offering(names: &[&str]) -> Offers {
     let offer = |name: &&str| -> (TaskName, Arc<Offer>) {
         let (name, most) = name.split_once('*').map_or((*name, None), |(name, most)| (name, most.parse().ok()));
         let offer = Offer {
@@ -229,5 +232,5 @@ pub(super) fn offering(names: &[&str]) -> Roster {
         };
         (task_name(name), Arc::new(offer))
     };
-    Roster { offers: names.iter().map(offer).collect(), files: Vec::new() }
+    Offers { bodies: names.iter().map(offer).collect(), files: Vec::new() }
 }

@@ -13,13 +13,13 @@ mod error;
 mod kv;
 mod lease;
 mod listing;
+pub mod observed;
 mod produce;
 pub mod redis;
 mod schedule;
 mod settings;
 pub mod sqlite;
 mod tasks;
-pub mod traced;
 mod unreadable;
 
 use std::fmt;

@@ -5,6 +5,7 @@
 pub mod backoff;
 pub mod catalogue;
 pub mod cron;
+pub mod observe;
 pub mod retry;
 pub mod task;
 pub mod text;

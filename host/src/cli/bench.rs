@@ -26,7 +26,8 @@ use crate::{
     config::{ENVIRONMENT_CONFIG, ENVIRONMENT_PREFIX, Settings},
     engine::{About, Attempted, Call, Engine, LogLine, ServiceError, Services},
     plugins::{self, Plugin, Registry},
-    worker::{Invoke, Roster, Stop, Work, WorkerError, WorkerSettings, run_with, worker_id},
+    telemetry,
+    worker::{Invoke, Offers, Stop, Work, WorkerError, WorkerSettings, run_with, worker_id},
 };
 use taskhost_core::{
     retry::RetrySettings,
@@ -246,19 +247,20 @@ impl Subject for ThisHost {
     async fn work(&self, order: WorkerOrder, drain: CancellationToken) -> Result<u64, BenchError> {
         let mut bodies = HashMap::from([(self.body.clone(), self.plugin.clone())]);
         bodies.extend(order.names.into_iter().map(|name| (name, self.plugin.clone())));
-        let (_plugins, roster) = watch::channel(Arc::new(Roster::of(&Registry { bodies, ..Registry::default() }, &self.retry)));
+        let (_plugins, offers) = watch::channel(Arc::new(Offers::of(&Registry { bodies, ..Registry::default() }, &self.retry)));
         let settings = WorkerSettings {
             queues: order.queues.into_iter().map(|queue| (queue, 1)).collect(),
             concurrency: order.slots,
             cores: self.threads,
             lease: self.lease,
             retry: self.retry.clone(),
+            observers: telemetry::observers(),
             ..WorkerSettings::new(worker_id())
         };
         let invoke = Arc::new(Counted { engine: self.engine.clone(), ended: order.ended });
         let mut stop = Stop::default();
         stop.drain = drain;
-        match run_with(settings, order.broker, invoke, roster, stop).await {
+        match run_with(settings, order.broker, invoke, offers, stop).await {
             Ok(summary) => Ok(summary.succeeded),
             Err(WorkerError::Broker(error)) => Err(error.into()),
             Err(WorkerError::Settings(why) | WorkerError::Died(why)) => Err(BenchError::Failed(why)),

@@ -14,7 +14,7 @@ use crate::{
     config::{BrokerAddress, Settings, units},
     engine::{Compiler, Engine, EngineSettings, System},
     plugins::{self, Plugins, PluginsSettings, Registry, Writable},
-    schedule,
+    schedule, telemetry,
     worker::{self, Stop, WorkerSettings},
 };
 use taskhost_broker::{Broker, BrokerError, FileSchedule};
@@ -128,7 +128,8 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
         writable: settings.writable,
         limits: settings.limits.clone(),
     };
-    let opened = Plugins::open(room, engine.clone()).map_err(|error| Failure::Usage(error.to_string()))?;
+    let observers = telemetry::observers();
+    let opened = Plugins::open(room, engine.clone()).map_err(|error| Failure::Usage(error.to_string()))?.observed(observers.clone());
     let mut registry = opened.registry();
     let id: Arc<str> = worker::worker_id().into();
     tracing::info!(
@@ -162,7 +163,7 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
         () = warn_of_schedules(&*broker, settings, &registry) => {}
         () = stop.drain.cancelled() => return Ok(()),
     }
-    let schedules = schedule::run(broker.clone(), settings.schedules.clone(), stop.drain.clone());
+    let schedules = schedule::run(broker.clone(), settings.schedules.clone(), observers.clone(), stop.drain.clone());
     loops.spawn(stop.clone().watch("schedules", stop.drain.clone(), schedules));
     let told = WorkerSettings {
         queues: settings.queues.clone(),
@@ -175,6 +176,7 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
         state: Some(settings.state.clone()),
         broker_identity: format!("{} {}", settings.broker, settings.bounds.prefix),
         schedules: settings.schedules.iter().map(FileSchedule::of).collect(),
+        observers,
         ..WorkerSettings::new(id)
     };
     let ran = worker::run(told, broker, engine.clone(), registry, stop.clone()).await;

@@ -29,7 +29,7 @@ use super::{
     writable::Writable,
 };
 use crate::engine::Limits;
-use taskhost_core::catalogue::PluginInfo;
+use taskhost_core::{catalogue::PluginInfo, observe::Observers};
 
 /// Events of one change come in bursts.
 const COALESCE: Duration = Duration::from_millis(200);
@@ -55,6 +55,7 @@ pub(super) struct Reconciler<L: Loader> {
     pub(super) state: Option<Arc<State>>,
     pub(super) jobs: Jobs<L>,
     pub(super) registry: watch::Sender<Arc<Registry<L::Code>>>,
+    pub(super) observers: Observers,
     /// Every file that serves or stands in the directory.
     files: BTreeMap<String, Tracked>,
     compiled: HashMap<Digest, Compiled<L::Code>>,
@@ -123,6 +124,7 @@ impl<L: Loader> Reconciler<L> {
             state,
             jobs,
             registry,
+            observers: Observers::none(),
             files: BTreeMap::new(),
             compiled: HashMap::new(),
             owners: recorded.owners.clone(),
@@ -444,7 +446,7 @@ impl<L: Loader> Reconciler<L> {
         let first = !std::mem::replace(&mut self.published, true);
         let before = self.registry.borrow().clone();
         if first || !tell::same(&before, &registry) {
-            tell::tell(&before, &registry);
+            tell::tell(&before, &registry, &self.observers);
             self.registry.send_replace(Arc::new(registry));
         }
     }

@@ -7,9 +7,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Plans, Schedules, validate};
+use super::{plans::Plans, valid::validate};
 use taskhost_broker as broker;
-use taskhost_broker::{Schedule, Source};
+use taskhost_broker::{Schedule, Schedules, Source};
 use taskhost_core::task::Millis;
 
 #[derive(Debug, Default)]

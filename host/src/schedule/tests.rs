@@ -145,7 +145,7 @@ async fn fires(broker: &Fake) {
 /// A host with these schedules in its file.
 async fn host(broker: &Fake, defined: Vec<Schedule>) {
     let mut file = File::new(defined);
-    fire_for_ever(broker, &mut file).await;
+    fire_for_ever(broker, &mut file, &Observers::none()).await;
 }
 
 fn of_file(name: &str, rule: &str) -> Schedule {

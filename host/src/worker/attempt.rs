@@ -1,252 +1,299 @@
 //! One attempt: a claimed task goes in, one `Finish` comes out.
 //!
-//! [`Job`] (offer resolved, slot taken) → invoke under a deadline → `retry::judge` → the finisher.
+//! [`Attempt`] (offer resolved, slot taken) → invoke under a deadline → `retry::judge` → the finisher.
 //!
-//! Invariant: a job makes its finish exactly once, whatever happens to its future: a job that is dropped before its end hands
-//! its task back. Runs on the guests' runtime; touches the broker only through `services`.
+//! Invariant: an attempt makes its finish exactly once, whatever happens to its future. One that is dropped before its end hands its task
+//! back. Attempts run on the guests' runtime and reach the broker only through `services`.
 
 use std::{future::Future, panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll, time::Duration, vec};
 
 use futures_util::FutureExt as _;
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use super::{
-    Shared,
-    hold::{Hold, Tokens},
-    roster::{Offer, Work},
-    services::AttemptServices,
+    held::{Held, Tokens},
+    inbox::Inbox,
+    invoke::{Invoke, Work},
+    load::Load,
+    offers::Offer,
+    services::{AttemptServices, ServiceDesk},
+    slots::Slots,
 };
 use crate::engine::{About, Attempted};
 use taskhost_broker::{Finish, Leased};
 use taskhost_core::{
-    retry,
+    observe::{self, Event, Observers, Used},
+    retry::{self, RetrySettings},
     task::{ErrorKind, Follow, Outcome, TaskError, Verdict},
 };
 
-/// How long a body is left to the engine beyond its grace time before its future is dropped.
+/// How much longer than its grace time a body is left to the engine before its future is dropped.
 const BEYOND_GRACE: Duration = Duration::from_secs(1);
 /// The delay of a task whose attempt broke in the host itself.
 const AFTER_FAULT: Duration = Duration::from_secs(5);
 
+/// The parts of the worker that every attempt needs.
+pub(super) struct Attempts {
+    pub(super) worker: Arc<str>,
+    pub(super) grace: Duration,
+    pub(super) retry: RetrySettings,
+    pub(super) invoke: Arc<dyn Invoke>,
+    pub(super) slots: Arc<Slots>,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) load: Arc<Load>,
+    pub(super) desk: Arc<ServiceDesk>,
+    pub(super) tracker: TaskTracker,
+    pub(super) control: Handle,
+    pub(super) observers: Observers,
+}
+
 /// A task about to be run, or running.
-pub(super) struct Job {
-    shared: Arc<Shared>,
-    hold: Arc<Hold>,
+pub(super) struct Attempt {
+    all: Arc<Attempts>,
+    held: Arc<Held>,
     leased: Leased,
     offer: Arc<Offer>,
     stop: Tokens,
-    /// Holds a slot.
+    /// Whether it has a slot.
     entered: bool,
+    /// Whether observers were told of its start, and not of its end.
+    told: bool,
 }
 
-impl Job {
-    pub(super) fn new(shared: Arc<Shared>, hold: Arc<Hold>, leased: Leased, offer: Arc<Offer>, stop: Tokens) -> Self {
-        Self { shared, hold, leased, offer, stop, entered: false }
+impl Attempt {
+    pub(super) fn new(all: Arc<Attempts>, held: Arc<Held>, leased: Leased, offer: Arc<Offer>, stop: Tokens) -> Self {
+        Self { all, held, leased, offer, stop, entered: false, told: false }
     }
 
-    /// Takes a slot; `false` when the plugin is at its `concurrency`.
-    pub(super) fn enter(&mut self) -> bool {
-        self.entered = self.shared.crew.enter(&self.offer);
-        self.entered
-    }
-
-    /// Nobody can start it here now.
-    pub(super) fn park(self) {
+    /// Takes a slot. When the plugin is at its `concurrency`, the task is parked instead.
+    pub(super) fn enter(mut self) -> Option<Self> {
+        self.entered = self.all.slots.enter(&self.offer);
+        if self.entered {
+            return Some(self);
+        }
         self.end(Verdict::Park, Vec::new(), None);
+        None
     }
 
-    /// It was lost with a worker before, and this is its last attempt: it must not take others with it.
+    /// Whether it must have no neighbour: its task was lost with a worker before, and this is its last attempt.
     pub(super) fn runs_alone(&self) -> bool {
-        self.leased.task.losses > 0 && self.leased.task.tries.saturating_add(1) >= self.max_attempts()
+        self.leased.task.losses > 0 && self.number() >= self.max_attempts()
+    }
+
+    /// Counts from 1.
+    fn number(&self) -> u32 {
+        self.leased.task.tries.saturating_add(1)
+    }
+
+    /// As observers see it.
+    fn about(&self) -> observe::Attempt<'_> {
+        let task = &self.leased.task;
+        observe::Attempt {
+            worker: &self.all.worker,
+            queue: &task.queue,
+            id: &task.id,
+            task: &task.name,
+            number: self.number(),
+            code: &self.offer.code,
+        }
+    }
+
+    fn tell_start(&mut self) {
+        self.told = true;
+        self.all.observers.tell(|| Event::AttemptStarted(self.about()));
+    }
+
+    fn tell_end(&mut self, outcome: Option<&Outcome>, used: Used) {
+        self.told = false;
+        self.all.observers.tell(|| Event::AttemptEnded { attempt: self.about(), outcome, used });
     }
 
     fn max_attempts(&self) -> u32 {
-        retry::max_attempts(&self.leased.task, Some(&self.offer.hints), &self.shared.settings.retry)
+        retry::max_attempts(&self.leased.task, Some(&self.offer.hints), &self.all.retry)
     }
 
-    /// Makes the finish, unless the lease is lost or somebody made it already.
+    /// Makes the finish, unless the lease is lost or somebody made it before.
     fn end(&self, verdict: Verdict, follows: Vec<Follow>, attempted: Option<Attempted>) {
-        if !self.hold.begin_finish(&self.leased.member) {
+        if !self.held.begin_finish(&self.leased.member) {
             return;
         }
         let (ran, log) = attempted.map_or((Duration::ZERO, String::new()), |attempted| (attempted.ran, attempted.log));
         let finish = Finish {
             member: self.leased.member.clone(),
             code: self.entered.then(|| self.offer.code.clone()),
-            worker: self.shared.settings.id.clone(),
+            worker: self.all.worker.clone(),
             ran_ms: u64::try_from(ran.as_millis()).unwrap_or(u64::MAX),
             log,
             verdict,
             follows,
         };
-        self.shared.inbox.push(&self.hold, self.leased.task.name.clone(), finish);
+        self.all.inbox.push(&self.held, self.leased.task.name.clone(), finish);
     }
 }
 
-impl Drop for Job {
+impl Drop for Attempt {
     fn drop(&mut self) {
-        // Not ended: it never began, or the host's own code panicked.
+        if self.told {
+            self.tell_end(None, Used::default());
+        }
+        // Without an end so far, it never began, or the host's own code panicked.
         let delay = if self.entered { AFTER_FAULT } else { Duration::ZERO };
         self.end(Verdict::HandBack { delay }, Vec::new(), None);
         if self.entered {
-            self.shared.crew.exit(&self.offer);
+            self.all.slots.exit(&self.offer);
             if self.offer.concurrency.is_some() {
-                self.shared.crew.ask_for_parked();
+                self.all.slots.ask_for_parked();
             }
-            self.shared.pace();
+            self.all.load.attempt_ended();
         }
     }
 }
 
-/// Starts all of them where guests run: one hop for the batch, and short ones a few at a time.
-pub(super) fn start(shared: &Arc<Shared>, jobs: Vec<Job>) {
-    let runtime = shared.invoke.runtime().unwrap_or_else(|| shared.control.clone());
-    let together = shared.crew.together();
-    let mut jobs = jobs.into_iter();
-    if jobs.len() <= together {
-        // What is one task anyway would wake a second thread to look for work that is not there.
-        if jobs.len() > 0 {
-            shared.tracker.spawn_on(run_all(jobs), &runtime);
+/// Starts attempts on the guests' runtime: one hop for all of them, and short ones a few as one task of that runtime.
+pub(super) fn start(all: &Attempts, attempts: Vec<Attempt>) {
+    let runtime = all.invoke.runtime().unwrap_or_else(|| all.control.clone());
+    let together = all.slots.pace().together();
+    let mut attempts = attempts.into_iter();
+    if attempts.len() <= together {
+        // A second task would only wake a second thread to look for work that is not there.
+        if attempts.len() > 0 {
+            all.tracker.spawn_on(run_all(attempts), &runtime);
         }
         return;
     }
-    let tracker = shared.tracker.clone();
+    let tracker = all.tracker.clone();
     let batch = async move {
-        while jobs.len() > 0 {
-            let some: Vec<Job> = jobs.by_ref().take(together).collect();
+        while attempts.len() > 0 {
+            let some: Vec<Attempt> = attempts.by_ref().take(together).collect();
             tracker.spawn(run_all(some.into_iter()));
         }
     };
-    shared.tracker.spawn_on(batch, &runtime);
+    all.tracker.spawn_on(batch, &runtime);
 }
 
-/// One after the other, as long as each is over when it was looked at once. One that is not has this task to itself from then on, and
-/// one that panics is no end of the others.
-async fn run_all(mut jobs: vec::IntoIter<Job>) {
-    while let Some(job) = jobs.next() {
-        let shared = Arc::clone(&job.shared);
-        let mut running = pin!(AssertUnwindSafe(run(job)).catch_unwind());
+/// Runs one after the other, as long as each is over at its first poll. One that is not keeps this task of the runtime to itself, and the
+/// others go on in another. One that panics does not end the others.
+async fn run_all(mut attempts: vec::IntoIter<Attempt>) {
+    while let Some(attempt) = attempts.next() {
+        let all = Arc::clone(&attempt.all);
+        let mut running = pin!(AssertUnwindSafe(run(attempt)).catch_unwind());
         if futures_util::poll!(running.as_mut()).is_pending() {
-            go_on(&shared, jobs);
-            let _told = running.await;
+            go_on(&all, attempts);
+            let _logged = running.await;
             return;
         }
     }
 }
 
-/// Not part of `run_all`, which could not be a part of itself.
-fn go_on(shared: &Shared, jobs: vec::IntoIter<Job>) {
-    if jobs.len() > 0 {
-        shared.tracker.spawn(run_all(jobs));
+/// A function of its own: the type of `run_all`'s future can't contain itself.
+fn go_on(all: &Attempts, attempts: vec::IntoIter<Attempt>) {
+    if attempts.len() > 0 {
+        all.tracker.spawn(run_all(attempts));
     }
 }
 
-async fn run(job: Job) {
-    let task = &job.leased.task;
-    // At the default level nothing is logged of an attempt that the host could run: it shall not cost a span either.
+async fn run(mut attempt: Attempt) {
+    let task = &attempt.leased.task;
+    // At the default level an attempt that the host could run logs nothing, so it must not cost a span either.
     let span = tracing::debug_span!(
         "attempt",
         id = %task.id,
         task = %task.name,
-        attempt = task.tries.saturating_add(1),
-        plugin = %job.offer.code.plugin,
+        attempt = attempt.number(),
+        plugin = %attempt.offer.code.plugin,
         queue = %task.queue,
-        worker = %job.shared.settings.id,
+        worker = %attempt.all.worker,
     );
-    let attempted = make(&job).instrument(span.clone()).await;
-    let Some(attempted) = attempted else { return };
-    job.shared.crew.used(attempted.cpu);
+    span.in_scope(|| attempt.tell_start());
+    let attempted = make(&attempt).instrument(span.clone()).await;
     let _entered = span.entered();
-    let id = &job.leased.task.id;
-    match &attempted.outcome {
-        Outcome::Done { .. } => tracing::debug!(ran = ?attempted.ran, "succeeded"),
-        Outcome::Failed { error, .. } => tracing::debug!(ran = ?attempted.ran, %error, "failed"),
-        Outcome::HostFault { reason, delay } => {
-            tracing::warn!(id = %id, task = %job.leased.task.name, %reason, ?delay, "handed back: the host could not run it");
-        }
-    }
-    if job.hold.is_lost() {
-        tracing::info!(id = %id, "the lease was lost meanwhile: nothing is recorded");
+    let Some(attempted) = attempted else { return };
+    attempt.all.slots.used(attempted.cpu);
+    let used = Used { wall: attempted.ran, cpu: attempted.cpu, memory: attempted.memory };
+    attempt.tell_end(Some(&attempted.outcome), used);
+    if attempt.held.is_lost() {
+        tracing::info!(id = %attempt.leased.task.id, "the lease was lost meanwhile: nothing is recorded");
         return;
     }
     let Attempted { outcome, log, ran, cpu, memory } = attempted;
-    if let Some(tally) = &job.offer.tally {
+    if let Some(tally) = &attempt.offer.tally {
         tally.count(&outcome);
     }
-    let (verdict, follows) = retry::judge(&job.leased.task, Some(&job.offer.hints), &job.shared.settings.retry, outcome, fastrand::f64());
-    // The outcome went into the verdict; what is left is for the record.
+    let (verdict, follows) = retry::judge(&attempt.leased.task, Some(&attempt.offer.hints), &attempt.all.retry, outcome, fastrand::f64());
+    // The outcome went into the verdict. The rest is for the record.
     let rest = Attempted { outcome: Outcome::HostFault { reason: String::new(), delay: Duration::ZERO }, log, ran, cpu, memory };
-    job.end(verdict, follows, Some(rest));
+    attempt.end(verdict, follows, Some(rest));
 }
 
-/// `None`: the attempt was taken away, and its finish is somebody else's.
-async fn make(job: &Job) -> Option<Attempted> {
-    let (task, settings) = (&job.leased.task, &job.shared.settings);
-    if job.stop.cancel.is_cancelled() {
-        job.shared.crew.started();
+/// `None`: the attempt was taken away, and its finish is made by somebody else.
+async fn make(attempt: &Attempt) -> Option<Attempted> {
+    let (task, all) = (&attempt.leased.task, &attempt.all);
+    if attempt.stop.cancel.is_cancelled() {
+        all.slots.started();
         return Some(stopped("cancelled before it started".into()));
     }
-    let kv = job.offer.terms.as_ref().and_then(|terms| terms.grants.kv);
-    let services = Arc::new(AttemptServices::new(&job.shared, &job.offer.code.plugin, kv, task));
+    let kv = attempt.offer.terms.as_ref().and_then(|terms| terms.grants.kv);
+    let services = Arc::new(AttemptServices::new(&all.desk, &attempt.offer.code, kv, task));
     let work = Work {
-        offer: job.offer.clone(),
+        offer: attempt.offer.clone(),
         body: task.name.clone(),
         args: task.args.clone(),
         about: About {
             task_id: task.id.clone(),
             queue: task.queue.clone(),
-            attempt: task.tries.saturating_add(1),
-            max_attempts: job.max_attempts(),
+            attempt: attempt.number(),
+            max_attempts: attempt.max_attempts(),
             enqueued_at: task.enqueued_at,
             headers: task.options.headers.clone(),
         },
-        timeout: job.offer.timeout(task.options.timeout),
-        cancelled: job.stop.cancel.clone(),
-        grace: settings.grace,
+        timeout: attempt.offer.timeout(task.options.timeout),
+        cancelled: attempt.stop.cancel.clone(),
+        grace: all.grace,
         services: services.clone(),
     };
-    tracing::debug!("started");
-    let invoked = seen(job, job.shared.invoke.invoke(work));
+    let invoked = seen(&all.slots, all.invoke.invoke(work));
     let overdue = async {
-        job.stop.cancel.cancelled().await;
-        tokio::time::sleep(settings.grace + BEYOND_GRACE).await;
+        attempt.stop.cancel.cancelled().await;
+        tokio::time::sleep(all.grace + BEYOND_GRACE).await;
     };
     let attempted = tokio::select! {
         biased;
-        () = job.stop.abandon.cancelled() => return None,
+        () = attempt.stop.abandon.cancelled() => return None,
         attempted = invoked => attempted,
-        () = overdue => stopped(format!("stopped {} after it was cancelled", humantime::format_duration(settings.grace))),
+        () = overdue => stopped(format!("stopped {} after it was cancelled", humantime::format_duration(all.grace))),
     };
     services.flush().await;
     Some(attempted)
 }
 
-/// The engine counts an attempt from its first poll on: until then the crew does.
-async fn seen<T>(job: &Job, invoked: impl Future<Output = T>) -> T {
+/// The engine counts an attempt from its first poll on. Until then the slots count it as starting.
+async fn seen<T>(slots: &Slots, invoked: impl Future<Output = T>) -> T {
     let mut invoked = pin!(invoked);
-    let mut counted = Starting(Some(job));
+    let mut starting = Starting(Some(slots));
     std::future::poll_fn(move |context| {
         let polled = invoked.as_mut().poll(context);
-        counted.done();
+        starting.end();
         if polled.is_ready() { polled } else { Poll::Pending }
     })
     .await
 }
 
-/// Counts as starting until it is done or dropped.
-struct Starting<'a>(Option<&'a Job>);
+/// Counts as starting until `end`, or until it is dropped.
+struct Starting<'a>(Option<&'a Slots>);
 
 impl Starting<'_> {
-    fn done(&mut self) {
-        if let Some(job) = self.0.take() {
-            job.shared.crew.started();
+    fn end(&mut self) {
+        if let Some(slots) = self.0.take() {
+            slots.started();
         }
     }
 }
 
 impl Drop for Starting<'_> {
     fn drop(&mut self) {
-        self.done();
+        self.end();
     }
 }
 

@@ -1,7 +1,7 @@
-//! The end of a worker: let attempts run on for a while, hand back the rest, leave.
+//! The drain: lets attempts run on for a while, hands back the rest, and leaves.
 //!
-//! Invariant: it ends within the drain time and some seconds, also when the broker is gone; what could not be handed back
-//! then comes back when the lease ends, and a line says so. When a part of the worker died, it ends within a second.
+//! Invariant: it ends within the drain time and some seconds, also when the broker is gone. Tasks that could not be handed back then run
+//! elsewhere when the lease ends, and a log line says so. When a loop of the worker died, it ends within a second.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -9,82 +9,109 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tokio::time::timeout;
+use tokio::{sync::Notify, time::timeout};
+use tokio_util::sync::CancellationToken;
 
-use super::{Shared, Stop, heartbeat, hold::Lane};
+use super::{
+    connection::Connection,
+    inbox::Inbox,
+    lock_file::LockFiles,
+    queue::{Queue, Queues},
+    settings::WorkerSettings,
+    slots::Slots,
+    stop::Stop,
+    summary::Tally,
+};
 use taskhost_core::task::Verdict;
 
-/// How long what has ended may take to be recorded, and an incarnation to leave.
+/// How long the finishes may take to be recorded.
 const FLUSH: Duration = Duration::from_secs(10);
 const FLUSH_GONE: Duration = Duration::from_secs(3);
+/// How long an incarnation may take to leave.
 const LEAVE: Duration = Duration::from_secs(3);
-/// Both when a part of the worker died: then it may be the one that records, and whoever waits for the worker's end must not.
+/// Both, when a loop of the worker died: it may be the one that records, and the end of the worker must not wait for it.
 const AFTER_FAILURE: Duration = Duration::from_millis(350);
 
-pub(super) async fn run(shared: &Arc<Shared>, stop: &Stop) {
-    shared.draining.cancel();
-    shared.announce.notify_one();
-    let running = shared.crew.running();
-    if running > 0 && !stop.now.is_cancelled() {
-        tracing::info!(worker = %shared.settings.id, running, "stopping: attempts may run on for {}", humantime::format_duration(shared.settings.drain));
-        tokio::select! {
-            () = idle(shared) => {}
-            () = tokio::time::sleep(shared.settings.drain) => {}
-            () = stop.now.cancelled() => {}
-        }
-    }
-    let mut handed_back = 0;
-    for hold in shared.lanes.iter().filter_map(Lane::hold) {
-        for (member, name) in hold.abandon() {
-            handed_back += 1;
-            let verdict = Verdict::HandBack { delay: Duration::ZERO };
-            shared.inbox.push(&hold, name, heartbeat::finish(shared, member, verdict));
-        }
-    }
-    shared.tally.handed_back.store(handed_back, Ordering::Relaxed);
-    let flush = if shared.link.is_up() { FLUSH } else { FLUSH_GONE };
-    let (flush, leaving) = if stop.failed().is_some() { (AFTER_FAILURE, AFTER_FAILURE) } else { (flush, LEAVE) };
-    // Its outcome is what is left in the holds.
-    let _ = timeout(flush, settled(shared)).await;
-    let left = join_all(shared.lanes.iter().map(|lane| leave(shared, lane, leaving))).await;
-    shared.tally.left_behind.store(left.into_iter().sum(), Ordering::Relaxed);
+pub(super) struct Drain {
+    pub(super) settings: Arc<WorkerSettings>,
+    pub(super) connection: Arc<Connection>,
+    pub(super) queues: Arc<Queues>,
+    pub(super) slots: Arc<Slots>,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) files: Arc<LockFiles>,
+    pub(super) tally: Arc<Tally>,
+    /// Has the worker announced at once.
+    pub(super) announce: Arc<Notify>,
+    pub(super) draining: CancellationToken,
+    pub(super) stop: Stop,
 }
 
-/// Ends the incarnation of one queue, which hands back what it still holds; how many tasks could not be handed back.
-async fn leave(shared: &Arc<Shared>, lane: &Lane, limit: Duration) -> u64 {
-    let Some(hold) = lane.hold() else { return 0 };
-    let unrecorded = u64::try_from(hold.len()).unwrap_or(u64::MAX);
-    let gone = match timeout(limit, shared.broker.leave(&hold.incarnation)).await {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(error.to_string()),
-        Err(_) => Some("no answer".into()),
-    };
-    lane.end(&hold);
-    let Some(error) = gone else {
-        if let Some(proof) = &hold.proof {
-            proof.retire(shared);
+impl Drain {
+    pub(super) async fn run(self) {
+        self.draining.cancel();
+        self.announce.notify_one();
+        let (settings, running) = (&self.settings, self.slots.running());
+        if running > 0 && !self.stop.now.is_cancelled() {
+            let drain = humantime::format_duration(settings.drain);
+            tracing::info!(worker = %settings.id, running, "stopping: attempts may run on for {drain}");
+            tokio::select! {
+                () = self.idle() => {}
+                () = tokio::time::sleep(settings.drain) => {}
+                () = self.stop.now.cancelled() => {}
+            }
         }
-        return 0;
-    };
-    tracing::warn!(
-        queue = %lane.queue, worker = %shared.settings.id, error,
-        "left without the broker's knowledge: {unrecorded} tasks could not be handed back and run elsewhere when the lease ends, in {}",
-        humantime::format_duration(shared.settings.lease)
-    );
-    unrecorded
-}
-
-/// Returns when no attempt runs.
-async fn idle(shared: &Shared) {
-    while shared.crew.running() > 0 {
-        // The dispatcher has ended: its wake-ups are ours.
-        shared.wake.notified().await;
+        let mut handed_back = 0;
+        for held in self.queues.held() {
+            for (member, name) in held.abandon() {
+                handed_back += 1;
+                self.inbox.push_unrun(&held, name, member, Verdict::HandBack { delay: Duration::ZERO });
+            }
+        }
+        self.tally.handed_back.store(handed_back, Ordering::Relaxed);
+        let flush = if self.connection.is_up() { FLUSH } else { FLUSH_GONE };
+        let (flush, leave) = if self.stop.failed().is_some() { (AFTER_FAILURE, AFTER_FAILURE) } else { (flush, LEAVE) };
+        // Tasks that are still held afterwards are counted below.
+        let _ = timeout(flush, self.recorded()).await;
+        let left = join_all(self.queues.iter().map(|queue| self.leave(queue, leave))).await;
+        self.tally.left_behind.store(left.into_iter().sum(), Ordering::Relaxed);
     }
-}
 
-/// Returns when everything held is recorded.
-async fn settled(shared: &Shared) {
-    while shared.lanes.iter().filter_map(Lane::hold).any(|hold| hold.len() > 0) {
-        shared.inbox.settled.notified().await;
+    /// Ends the incarnation of one queue, which hands back what it still holds. Answers how many tasks could not be handed back.
+    async fn leave(&self, queue: &Queue, limit: Duration) -> u64 {
+        let Some(held) = queue.held() else { return 0 };
+        let unrecorded = u64::try_from(held.len()).unwrap_or(u64::MAX);
+        let gone = match timeout(limit, self.connection.broker.leave(&held.incarnation)).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("no answer".into()),
+        };
+        queue.end(&held);
+        let Some(error) = gone else {
+            if let Some(file) = &held.lock_file {
+                self.files.retire(file);
+            }
+            return 0;
+        };
+        tracing::warn!(
+            queue = %queue.name, worker = %self.settings.id, error,
+            "left without the broker's knowledge: {unrecorded} tasks could not be handed back and run elsewhere when the lease ends, in {}",
+            humantime::format_duration(self.settings.lease)
+        );
+        unrecorded
+    }
+
+    /// Returns when no attempt runs.
+    async fn idle(&self) {
+        while self.slots.running() > 0 {
+            // The dispatcher has ended, so its wake-ups come here.
+            self.queues.woken().await;
+        }
+    }
+
+    /// Returns when everything held is recorded.
+    async fn recorded(&self) {
+        while self.queues.held().any(|held| held.len() > 0) {
+            self.inbox.recorded().await;
+        }
     }
 }

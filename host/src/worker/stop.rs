@@ -1,8 +1,8 @@
-//! How a worker is steered from outside, and what ends it when a part of it dies.
+//! How a worker is steered from outside, and what ends it when a loop of it dies.
 //!
-//! signals → [`Stop`] → the dispatcher, the drain, [`listen`]. A loop that the worker can't be without runs under [`Stop::watch`].
+//! signals → [`Stop`] → the dispatcher, the drain, the dump. A loop that the worker can't be without runs under [`Stop::watch`].
 //!
-//! Invariant: a watched loop that panics, or returns before it was told to, ends the worker with an error; what it holds goes back.
+//! Invariant: a watched loop that panics, or returns before it was told to, ends the worker with an error. The worker hands back its tasks.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -16,14 +16,9 @@ use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, hold::Lane};
 use crate::telemetry;
-use taskhost_core::task::{Clock as _, SystemClock};
 
-/// How many attempts a dump lists.
-const LISTED: usize = 1_000;
-
-/// When to end, and what else a worker is told while it runs.
+/// Tells a worker when to end, and to pause or to show what it runs. Clones tell the same worker.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
     /// First signal: claim nothing more, let attempts run for the drain time, hand back the rest.
@@ -35,7 +30,7 @@ pub struct Stop {
 
 #[derive(Debug, Default)]
 struct Told {
-    /// Why a part of the worker died, the first of them.
+    /// Why a loop of the worker died; only the first death is kept.
     failed: OnceLock<String>,
     quiet: AtomicBool,
     dump: AtomicBool,
@@ -43,21 +38,21 @@ struct Told {
 }
 
 impl Stop {
-    /// A part of the worker died: everything is handed back within a second, and the worker ends with this error.
+    /// A loop of the worker died. The worker hands back everything within a second, and ends with this error.
     pub fn fail(&self, why: String) {
         tracing::error!("{why}");
-        // Later ones are in the log.
+        // Later deaths are in the log only.
         let _first = self.told.failed.set(why);
         self.now.cancel();
         self.drain.cancel();
     }
 
-    /// Why the worker has to end.
+    /// Why the worker has to end, if a loop of it died.
     pub fn failed(&self) -> Option<&str> {
         self.told.failed.get().map(String::as_str)
     }
 
-    /// Claims nothing while it is quiet; what runs goes on.
+    /// While quiet, the worker claims nothing. Attempts that run go on.
     pub fn keep_quiet(&self, quiet: bool) {
         self.told.quiet.store(quiet, Ordering::Relaxed);
         self.told.changed.notify_one();
@@ -67,13 +62,23 @@ impl Stop {
         self.told.quiet.load(Ordering::Relaxed)
     }
 
-    /// Says in the log what runs.
+    /// Returns when the worker was told something. Only one loop may wait for it.
+    pub(super) async fn changed(&self) {
+        self.told.changed.notified().await;
+    }
+
+    /// Whether a dump was asked for since the last call.
+    pub(super) fn take_dump(&self) -> bool {
+        self.told.dump.swap(false, Ordering::Relaxed)
+    }
+
+    /// Has the worker write into the log what it runs.
     pub fn dump(&self) {
         self.told.dump.store(true, Ordering::Relaxed);
         self.told.changed.notify_one();
     }
 
-    /// Runs a loop that the worker can't be without until `over`.
+    /// Runs a loop that the worker can't be without. It may return once `over` is set.
     pub async fn watch(self, name: &'static str, over: CancellationToken, work: impl Future<Output = ()>) {
         let why = match AssertUnwindSafe(work).catch_unwind().await {
             Ok(()) if over.is_cancelled() => return,
@@ -81,39 +86,6 @@ impl Stop {
             Err(panic) => format!("it panicked: {}", telemetry::message(&*panic)),
         };
         self.fail(format!("a part of this worker died (`{name}`: {why}); what the worker holds is handed back; please report it"));
-    }
-}
-
-/// Hands on what is told: the dispatcher looks anew, a dump is written.
-pub(super) async fn listen(shared: Arc<Shared>) {
-    loop {
-        tokio::select! {
-            () = shared.stop.told.changed.notified() => {}
-            () = shared.end.cancelled() => return,
-        }
-        if shared.stop.told.dump.swap(false, Ordering::Relaxed) {
-            dump(&shared);
-        }
-        shared.wake.notify_one();
-    }
-}
-
-fn dump(shared: &Shared) {
-    let (kept, bytes) = shared.inbox.kept();
-    tracing::info!(
-        worker = %shared.settings.id,
-        running = shared.crew.running(),
-        slots = shared.settings.concurrency,
-        unrecorded = kept,
-        unrecorded_bytes = bytes,
-        broker = if shared.link.is_up() { "reachable" } else { "away" },
-        claims = if shared.stop.is_quiet() { "paused by SIGTSTP" } else { "on" },
-        "what runs now"
-    );
-    let now = SystemClock.now();
-    let running = shared.lanes.iter().filter_map(Lane::hold).flat_map(|hold| hold.running(LISTED)).take(LISTED);
-    for info in running {
-        tracing::info!(id = %info.id, task = %info.task, queue = %info.queue, since = ?now.since(info.since), "runs");
     }
 }
 

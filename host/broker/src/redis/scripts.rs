@@ -262,8 +262,7 @@ mod tests {
         let starts = code.char_indices().filter(|(at, c)| is_word(*c) && !code[..*at].ends_with(|before| is_word(before) || before == '.'));
         let words = starts.map(|(at, _)| &code[at..at + code[at..].find(|c| !is_word(c)).unwrap_or(code.len() - at)]);
         // `..` joins two texts.
-        let joined =
-            code.split("..").skip(1).map(|rest| rest.trim_start()).map(|rest| &rest[..rest.find(|c| !is_word(c)).unwrap_or(rest.len())]);
+        let joined = code.split("..").skip(1).map(str::trim_start).map(|rest| &rest[..rest.find(|c| !is_word(c)).unwrap_or(rest.len())]);
         words.chain(joined).collect()
     }
 

@@ -1,20 +1,20 @@
 //! How free slots are split among queues: smooth weighted round robin, pure.
 //!
-//! Each slot goes to the queue with the highest credit; every queue gains its weight, the chosen one pays the sum. Over time
-//! each gets its share, and no queue gets its share in one lump. The rule is nginx's for upstream servers. Where attempts are short the
-//! slots go a few at a time: among hundreds of queues each would else be asked for a single task.
+//! Each slot goes to the queue with the highest credit. Every queue gains its weight, and the chosen one pays the sum of the weights. So
+//! each queue gets its share over time, and never in one lump. nginx chooses upstream servers by the same rule. Where attempts are short,
+//! slots are given away a few at a time: otherwise each of hundreds of queues would be asked for a single task.
 
 /// One queue that wants slots.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wish {
     pub(super) weight: u32,
-    /// Its standing from the last round; kept by the caller.
+    /// The credit from the last round; the caller keeps it.
     pub(super) credit: i64,
-    /// What it got: filled in here.
+    /// How many slots it got; `split` adds to it.
     pub(super) got: usize,
 }
 
-/// Gives `slots` away among `wishes`, `together` at a time.
+/// Gives all `slots` to `wishes`, `together` at a time.
 pub(super) fn split(mut slots: usize, together: usize, wishes: &mut [Wish]) {
     let total: i64 = wishes.iter().map(|wish| i64::from(wish.weight)).sum();
     if wishes.len() == 1 {
@@ -74,7 +74,7 @@ mod tests {
             prop_assert_eq!(given.iter().map(|wish| wish.got).sum::<usize>(), slots);
             let total: u32 = weights.iter().sum();
             for wish in &given {
-                // Times the sum of the weights, to stay with integers.
+                // Both sides times the sum of the weights, to stay with integers.
                 let (fair, got) = (slots * wish.weight as usize, wish.got * total as usize);
                 prop_assert!(got.abs_diff(fair) <= together * weights.len() * total as usize, "{got} of {fair}");
             }
