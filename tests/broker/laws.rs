@@ -130,6 +130,7 @@ macro_rules! laws {
                     with small_dead_set [a_sweep_keeps_the_newest_of_the_dead]
                     with young_dead_set [a_sweep_forgets_the_old_dead]
                     with kilobyte_payloads [a_result_over_the_limit_is_dead_and_says_so]
+                    with kilobyte_payloads [a_child_over_the_payload_limit_makes_its_parent_dead_and_says_so]
                 }
                 lease {
                     one [

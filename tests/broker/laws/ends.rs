@@ -9,7 +9,8 @@ use taskhost_core::task::{
 };
 
 use crate::support::{
-    End, SOON, Worker, add, dead, enqueue, finish, named, ok, queue, retry_after, state, still_waits, task_id, view, wait_until,
+    End, SOON, Worker, add, dead, enqueue, finish, finish_with, named, ok, queue, retry_after, state, still_waits, task_id, view,
+    wait_until,
 };
 
 pub(crate) async fn an_enqueued_task_is_claimed_finished_and_has_its_result(b: &dyn Broker) {
@@ -319,6 +320,24 @@ pub(crate) async fn a_result_over_the_limit_is_dead_and_says_so(b: &dyn Broker) 
     let error = ended.error.expect("an error");
     assert_eq!((ended.state, error.kind), (State::Dead, ErrorKind::ResultTooLarge));
     assert!(error.message.contains("2002"), "{}", error.message);
+}
+
+pub(crate) async fn a_child_over_the_payload_limit_makes_its_parent_dead_and_says_so(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let id = enqueue(b, add()).await;
+    let leased = worker.claim_one().await;
+    let near = NewTask { id: task_id("near"), ..add() };
+    let far = NewTask { id: task_id("far"), queue: queue("mail"), ..named("child", &format!("[\"{}\"]", "x".repeat(2000))) };
+    let done = finish_with(&leased.member, "2", vec![near, far]);
+    assert_eq!(b.finish(&worker.who, &[done]).await.expect("finish"), [Finished::Recorded]);
+    b.relay(&QueueName::default()).await.expect("relay");
+    let ended = view(b, &id).await;
+    let error = ended.error.expect("an error");
+    assert_eq!((ended.state, error.kind, ended.result.is_some()), (State::Dead, ErrorKind::Permanent, false));
+    assert!(error.message.contains("a child is too large") && error.message.contains("2004 bytes"), "{}", error.message);
+    for child in ["near", "far"] {
+        assert!(b.find(None, &task_id(child)).await.expect("find").is_none(), "{child}: no child comes to be");
+    }
 }
 
 pub(crate) fn kilobyte_payloads() -> BrokerSettings {

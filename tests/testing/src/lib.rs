@@ -245,6 +245,11 @@ pub fn ok(result: &str) -> Verdict {
     Verdict::Succeed { result: result.into() }
 }
 
+/// A report of a success from which these children follow.
+pub fn finish_with(member: &Member, result: &str, children: Vec<NewTask>) -> Finish {
+    finish(member, End::with(ok(result), children))
+}
+
 pub fn retry_after(delay: Duration) -> Verdict {
     Verdict::Retry { error: TaskError::new(ErrorKind::Retry, "try again"), delay }
 }
