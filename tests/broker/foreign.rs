@@ -11,7 +11,7 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 use futures_util::FutureExt;
 
 use taskhost_broker::{Broker, DeleteReply, Finish, LeaseReply, TaskFilter};
-use taskhost_core::task::{NewTask, Progress, QueueName, State, Unique, Verdict};
+use taskhost_core::task::{NewTask, Progress, QueueName, State, Unique};
 
 use crate::support::{LEASE, SOON, Worker, add, finish, ok, queue, retry_after, task_id, task_name};
 
@@ -114,10 +114,7 @@ async fn drain(b: &dyn Broker, queue: &QueueName, what: &str) {
             match leased.task.id.as_str() {
                 "good-1" => {
                     done.log = "{\"message\":\"hello\"}\n".into();
-                    done.verdict = Verdict::Succeed {
-                        result: "2".into(),
-                        children: vec![NewTask { queue: crate::support::queue("mail"), ..good("child") }],
-                    };
+                    done.follows = crate::support::follows(vec![NewTask { queue: crate::support::queue("mail"), ..good("child") }]);
                     let progress = Progress { done: 1, total: None, note: "half".into() };
                     b.progress(queue, &leased.task.id, &progress).await.unwrap_or_else(|error| panic!("progress, {what}: {error}"));
                 }

@@ -111,6 +111,7 @@ macro_rules! laws {
                         progress_is_shown_while_it_runs_and_gone_with_the_end,
                         children_come_to_be_with_success_in_any_queue,
                         a_late_success_brings_no_children,
+                        what_follows_comes_with_any_end_and_with_nothing_else,
                     ]
                     two [
                         who_awaits_an_end_is_woken_by_it,

@@ -9,9 +9,10 @@ use std::{
 };
 
 use taskhost_broker::{
-    Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued, Finished, Incarnation, LeaseReply, Leased, Member, RetryReply, TaskFilter,
+    Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued, Finish, Finished, Incarnation, LeaseReply, Leased, Member, RetryReply,
+    TaskFilter,
 };
-use taskhost_core::task::{ErrorKind, NewTask, Priority, QueueName, Start, State, TaskError, TaskId, Unique, Verdict};
+use taskhost_core::task::{ErrorKind, Follow, NewTask, Priority, QueueName, Start, State, TaskError, TaskId, Unique, Verdict};
 
 use crate::support::{LEASE, Place, RedisServer, SqlitePlace, finish, named, task_name};
 
@@ -146,12 +147,11 @@ impl Model {
         ids
     }
 
-    fn finish(&mut self, id: &TaskId, verdict: &Verdict) -> Finished {
+    fn finish(&mut self, finish: &Finish) -> Finished {
+        let (id, verdict) = (&finish.member.id, &finish.verdict);
         let turn = self.next_turn();
-        if let Verdict::Succeed { children, .. } = verdict {
-            for child in children {
-                self.enqueue(child, NAMES[0], true);
-            }
+        for Follow::Enqueue(child) in &finish.follows {
+            self.enqueue(child, NAMES[0], true);
         }
         let task = self.tasks.get_mut(id).expect("known");
         if matches!(verdict, Verdict::Retry { .. } | Verdict::Dead { .. } | Verdict::Cancel { .. }) {
@@ -376,12 +376,16 @@ impl Run<'_> {
                 4 => Verdict::Dead { error: error() },
                 5 => Verdict::Cancel { error: error() },
                 6 => Verdict::Dead { error: TaskError::new(ErrorKind::WorkerLost, "gone") },
-                7 => Verdict::Succeed { result: "1".into(), children: children.next().into_iter().flatten().collect() },
-                _ => Verdict::Succeed { result: "1".into(), children: Vec::new() },
+                _ => Verdict::Succeed { result: "1".into() },
             })
             .collect();
-        let finishes: Vec<_> = done.iter().zip(&verdicts).map(|(leased, verdict)| finish(&leased.member, verdict.clone())).collect();
-        let expected: Vec<_> = done.iter().zip(&verdicts).map(|(leased, verdict)| self.model.finish(&leased.member.id, verdict)).collect();
+        let mut finishes: Vec<_> = done.iter().zip(&verdicts).map(|(leased, verdict)| finish(&leased.member, verdict.clone())).collect();
+        for finish in finishes.iter_mut().filter(|finish| matches!(finish.verdict, Verdict::Succeed { .. })) {
+            if self.random.u8(0..3) == 0 {
+                finish.follows = crate::support::follows(children.next().into_iter().flatten().collect());
+            }
+        }
+        let expected: Vec<_> = finishes.iter().map(|finish| self.model.finish(finish)).collect();
         let told = self.broker.finish(&hand.who, &finishes).await.expect("finish");
         assert_eq!(told, expected, "step {step}: {finishes:#?}");
         let again = self.broker.finish(&hand.who, &finishes).await.expect("finish");
@@ -427,8 +431,7 @@ impl Run<'_> {
         let set = |held: &[Leased]| held.iter().map(|leased| leased.member.clone()).collect::<BTreeSet<Member>>();
         assert_eq!(set(&extended.adopted), set(&gone.held), "step {step}: adopted");
         assert_eq!(extended.held, heir.held.len() + gone.held.len(), "step {step}: held");
-        let late: Vec<_> =
-            gone.held.iter().map(|leased| finish(&leased.member, Verdict::Succeed { result: "0".into(), children: Vec::new() })).collect();
+        let late: Vec<_> = gone.held.iter().map(|leased| finish(&leased.member, Verdict::Succeed { result: "0".into() })).collect();
         let told = self.broker.finish(&gone.who, &late).await.expect("finish");
         assert!(told.iter().all(|reply| *reply == Finished::Stale), "step {step}: a lost lease recorded something");
         for leased in &extended.adopted {

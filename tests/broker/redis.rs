@@ -375,8 +375,7 @@ async fn an_outbox_is_told_of_by_the_heartbeat_and_relayed_once() {
     enqueue(&broker, add()).await;
     let leased = worker.claim_one().await;
     let child = NewTask { queue: queue("mail"), ..add() };
-    let verdict = Verdict::Succeed { result: "1".into(), children: vec![child.clone()] };
-    assert_eq!(worker.finish(&leased.member, verdict).await, Finished::Recorded);
+    assert_eq!(worker.finish_parent(&leased.member, vec![child.clone()]).await, Finished::Recorded);
     assert!(broker.find(None, &child.id).await.expect("find").is_none(), "another slot's");
     assert!(worker.extend().await.outbox);
     assert_eq!(broker.relay(&QueueName::default()).await.expect("relay"), 1);

@@ -188,15 +188,16 @@ impl Scene<'_> {
         let children = vec![self.task("child", 0), NewTask { queue: other.clone(), ..self.task("child", 1) }, fleeting];
         let error = || TaskError::new(ErrorKind::Permanent, "no");
         let verdicts = [
-            Verdict::Succeed { result: "1".into(), children },
+            ok("1"),
             Verdict::Retry { error: error(), delay: Duration::ZERO },
             Verdict::Dead { error: error() },
             Verdict::HandBack { delay: Duration::from_millis(1) },
             Verdict::Park,
             Verdict::Cancel { error: error() },
         ];
-        let finishes: Vec<_> = held.iter().zip(verdicts).map(|(leased, verdict)| finish(&leased.member, verdict)).collect();
+        let mut finishes: Vec<_> = held.iter().zip(verdicts).map(|(leased, verdict)| finish(&leased.member, verdict)).collect();
         assert_eq!(finishes.len(), 6);
+        finishes[0].follows = crate::support::follows(children);
         self.twice(async || b.finish(&who, &finishes).await).await;
         self.twice(async || b.relay(&self.queue).await).await;
         self.twice(async || b.retry(&self.queue, &held[2].member.id).await).await;

@@ -16,7 +16,7 @@ use taskhost_broker::{
     Broker, BrokerError, BrokerSettings, CancelReply, CatchUp, DeleteReply, Enqueued, Finished, Fired, Overlap, RetryReply, Schedule,
     Source,
 };
-use taskhost_core::task::{Millis, NewTask, Priority, QueueName, State, TaskId, Verdict};
+use taskhost_core::task::{Millis, NewTask, Priority, QueueName, State, TaskId};
 
 use super::{
     fleet::{Fleet, Process, account, enqueue_all, notes, open, sleeps, succeeded, turn, until},
@@ -185,7 +185,7 @@ async fn a_relay_that_is_repeated_after_the_child_is_gone_adds_nothing() {
     let worker = Worker::new(&*direct).await;
     let child = NewTask { queue: mail.clone(), result_ttl: Some(Duration::ZERO), ..named("echo", "[1]") };
     direct.enqueue(&[named("echo", "[1]")]).await.expect("enqueue");
-    worker.run_one(Verdict::Succeed { result: "1".into(), children: vec![child.clone()] }).await;
+    worker.run_parent(vec![child.clone()]).await;
     let cut = Arc::new(AtomicBool::new(false));
     let done = Arc::clone(&cut);
     proxy.hook(move |seen, moment| {

@@ -81,7 +81,8 @@ pub(crate) fn finished(bench: &Bench<'_>, claimed: Vec<Leased>) -> Vec<Finish> {
     let code = Arc::new(bench.subject.code());
     let finish = |leased: Leased| Finish {
         member: leased.member,
-        verdict: Verdict::Succeed { result: "2".to_owned(), children: Vec::new() },
+        verdict: Verdict::Succeed { result: "2".to_owned() },
+        follows: Vec::new(),
         code: Some(code.clone()),
         worker: worker.clone(),
         ran_ms: 0,

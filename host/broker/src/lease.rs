@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::error::Result;
-use taskhost_core::task::{CodeId, Progress, QueueName, Task, TaskId, TaskName, Verdict};
+use taskhost_core::task::{CodeId, Follow, Progress, QueueName, Task, TaskId, TaskName, Verdict};
 
 /// Claims tasks, holds them under a lease and finishes them.
 #[async_trait]
@@ -127,6 +127,8 @@ impl Member {
 pub struct Finish {
     pub member: Member,
     pub verdict: Verdict,
+    /// What is done in the same step, if the verdict ends the task and is recorded. See [`transition`](taskhost_core::retry::transition).
+    pub follows: Vec<Follow>,
     /// The code that ran, if any did.
     pub code: Option<Arc<CodeId>>,
     /// `host:pid:…` as `workers` lists it.

@@ -1,35 +1,38 @@
-//! What follows an outcome: pure.
+//! Decides what follows from an attempt: pure.
 //!
-//! Outcome + attempts so far + who said how many → [`Verdict`].
+//! outcome + attempts so far + limits on attempts → [`judge`] → verdict and follows → [`transition`] → what the broker writes
 //!
-//! Invariant: an attempt that ended or was lost counts, one that the host could not give what it needs does not; no delay
-//! is longer than the settings' cap, unless the body asked for it, and then [`LONGEST_WISH`] bounds it.
+//! Invariant: an attempt that ended or was lost counts. An attempt that the host could not run does not. No delay is longer than the
+//! settings' cap, unless the body asked for a longer one, up to [`LONGEST_WISH`].
 
 use std::time::Duration;
 
 use crate::{
     backoff::Backoff,
     catalogue::Hints,
-    task::{ErrorKind, Outcome, Task, Verdict},
+    task::{ErrorKind, Follow, Outcome, Task, TaskError, Verdict},
 };
 
 mod transition;
 
-pub use transition::{Next, Transition, cancelled_instead, oversize, transition};
+pub use transition::{Next, Transition, oversize, transition};
 
 /// The longest delay that a body may ask for.
 pub const LONGEST_WISH: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// What follows. `jitter` is in 0..1: given, not drawn here.
+/// The verdict of an outcome, and what follows if the verdict is recorded. The caller draws `jitter` from 0..1.
 ///
-/// A retry waits for what the body asked, else for [`RetrySettings::backoff`]. The last attempt's failure is the task's end, as is one that
-/// no further attempt can mend.
-pub fn judge(task: &Task, hints: Option<&Hints>, settings: &RetrySettings, outcome: Outcome, jitter: f64) -> Verdict {
-    let (error, wish) = match outcome {
-        Outcome::Done { result, children } => return Verdict::Succeed { result, children },
-        Outcome::HostFault { delay, .. } => return Verdict::HandBack { delay },
-        Outcome::Failed { error, after } => (error, after),
-    };
+/// A retry waits as long as the body asked, else for [`RetrySettings::backoff`]. A failure ends the task if it was the last attempt, or if
+/// another attempt can't do better.
+pub fn judge(task: &Task, hints: Option<&Hints>, settings: &RetrySettings, outcome: Outcome, jitter: f64) -> (Verdict, Vec<Follow>) {
+    match outcome {
+        Outcome::Done { result, children } => (Verdict::Succeed { result }, children.into_iter().map(Follow::Enqueue).collect()),
+        Outcome::HostFault { delay, .. } => (Verdict::HandBack { delay }, Vec::new()),
+        Outcome::Failed { error, after } => (failed(task, hints, settings, error, after, jitter), Vec::new()),
+    }
+}
+
+fn failed(task: &Task, hints: Option<&Hints>, settings: &RetrySettings, error: TaskError, wish: Option<Duration>, jitter: f64) -> Verdict {
     if matches!(error.kind, ErrorKind::Cancelled | ErrorKind::Expired) {
         return Verdict::Cancel { error };
     }
@@ -44,17 +47,17 @@ pub fn judge(task: &Task, hints: Option<&Hints>, settings: &RetrySettings, outco
     Verdict::Retry { error, delay }
 }
 
-/// The enqueuer's word, then the body's hint as far as it is followed (`catalogue::Bound`), then the worker's default.
+/// How many attempts a task may have: as its enqueuer says, else as the body's hint says, else the worker's default.
 pub fn max_attempts(task: &Task, hints: Option<&Hints>, settings: &RetrySettings) -> u32 {
     task.max_attempts.or_else(|| hints?.retries.map(|retries| retries.saturating_add(1))).unwrap_or(settings.max_attempts).max(1)
 }
 
-/// The worker's defaults, where neither the enqueuer nor the body's hint says otherwise.
+/// The worker's defaults. They apply if neither the enqueuer nor the body's hint says otherwise.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RetrySettings {
     /// At least 1; 4 is three retries.
     pub max_attempts: u32,
-    /// The delay before a retry, where the body asks for none.
+    /// The delay before a retry, if the body asks for none.
     pub backoff: Backoff,
 }
 
@@ -69,7 +72,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::task::{Millis, Priority, QueueName, TaskError, TaskId, TaskName};
+    use crate::task::{Millis, NewTask, Priority, QueueName, TaskId, TaskName};
 
     fn task(tries: u32, max_attempts: Option<u32>) -> Task {
         Task {
@@ -124,7 +127,7 @@ mod tests {
         let ends: Vec<_> = (0..4)
             .map(|tries| {
                 matches!(
-                    judge(&task(tries, None), None, &RetrySettings::default(), failed(ErrorKind::Panic, None), 0.5),
+                    judge(&task(tries, None), None, &RetrySettings::default(), failed(ErrorKind::Panic, None), 0.5).0,
                     Verdict::Dead { .. }
                 )
             })
@@ -147,16 +150,16 @@ mod tests {
     #[test]
     fn what_the_host_could_not_give_is_handed_back_uncounted() {
         let outcome = Outcome::HostFault { reason: "no memory".into(), delay: Duration::from_millis(300) };
-        let verdict = judge(&task(3, Some(4)), None, &RetrySettings::default(), outcome, 0.5);
-        assert_eq!(verdict, Verdict::HandBack { delay: Duration::from_millis(300) });
+        let judged = judge(&task(3, Some(4)), None, &RetrySettings::default(), outcome, 0.5);
+        assert_eq!(judged, (Verdict::HandBack { delay: Duration::from_millis(300) }, Vec::new()));
     }
 
     #[test]
-    fn a_result_is_recorded_with_its_children() {
-        let child = crate::task::NewTask::new(TaskName::new("add").unwrap(), "[1,1]");
+    fn children_follow_a_result() {
+        let child = NewTask::new(TaskName::new("add").unwrap(), "[1,1]");
         let outcome = Outcome::Done { result: "2".into(), children: vec![child.clone()] };
-        let verdict = judge(&task(9, Some(1)), None, &RetrySettings::default(), outcome, 0.5);
-        assert_eq!(verdict, Verdict::Succeed { result: "2".into(), children: vec![child] });
+        let judged = judge(&task(9, Some(1)), None, &RetrySettings::default(), outcome, 0.5);
+        assert_eq!(judged, (Verdict::Succeed { result: "2".into() }, vec![Follow::Enqueue(child)]));
     }
 
     proptest! {
@@ -165,7 +168,7 @@ mod tests {
             kind in prop::sample::select(RETRYABLE.as_slice()), tries: u32, max in 1_u32..50, jitter in 0.0..1.0_f64, after in prop::option::of(0_u64..10_000_000)
         ) {
             let wish = after.map(Duration::from_secs);
-            match judge(&task(tries % 60, Some(max)), None, &RetrySettings::default(), failed(kind, wish), jitter) {
+            match judge(&task(tries % 60, Some(max)), None, &RetrySettings::default(), failed(kind, wish), jitter).0 {
                 Verdict::Dead { error } => prop_assert!(error.kind == kind && tries % 60 + 1 >= max),
                 Verdict::Retry { error, delay } => {
                     prop_assert!(error.kind == kind && tries % 60 + 1 < max);
@@ -180,13 +183,13 @@ mod tests {
 
         #[test]
         fn other_kinds_end_the_task_at_once(kind in prop::sample::select(DEADLY.as_slice()), tries in 0_u32..100, after in prop::option::of(0_u64..100)) {
-            let verdict = judge(&task(tries, Some(u32::MAX)), None, &RetrySettings::default(), failed(kind, after.map(Duration::from_secs)), 0.5);
+            let (verdict, _) = judge(&task(tries, Some(u32::MAX)), None, &RetrySettings::default(), failed(kind, after.map(Duration::from_secs)), 0.5);
             prop_assert!(matches!(verdict, Verdict::Dead { .. }), "{verdict:?}");
         }
 
         #[test]
         fn a_cancelled_attempt_cancels_the_task(kind in prop::sample::select([ErrorKind::Cancelled, ErrorKind::Expired].as_slice()), tries in 0_u32..100) {
-            let verdict = judge(&task(tries, None), None, &RetrySettings::default(), failed(kind, None), 0.5);
+            let (verdict, _) = judge(&task(tries, None), None, &RetrySettings::default(), failed(kind, None), 0.5);
             prop_assert!(matches!(verdict, Verdict::Cancel { .. }), "{verdict:?}");
         }
     }

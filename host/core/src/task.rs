@@ -282,12 +282,18 @@ pub enum Outcome {
     HostFault { reason: String, delay: Duration },
 }
 
+/// What is done in the same step that records an end, and only if that end is recorded.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Follow {
+    /// Enqueues a task, in any queue.
+    Enqueue(NewTask),
+}
+
 /// What follows from an outcome: what the broker is asked to record.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
     Succeed {
         result: String,
-        children: Vec<NewTask>,
     },
     /// Counted; ready again after `delay`.
     Retry {

@@ -20,7 +20,7 @@ use crate::engine::{About, Attempted};
 use taskhost_broker::{Finish, Leased};
 use taskhost_core::{
     retry,
-    task::{ErrorKind, Outcome, TaskError, Verdict},
+    task::{ErrorKind, Follow, Outcome, TaskError, Verdict},
 };
 
 /// How long a body is left to the engine beyond its grace time before its future is dropped.
@@ -52,7 +52,7 @@ impl Job {
 
     /// Nobody can start it here now.
     pub(super) fn park(self) {
-        self.end(Verdict::Park, None);
+        self.end(Verdict::Park, Vec::new(), None);
     }
 
     /// It was lost with a worker before, and this is its last attempt: it must not take others with it.
@@ -65,7 +65,7 @@ impl Job {
     }
 
     /// Makes the finish, unless the lease is lost or somebody made it already.
-    fn end(&self, verdict: Verdict, attempted: Option<Attempted>) {
+    fn end(&self, verdict: Verdict, follows: Vec<Follow>, attempted: Option<Attempted>) {
         if !self.hold.begin_finish(&self.leased.member) {
             return;
         }
@@ -77,6 +77,7 @@ impl Job {
             ran_ms: u64::try_from(ran.as_millis()).unwrap_or(u64::MAX),
             log,
             verdict,
+            follows,
         };
         self.shared.inbox.push(&self.hold, self.leased.task.name.clone(), finish);
     }
@@ -86,7 +87,7 @@ impl Drop for Job {
     fn drop(&mut self) {
         // Not ended: it never began, or the host's own code panicked.
         let delay = if self.entered { AFTER_FAULT } else { Duration::ZERO };
-        self.end(Verdict::HandBack { delay }, None);
+        self.end(Verdict::HandBack { delay }, Vec::new(), None);
         if self.entered {
             self.shared.crew.exit(&self.offer);
             if self.offer.concurrency.is_some() {
@@ -172,10 +173,10 @@ async fn run(job: Job) {
     if let Some(tally) = &job.offer.tally {
         tally.count(&outcome);
     }
-    let verdict = retry::judge(&job.leased.task, Some(&job.offer.hints), &job.shared.settings.retry, outcome, fastrand::f64());
+    let (verdict, follows) = retry::judge(&job.leased.task, Some(&job.offer.hints), &job.shared.settings.retry, outcome, fastrand::f64());
     // The outcome went into the verdict; what is left is for the record.
     let rest = Attempted { outcome: Outcome::HostFault { reason: String::new(), delay: Duration::ZERO }, log, ran, cpu, memory };
-    job.end(verdict, Some(rest));
+    job.end(verdict, follows, Some(rest));
 }
 
 /// `None`: the attempt was taken away, and its finish is somebody else's.

@@ -25,7 +25,7 @@ use super::{
     lock,
 };
 use taskhost_broker::{BrokerError, Finish, Finished};
-use taskhost_core::task::{ErrorKind, QueueName, TaskError, TaskName, Verdict};
+use taskhost_core::task::{ErrorKind, Follow, QueueName, TaskError, TaskName, Verdict};
 
 /// A batch is at most so many, and about so many bytes.
 const BATCH: usize = 256;
@@ -335,13 +335,14 @@ impl Batch {
 
 fn weight(finish: &Finish) -> usize {
     let verdict = match &finish.verdict {
-        Verdict::Succeed { result, children } => result.len() + children.iter().map(|child| child.args.len() + 256).sum::<usize>(),
+        Verdict::Succeed { result } => result.len(),
         Verdict::Retry { error, .. } | Verdict::Dead { error } | Verdict::Cancel { error } => {
             error.message.len() + error.detail.as_ref().map_or(0, String::len)
         }
         Verdict::HandBack { .. } | Verdict::Park => 0,
     };
-    verdict + finish.log.len() + 256
+    let follows: usize = finish.follows.iter().map(|Follow::Enqueue(child)| child.args.len() + 256).sum();
+    verdict + follows + finish.log.len() + 256
 }
 
 fn settle(shared: &Arc<Shared>, hold: &Arc<Hold>, item: &Item, reply: Finished) {
@@ -349,19 +350,19 @@ fn settle(shared: &Arc<Shared>, hold: &Arc<Hold>, item: &Item, reply: Finished) 
         tracing::debug!(id = %item.finish.member.id, task = %item.note.name, "its end was recorded before, or its lease is lost");
         return;
     }
+    let queue = &hold.incarnation.queue;
+    if item.finish.follows.iter().any(|Follow::Enqueue(child)| &child.queue != queue) {
+        shared.inbox.ask_relay(queue);
+    }
     match &item.finish.verdict {
-        Verdict::Succeed { children, .. } => {
+        Verdict::Succeed { .. } => {
             shared.tally.succeeded.fetch_add(1, Ordering::Relaxed);
-            let queue = &hold.incarnation.queue;
-            if children.iter().any(|child| &child.queue != queue) {
-                shared.inbox.ask_relay(queue);
-            }
         }
         Verdict::Retry { .. } | Verdict::Dead { .. } | Verdict::Cancel { .. } => {
             shared.tally.failed.fetch_add(1, Ordering::Relaxed);
         }
         Verdict::HandBack { .. } => {}
-        Verdict::Park => dispatcher::parked(shared, &hold.incarnation.queue, &item.note.name),
+        Verdict::Park => dispatcher::parked(shared, queue, &item.note.name),
     }
 }
 
@@ -371,6 +372,7 @@ fn refused(mut item: Item, error: &BrokerError) -> Item {
     tracing::warn!(id = %item.finish.member.id, task = %item.note.name, %error, "its end was refused");
     let text = format!("what became of the attempt could not be recorded: {error}");
     item.finish.log = String::new();
+    item.finish.follows = Vec::new();
     item.finish.verdict = Verdict::Dead { error: TaskError::new(ErrorKind::BadResult, text) };
     item
 }
@@ -413,7 +415,8 @@ mod tests {
     fn end(n: u64, bytes: usize) -> Finish {
         Finish {
             member: Member { id: taskhost_core::task::TaskId::new(format!("t{n}")).unwrap(), claimed_us: n },
-            verdict: Verdict::Succeed { result: "x".repeat(bytes), children: Vec::new() },
+            verdict: Verdict::Succeed { result: "x".repeat(bytes) },
+            follows: Vec::new(),
             code: None,
             worker: "w".into(),
             ran_ms: 1,

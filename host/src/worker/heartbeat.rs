@@ -163,7 +163,7 @@ pub(super) fn adopt(shared: &Arc<Shared>, hold: &Arc<Hold>, adopted: Vec<Leased>
         let hints = roster.offers.get(&task.name).map(|offer| &offer.hints);
         // The first loss says nothing of the task: it need not wait. One that is lost again may be what kills its workers.
         let outcome = Outcome::Failed { error, after: (task.losses == 0).then_some(Duration::ZERO) };
-        let verdict = retry::judge(&task, hints, &shared.settings.retry, outcome, fastrand::f64());
+        let (verdict, _) = retry::judge(&task, hints, &shared.settings.retry, outcome, fastrand::f64());
         shared.inbox.push(hold, task.name, finish(shared, member, verdict));
     }
 }
@@ -193,7 +193,7 @@ async fn reconcile(shared: &Arc<Shared>, lane: &Lane, hold: &Arc<Hold>) -> Resul
 
 /// A finish of something that did not run here.
 pub(super) fn finish(shared: &Shared, member: taskhost_broker::Member, verdict: Verdict) -> Finish {
-    Finish { member, verdict, code: None, worker: shared.settings.id.clone(), ran_ms: 0, log: String::new() }
+    Finish { member, verdict, follows: Vec::new(), code: None, worker: shared.settings.id.clone(), ran_ms: 0, log: String::new() }
 }
 
 /// Tells attempts at once that somebody cancelled their task.

@@ -18,6 +18,8 @@ pub(crate) fn kilobyte_payloads() -> BrokerSettings {
 #[derive(Debug, Clone)]
 enum Over {
     Reported(Verdict),
+    /// A success with these children.
+    WithChildren(Vec<NewTask>),
     /// Its worker is gone, another adopts the task and reports this.
     Lost(Verdict),
     /// Its worker leaves.
@@ -52,21 +54,23 @@ fn table() -> Vec<(Over, Then, Then)> {
     let again = |kind, delay| Verdict::Retry { error: error(kind), delay };
     let dead = |kind| Verdict::Dead { error: error(kind) };
     let child = NewTask { queue: queue("children"), ..named("child", &format!("[{}]", large(LIMIT))) };
-    let with_child = Verdict::Succeed { result: "1".into(), children: vec![child.clone()] };
     let by_headers = NewTask { headers: vec![("h".into(), "x".repeat(LIMIT))], ..named("child", "[1]") };
-    let near = Verdict::Succeed { result: "1".into(), children: vec![add(), by_headers] };
 
     // What a body or a limit decided stands, cancelled or not.
     let stands = |over: Verdict, state, kind: Option<ErrorKind>, noted| {
         let end = then(state, kind, 1, noted);
         (Over::Reported(over), end, end)
     };
+    let refused = |children| {
+        let end = then(State::Dead, Some(Permanent), 1, 1);
+        (Over::WithChildren(children), end, end)
+    };
     let cancelled = |counted, noted| then(State::Cancelled, Some(Cancelled), counted, noted);
     vec![
         stands(ok("1"), State::Succeeded, None, 0),
         stands(ok(&large(LIMIT)), State::Dead, Some(ResultTooLarge), 1),
-        stands(with_child, State::Dead, Some(Permanent), 1),
-        stands(near, State::Dead, Some(Permanent), 1),
+        refused(vec![child]),
+        refused(vec![add(), by_headers]),
         stands(dead(Permanent), State::Dead, Some(Permanent), 1),
         stands(dead(Panic), State::Dead, Some(Panic), 1),
         stands(Verdict::Cancel { error: error(Cancelled) }, State::Cancelled, Some(Cancelled), 1),
@@ -120,6 +124,9 @@ pub(crate) async fn a_verdict_has_the_same_end_on_every_broker(b: &dyn Broker) {
                 let reply = if instead { Finished::CancelledInstead } else { Finished::Recorded };
                 match &over {
                     Over::Reported(verdict) => assert_eq!(worker.finish(&leased.member, verdict.clone()).await, reply, "{what}"),
+                    Over::WithChildren(children) => {
+                        assert_eq!(worker.finish_parent(&leased.member, children.clone()).await, reply, "{what}");
+                    }
                     Over::Lost(verdict) => {
                         b.expire(&worker.who).await.expect("expire");
                         let heir = Worker::new(b).await;

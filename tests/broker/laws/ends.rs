@@ -7,7 +7,7 @@ use taskhost_broker::{Broker, BrokerSettings, DeleteReply, Finished, RetryReply}
 use taskhost_core::task::{ErrorKind, NewTask, Priority, Progress, QueueName, Start, State, TaskError, TaskId, Unique, Verdict};
 
 use crate::support::{
-    SOON, Worker, add, dead, enqueue, finish, named, ok, queue, retry_after, state, still_waits, task_id, view, wait_until,
+    SOON, Worker, add, dead, enqueue, finish, follows, named, ok, queue, retry_after, state, still_waits, task_id, view, wait_until,
 };
 
 pub(crate) async fn an_enqueued_task_is_claimed_finished_and_has_its_result(b: &dyn Broker) {
@@ -381,8 +381,8 @@ pub(crate) async fn children_come_to_be_with_success_in_any_queue(b: &dyn Broker
     let near = NewTask { id: task_id("near"), ..named("child", "[1]") };
     let far = NewTask { id: task_id("far"), queue: queue("mail"), ..named("child", "[2]") };
     let leased = worker.claim_one().await;
-    let verdict = Verdict::Succeed { result: "2".into(), children: vec![near.clone(), far.clone()] };
-    assert_eq!(worker.finish(&leased.member, verdict.clone()).await, Finished::Recorded);
+    let children = vec![near.clone(), far.clone()];
+    assert_eq!(worker.finish_parent(&leased.member, children.clone()).await, Finished::Recorded);
     b.relay(&QueueName::default()).await.expect("relay");
     assert_eq!(worker.claim_one().await.task.id, near.id);
     let mail = Worker::on(b, &queue("mail"), crate::support::LEASE).await;
@@ -390,9 +390,9 @@ pub(crate) async fn children_come_to_be_with_success_in_any_queue(b: &dyn Broker
     assert_eq!((got.task.id, got.task.args), (far.id.clone(), far.args));
 
     // Said again with the same fixed ids, as after a lost reply: nothing more comes to be.
-    assert_eq!(worker.finish(&leased.member, verdict.clone()).await, Finished::Stale);
+    assert_eq!(worker.finish_parent(&leased.member, children.clone()).await, Finished::Stale);
     enqueue(b, add()).await;
-    worker.run_one(verdict).await;
+    worker.run_parent(children).await;
     b.relay(&QueueName::default()).await.expect("relay");
     assert!(worker.claim(9).await.is_empty() && mail.claim(9).await.is_empty());
 }
@@ -401,8 +401,43 @@ pub(crate) async fn a_late_success_brings_no_children(b: &dyn Broker) {
     let worker = Worker::new(b).await;
     enqueue(b, add()).await;
     let leased = worker.run_one(dead("no")).await;
-    let verdict = Verdict::Succeed { result: "2".into(), children: vec![NewTask { id: task_id("child"), ..add() }] };
-    assert_eq!(worker.finish(&leased.member, verdict).await, Finished::Stale);
+    let children = vec![NewTask { id: task_id("child"), ..add() }];
+    assert_eq!(worker.finish_parent(&leased.member, children).await, Finished::Stale);
     b.relay(&QueueName::default()).await.expect("relay");
     assert!(b.find(None, &task_id("child")).await.expect("find").is_none());
+}
+
+pub(crate) async fn what_follows_comes_with_any_end_and_with_nothing_else(b: &dyn Broker) {
+    let error = |kind| TaskError::new(kind, "no");
+    for (number, (verdict, is_cancelled, is_end)) in [
+        (ok("1"), true, true),
+        (dead("no"), true, true),
+        (Verdict::Cancel { error: error(ErrorKind::Cancelled) }, false, true),
+        (Verdict::Dead { error: error(ErrorKind::WorkerLost) }, false, true),
+        (Verdict::Dead { error: error(ErrorKind::WorkerLost) }, true, false),
+        (retry_after(Duration::ZERO), true, false),
+        (retry_after(SOON), false, false),
+        (Verdict::HandBack { delay: SOON }, false, false),
+        (Verdict::Park, false, false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let what = format!("{verdict:?}, cancelled {is_cancelled}");
+        let (near, far) = (task_id(&format!("near-{number}")), task_id(&format!("far-{number}")));
+        let follow = follows(vec![NewTask { id: near.clone(), ..add() }, NewTask { id: far.clone(), queue: queue("mail"), ..add() }]);
+        let id = enqueue(b, add()).await;
+        let worker = Worker::new(b).await;
+        let leased = worker.claim_one().await;
+        if is_cancelled {
+            b.cancel(&QueueName::default(), &id).await.expect("cancel");
+        }
+        let finish = taskhost_broker::Finish { follows: follow, ..finish(&leased.member, verdict) };
+        b.finish(&worker.who, &[finish]).await.expect("finish");
+        b.relay(&QueueName::default()).await.expect("relay");
+        for child in [near, far] {
+            assert_eq!(b.find(None, &child).await.expect("find").is_some(), is_end, "{child}: {what}");
+        }
+        b.purge(&QueueName::default()).await.expect("purge");
+    }
 }

@@ -22,7 +22,7 @@ async fn follows(b: &dyn Broker, child: &NewTask) {
     let worker = Worker::on(b, &line, crate::support::LEASE).await;
     let children =
         vec![NewTask { queue: if child.queue.as_str() == "default" { line.clone() } else { child.queue.clone() }, ..child.clone() }];
-    worker.run_one(Verdict::Succeed { result: "2".into(), children }).await;
+    worker.run_parent(children).await;
     b.relay(&line).await.expect("relay");
 }
 

@@ -16,7 +16,7 @@ use std::{
 
 use async_trait::async_trait;
 use taskhost_broker::{Broker, BrokerSettings, Claimed, Extended, Finish, Finished, Incarnation, LeaseReply, Leased, Member};
-use taskhost_core::task::{CodeId, ErrorKind, NewTask, QueueName, State, TaskError, TaskId, TaskName, TaskView, Verdict};
+use taskhost_core::task::{CodeId, ErrorKind, Follow, NewTask, QueueName, State, TaskError, TaskId, TaskName, TaskView, Verdict};
 use tempfile::TempDir;
 
 /// The limit of every wait for an event that should come. It is long, because the machine may be busy.
@@ -242,7 +242,7 @@ pub fn queue(name: &str) -> QueueName {
 }
 
 pub fn ok(result: &str) -> Verdict {
-    Verdict::Succeed { result: result.into(), children: Vec::new() }
+    Verdict::Succeed { result: result.into() }
 }
 
 pub fn retry_after(delay: Duration) -> Verdict {
@@ -342,6 +342,24 @@ impl<'a> Worker<'a> {
         assert_eq!(self.finish(&leased.member, verdict).await, Finished::Recorded);
         leased
     }
+
+    /// Claims one task at once and ends its attempt as a success with these children.
+    pub async fn run_parent(&self, children: Vec<NewTask>) -> Leased {
+        let leased = self.claim_one().await;
+        assert_eq!(self.finish_parent(&leased.member, children).await, Finished::Recorded);
+        leased
+    }
+
+    /// Finishes an attempt as a success with these children.
+    pub async fn finish_parent(&self, member: &Member, children: Vec<NewTask>) -> Finished {
+        let finish = Finish { follows: follows(children), ..finish(member, ok("2")) };
+        self.broker.finish(&self.who, &[finish]).await.expect("finish")[0]
+    }
+}
+
+/// The children as what follows an end.
+pub fn follows(children: Vec<NewTask>) -> Vec<Follow> {
+    children.into_iter().map(Follow::Enqueue).collect()
 }
 
 /// A worker's report of an attempt.
@@ -349,6 +367,7 @@ pub fn finish(member: &Member, verdict: Verdict) -> Finish {
     Finish {
         member: member.clone(),
         verdict,
+        follows: Vec::new(),
         code: Some(CodeId { plugin: "math".into(), version: "1.0.0".into(), digest: "ab".repeat(32) }.into()),
         worker: "box:1:test".into(),
         ran_ms: 1,

@@ -16,7 +16,7 @@ use crate::{
     BrokerError, BrokerSettings, DeleteReply, Enqueued, Finish, Finished, Incarnation, Kv, KvRoom, Lease, LeaseReply, Leased, Produce,
     STUB, TOLD, TaskFilter, Tasks, grace,
 };
-use taskhost_core::task::{Clock, ErrorKind, Millis, NewTask, QueueName, State, SystemClock, TaskError, TaskId, TaskName, Verdict};
+use taskhost_core::task::{Clock, ErrorKind, Follow, Millis, NewTask, QueueName, State, SystemClock, TaskError, TaskId, TaskName, Verdict};
 
 /// A clock that a test sets, also back.
 #[derive(Debug)]
@@ -67,7 +67,8 @@ async fn a_claim_time_is_never_given_twice_by_whatever_clock() {
         assert!(leased.member.claimed_us > last, "{} after {last}", leased.member.claimed_us);
         last = leased.member.claimed_us;
         let verdict = Verdict::HandBack { delay: Duration::ZERO };
-        let finish = Finish { member: leased.member, verdict, code: None, worker: "w".into(), ran_ms: 0, log: String::new() };
+        let finish =
+            Finish { member: leased.member, verdict, follows: Vec::new(), code: None, worker: "w".into(), ran_ms: 0, log: String::new() };
         b.finish(&who, &[finish]).await.expect("finish");
     }
 }
@@ -177,7 +178,7 @@ async fn what_has_ended_leaves_the_file_when_its_time_is_over_and_the_dead_when_
     let (short, long, dead) = (add(), NewTask { result_ttl: Some(own), ..add() }, add());
     b.enqueue(&[short, long, dead]).await.expect("enqueue");
     let leased = held(b.claim(&who, LEASE, 3, &[]).await.expect("claim")).tasks;
-    let succeed = || Verdict::Succeed { result: "2".into(), children: Vec::new() };
+    let succeed = || Verdict::Succeed { result: "2".into() };
     let error = TaskError::new(ErrorKind::Permanent, "no");
     let finishes: Vec<_> = leased
         .iter()
@@ -185,6 +186,7 @@ async fn what_has_ended_leaves_the_file_when_its_time_is_over_and_the_dead_when_
         .map(|(leased, verdict)| Finish {
             member: leased.member.clone(),
             verdict,
+            follows: Vec::new(),
             code: None,
             worker: "w".into(),
             ran_ms: 0,
@@ -245,9 +247,19 @@ impl Two {
     }
 
     fn succeeded(&self) -> Vec<Finish> {
-        let verdict = || Verdict::Succeed { result: "2".into(), children: Vec::new() };
+        let verdict = || Verdict::Succeed { result: "2".into() };
         let members = self.leased.iter().map(|leased| leased.member.clone());
-        members.map(|member| Finish { member, verdict: verdict(), code: None, worker: "w".into(), ran_ms: 0, log: String::new() }).collect()
+        members
+            .map(|member| Finish {
+                member,
+                verdict: verdict(),
+                follows: Vec::new(),
+                code: None,
+                worker: "w".into(),
+                ran_ms: 0,
+                log: String::new(),
+            })
+            .collect()
     }
 }
 
@@ -392,9 +404,16 @@ async fn what_is_known_of_a_task_beyond_its_result_goes_by_itself() {
         loop {
             let who = b.register(&queue, LEASE).await.expect("register");
             let Some(leased) = held(b.claim(&who, LEASE, 1, &[]).await.expect("claim")).tasks.pop() else { return ran - 1 };
-            let children = if leased.task.id == child.id { Vec::new() } else { vec![child.clone()] };
-            let verdict = Verdict::Succeed { result: "1".into(), children };
-            let finish = Finish { member: leased.member, verdict, code: None, worker: "w".into(), ran_ms: 0, log: String::new() };
+            let follows = if leased.task.id == child.id { Vec::new() } else { vec![Follow::Enqueue(child.clone())] };
+            let finish = Finish {
+                member: leased.member,
+                verdict: Verdict::Succeed { result: "1".into() },
+                follows,
+                code: None,
+                worker: "w".into(),
+                ran_ms: 0,
+                log: String::new(),
+            };
             b.finish(&who, &[finish]).await.expect("finish");
             b.leave(&who).await.expect("leave");
             ran += 1;
@@ -450,7 +469,15 @@ async fn what_no_sweep_has_looked_at_for_long_begins_its_time_anew() {
     b.enqueue(std::slice::from_ref(&task)).await.expect("enqueue");
     let who = b.register(&queue, LEASE).await.expect("register");
     let leased = held(b.claim(&who, LEASE, 1, &[]).await.expect("claim")).tasks.remove(0);
-    let parked = Finish { member: leased.member, verdict: Verdict::Park, code: None, worker: "w".into(), ran_ms: 0, log: String::new() };
+    let parked = Finish {
+        member: leased.member,
+        verdict: Verdict::Park,
+        follows: Vec::new(),
+        code: None,
+        worker: "w".into(),
+        ran_ms: 0,
+        log: String::new(),
+    };
     assert_eq!(b.finish(&who, &[parked]).await.expect("finish"), [Finished::Recorded]);
     let state = async || b.find(None, &task.id).await.expect("find").expect("known").state;
     b.sweep(&queue, &[]).await.expect("sweep");

@@ -1,31 +1,33 @@
-//! What a verdict makes of its task: the one place that says it, for every broker. Pure.
+//! What a verdict makes of its task: the one place that decides it, for every broker. Pure.
 //!
-//! [`Verdict`] + the payload limit → [`Transition`]; a broker writes it, or cancels instead where a cancel was asked for.
+//! verdict + follows + payload limit → [`Transition`] → the broker writes it, or [`Transition::instead`] if a cancel was asked for
 //!
-//! Invariant: what a body or a limit decided is an end, and stands. A lost worker decides nothing: a cancel comes before it.
+//! Invariant: an end that a body or a limit decided stands, also against a cancel. A lost worker decides nothing, so a cancel comes first.
 
 use std::{borrow::Cow, time::Duration};
 
-use crate::task::{ErrorKind, NewTask, TaskError, Verdict};
+use crate::task::{ErrorKind, Follow, NewTask, TaskError, Verdict};
 
 /// What is recorded of one attempt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Transition<'a> {
     pub next: Next<'a>,
-    /// The task's newest error, also while it waits; kept in its history.
+    /// The error that the task shows from now on. `None` keeps the one that it has, if it has not ended.
     pub error: Option<Cow<'a, TaskError>>,
+    /// The error of this attempt, for the task's history.
+    pub noted: Option<Cow<'a, TaskError>>,
     /// Whether the attempt counts.
     pub is_counted: bool,
-    /// Whether a cancel that was asked for while it ran comes before: then it ends with [`cancelled_instead`].
-    pub yields_to_cancel: bool,
+    /// What is done in the same step. Empty unless the verdict's own end is recorded.
+    pub follows: &'a [Follow],
+    yields_to_cancel: bool,
 }
 
-/// What the task is from now on.
+/// The state of the task after the attempt.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Next<'a> {
     Succeeded {
         result: &'a str,
-        children: &'a [NewTask],
     },
     Dead,
     Cancelled,
@@ -34,49 +36,71 @@ pub enum Next<'a> {
     Parked,
 }
 
-impl Transition<'_> {
+impl<'a> Transition<'a> {
+    /// What is recorded instead, if a cancel was asked for while the attempt ran. `None`: the verdict stands. Nothing follows.
+    #[must_use]
+    pub fn instead(&self) -> Option<Self> {
+        self.yields_to_cancel.then(|| Self {
+            next: Next::Cancelled,
+            error: Some(Cow::Owned(TaskError::new(ErrorKind::Cancelled, "cancelled while it ran"))),
+            follows: &[],
+            ..self.clone()
+        })
+    }
+
     /// Whether the attempt was lost with its worker.
     pub fn is_loss(&self) -> bool {
-        self.error.as_ref().is_some_and(|error| error.kind == ErrorKind::WorkerLost)
+        self.noted.as_ref().is_some_and(|error| error.kind == ErrorKind::WorkerLost)
     }
 }
 
-/// The error of a task that was cancelled while it ran.
-pub fn cancelled_instead() -> TaskError {
-    TaskError::new(ErrorKind::Cancelled, "cancelled while it ran")
-}
-
-/// See the file's header. `payload_limit` bounds the result, and the arguments and headers of each child.
-pub fn transition(verdict: &Verdict, payload_limit: usize) -> Transition<'_> {
+/// Decides what is recorded. `payload_limit` bounds the result, and the arguments and headers of each task that follows.
+///
+/// Something that follows and is too large makes a success dead. Any other end stands, and nothing follows it.
+pub fn transition<'a>(verdict: &'a Verdict, follows: &'a [Follow], payload_limit: usize) -> Transition<'a> {
     match verdict {
-        Verdict::Succeed { result, children } => match refusal(result, children, payload_limit) {
-            Some(error) => Transition { next: Next::Dead, error: Some(Cow::Owned(error)), is_counted: true, yields_to_cancel: false },
-            None => Transition { next: Next::Succeeded { result, children }, error: None, is_counted: true, yields_to_cancel: false },
+        Verdict::Succeed { result } => match refusal(result, follows, payload_limit) {
+            Some(error) => ended(Next::Dead, Some(Cow::Owned(error)), &[]),
+            None => ended(Next::Succeeded { result }, None, follows),
         },
-        Verdict::Retry { error, delay } => counted(Next::Waiting(*delay), error, true),
-        Verdict::Dead { error } => counted(Next::Dead, error, error.kind == ErrorKind::WorkerLost),
-        Verdict::Cancel { error } => counted(Next::Cancelled, error, false),
-        Verdict::HandBack { delay } => uncounted(Next::Waiting(*delay)),
-        Verdict::Park => uncounted(Next::Parked),
+        Verdict::Dead { error } => {
+            let end = ended(Next::Dead, Some(Cow::Borrowed(error)), fitting(follows, payload_limit));
+            Transition { yields_to_cancel: error.kind == ErrorKind::WorkerLost, ..end }
+        }
+        Verdict::Cancel { error } => ended(Next::Cancelled, Some(Cow::Borrowed(error)), fitting(follows, payload_limit)),
+        Verdict::Retry { error, delay } => again(Next::Waiting(*delay), Some(error)),
+        Verdict::HandBack { delay } => again(Next::Waiting(*delay), None),
+        Verdict::Park => again(Next::Parked, None),
     }
 }
 
-fn counted<'a>(next: Next<'a>, error: &'a TaskError, yields_to_cancel: bool) -> Transition<'a> {
-    Transition { next, error: Some(Cow::Borrowed(error)), is_counted: true, yields_to_cancel }
+/// The attempt ends the task.
+fn ended<'a>(next: Next<'a>, error: Option<Cow<'a, TaskError>>, follows: &'a [Follow]) -> Transition<'a> {
+    Transition { next, noted: error.clone(), error, is_counted: true, follows, yields_to_cancel: false }
 }
 
-fn uncounted(next: Next<'_>) -> Transition<'_> {
-    Transition { next, error: None, is_counted: false, yields_to_cancel: true }
+/// The task has not ended. The attempt counts if it has an error.
+fn again<'a>(next: Next<'a>, error: Option<&'a TaskError>) -> Transition<'a> {
+    let error = error.map(Cow::Borrowed);
+    Transition { next, noted: error.clone(), is_counted: error.is_some(), error, follows: &[], yields_to_cancel: true }
 }
 
 /// Why a success can't be recorded.
-fn refusal(result: &str, children: &[NewTask], limit: usize) -> Option<TaskError> {
+fn refusal(result: &str, follows: &[Follow], limit: usize) -> Option<TaskError> {
     if result.len() > limit {
         let message = format!("the result is {} bytes, over the payload limit of {limit}; return a reference instead", result.len());
         return Some(TaskError::new(ErrorKind::ResultTooLarge, message));
     }
-    let why = children.iter().find_map(|child| oversize(child, limit))?;
+    let why = too_large(follows, limit)?;
     Some(TaskError::new(ErrorKind::Permanent, format!("a child is too large: {why}")))
+}
+
+fn fitting(follows: &[Follow], limit: usize) -> &[Follow] {
+    if too_large(follows, limit).is_none() { follows } else { &[] }
+}
+
+fn too_large(follows: &[Follow], limit: usize) -> Option<String> {
+    follows.iter().find_map(|Follow::Enqueue(task)| oversize(task, limit))
 }
 
 /// Says that a task's arguments and headers are over the payload limit.
@@ -100,35 +124,86 @@ mod tests {
         TaskError::new(kind, "no")
     }
 
+    /// A task of 13 bytes.
+    fn child() -> Follow {
+        Follow::Enqueue(NewTask { headers: vec![("h".into(), "x".repeat(9))], ..NewTask::new(TaskName::new("add").unwrap(), "[1]") })
+    }
+
+    fn success(result: &str) -> Verdict {
+        Verdict::Succeed { result: result.into() }
+    }
+
+    /// Each verdict: whether a cancel comes first, and whether anything follows it.
+    fn verdicts() -> [(Verdict, bool, bool); 9] {
+        let delay = Duration::from_secs(1);
+        [
+            (success("1"), false, true),
+            (Verdict::Dead { error: error(ErrorKind::Panic) }, false, true),
+            (Verdict::Dead { error: error(ErrorKind::Permanent) }, false, true),
+            (Verdict::Cancel { error: error(ErrorKind::Cancelled) }, false, true),
+            (Verdict::Dead { error: error(ErrorKind::WorkerLost) }, true, true),
+            (Verdict::Retry { error: error(ErrorKind::WorkerLost), delay }, true, false),
+            (Verdict::Retry { error: error(ErrorKind::Retry), delay }, true, false),
+            (Verdict::HandBack { delay }, true, false),
+            (Verdict::Park, true, false),
+        ]
+    }
+
     #[test]
     fn a_cancel_comes_before_everything_but_an_end_that_the_body_made() {
-        let delay = Duration::from_secs(1);
-        for (verdict, yields) in [
-            (Verdict::Succeed { result: "1".into(), children: Vec::new() }, false),
-            (Verdict::Dead { error: error(ErrorKind::Panic) }, false),
-            (Verdict::Cancel { error: error(ErrorKind::Cancelled) }, false),
-            (Verdict::Dead { error: error(ErrorKind::WorkerLost) }, true),
-            (Verdict::Retry { error: error(ErrorKind::WorkerLost), delay }, true),
-            (Verdict::Retry { error: error(ErrorKind::Retry), delay }, true),
-            (Verdict::HandBack { delay }, true),
-            (Verdict::Park, true),
-        ] {
-            assert_eq!(transition(&verdict, 100).yields_to_cancel, yields, "{verdict:?}");
+        for (verdict, yields, _) in verdicts() {
+            let follows = [child()];
+            let becomes = transition(&verdict, &follows, 100);
+            let Some(instead) = becomes.instead() else {
+                assert!(!yields, "{verdict:?}");
+                continue;
+            };
+            assert!(yields, "{verdict:?}");
+            assert_eq!((&instead.next, instead.follows), (&Next::Cancelled, &[][..]), "{verdict:?}");
+            assert_eq!(instead.error.as_ref().map(|error| error.kind), Some(ErrorKind::Cancelled), "{verdict:?}");
+            // The attempt itself stays as it was.
+            assert_eq!((&instead.noted, instead.is_counted), (&becomes.noted, becomes.is_counted), "{verdict:?}");
         }
     }
 
     #[test]
-    fn a_success_over_a_limit_is_dead_and_keeps_no_child() {
-        let child = NewTask { headers: vec![("h".into(), "x".repeat(9))], ..NewTask::new(TaskName::new("add").unwrap(), "[1]") };
-        let verdict = |result: &str| Verdict::Succeed { result: result.into(), children: vec![child.clone()] };
-        let large = verdict("12345678901234");
-        let dead = transition(&large, 13);
-        assert_eq!((&dead.next, dead.error.map(|error| error.kind)), (&Next::Dead, Some(ErrorKind::ResultTooLarge)));
-        let large = verdict("1");
-        let dead = transition(&large, 12);
+    fn something_follows_an_end_and_nothing_else() {
+        for (verdict, _, is_end) in verdicts() {
+            let follows = [child()];
+            let becomes = transition(&verdict, &follows, 13);
+            assert_eq!(becomes.follows, if is_end { &follows[..] } else { &[] }, "{verdict:?}");
+            assert_eq!(is_end, matches!(becomes.next, Next::Succeeded { .. } | Next::Dead | Next::Cancelled), "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn an_attempt_counts_unless_it_was_handed_back_or_parked() {
+        for (verdict, ..) in verdicts() {
+            let is_counted = !matches!(verdict, Verdict::HandBack { .. } | Verdict::Park);
+            assert_eq!(transition(&verdict, &[], 100).is_counted, is_counted, "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn a_success_over_a_limit_is_dead_and_nothing_follows() {
+        let follows = [child()];
+        let large = success("12345678901234");
+        let dead = transition(&large, &follows, 13);
+        assert_eq!((&dead.next, dead.follows, dead.error.map(|error| error.kind)), (&Next::Dead, &[][..], Some(ErrorKind::ResultTooLarge)));
+        let fits = success("1");
+        let dead = transition(&fits, &follows, 12);
+        assert_eq!((&dead.next, dead.follows, dead.instead()), (&Next::Dead, &[][..], None));
         let error = dead.error.expect("an error");
-        assert_eq!((&dead.next, error.kind), (&Next::Dead, ErrorKind::Permanent));
+        assert_eq!(error.kind, ErrorKind::Permanent);
         assert!(error.message.contains("a child is too large") && error.message.contains("13 bytes"), "{}", error.message);
-        assert!(matches!(transition(&large, 13).next, Next::Succeeded { children: [_], .. }));
+        assert_eq!(transition(&fits, &follows, 13).next, Next::Succeeded { result: "1" });
+    }
+
+    #[test]
+    fn another_end_stands_and_nothing_too_large_follows_it() {
+        let (follows, verdict) = ([child()], Verdict::Dead { error: error(ErrorKind::Panic) });
+        let dead = transition(&verdict, &follows, 12);
+        assert_eq!((&dead.next, dead.follows), (&Next::Dead, &[][..]));
+        assert_eq!(dead.error.map(|error| error.kind), Some(ErrorKind::Panic));
     }
 }
