@@ -149,7 +149,7 @@ impl Model {
 
     fn finish(&mut self, id: &TaskId, End { verdict, follows }: &End) -> Finished {
         let task = self.tasks.get(id).expect("known");
-        if !(task.cancel_asked && transition(verdict, follows, usize::MAX).yields_to_cancel) {
+        if !(task.cancel_asked && transition(verdict, follows, usize::MAX).instead().is_some()) {
             for Follow::Enqueue(child) in follows {
                 self.enqueue(child, NAMES[0], true);
             }

@@ -1,9 +1,9 @@
-//! Decides what the broker is asked to record of an attempt. Pure.
+//! Decides what follows from an attempt: pure.
 //!
-//! outcome + attempts so far + limits → [`Verdict`] and what follows from it ([`Follow`])
+//! outcome + attempts so far + limits on attempts → [`judge`] → verdict and follows → [`transition`] → what the broker writes
 //!
-//! Invariant: an attempt that ended or was lost counts. An attempt that the host could not equip does not count. No delay is longer than
-//! the cap in the settings; a delay that the body asked for is bounded by [`LONGEST_WISH`].
+//! Invariant: an attempt that ended or was lost counts. An attempt that the host could not run does not. No delay is longer than the
+//! settings' cap, unless the body asked for a longer one, up to [`LONGEST_WISH`].
 
 use std::time::Duration;
 
@@ -15,15 +15,15 @@ use crate::{
 
 mod transition;
 
-pub use transition::{Next, Transition, cancelled_instead, oversize, transition};
+pub use transition::{Next, Transition, oversize, transition};
 
 /// The longest delay that a body may ask for.
 pub const LONGEST_WISH: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Judges the outcome of an attempt. The caller draws `jitter` from 0..1.
+/// The verdict of an outcome, and what follows if the verdict is recorded. The caller draws `jitter` from 0..1.
 ///
-/// A retry waits for the time that the body asked for, else for [`RetrySettings::backoff`]. A failure ends the task if it was the last
-/// attempt, or if no further attempt can succeed. A child inherits options of its parent.
+/// A retry waits as long as the body asked, else for [`RetrySettings::backoff`]. A failure ends the task if it was the last attempt, or if
+/// another attempt can't do better. A child inherits options of its parent.
 pub fn judge(task: &Task, hints: Option<&Hints>, settings: &RetrySettings, outcome: Outcome, jitter: f64) -> (Verdict, Vec<Follow>) {
     match outcome {
         Outcome::Done { result, children } => {
@@ -53,17 +53,17 @@ fn failed(task: &Task, hints: Option<&Hints>, settings: &RetrySettings, error: T
     Verdict::Retry { error, delay }
 }
 
-/// The number that the asker gave; else the body's hint, within its bounds (`catalogue::Bound`); else the worker's default.
+/// How many attempts a task may have: as its enqueuer says, else as the body's hint says, else the worker's default.
 pub fn max_attempts(task: &Task, hints: Option<&Hints>, settings: &RetrySettings) -> u32 {
     task.options.max_attempts.or_else(|| hints?.retries.map(|retries| retries.saturating_add(1))).unwrap_or(settings.max_attempts).max(1)
 }
 
-/// The worker's defaults, for tasks whose asker and body give no number.
+/// The worker's defaults. They apply if neither the enqueuer nor the body's hint says otherwise.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RetrySettings {
     /// At least 1; 4 is three retries.
     pub max_attempts: u32,
-    /// The delay before a retry for which the body asks no delay.
+    /// The delay before a retry, if the body asks for none.
     pub backoff: Backoff,
 }
 
@@ -91,10 +91,6 @@ mod tests {
             losses: 0,
             options: TaskOptions { max_attempts, ..TaskOptions::default() },
         }
-    }
-
-    fn judge(task: &Task, hints: Option<&Hints>, settings: &RetrySettings, outcome: Outcome, jitter: f64) -> Verdict {
-        super::judge(task, hints, settings, outcome, jitter).0
     }
 
     fn failed(kind: ErrorKind, after: Option<Duration>) -> Outcome {
@@ -134,7 +130,7 @@ mod tests {
         let ends: Vec<_> = (0..4)
             .map(|tries| {
                 matches!(
-                    judge(&task(tries, None), None, &RetrySettings::default(), failed(ErrorKind::Panic, None), 0.5),
+                    judge(&task(tries, None), None, &RetrySettings::default(), failed(ErrorKind::Panic, None), 0.5).0,
                     Verdict::Dead { .. }
                 )
             })
@@ -157,15 +153,15 @@ mod tests {
     #[test]
     fn what_the_host_could_not_give_is_handed_back_uncounted() {
         let outcome = Outcome::HostFault { reason: "no memory".into(), delay: Duration::from_millis(300) };
-        let verdict = judge(&task(3, Some(4)), None, &RetrySettings::default(), outcome, 0.5);
-        assert_eq!(verdict, Verdict::HandBack { delay: Duration::from_millis(300) });
+        let judged = judge(&task(3, Some(4)), None, &RetrySettings::default(), outcome, 0.5);
+        assert_eq!(judged, (Verdict::HandBack { delay: Duration::from_millis(300) }, Vec::new()));
     }
 
     #[test]
-    fn a_result_is_recorded_with_its_children() {
-        let child = crate::task::NewTask::new(TaskName::new("add").unwrap(), "[1,1]");
+    fn children_follow_a_result() {
+        let child = NewTask::new(TaskName::new("add").unwrap(), "[1,1]");
         let outcome = Outcome::Done { result: "2".into(), children: vec![child.clone()] };
-        let judged = super::judge(&task(9, Some(1)), None, &RetrySettings::default(), outcome, 0.5);
+        let judged = judge(&task(9, Some(1)), None, &RetrySettings::default(), outcome, 0.5);
         assert_eq!(judged, (Verdict::Succeed { result: "2".into() }, vec![Follow::Enqueue(child)]));
     }
 
@@ -175,7 +171,7 @@ mod tests {
             kind in prop::sample::select(RETRYABLE.as_slice()), tries: u32, max in 1_u32..50, jitter in 0.0..1.0_f64, after in prop::option::of(0_u64..10_000_000)
         ) {
             let wish = after.map(Duration::from_secs);
-            match judge(&task(tries % 60, Some(max)), None, &RetrySettings::default(), failed(kind, wish), jitter) {
+            match judge(&task(tries % 60, Some(max)), None, &RetrySettings::default(), failed(kind, wish), jitter).0 {
                 Verdict::Dead { error } => prop_assert!(error.kind == kind && tries % 60 + 1 >= max),
                 Verdict::Retry { error, delay } => {
                     prop_assert!(error.kind == kind && tries % 60 + 1 < max);
@@ -190,13 +186,13 @@ mod tests {
 
         #[test]
         fn other_kinds_end_the_task_at_once(kind in prop::sample::select(DEADLY.as_slice()), tries in 0_u32..100, after in prop::option::of(0_u64..100)) {
-            let verdict = judge(&task(tries, Some(u32::MAX)), None, &RetrySettings::default(), failed(kind, after.map(Duration::from_secs)), 0.5);
+            let (verdict, _) = judge(&task(tries, Some(u32::MAX)), None, &RetrySettings::default(), failed(kind, after.map(Duration::from_secs)), 0.5);
             prop_assert!(matches!(verdict, Verdict::Dead { .. }), "{verdict:?}");
         }
 
         #[test]
         fn a_cancelled_attempt_cancels_the_task(kind in prop::sample::select([ErrorKind::Cancelled, ErrorKind::Expired].as_slice()), tries in 0_u32..100) {
-            let verdict = judge(&task(tries, None), None, &RetrySettings::default(), failed(kind, None), 0.5);
+            let (verdict, _) = judge(&task(tries, None), None, &RetrySettings::default(), failed(kind, None), 0.5);
             prop_assert!(matches!(verdict, Verdict::Cancel { .. }), "{verdict:?}");
         }
     }

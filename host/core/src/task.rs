@@ -269,6 +269,13 @@ pub enum Outcome {
     HostFault { reason: String, delay: Duration },
 }
 
+/// What is done in the same step that records an end, and only if that end is recorded.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Follow {
+    /// Enqueues a task, in any queue.
+    Enqueue(NewTask),
+}
+
 /// What follows from an outcome: what the broker is asked to record.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
@@ -293,13 +300,6 @@ pub enum Verdict {
     },
     /// Uncounted; waits under its name until a worker can start it (no plugin offers it, or its plugin is at `concurrency`).
     Park,
-}
-
-/// What is done in the step that records an end, if it is recorded as asked for. After a crash both happened or neither.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Follow {
-    /// A child: it is enqueued, in any queue. A known id is silently nothing, so repeating the step is safe.
-    Enqueue(NewTask),
 }
 
 /// Which code ran an attempt.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::{
@@ -27,8 +28,8 @@ use crate::{
     lease::{Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, LeaseReply, Leased, Member, grace},
 };
 use taskhost_core::{
-    retry::{Next, transition},
-    task::{Follow, Progress, QueueName, TaskId, TaskName},
+    retry::{Next, Transition, transition},
+    task::{Follow, Progress, QueueName, TaskError, TaskId, TaskName},
 };
 
 /// Attempts in one script call: it occupies the server for about 5 µs each.
@@ -144,16 +145,15 @@ impl Lease for RedisBroker {
 
     async fn sweep(&self, queue: &QueueName, offered: &[TaskName]) -> Result<()> {
         let settings = &self.settings;
-        let mut call = SWEEP
-            .call(&self.keys.queue(queue))
-            .arg(millis(settings.result_ttl))
-            .arg(settings.dead_count)
-            .arg(millis(settings.dead_age))
-            .arg(millis(settings.unknown_task_ttl))
-            .arg(format!("{} s", settings.unknown_task_ttl.as_secs()));
-        for name in offered {
-            call.push(name.as_str());
-        }
+        let bounds = serde_json::json!({
+            "ttl": millis(settings.result_ttl),
+            "dead_count": settings.dead_count,
+            "dead_age": millis(settings.dead_age),
+            "unknown_ttl": millis(settings.unknown_task_ttl),
+            "unknown_for": format!("{} s", settings.unknown_task_ttl.as_secs()),
+            "offered": offered,
+        });
+        let call = SWEEP.call(&self.keys.queue(queue)).arg(bounds.to_string());
         while is_yes(&self.commands.call(&call).await?) {}
         self.relay(queue).await.map(drop)
     }
@@ -193,24 +193,23 @@ impl RedisBroker {
         let mut authors = Authors::default();
         let mut plain = Vec::with_capacity(finishes.len());
         let mut others = Vec::new();
-        let mut children = Vec::new();
         let mut said = HashSet::with_capacity(finishes.len());
         for (index, finish) in finishes.iter().enumerate() {
             // A member that is given twice in one call: the second finish is stale, like any repeated one.
             if !said.insert(&finish.member) {
                 continue;
             }
-            let told = self.told(finish)?;
+            let becomes = transition(&finish.verdict, &finish.follows, self.settings.payload_limit);
             let author = authors.index(finish);
-            if told.kind == "S" && told.follows.is_empty() && finish.log.is_empty() && author == 0 {
-                plain.push((index, told.data));
-                continue;
+            match becomes.next {
+                Next::Succeeded { result } if becomes.follows.is_empty() && finish.log.is_empty() && author == 0 => {
+                    plain.push((index, result));
+                }
+                _ => {
+                    let follows = self.follows(&who.queue, becomes.follows).await?;
+                    others.push((index, json(&told(finish, &becomes, &authors.0[author].name, follows)?)?));
+                }
             }
-            let before = children.len();
-            if !told.follows.is_empty() {
-                self.children(&who.queue, told.follows, &mut children).await?;
-            }
-            others.push((index, told, author, children.len() - before));
         }
         let keep = millis(self.settings.dead_age).max(ttl).saturating_add(86_400_000);
         let mut call = FINISH.call(&self.keys.queue(&who.queue)).arg(ttl).arg(&*who.id).arg(keep).arg(authors.0.len());
@@ -226,28 +225,13 @@ impl RedisBroker {
             call.push(&member);
         }
         for (_, result) in &plain {
-            call.push(&**result);
+            call.push(result);
         }
         call.push(others.len());
-        for (index, told, author, children) in &others {
-            let finish = &finishes[*index];
-            member.clear();
-            let _infallible = write!(member, "{}", finish.member);
-            for part in [&member, told.kind, &told.data, &told.entry] {
-                call.push(part);
-            }
-            call.push(told.delay);
-            call.push(&authors.0[*author].name);
-            match &finish.log {
-                log if log.is_empty() || log.ends_with('\n') => call.push(log),
-                log => call.push(format!("{log}\n")),
-            }
-            call.push(children);
+        for (_, told) in &others {
+            call.push(told);
         }
-        for part in &children {
-            call.push(part);
-        }
-        let order = plain.iter().map(|(index, _)| *index).chain(others.iter().map(|(index, ..)| *index));
+        let order = plain.iter().map(|(index, _)| *index).chain(others.iter().map(|(index, _)| *index));
         let digits = word(self.commit(&call).await?);
         if digits.len() != plain.len() + others.len() {
             return Err(corrupt("an answer", "not one digit for each finish"));
@@ -263,49 +247,87 @@ impl RedisBroker {
         Ok(reply)
     }
 
-    fn told<'a>(&self, finish: &'a Finish) -> Result<Told<'a>> {
-        let becomes = transition(&finish.verdict, &finish.follows, self.settings.payload_limit);
-        let is_loss = becomes.is_loss();
-        let (kind, delay) = match becomes.next {
-            Next::Succeeded { result } => {
-                return Ok(Told { kind: "S", data: Cow::Borrowed(result), entry: String::new(), delay: 0, follows: becomes.follows });
+    /// Splits what follows: records of this queue, and entries of the outbox for other queues.
+    async fn follows(&self, queue: &QueueName, follows: &[Follow]) -> Result<Follows> {
+        let mut split = Follows::default();
+        for Follow::Enqueue(task) in follows {
+            if task.queue == *queue {
+                let here = split.here.get_or_insert_default();
+                here.count += 1;
+                here.records.extend(record(task)?);
+            } else {
+                self.meet(&task.queue).await?;
+                split.out.extend([task.queue.to_string(), json(&record(task)?)?]);
             }
-            Next::Dead => (if is_loss { "W" } else { "D" }, Duration::ZERO),
-            Next::Cancelled => ("C", Duration::ZERO),
-            Next::Waiting(delay) if !becomes.is_counted => ("H", delay),
-            Next::Waiting(delay) => (if is_loss { "L" } else { "R" }, delay),
-            Next::Parked => ("P", Duration::ZERO),
-        };
-        let (data, entry) = match &becomes.error {
-            Some(error) => (json(&**error)?, entry(&finish.worker, finish.code.as_deref(), error)?),
-            None => (String::new(), String::new()),
-        };
-        Ok(Told { kind, data: data.into(), entry, delay: millis(delay), follows: becomes.follows })
-    }
-
-    /// Appends the children: those of this queue as records, the others as entries of the outbox.
-    async fn children(&self, queue: &QueueName, follows: &[Follow], out: &mut Vec<String>) -> Result<()> {
-        let (here, there): (Vec<_>, Vec<_>) = follows.iter().map(|Follow::Enqueue(task)| task).partition(|task| task.queue == *queue);
-        out.push(here.len().to_string());
-        for task in here {
-            out.extend(record(task)?);
         }
-        for task in there {
-            self.meet(&task.queue).await?;
-            out.push(task.queue.to_string());
-            out.push(json(&record(task)?)?);
-        }
-        Ok(())
+        Ok(split)
     }
 }
 
-/// A verdict as the script's arguments.
+/// One finish that is no plain success, as `finish.lua` reads it.
+#[derive(Serialize)]
 struct Told<'a> {
-    kind: &'static str,
-    data: Cow<'a, str>,
-    entry: String,
+    member: String,
+    next: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instead: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entry: Option<String>,
+    counted: bool,
+    lost: bool,
     delay: u64,
-    follows: &'a [Follow],
+    by: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<Cow<'a, str>>,
+    #[serde(flatten)]
+    follows: Follows,
+}
+
+#[derive(Default, Serialize)]
+struct Follows {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    here: Option<Here>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    out: Vec<String>,
+}
+
+#[derive(Default, Serialize)]
+struct Here {
+    count: usize,
+    records: Vec<String>,
+}
+
+fn told<'a>(finish: &'a Finish, becomes: &Transition<'a>, by: &'a str, follows: Follows) -> Result<Told<'a>> {
+    let text = |error: &TaskError| json(error);
+    let (next, result, delay) = match becomes.next {
+        Next::Succeeded { result } => ("succeeded", Some(result), Duration::ZERO),
+        Next::Dead => ("dead", None, Duration::ZERO),
+        Next::Cancelled => ("cancelled", None, Duration::ZERO),
+        Next::Waiting(delay) => ("waiting", None, delay),
+        Next::Parked => ("parked", None, Duration::ZERO),
+    };
+    Ok(Told {
+        member: finish.member.to_string(),
+        next,
+        result,
+        error: becomes.error.as_deref().map(text).transpose()?,
+        instead: becomes.instead().and_then(|instead| instead.error).as_deref().map(text).transpose()?,
+        entry: becomes.noted.as_deref().map(|error| entry(&finish.worker, finish.code.as_deref(), error)).transpose()?,
+        counted: becomes.is_counted,
+        lost: becomes.is_loss(),
+        delay: millis(delay),
+        by,
+        log: match &*finish.log {
+            "" => None,
+            log if log.ends_with('\n') => Some(log.into()),
+            log => Some(format!("{log}\n").into()),
+        },
+        follows,
+    })
 }
 
 /// The workers and codes of a batch. Each pair is stored once for all tasks that share it, under a short name.

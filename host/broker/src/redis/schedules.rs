@@ -11,7 +11,7 @@ use redis::Value;
 use super::{
     driver::RedisBroker,
     scripts::{FIRE, PAUSE_SCHEDULE, PUT_SCHEDULE},
-    values::{Row, bytes, corrupt, count, is_yes, json, list, push_record, shown_id, text, word, words},
+    values::{Row, bytes, corrupt, count, is_yes, json, list, record, shown_id, text, word, words},
 };
 use crate::{
     error::{BrokerError, Result},
@@ -53,18 +53,19 @@ impl Schedules for RedisBroker {
             Some(false) => "0",
             Some(true) => "1",
         };
-        let call = PUT_SCHEDULE
-            .call(&self.keys.queue(&new.queue))
-            .arg(&*new.name)
-            .arg(&*new.rule)
-            .arg(&*new.timezone)
-            .arg(what(&new))
-            .arg(if new.overlap == Overlap::Skip { "skip" } else { "allow" })
-            .arg(json(&new)?)
-            .arg(named)
-            .arg(new.created_at.0)
-            .arg(new.last.0)
-            .arg(usize::from(new.paused));
+        let told = serde_json::json!({
+            "name": new.name,
+            "rule": new.rule,
+            "timezone": new.timezone,
+            "what": what(&new),
+            "overlap": if new.overlap == Overlap::Skip { "skip" } else { "allow" },
+            "definition": json(&new)?,
+            "named": named,
+            "created": new.created_at.0,
+            "last": new.last.0,
+            "paused": if new.paused { "1" } else { "0" },
+        });
+        let call = PUT_SCHEDULE.call(&self.keys.queue(&new.queue)).arg(told.to_string());
         self.commands.call(&call).await?;
         if let Some(old) = moves_from {
             self.commands.send(&index).await?;
@@ -128,14 +129,15 @@ impl Schedules for RedisBroker {
 
     async fn fire(&self, schedule: &Schedule, due: Millis, task: &NewTask) -> Result<Fired> {
         check_payload(task, self.settings.payload_limit)?;
-        let mut call = FIRE
-            .call(&self.keys.queue(&schedule.queue))
-            .arg(&*schedule.name)
-            .arg(due.0)
-            .arg(&*schedule.rule)
-            .arg(&*schedule.timezone)
-            .arg(what(schedule));
-        push_record(&mut call, task)?;
+        let firing = serde_json::json!({
+            "schedule": schedule.name,
+            "due": due.0,
+            "rule": schedule.rule,
+            "timezone": schedule.timezone,
+            "what": what(schedule),
+            "record": record(task)?,
+        });
+        let call = FIRE.call(&self.keys.queue(&schedule.queue)).arg(firing.to_string());
         let mut row = Row::new(self.commands.call(&call).await?)?;
         match &*word(row.next()) {
             "fired" => Ok(Fired::Enqueued(task.id.clone())),

@@ -45,12 +45,13 @@ impl Tasks for RedisBroker {
     }
 
     async fn cancel(&self, queue: &QueueName, id: &TaskId) -> Result<CancelReply> {
-        let call = CANCEL
-            .call(&self.keys.queue(queue))
-            .arg(millis(self.settings.result_ttl))
-            .arg(id.as_str())
-            .arg(self.keys.control())
-            .arg(queue.as_str());
+        let asked = serde_json::json!({
+            "id": id.as_str(),
+            "queue": queue.as_str(),
+            "channel": self.keys.control(),
+            "ttl": millis(self.settings.result_ttl),
+        });
+        let call = CANCEL.call(&self.keys.queue(queue)).arg(asked.to_string());
         let said = word(self.commands.call(&call).await?);
         Ok(match &*said {
             "unknown" => CancelReply::NotFound,

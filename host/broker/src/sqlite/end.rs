@@ -1,71 +1,130 @@
-//! What is common to every end: the key is released, the result's time begins, whoever waits is told.
+//! The one place where a task ends, whatever ends it: an attempt, a cancel, its `expires`, a sweep, a worker that leaves, a delete or
+//! purge, or that it can't be read.
+//!
+//! [`Ends`] → [`end_task`] for each → [`Ends::count`], in one step
+//!
+//! Invariant: an end frees the unique key, starts the time of the result, is counted, and is told to those who wait.
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 use rusqlite::{OptionalExtension, params};
 
 use super::{
-    enqueue::take,
     kept,
-    rows::{BRIEF, Brief, Odd, brief, duration, maybe, ms, number, parsed, whole, words},
+    rows::{BRIEF, Brief, Odd, brief, maybe, ms, number, parsed, whole, words},
     writer::{Failure, Step},
 };
-use crate::{
-    error::Result,
-    settings::STUB,
-    tasks::{CancelReply, DeleteReply, RetryReply},
-    unreadable,
-};
-use taskhost_core::task::{ErrorKind, QueueName, State, TaskError, TaskId, Unique};
+use crate::{error::Result, settings::STUB, unreadable};
+use taskhost_core::task::{CodeId, ErrorKind, QueueName, State, TaskError, TaskId};
 
-/// The task, unless it ended and is over its time.
-pub(super) fn look_up(step: &Step<'_>, queue: &QueueName, id: &TaskId) -> Result<Option<Brief>, Failure> {
-    let mut find = step
-        .connection
-        .prepare_cached(&format!("SELECT {BRIEF} FROM task WHERE id = ? AND queue = ? AND (gone_at IS NULL OR gone_at > ?)"))?;
-    Ok(find.query_row(params![id.as_str(), queue.as_str(), step.now_ms()], brief).optional()?)
+/// How a task ends. `attempt` is what its attempt changes, if an attempt ends it.
+#[derive(Debug)]
+pub(super) struct End<'a> {
+    pub(super) state: State,
+    pub(super) result: Option<&'a str>,
+    pub(super) error: Option<&'a TaskError>,
+    pub(super) attempt: Attempt<'a>,
 }
 
-/// Ends a task that no attempt ended: cancelled while it waited, expired, nobody offers it.
-pub(super) fn end(step: &mut Step<'_>, task: &Brief, state: State, error: &TaskError) -> Result<(), Failure> {
+/// What an attempt changes in its task, also if it does not end it.
+#[derive(Debug)]
+pub(super) struct Attempt<'a> {
+    pub(super) tries: u32,
+    pub(super) losses: u32,
+    /// The history, as JSON.
+    pub(super) errors: Option<String>,
+    /// `None` keeps the stored worker or code.
+    pub(super) worker: Option<&'a str>,
+    pub(super) code: Option<&'a CodeId>,
+}
+
+impl Attempt<'_> {
+    /// No attempt: the task keeps what it has.
+    fn none(task: &Brief) -> Self {
+        Self { tries: task.tries, losses: task.losses, errors: task.errors.clone(), worker: None, code: None }
+    }
+}
+
+/// Ends one task. The caller counts the ends of the step with [`Ends::count`].
+pub(super) fn end_task(step: &mut Step<'_>, ends: &mut Ends, task: &Brief, end: &End<'_>) -> Result<(), Failure> {
+    let ttl = task.result_ttl_ms.unwrap_or_else(|| ms(step.settings.result_ttl));
+    end_kept_for(step, ends, task, end, ttl)
+}
+
+/// `ttl`: how long the result is kept, in milliseconds. The dead set has bounds of its own.
+fn end_kept_for(step: &mut Step<'_>, ends: &mut Ends, task: &Brief, end: &End<'_>, ttl: i64) -> Result<(), Failure> {
     release(step, task)?;
     step.news.ended.push(task.id.clone());
-    let Kept::Until(gone_at) = keep(step, task, state)? else { return remove(step, task) };
+    let gone_at = if end.state == State::Dead {
+        None
+    } else {
+        if task.child && ttl < ms(STUB) {
+            kept::leave_stub(step, task)?;
+        }
+        // A result that is not kept is hidden at once. Its row stays for those who await it.
+        if ttl == 0 && !kept::is_awaited(step, task)? {
+            return remove(step, task);
+        }
+        Some(over_at(step.now_ms(), ttl))
+    };
     let mut update = step.connection.prepare_cached(
-        "UPDATE task SET state = ?, ended_at = ?, gone_at = ?, error = ?, due_at = NULL, parked_at = NULL, held_by = NULL,
-                         cancel_asked = 0, progress = NULL WHERE seq = ?",
+        "UPDATE task SET state = ?1, tries = ?2, losses = ?3, due_at = NULL, parked_at = NULL, ended_at = ?4, gone_at = ?5, held_by = NULL,
+                cancel_asked = 0, progress = NULL, result = ?6, error = ?7, errors = ?8, worker = coalesce(?9, worker),
+                plugin = coalesce(?10, plugin), version = coalesce(?11, version), digest = coalesce(?12, digest)
+         WHERE seq = ?13",
     )?;
-    update.execute(params![number(state), step.now_ms(), gone_at, serde_json::to_string(error)?, task.seq])?;
-    count(step, &task.queue, state, gone_at, 1)
-}
-
-/// What is never over its time by itself stands under this one.
-const NEVER: i64 = i64::MAX;
-
-/// So many of a queue have ended so, and are over their time then.
-pub(super) fn count(step: &Step<'_>, queue: &QueueName, state: State, gone_at: Option<i64>, n: i64) -> Result<(), Failure> {
-    let mut add = step.connection.prepare_cached(
-        "INSERT INTO ended (queue, state, gone_at, n) VALUES (?, ?, ?, ?) ON CONFLICT (queue, state, gone_at) DO UPDATE SET n = n + excluded.n",
-    )?;
-    add.execute(params![queue.as_str(), number(state), gone_at.unwrap_or(NEVER), n])?;
+    let attempt = &end.attempt;
+    update.execute(params![
+        number(end.state),
+        attempt.tries,
+        attempt.losses,
+        step.now_ms(),
+        gone_at,
+        end.result,
+        end.error.map(serde_json::to_string).transpose()?,
+        attempt.errors,
+        attempt.worker,
+        attempt.code.map(|code| &code.plugin),
+        attempt.code.map(|code| &code.version),
+        attempt.code.map(|code| &code.digest),
+        task.seq,
+    ])?;
+    *ends.0.entry((end.state, gone_at)).or_default() += 1;
     Ok(())
 }
 
-/// An ended task goes before its time is over, or runs again.
-fn uncount(step: &Step<'_>, task: &Brief) -> Result<(), Failure> {
-    let mut find = step.connection.prepare_cached("SELECT gone_at FROM task WHERE seq = ?")?;
-    let gone_at = find.query_row([task.seq], |row| maybe(row, 0)).optional()?.flatten();
-    count(step, &task.queue, task.state, gone_at, -1)
+/// The ends of one step in one queue: how many ended in a state and are past their time at `gone_at`.
+#[derive(Debug, Default)]
+pub(super) struct Ends(BTreeMap<(State, Option<i64>), i64>);
+
+impl Ends {
+    /// Adds them to the counts of ended tasks.
+    pub(super) fn count(self, step: &Step<'_>, queue: &QueueName) -> Result<(), Failure> {
+        self.0.into_iter().try_for_each(|((state, gone_at), n)| count(step, queue, state, gone_at, n))
+    }
 }
 
-/// `now + ttl`, later by a two-thousandth of `ttl` at most: then tasks share their times, and there are few counts.
-fn over_at(now: i64, ttl: i64) -> i64 {
-    let grid = i64::try_from((ttl / 4096).max(1).unsigned_abs().next_power_of_two()).unwrap_or(1);
-    let at = now.saturating_add(ttl);
-    at.checked_add(grid - 1).map_or(at, |end| end - end % grid)
+/// Ends one task that no attempt ended.
+pub(super) fn end_waiting(step: &mut Step<'_>, task: &Brief, state: State, error: &TaskError) -> Result<(), Failure> {
+    let mut ends = Ends::default();
+    end_task(step, &mut ends, task, &End { state, result: None, error: Some(error), attempt: Attempt::none(task) })?;
+    ends.count(step, &task.queue)
 }
 
-/// Rows that are no tasks end as dead, each alone. Nobody can ask for an id or a queue that is none: those get others.
+/// Deletes a task that does not run. One that has not ended ends as cancelled, and only those who await it see this.
+pub(super) fn discard(step: &mut Step<'_>, task: &Brief) -> Result<(), Failure> {
+    if task.state.is_ended() {
+        release(step, task)?;
+        step.news.ended.push(task.id.clone());
+        return remove(step, task);
+    }
+    let error = TaskError::new(ErrorKind::Cancelled, "deleted before it started");
+    let end = End { state: State::Cancelled, result: None, error: Some(&error), attempt: Attempt::none(task) };
+    // It is past its time at once, so it is not counted.
+    end_kept_for(step, &mut Ends::default(), task, &end, 0)
+}
+
+/// Ends rows that can't be read as dead, each by itself. No caller can ask for an invalid id or queue, so these get valid ones.
 pub(super) fn end_unreadable(step: &mut Step<'_>, odd: &[Odd]) -> Result<(), Failure> {
     for Odd { seq, why } in odd {
         let mut find = step.connection.prepare_cached("SELECT id, queue FROM task WHERE seq = ?")?;
@@ -98,52 +157,53 @@ pub(super) fn end_unreadable(step: &mut Step<'_>, odd: &[Odd]) -> Result<(), Fai
             "DELETE FROM unique_key WHERE (queue, key, holder) IN (SELECT queue, unique_key, id FROM task WHERE seq = ?)",
         )?;
         free.execute([seq])?;
-        let mut update = step.connection.prepare_cached(
-            "UPDATE task SET id = ?, queue = ?, state = ?, ended_at = ?, gone_at = NULL, error = ?, due_at = NULL, parked_at = NULL,
-                             held_by = NULL, cancel_asked = 0, progress = NULL WHERE seq = ?",
-        )?;
-        // If it was counted among those that have ended, it is counted among the dead now.
+        // A row that was counted in another ended state is counted among the dead from now on.
         let mut counted = step.connection.prepare_cached("SELECT state, gone_at FROM task WHERE seq = ?")?;
         let (was, gone_at) = counted.query_row([seq], |row| Ok((whole(row, 0)?, maybe(row, 1)?)))?;
         if let Some(was) = State::ALL.into_iter().find(|state| state.is_ended() && number(*state) == was).filter(|_| own_queue) {
             count(step, &queue, was, gone_at, -1)?;
         }
-        let error = serde_json::to_string(&TaskError::new(ErrorKind::Unreadable, &*message))?;
-        update.execute(params![id.as_str(), queue.as_str(), number(State::Dead), step.now_ms(), error, seq])?;
+        let mut rename = step.connection.prepare_cached("UPDATE task SET id = ?, queue = ? WHERE seq = ?")?;
+        rename.execute(params![id.as_str(), queue.as_str(), seq])?;
+        drop((find, free, counted, rename));
+        let mut read = step.connection.prepare_cached(&format!("SELECT {BRIEF} FROM task WHERE seq = ?"))?;
+        let task = read.query_row([seq], brief)?;
+        drop(read);
+        end_waiting(step, &task, State::Dead, &TaskError::new(ErrorKind::Unreadable, &*message))?;
         let then = format!("it is dead: `taskhost task show {id} --queue {queue}`, `taskhost task delete {id} --queue {queue}`");
-        count(step, &queue, State::Dead, None, 1)?;
         unreadable::say(at(step.connection), &format!("task `{id}` of queue `{queue}`"), message, then);
-        step.news.ended.push(id);
     }
     Ok(())
 }
 
-/// The database, as it is shown.
-pub(super) fn at(db: &rusqlite::Connection) -> &str {
-    db.path().unwrap_or("the database")
+/// Stored in place of a `gone_at` that never comes.
+const NEVER: i64 = i64::MAX;
+
+/// Adds `n` to the ends of a queue in a state that are past their time at `gone_at`.
+fn count(step: &Step<'_>, queue: &QueueName, state: State, gone_at: Option<i64>, n: i64) -> Result<(), Failure> {
+    let mut add = step.connection.prepare_cached(
+        "INSERT INTO ended (queue, state, gone_at, n) VALUES (?, ?, ?, ?) ON CONFLICT (queue, state, gone_at) DO UPDATE SET n = n + excluded.n",
+    )?;
+    add.execute(params![queue.as_str(), number(state), gone_at.unwrap_or(NEVER), n])?;
+    Ok(())
 }
 
-/// What is kept of an ended task.
-pub(super) enum Kept {
-    Nothing,
-    /// Its row, until this `gone_at`; never by itself when that is none: the dead set has bounds of its own.
-    Until(Option<i64>),
+/// An ended task that is deleted before its time, or runs again, is no longer counted.
+pub(super) fn uncount(step: &Step<'_>, task: &Brief) -> Result<(), Failure> {
+    let mut find = step.connection.prepare_cached("SELECT gone_at FROM task WHERE seq = ?")?;
+    let gone_at = find.query_row([task.seq], |row| maybe(row, 0)).optional()?.flatten();
+    count(step, &task.queue, task.state, gone_at, -1)
 }
 
-pub(super) fn keep(step: &Step<'_>, task: &Brief, state: State) -> Result<Kept, Failure> {
-    if state == State::Dead {
-        return Ok(Kept::Until(None));
-    }
-    let ttl = task.result_ttl_ms.unwrap_or_else(|| ms(step.settings.result_ttl));
-    if task.child && ttl < ms(STUB) {
-        kept::leave_stub(step, task)?;
-    }
-    // Hidden from now on, and told to those who await it.
-    if ttl > 0 || kept::is_awaited(step, task)? { Ok(Kept::Until(Some(over_at(step.now_ms(), ttl)))) } else { Ok(Kept::Nothing) }
+/// `now + ttl`, rounded up by a two-thousandth of `ttl` at most. So many tasks share a time, and there are few counts.
+fn over_at(now: i64, ttl: i64) -> i64 {
+    let grid = i64::try_from((ttl / 4096).max(1).unsigned_abs().next_power_of_two()).unwrap_or(1);
+    let at = now.saturating_add(ttl);
+    at.checked_add(grid - 1).map_or(at, |end| end - end % grid)
 }
 
-/// Gives the unique key back, if it is still this task's.
-pub(super) fn release(step: &Step<'_>, task: &Brief) -> Result<(), Failure> {
+/// Frees the unique key, if the task still holds it.
+fn release(step: &Step<'_>, task: &Brief) -> Result<(), Failure> {
     if let Some(key) = &task.unique_key {
         let mut delete = step.connection.prepare_cached("DELETE FROM unique_key WHERE queue = ? AND key = ? AND holder = ?")?;
         delete.execute([task.queue.as_str(), key, task.id.as_str()])?;
@@ -151,25 +211,8 @@ pub(super) fn release(step: &Step<'_>, task: &Brief) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Deletes a task that does not run. Whoever awaits one that has not ended is told that it never will.
-pub(super) fn discard(step: &mut Step<'_>, task: &Brief) -> Result<(), Failure> {
-    release(step, task)?;
-    step.news.ended.push(task.id.clone());
-    if task.state.is_ended() || !kept::is_awaited(step, task)? {
-        return remove(step, task);
-    }
-    if task.child {
-        kept::leave_stub(step, task)?;
-    }
-    let error = TaskError::new(ErrorKind::Cancelled, "deleted before it started");
-    let mut hide = step.connection.prepare_cached(
-        "UPDATE task SET state = 6, ended_at = ?1, gone_at = ?1, error = ?2, due_at = NULL, parked_at = NULL, progress = NULL WHERE seq = ?3",
-    )?;
-    hide.execute(params![step.now_ms(), serde_json::to_string(&error)?, task.seq])?;
-    Ok(())
-}
-
-pub(super) fn remove(step: &Step<'_>, task: &Brief) -> Result<(), Failure> {
+/// Deletes the row of a task.
+fn remove(step: &Step<'_>, task: &Brief) -> Result<(), Failure> {
     if task.state.is_ended() {
         uncount(step, task)?;
     }
@@ -180,64 +223,15 @@ pub(super) fn remove(step: &Step<'_>, task: &Brief) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) fn cancel(step: &mut Step<'_>, queue: &QueueName, id: &TaskId) -> Result<CancelReply, Failure> {
-    let Some(task) = look_up(step, queue, id)? else { return Ok(CancelReply::NotFound) };
-    if task.state.is_ended() {
-        return Ok(CancelReply::AlreadyEnded(task.state));
-    }
-    if task.state == State::Running {
-        step.connection.prepare_cached("UPDATE task SET cancel_asked = 1 WHERE seq = ?")?.execute([task.seq])?;
-        step.news.cancel_asked = true;
-        return Ok(CancelReply::Asked);
-    }
-    end(step, &task, State::Cancelled, &TaskError::new(ErrorKind::Cancelled, "cancelled before it started"))?;
-    Ok(CancelReply::Cancelled)
+/// The task, unless it ended and is past its time.
+pub(super) fn look_up(step: &Step<'_>, queue: &QueueName, id: &TaskId) -> Result<Option<Brief>, Failure> {
+    let mut find = step
+        .connection
+        .prepare_cached(&format!("SELECT {BRIEF} FROM task WHERE id = ? AND queue = ? AND (gone_at IS NULL OR gone_at > ?)"))?;
+    Ok(find.query_row(params![id.as_str(), queue.as_str(), step.now_ms()], brief).optional()?)
 }
 
-pub(super) fn retry(step: &mut Step<'_>, queue: &QueueName, id: &TaskId) -> Result<RetryReply, Failure> {
-    let Some(task) = look_up(step, queue, id)? else { return Ok(RetryReply::NotFound) };
-    match task.state {
-        State::Dead | State::Cancelled => {
-            if let (Some(key), Some(ttl)) = (&task.unique_key, task.unique_ttl_ms) {
-                let unique = Unique { key: key.clone(), ttl: duration(ttl) };
-                if let Some(holder) = take(step, queue, id, &unique, step.now_ms())? {
-                    return Ok(RetryReply::Duplicate { holder });
-                }
-            }
-            uncount(step, &task)?;
-            let turn = step.stamp();
-            // Somebody wants it to run although its `expires` may be over.
-            let mut update = step.connection.prepare_cached(
-                "UPDATE task SET state = 1, turn = ?, tries = 0, losses = 0, ended_at = NULL, gone_at = NULL, error = NULL,
-                                 expires_at = NULL WHERE seq = ?",
-            )?;
-            update.execute([turn, task.seq])?;
-        }
-        State::Scheduled => {
-            let turn = step.stamp();
-            let now = step.now_ms();
-            let mut update = step.connection.prepare_cached(
-                "UPDATE task SET state = 1, turn = ?, due_at = NULL, expires_at = iif(expires_at <= ?, NULL, expires_at) WHERE seq = ?",
-            )?;
-            update.execute([turn, now, task.seq])?;
-        }
-        other => return Ok(RetryReply::NotEnded(other)),
-    }
-    step.news.claimable.insert(queue.clone());
-    Ok(RetryReply::Ready)
-}
-
-pub(super) fn delete(step: &mut Step<'_>, queue: &QueueName, id: &TaskId) -> Result<DeleteReply, Failure> {
-    let Some(task) = look_up(step, queue, id)? else { return Ok(DeleteReply::NotFound) };
-    if task.state == State::Running {
-        // What nobody holds was never claimed: somebody else wrote it.
-        let mut held = step
-            .connection
-            .prepare_cached("SELECT 1 FROM task JOIN incarnation ON n = held_by AND incarnation.queue = task.queue WHERE seq = ?")?;
-        if held.exists([task.seq])? {
-            return Ok(DeleteReply::Running);
-        }
-    }
-    discard(step, &task)?;
-    Ok(DeleteReply::Deleted)
+/// The name of the database in messages.
+pub(super) fn at(db: &rusqlite::Connection) -> &str {
+    db.path().unwrap_or("the database")
 }

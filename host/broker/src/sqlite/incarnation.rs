@@ -9,7 +9,7 @@ use rusqlite::{OptionalExtension, params, types::Value};
 
 use super::{
     columns::col,
-    end::{end, end_unreadable},
+    end::{end_unreadable, end_waiting},
     enqueue::meet,
     rows::{BRIEF, LEASED, brief, leased, maybe, ms, or_odd, parsed, time, whole},
     writer::{Failure, Step, sql},
@@ -177,7 +177,7 @@ pub(super) fn expire_waiting(step: &mut Step<'_>, queue: &QueueName) -> Result<u
         find.query_map(params![queue.as_str(), step.now_ms(), BATCH_ROWS], brief)?.collect::<rusqlite::Result<Vec<_>>>()?
     };
     for task in &late {
-        end(step, task, State::Cancelled, &TaskError::new(ErrorKind::Expired, "not started by the time it expires"))?;
+        end_waiting(step, task, State::Cancelled, &TaskError::new(ErrorKind::Expired, "not started by the time it expires"))?;
     }
     Ok(late.len())
 }
@@ -253,7 +253,7 @@ pub(super) fn leave(step: &mut Step<'_>, who: &Incarnation) -> Result<(), Failur
         find.query_map(params![who.queue.as_str(), n], brief)?.collect::<rusqlite::Result<Vec<_>>>()?
     };
     for task in &asked {
-        end(step, task, State::Cancelled, &TaskError::new(ErrorKind::Cancelled, "cancelled while it ran"))?;
+        end_waiting(step, task, State::Cancelled, &TaskError::new(ErrorKind::Cancelled, "cancelled while it ran"))?;
     }
     let mut back = step
         .connection

@@ -1,11 +1,11 @@
-//! Housekeeping in bounded steps: each a transaction of its own that says whether there is more to do.
+//! Housekeeping in bounded steps. Each step is a transaction of its own and says whether there is more to do.
 
 use std::time::Duration;
 
 use rusqlite::{OptionalExtension, params, types::Value};
 
 use super::{
-    end::{discard, end},
+    end::{discard, end_waiting},
     incarnation::{BATCH, BATCH_ROWS},
     kept,
     rows::{BRIEF, Brief, brief, ms, names, parsed, whole, words},
@@ -14,7 +14,7 @@ use super::{
 use crate::{error::Result, settings::TOLD};
 use taskhost_core::task::{ErrorKind, QueueName, State, TaskError, TaskId, TaskName};
 
-/// Ended tasks over their time, a minute later where somebody awaited them, of all queues, and keys over theirs; whether there may be more.
+/// Deletes ended tasks of all queues that are past their time, awaited ones a minute later, and keys past theirs. Whether there may be more.
 pub(super) fn forget(step: &Step<'_>) -> Result<bool, Failure> {
     let now = step.now_ms();
     let mut tasks = step.connection.prepare_cached(
@@ -33,11 +33,11 @@ pub(super) fn forget(step: &Step<'_>) -> Result<bool, Failure> {
     Ok(forgotten == BATCH)
 }
 
-/// The dead set to its bounds, oldest first; whether there may be more.
+/// Trims the dead set to its bounds, oldest first. Whether there may be more.
 pub(super) fn trim_dead(step: &mut Step<'_>, queue: &QueueName) -> Result<bool, Failure> {
     let too_old = step.now_ms().saturating_sub(ms(step.settings.dead_age));
     let keep = i64::try_from(step.settings.dead_count).unwrap_or(i64::MAX);
-    // The newest that is one too many, found by walking the index: everything up to it goes.
+    // The newest dead task that is one too many, found by walking the index. It and all older ones go.
     let mut nth = step.connection.prepare_cached(
         "SELECT ended_at, seq FROM task INDEXED BY task_ended WHERE queue = ? AND state = 5 AND state > 3
          ORDER BY ended_at DESC, seq DESC LIMIT 1 OFFSET ?",
@@ -55,11 +55,11 @@ pub(super) fn trim_dead(step: &mut Step<'_>, queue: &QueueName) -> Result<bool, 
     remove_all(step, &victims)
 }
 
-/// What nobody has looked at for so long begins anew: a time in which no worker lived says nothing of what is offered.
+/// If no worker swept for this long, the time of a missing name starts anew. Without workers, nothing is known about what is offered.
 const UNSEEN: Duration = Duration::from_secs(60);
 
-/// Tasks parked too long under a name that nobody has offered for as long are dead; whether there may be more. Nobody offers a name from
-/// the first sweep that finds it so.
+/// Ends tasks as dead that were parked too long under a name that no worker offered for as long. The time of a name starts with the first
+/// sweep that finds it missing. Whether there may be more.
 pub(super) fn end_unknown(step: &mut Step<'_>, queue: &QueueName, offered: &[TaskName]) -> Result<bool, Failure> {
     let ttl = step.settings.unknown_task_ttl;
     let (now, offered) = (step.now_ms(), names(offered));
@@ -85,17 +85,17 @@ pub(super) fn end_unknown(step: &mut Step<'_>, queue: &QueueName, offered: &[Tas
              WHERE queue = ?1 AND state = 2 AND parked_at <= ?2 AND name IN (SELECT name FROM unoffered WHERE queue = ?1 AND since <= ?2)
              LIMIT ?3"
         ))?;
-        find.query_map(params![queue.as_str(), before, BATCH_ROWS], |row| Ok((brief(row)?, words(row, 13)?.unwrap_or_default())))?
+        find.query_map(params![queue.as_str(), before, BATCH_ROWS], |row| Ok((brief(row)?, words(row, "name")?.unwrap_or_default())))?
             .collect::<rusqlite::Result<Vec<_>>>()?
     };
     for (task, name) in &late {
         let message = format!("no plugin offered `{name}` for {} s; drop one in, then retry the task", ttl.as_secs());
-        end(step, task, State::Dead, &TaskError::new(ErrorKind::UnknownTask, message))?;
+        end_waiting(step, task, State::Dead, &TaskError::new(ErrorKind::UnknownTask, message))?;
     }
     Ok(late.len() == BATCH)
 }
 
-/// Waiting tasks of a queue, and the queue itself once nothing is left of it; how many, and whether there may be more.
+/// Deletes waiting tasks of a queue, and the queue itself once it is empty. How many, and whether there may be more.
 pub(super) fn purge(step: &mut Step<'_>, queue: &QueueName) -> Result<(usize, bool), Failure> {
     let victims = select(
         step,
@@ -109,7 +109,7 @@ pub(super) fn purge(step: &mut Step<'_>, queue: &QueueName) -> Result<(usize, bo
     )?;
     let more = remove_all(step, &victims)?;
     if !more {
-        // A pause outlives the purge: who paused the queue did not resume it.
+        // A pause outlives the purge, because nobody resumed the queue.
         let mut drop = step.connection.prepare_cached(
             "DELETE FROM queue WHERE name = ?1 AND NOT paused AND NOT EXISTS (SELECT 1 FROM incarnation WHERE queue = ?1)
                AND NOT EXISTS (SELECT 1 FROM task INDEXED BY task_running WHERE queue = ?1 AND state = 3)
@@ -121,7 +121,7 @@ pub(super) fn purge(step: &mut Step<'_>, queue: &QueueName) -> Result<(usize, bo
     Ok((victims.len(), more))
 }
 
-/// Names in the list of queues that are none: nobody can ask for them.
+/// Drops invalid names from the list of queues. No caller can ask for them.
 pub(super) fn drop_queues(step: &Step<'_>, names: &[Value]) -> Result<(), Failure> {
     let mut drop = step.connection.prepare_cached("DELETE FROM queue WHERE name = ?")?;
     for name in names {
@@ -142,7 +142,7 @@ fn remove_all(step: &mut Step<'_>, victims: &[Brief]) -> Result<bool, Failure> {
     Ok(victims.len() == BATCH)
 }
 
-/// Running tasks that somebody cancelled and that have not ended, with the attempt it is about.
+/// Running tasks whose cancel was asked for, with their attempts.
 pub(super) fn asked(db: &rusqlite::Connection) -> Result<Vec<(QueueName, TaskId, i64)>, Failure> {
     let mut find = db.prepare_cached("SELECT queue, id, claimed_us FROM task INDEXED BY task_asked WHERE cancel_asked = 1")?;
     let read = |row: &rusqlite::Row<'_>| Ok::<_, rusqlite::Error>((parsed(row, 0)?, parsed(row, 1)?, whole(row, 2)?));

@@ -2,13 +2,21 @@
 
 use async_trait::async_trait;
 
-use super::{driver::SqliteBroker, end, listing, show, sweep};
+use super::{
+    driver::SqliteBroker,
+    end::{discard, end_waiting, look_up, uncount},
+    enqueue::take,
+    listing,
+    rows::duration,
+    show, sweep,
+    writer::{Failure, Step},
+};
 use crate::{
     error::Result,
     listing::{TaskFilter, TaskPage},
     tasks::{CancelReply, DeleteReply, QueueView, RetryReply, Tasks},
 };
-use taskhost_core::task::{QueueName, TaskId, TaskView};
+use taskhost_core::task::{ErrorKind, QueueName, State, TaskError, TaskId, TaskView, Unique};
 
 #[async_trait]
 impl Tasks for SqliteBroker {
@@ -29,17 +37,17 @@ impl Tasks for SqliteBroker {
 
     async fn cancel(&self, queue: &QueueName, id: &TaskId) -> Result<CancelReply> {
         let (queue, id) = (queue.clone(), id.clone());
-        self.write(move |step| end::cancel(step, &queue, &id)).await
+        self.write(move |step| cancel(step, &queue, &id)).await
     }
 
     async fn retry(&self, queue: &QueueName, id: &TaskId) -> Result<RetryReply> {
         let (queue, id) = (queue.clone(), id.clone());
-        self.write(move |step| end::retry(step, &queue, &id)).await
+        self.write(move |step| retry(step, &queue, &id)).await
     }
 
     async fn delete(&self, queue: &QueueName, id: &TaskId) -> Result<DeleteReply> {
         let (queue, id) = (queue.clone(), id.clone());
-        self.write(move |step| end::delete(step, &queue, &id)).await
+        self.write(move |step| delete(step, &queue, &id)).await
     }
 
     async fn queues(&self) -> Result<Vec<QueueView>> {
@@ -83,4 +91,66 @@ impl Tasks for SqliteBroker {
             }
         }
     }
+}
+
+fn cancel(step: &mut Step<'_>, queue: &QueueName, id: &TaskId) -> Result<CancelReply, Failure> {
+    let Some(task) = look_up(step, queue, id)? else { return Ok(CancelReply::NotFound) };
+    if task.state.is_ended() {
+        return Ok(CancelReply::AlreadyEnded(task.state));
+    }
+    if task.state == State::Running {
+        step.connection.prepare_cached("UPDATE task SET cancel_asked = 1 WHERE seq = ?")?.execute([task.seq])?;
+        step.news.cancel_asked = true;
+        return Ok(CancelReply::Asked);
+    }
+    end_waiting(step, &task, State::Cancelled, &TaskError::new(ErrorKind::Cancelled, "cancelled before it started"))?;
+    Ok(CancelReply::Cancelled)
+}
+
+fn retry(step: &mut Step<'_>, queue: &QueueName, id: &TaskId) -> Result<RetryReply, Failure> {
+    let Some(task) = look_up(step, queue, id)? else { return Ok(RetryReply::NotFound) };
+    match task.state {
+        State::Dead | State::Cancelled => {
+            if let (Some(key), Some(ttl)) = (&task.unique_key, task.unique_ttl_ms) {
+                let unique = Unique { key: key.clone(), ttl: duration(ttl) };
+                if let Some(holder) = take(step, queue, id, &unique, step.now_ms())? {
+                    return Ok(RetryReply::Duplicate { holder });
+                }
+            }
+            uncount(step, &task)?;
+            let turn = step.stamp();
+            // The caller wants it to run, also after its `expires`.
+            let mut update = step.connection.prepare_cached(
+                "UPDATE task SET state = 1, turn = ?, tries = 0, losses = 0, ended_at = NULL, gone_at = NULL, error = NULL,
+                                 expires_at = NULL WHERE seq = ?",
+            )?;
+            update.execute([turn, task.seq])?;
+        }
+        State::Scheduled => {
+            let turn = step.stamp();
+            let now = step.now_ms();
+            let mut update = step.connection.prepare_cached(
+                "UPDATE task SET state = 1, turn = ?, due_at = NULL, expires_at = iif(expires_at <= ?, NULL, expires_at) WHERE seq = ?",
+            )?;
+            update.execute([turn, now, task.seq])?;
+        }
+        other => return Ok(RetryReply::NotEnded(other)),
+    }
+    step.news.claimable.insert(queue.clone());
+    Ok(RetryReply::Ready)
+}
+
+fn delete(step: &mut Step<'_>, queue: &QueueName, id: &TaskId) -> Result<DeleteReply, Failure> {
+    let Some(task) = look_up(step, queue, id)? else { return Ok(DeleteReply::NotFound) };
+    if task.state == State::Running {
+        // Another program wrote a running task that no incarnation holds.
+        let mut held = step
+            .connection
+            .prepare_cached("SELECT 1 FROM task JOIN incarnation ON n = held_by AND incarnation.queue = task.queue WHERE seq = ?")?;
+        if held.exists([task.seq])? {
+            return Ok(DeleteReply::Running);
+        }
+    }
+    discard(step, &task)?;
+    Ok(DeleteReply::Deleted)
 }

@@ -1,9 +1,8 @@
-//! Decides what a verdict makes of its task, for every broker. Pure.
+//! What a verdict makes of its task: the one place that decides it, for every broker. Pure.
 //!
-//! [`Verdict`] + [`Follow`]s + payload limit → [`Transition`]. A broker writes the transition, or cancels the task instead if that was
-//! asked for.
+//! verdict + follows + payload limit → [`Transition`] → the broker writes it, or [`Transition::instead`] if a cancel was asked for
 //!
-//! Invariant: an end that the body or a limit decided stands. A lost worker decides nothing, so a cancel takes precedence over it.
+//! Invariant: an end that a body or a limit decided stands, also against a cancel. A lost worker decides nothing, so a cancel comes first.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -13,18 +12,18 @@ use crate::task::{ErrorKind, Follow, NewTask, TaskError, Verdict};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Transition<'a> {
     pub next: Next<'a>,
-    /// The task's newest error, also while it waits; kept in its history.
+    /// The error that the task shows from now on. `None` keeps the one that it has, if it has not ended.
     pub error: Option<Cow<'a, TaskError>>,
+    /// The error of this attempt, for the task's history.
+    pub noted: Option<Cow<'a, TaskError>>,
     /// Whether the attempt counts.
     pub is_counted: bool,
-    /// Whether a cancel that was asked for during the attempt takes precedence. The task then ends with [`cancelled_instead`], and nothing
-    /// follows.
-    pub yields_to_cancel: bool,
-    /// What is done in the step that records this.
+    /// What is done in the same step. Empty if a cancel came instead, or if the verdict was refused.
     pub follows: &'a [Follow],
+    yields_to_cancel: bool,
 }
 
-/// What the task is from now on.
+/// The state of the task after the attempt.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Next<'a> {
     Succeeded {
@@ -38,68 +37,70 @@ pub enum Next<'a> {
 }
 
 impl Transition<'_> {
+    /// What is recorded instead, if a cancel was asked for while the attempt ran. `None`: the verdict stands. Nothing follows.
+    #[must_use]
+    pub fn instead(&self) -> Option<Self> {
+        self.yields_to_cancel.then(|| Self {
+            next: Next::Cancelled,
+            error: Some(Cow::Owned(TaskError::new(ErrorKind::Cancelled, "cancelled while it ran"))),
+            follows: &[],
+            ..self.clone()
+        })
+    }
+
     /// Whether the attempt was lost with its worker.
     pub fn is_loss(&self) -> bool {
-        self.error.as_ref().is_some_and(|error| error.kind == ErrorKind::WorkerLost)
+        self.noted.as_ref().is_some_and(|error| error.kind == ErrorKind::WorkerLost)
     }
 }
 
-/// The error of a task that was cancelled while it ran.
-pub fn cancelled_instead() -> TaskError {
-    TaskError::new(ErrorKind::Cancelled, "cancelled while it ran")
-}
-
-/// Decides. `payload_limit` bounds the result, and the arguments and headers of each child.
+/// Decides what is recorded. `payload_limit` bounds the result, and the arguments and headers of each task that follows.
 ///
-/// A success that is over the limit is dead, and nothing follows. Any other verdict stands: if a child is over the limit, nothing follows
-/// and its error says so.
+/// A child that is too large makes a success dead. Any other verdict stands, and nothing follows it.
 pub fn transition<'a>(verdict: &'a Verdict, follows: &'a [Follow], payload_limit: usize) -> Transition<'a> {
-    let too_large = follows.iter().find_map(|Follow::Enqueue(child)| oversize(child, payload_limit));
-    let mut becomes = match verdict {
-        Verdict::Succeed { result } => match over(result, too_large.as_deref(), payload_limit) {
-            Some(error) => {
-                return Transition {
-                    next: Next::Dead,
-                    error: Some(Cow::Owned(error)),
-                    is_counted: true,
-                    yields_to_cancel: false,
-                    follows: &[],
-                };
-            }
-            None => Transition { next: Next::Succeeded { result }, error: None, is_counted: true, yields_to_cancel: false, follows },
+    match verdict {
+        Verdict::Succeed { result } => match refusal(result, follows, payload_limit) {
+            Some(error) => ended(Next::Dead, Some(Cow::Owned(error)), &[]),
+            None => ended(Next::Succeeded { result }, None, follows),
         },
-        Verdict::Retry { error, delay } => counted(Next::Waiting(*delay), error, true),
-        Verdict::Dead { error } => counted(Next::Dead, error, error.kind == ErrorKind::WorkerLost),
-        Verdict::Cancel { error } => counted(Next::Cancelled, error, false),
-        Verdict::HandBack { delay } => uncounted(Next::Waiting(*delay)),
-        Verdict::Park => uncounted(Next::Parked),
-    };
-    match (too_large, &mut becomes.error) {
-        (None, _) => becomes.follows = follows,
-        (Some(why), Some(error)) => {
-            let message = format!("{}; nothing follows, because a child is too large: {why}", error.message);
-            error.to_mut().message = message;
+        Verdict::Dead { error } => {
+            let end = ended(Next::Dead, Some(Cow::Borrowed(error)), fitting(follows, payload_limit));
+            Transition { yields_to_cancel: error.kind == ErrorKind::WorkerLost, ..end }
         }
-        (Some(_), None) => {}
+        Verdict::Cancel { error } => ended(Next::Cancelled, Some(Cow::Borrowed(error)), fitting(follows, payload_limit)),
+        Verdict::Retry { error, delay } => again(Next::Waiting(*delay), Some(error), fitting(follows, payload_limit)),
+        Verdict::HandBack { delay } => again(Next::Waiting(*delay), None, fitting(follows, payload_limit)),
+        Verdict::Park => again(Next::Parked, None, fitting(follows, payload_limit)),
     }
-    becomes
 }
 
-fn counted<'a>(next: Next<'a>, error: &'a TaskError, yields_to_cancel: bool) -> Transition<'a> {
-    Transition { next, error: Some(Cow::Borrowed(error)), is_counted: true, yields_to_cancel, follows: &[] }
+/// The attempt ends the task.
+fn ended<'a>(next: Next<'a>, error: Option<Cow<'a, TaskError>>, follows: &'a [Follow]) -> Transition<'a> {
+    Transition { next, noted: error.clone(), error, is_counted: true, follows, yields_to_cancel: false }
 }
 
-fn uncounted(next: Next<'_>) -> Transition<'_> {
-    Transition { next, error: None, is_counted: false, yields_to_cancel: true, follows: &[] }
+/// The task has not ended. The attempt counts if it has an error.
+fn again<'a>(next: Next<'a>, error: Option<&'a TaskError>, follows: &'a [Follow]) -> Transition<'a> {
+    let error = error.map(Cow::Borrowed);
+    Transition { next, noted: error.clone(), is_counted: error.is_some(), error, follows, yields_to_cancel: true }
 }
 
 /// Why a success can't be recorded.
-fn over(result: &str, too_large: Option<&str>, limit: usize) -> Option<TaskError> {
+fn refusal(result: &str, follows: &[Follow], limit: usize) -> Option<TaskError> {
     if result.len() > limit {
         let message = format!("the result is {} bytes, over the payload limit of {limit}; return a reference instead", result.len());
         return Some(TaskError::new(ErrorKind::ResultTooLarge, message));
     }
-    Some(TaskError::new(ErrorKind::Permanent, format!("a child is too large: {}", too_large?)))
+    let why = too_large(follows, limit)?;
+    Some(TaskError::new(ErrorKind::Permanent, format!("a child is too large: {why}")))
+}
+
+fn fitting(follows: &[Follow], limit: usize) -> &[Follow] {
+    if too_large(follows, limit).is_none() { follows } else { &[] }
+}
+
+fn too_large(follows: &[Follow], limit: usize) -> Option<String> {
+    follows.iter().find_map(|Follow::Enqueue(task)| oversize(task, limit))
 }
 
 /// Says that a task's arguments and headers are over the payload limit.
@@ -123,52 +124,85 @@ mod tests {
         TaskError::new(kind, "no")
     }
 
-    /// A child whose arguments and header have 13 bytes.
+    /// A task of 13 bytes.
     fn child() -> Follow {
         let options = TaskOptions { headers: vec![("h".into(), "x".repeat(9))], ..TaskOptions::default() };
         Follow::Enqueue(NewTask { options, ..NewTask::new(TaskName::new("add").unwrap(), "[1]") })
     }
 
-    #[test]
-    fn a_cancel_comes_before_everything_but_an_end_that_the_body_made() {
+    fn success(result: &str) -> Verdict {
+        Verdict::Succeed { result: result.into() }
+    }
+
+    /// Each verdict, and whether a cancel comes first.
+    fn verdicts() -> [(Verdict, bool); 9] {
         let delay = Duration::from_secs(1);
-        for (verdict, yields) in [
-            (Verdict::Succeed { result: "1".into() }, false),
+        [
+            (success("1"), false),
             (Verdict::Dead { error: error(ErrorKind::Panic) }, false),
+            (Verdict::Dead { error: error(ErrorKind::Permanent) }, false),
             (Verdict::Cancel { error: error(ErrorKind::Cancelled) }, false),
             (Verdict::Dead { error: error(ErrorKind::WorkerLost) }, true),
             (Verdict::Retry { error: error(ErrorKind::WorkerLost), delay }, true),
             (Verdict::Retry { error: error(ErrorKind::Retry), delay }, true),
             (Verdict::HandBack { delay }, true),
             (Verdict::Park, true),
-        ] {
+        ]
+    }
+
+    #[test]
+    fn a_cancel_comes_before_everything_but_an_end_that_the_body_made() {
+        for (verdict, yields) in verdicts() {
             let follows = [child()];
             let becomes = transition(&verdict, &follows, 100);
-            assert_eq!((becomes.yields_to_cancel, becomes.follows), (yields, &follows[..]), "{verdict:?}");
+            let Some(instead) = becomes.instead() else {
+                assert!(!yields, "{verdict:?}");
+                continue;
+            };
+            assert!(yields, "{verdict:?}");
+            assert_eq!((&instead.next, instead.follows), (&Next::Cancelled, &[][..]), "{verdict:?}");
+            assert_eq!(instead.error.as_ref().map(|error| error.kind), Some(ErrorKind::Cancelled), "{verdict:?}");
+            // The attempt itself stays as it was.
+            assert_eq!((&instead.noted, instead.is_counted), (&becomes.noted, becomes.is_counted), "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn what_follows_comes_with_every_verdict() {
+        for (verdict, _) in verdicts() {
+            let follows = [child()];
+            assert_eq!(transition(&verdict, &follows, 13).follows, follows, "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn an_attempt_counts_unless_it_was_handed_back_or_parked() {
+        for (verdict, _) in verdicts() {
+            let is_counted = !matches!(verdict, Verdict::HandBack { .. } | Verdict::Park);
+            assert_eq!(transition(&verdict, &[], 100).is_counted, is_counted, "{verdict:?}");
         }
     }
 
     #[test]
     fn a_success_over_a_limit_is_dead_and_nothing_follows() {
-        let (follows, long, short) =
-            ([child()], Verdict::Succeed { result: "12345678901234".into() }, Verdict::Succeed { result: "1".into() });
-        let dead = transition(&long, &follows, 13);
+        let follows = [child()];
+        let large = success("12345678901234");
+        let dead = transition(&large, &follows, 13);
         assert_eq!((&dead.next, dead.follows, dead.error.map(|error| error.kind)), (&Next::Dead, &[][..], Some(ErrorKind::ResultTooLarge)));
-        let dead = transition(&short, &follows, 12);
+        let fits = success("1");
+        let dead = transition(&fits, &follows, 12);
+        assert_eq!((&dead.next, dead.follows, dead.instead()), (&Next::Dead, &[][..], None));
         let error = dead.error.expect("an error");
-        assert_eq!((&dead.next, dead.follows, error.kind), (&Next::Dead, &[][..], ErrorKind::Permanent));
+        assert_eq!(error.kind, ErrorKind::Permanent);
         assert!(error.message.contains("a child is too large") && error.message.contains("13 bytes"), "{}", error.message);
-        let recorded = transition(&short, &follows, 13);
-        assert_eq!((recorded.next, recorded.follows), (Next::Succeeded { result: "1" }, &follows[..]));
+        assert_eq!(transition(&fits, &follows, 13).next, Next::Succeeded { result: "1" });
     }
 
     #[test]
-    fn another_verdict_stands_when_a_child_is_over_the_limit_and_says_that_nothing_follows() {
+    fn another_verdict_stands_and_nothing_too_large_follows_it() {
         let (follows, verdict) = ([child()], Verdict::Dead { error: error(ErrorKind::Panic) });
         let dead = transition(&verdict, &follows, 12);
-        let error = dead.error.expect("an error");
-        assert_eq!((dead.next, dead.follows, error.kind), (Next::Dead, &[][..], ErrorKind::Panic));
-        assert!(error.message.starts_with("no; nothing follows") && error.message.contains("13 bytes"), "{}", error.message);
-        assert_eq!(transition(&Verdict::Park, &follows, 12).follows, &[][..]);
+        assert_eq!((&dead.next, dead.follows), (&Next::Dead, &[][..]));
+        assert_eq!(dead.error.map(|error| error.kind), Some(ErrorKind::Panic));
     }
 }

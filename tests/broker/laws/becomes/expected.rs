@@ -28,6 +28,7 @@ pub(super) struct Seen {
 }
 
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own that a row states")]
 pub(super) struct View {
     pub(super) state: State,
     pub(super) error: Option<ErrorKind>,
@@ -47,7 +48,7 @@ pub(super) fn expected(row: &Row, task: &Task) -> Seen {
     // Leaving is the same as handing everything back at once.
     let done = report.clone().unwrap_or_else(|| finish(&member, Verdict::HandBack { delay: std::time::Duration::ZERO }));
     let becomes = transition(&done.verdict, &done.follows, LIMIT);
-    let instead = row.is_cancelled && becomes.yields_to_cancel;
+    let instead = row.is_cancelled && becomes.instead().is_some();
     let now = view(row, &becomes, instead);
     let has_ended = now.has_ended;
     let later = next_look(row, &now);

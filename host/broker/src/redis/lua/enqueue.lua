@@ -14,6 +14,6 @@ if ARGV[1] == 'call' then
 end
 local refused = refusal(first) if refused then return refused end -- not for our own records, see scripts.rs
 local replies
-if ARGV[first] == 'plain' then replies = admit_plain(first + 1, (#ARGV - first) / 3) else replies = admit(first + 1, tonumber(ARGV[first])) end
+if ARGV[first] == 'plain' then replies = admit_plain(first + 1, (#ARGV - first) / 3) else replies = admit(ARGV, first + 1, tonumber(ARGV[first])) end
 if key then call('SET', key, cjson.encode(replies), 'PX', 60000) end
 return replies

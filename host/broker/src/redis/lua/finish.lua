@@ -1,13 +1,13 @@
--- finish: records the verdicts of attempts, and what follows from them.
+-- finish: records the verdicts of attempts, and what follows from them. It writes what `transition` in taskhost-core decided.
 -- KEYS    1 th:{Q}:
 -- ARGV    1 result_ttl ms   2 incarnation   3 ms to keep `by`   4 number of `by`, then name and value each
---         then number of plain successes (by the first `by`, with no log and no child), then their members, then their results
---         then number of other finishes, then 8 each: member, kind, result or error, history entry, delay ms, by, log, length of its
---         children. kind: S succeeded, R retry, L retry after a loss, D dead, W dead after a loss, C cancelled, H handed back, P parked
---         then the children of each: number of records of this queue, the records (see lib/admit.lua), then queue and record as JSON each
---         No member stands there twice.
+--         then number of plain successes (by the first `by`, with no log and nothing that follows), their members, their results
+--         then number of other finishes, then each as JSON: member; next: succeeded, dead, cancelled, waiting or parked; result; error;
+--         instead: the error if a cancel comes first; entry of the history; counted; lost; delay in ms; by; log;
+--         here: {count, records} that follow in this queue (see lib/admit.lua); out: queue and record as JSON each, for other queues
+--         No member is given twice.
 -- RETURNS one digit each, in the order given: 0 stale, 1 recorded, 2 cancelled instead
--- needs: base, slices, member, settle, admit, rank, stub, publish, list_ends, wake
+-- needs: base, slices, member, end_task, admit, rank, wake
 local ttl, me = tonumber(ARGV[1]), ARGV[2]
 local held = K .. 'held:' .. me
 local a = 5
@@ -17,12 +17,15 @@ for _ = 1, tonumber(ARGV[4]) do
 end
 local plain = tonumber(ARGV[a])
 local results = a + plain
-local first = results + plain + 2
-local n = tonumber(ARGV[first - 1])
+local first = results + plain + 1
+local n = tonumber(ARGV[first])
 
-local members, ids = {}, {}
+local members, ids, others = {}, {}, {}
 for i = 1, plain do members[i] = ARGV[a + i] end
-for i = 1, n do members[plain + i] = ARGV[first + 8 * (i - 1)] end
+for i = 1, n do
+  others[i] = cjson.decode(ARGV[first + i])
+  members[plain + i] = others[i].member
+end
 for i = 1, plain + n do ids[i] = id_of(members[i]) end
 local is_held, reply, done = {}, {}, 0
 slices(members, function(...)
@@ -33,7 +36,7 @@ slices(members, function(...)
     done = done + are[i]
   end
 end)
--- One look a batch decides whether anything out of the ordinary must be looked for.
+-- One lookup shows whether any task of the queue needs more than a plain end.
 local special, cancelled = {}, {}
 if call('EXISTS', K .. 'special', K .. 'cancelled') > 0 then
   slices(ids, function(...)
@@ -42,25 +45,9 @@ if call('EXISTS', K .. 'special', K .. 'cancelled') > 0 then
     for i, is in ipairs(call('SMISMEMBER', K .. 'cancelled', ...)) do cancelled[these[i]] = is == 1 end
   end)
 end
+local at, ends, is_kept, waking = int(now), open_ends(ttl, true), ttl > 0, false
 
--- `apart` has those that are not listed with their batch, where there are any.
-local at, ended, apart, waking = int(now), {}, nil, false
-local function note_end(id, state)
-  local list = ended[state]
-  if not list then
-    list = {}
-    ended[state] = list
-  end
-  list[#list + 1] = id
-end
-
-local function settle_one(id, state)
-  if settle(id, state, ttl) then return end
-  apart = apart or {}
-  apart[id] = true
-end
-
--- The newest 64 KiB, whole lines.
+-- Keeps the newest 64 KiB, whole lines.
 local function keep_log(id, text)
   local key = K .. 'log:' .. id
   if call('APPEND', key, text) > 65536 then
@@ -71,76 +58,65 @@ local function keep_log(id, text)
   end
 end
 
--- Children of this queue come to be here; those of others go through the outbox.
-local function beget(from, length)
-  if length == 0 then return end
-  local _, after = admit(from + 1, tonumber(ARGV[from]), true)
-  for i = after, from + length - 1, 2 do call('XADD', K .. 'out', '*', 'queue', ARGV[i], 'record', ARGV[i + 1]) end
+-- Enqueues tasks of this queue. Those of other queues go through the outbox.
+local function follow(f)
+  if f.here then admit(f.here.records, 1, f.here.count, true) end
+  local out = f.out or {}
+  for i = 1, #out, 2 do call('XADD', K .. 'out', '*', 'queue', out[i], 'record', out[i + 1]) end
 end
 
--- Everything but a success. The children that follow stand in ARGV at `from`.
-local function other(id, kind, data, entry, delay, by, start, from, length)
+-- The claim time of a member, in ms.
+local function start_of(member, id) return string.sub(member, #id + 2, -4) end
+
+-- Everything but a success.
+local function other(f, id)
   local t = T .. id
-  local f = call('HMGET', t, 'task', 'state', 'tries', 'losses', 'priority', 'seq', 'errors', 'expires')
-  if not f[1] then return '0' end
-  if f[2] then
-    -- An earlier call broke off behind its end: it is listed now.
-    if f[2] ~= 'succeeded' then
-      call('HSET', t, 'end', at)
-      settle_one(id, f[2])
-      note_end(id, f[2])
-    end
+  local h = call('HMGET', t, 'task', 'state', 'tries', 'losses', 'priority', 'seq', 'errors', 'expires')
+  if not h[1] then return '0' end
+  if h[2] then
+    -- An earlier call broke off after it wrote this end. Its list and its time may be missing.
+    if h[2] ~= 'succeeded' then end_task(ends, id, h[2], false, 'end', at) end
     return '0'
   end
-  local code = '1'
-  local state, error = nil, data
-  if kind == 'D' or kind == 'W' then state = 'dead' elseif kind == 'C' then state = 'cancelled' end
-  if cancelled[id] and kind ~= 'D' and kind ~= 'C' then
-    state, code, error = 'cancelled', '2', '{"kind":"cancelled","message":"cancelled while it ran"}'
-  else
-    beget(from, length)
-  end
+  local code, state, error = '1', f.next, f.error
+  if cancelled[id] and f.instead then code, state, error = '2', 'cancelled', f.instead end
   local set = {}
   local function put(field, value)
     set[#set + 1] = field
     set[#set + 1] = value
   end
-  if entry ~= '' then
-    local tries, errors = (tonumber(f[3]) or 0) + 1, tonumber(f[7]) or 0
+  if f.counted then
+    local tries, errors = (tonumber(h[3]) or 0) + 1, tonumber(h[7]) or 0
     put('tries', tries)
     put('extra', '1')
-    put('by', by)
-    put('start', start)
-    put('error', error)
-    put('e' .. errors % 5, at .. ' ' .. tries .. ' ' .. entry)
+    put('by', f.by)
+    put('start', start_of(f.member, id))
+    put('e' .. errors % 5, at .. ' ' .. tries .. ' ' .. f.entry)
     put('errors', errors + 1)
-    if kind == 'L' or kind == 'W' then put('losses', (tonumber(f[4]) or 0) + 1) end
+    if f.lost then put('losses', (tonumber(h[4]) or 0) + 1) end
   end
-  if state then
-    if entry == '' then put('error', error) end
-    put('state', state)
-    put('end', at)
-    call('HSET', t, unpack(set))
-    settle_one(id, state)
-    note_end(id, state)
+  if error then put('error', error) end
+  if code == '1' then follow(f) end
+  if state == 'dead' or state == 'cancelled' then
+    end_task(ends, id, state, false, 'end', at, unpack(set))
     return code
   end
-  local due = now + delay
-  -- One that counts as not started may have been passed by while it was held.
-  if entry == '' and tonumber(f[8]) and not f[3] then call('ZADD', K .. 'expires', f[8], id) end
-  if kind == 'P' then
-    call('ZADD', K .. 'parked:' .. f[1], rank(f[5], tonumber(f[6]) or 0), id)
-    call('ZADD', K .. 'parked_at:' .. f[1], at, id)
-    call('SADD', K .. 'parked', f[1])
-  elseif delay > 0 then
-    call('ZADD', K .. 'scheduled', int(due), id)
+  -- A task without a counted attempt has not started, so it can expire again. `expires` may have lost its id while it was held.
+  if not f.counted and tonumber(h[8]) and not h[3] then call('ZADD', K .. 'expires', h[8], id) end
+  if state == 'parked' then
+    call('ZADD', K .. 'parked:' .. h[1], rank(h[5], tonumber(h[6]) or 0), id)
+    call('ZADD', K .. 'parked_at:' .. h[1], at, id)
+    call('SADD', K .. 'parked', h[1])
+  elseif f.delay > 0 then
+    call('ZADD', K .. 'scheduled', int(now + f.delay), id)
   else
-    local seq = tonumber(f[6]) or 0
-    if kind ~= 'H' then
+    -- Handed back it keeps its place. After an attempt it goes behind the others.
+    local seq = tonumber(h[6]) or 0
+    if f.counted then
       seq = call('HINCRBY', K .. 'control', 'seq', 1)
       put('seq', int(seq))
     end
-    call('ZADD', K .. 'ready', rank(f[5], seq), id)
+    call('ZADD', K .. 'ready', rank(h[5], seq), id)
   end
   if #set > 0 then call('HSET', t, unpack(set)) end
   call('HDEL', t, 'progress')
@@ -148,61 +124,45 @@ local function other(id, kind, data, entry, delay, by, start, from, length)
   return code
 end
 
-local gone = int(now + ttl)
--- A success; what it leaves beside its result is written by then. When it ended and began, and who ran it, is one field: each more
--- costs some 1,900 instructions.
-local function succeed(i, id, result, by)
-  local t = T .. id
-  local done = at .. ' ' .. string.sub(members[i], #id + 2, -4) .. ' ' .. by
-  call('HSET', t, 'state', 'succeeded', 'result', result, 'done', done)
-  if special[id] or cancelled[id] or ttl == 0 then return settle_one(id, 'succeeded') end
-  if ttl < STUB_MS and call('HGET', t, 'child') then leave_stub(id) end
-  call('PEXPIREAT', t, gone)
+-- End, claim time and author are one field, because each field costs some 1,900 instructions.
+local function succeed(member, id, result, by)
+  local written = at .. ' ' .. start_of(member, id) .. ' ' .. by
+  end_task(ends, id, 'succeeded', is_kept and not (special[id] or cancelled[id]), 'result', result, 'done', written)
 end
 
 local by = ARGV[5]
 if done == plain + n and n == 0 then
-  for i = 1, plain do succeed(i, ids[i], ARGV[results + i], by) end
-  ended.succeeded = ids
+  for i = 1, plain do succeed(members[i], ids[i], ARGV[results + i], by) end
   reply[1] = string.rep('1', plain)
 else
   for i = 1, plain do
-    if is_held[i] == 1 then
-      succeed(i, ids[i], ARGV[results + i], by)
-      note_end(ids[i], 'succeeded')
-    end
+    if is_held[i] == 1 then succeed(members[i], ids[i], ARGV[results + i], by) end
     reply[i] = is_held[i] == 1 and '1' or '0'
   end
 end
 
-local children = first + 8 * n
 for i = plain + 1, plain + n do
-  local f = first + 8 * (i - plain - 1)
-  local id, kind, log, length = ids[i], ARGV[f + 1], ARGV[f + 6], tonumber(ARGV[f + 7])
+  local id, f = ids[i], others[i - plain]
   if is_held[i] == 0 then
     reply[i] = '0'
   else
-    if log ~= '' then
-      keep_log(id, log)
+    if f.log then
+      keep_log(id, f.log)
       if not special[id] then
         special[id] = true
         call('SADD', K .. 'special', id)
       end
     end
-    if kind == 'S' then
-      beget(children, length)
-      succeed(i, id, ARGV[f + 2], ARGV[f + 5])
-      note_end(id, 'succeeded')
+    if f.next == 'succeeded' then
+      follow(f)
+      succeed(f.member, id, f.result, f.by)
       reply[i] = '1'
     else
-      local start = string.sub(members[i], #id + 2, -4)
-      reply[i] = other(id, kind, ARGV[f + 2], ARGV[f + 3], tonumber(ARGV[f + 4]), ARGV[f + 5], start, children, length)
+      reply[i] = other(f, id)
     end
   end
-  children = children + length
 end
-for state, list in pairs(ended) do publish(list, state, ttl < 60000) end
-list_ends(ended, ttl, apart)
+close_ends(ends)
 local left = members
 if done < plain + n then
   left = {}

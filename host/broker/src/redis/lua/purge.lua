@@ -1,19 +1,14 @@
--- purge: deletes waiting tasks, at most 500 a call.
+-- purge: deletes waiting tasks, at most 500 a call. They end as deleted.
 -- KEYS    1 th:{Q}:
 -- RETURNS {how many, whether more tasks wait, whether the queue holds anything at all}
--- needs: base, place, tell_deleted, release, stub, kept_of
-local gone = 0
+-- needs: base, place, end_task, kept_of
+local gone, ends = 0, open_ends(0)
 local function drop(state, key, name)
   local ids = call('ZRANGE', key, 0, 499 - gone)
   for _, id in ipairs(ids) do
-    local f = call('HMGET', T .. id, 'state', 'unique', 'child')
-    if not f[1] then
-      tell_deleted(id)
-      release(id, f[2])
-      if f[3] then leave_stub(id) end
-      call('UNLINK', T .. id, K .. 'log:' .. id)
-      call('SREM', K .. 'special', id)
+    if not call('HGET', T .. id, 'state') then
       call('ZREM', K .. 'expires', id)
+      end_task(ends, id, 'deleted')
     end
     leave_place(state, key, id, name)
   end

@@ -4,5 +4,5 @@
 -- RETURNS an error INVALID if a record can't be read, and nothing was written; else 1
 -- needs: refusal, admit
 local refused = refusal(1) if refused then return refused end -- another program may have written the outbox
-admit(2, tonumber(ARGV[1]), true)
+admit(ARGV, 2, tonumber(ARGV[1]), true)
 return 1

@@ -1,9 +1,11 @@
 -- sweep: trims the dead set and the lists of ends. Ends waiting tasks that expired, or whose names no worker offered for too long.
 -- KEYS    1 th:{Q}:
--- ARGV    1 result_ttl ms   2 dead_count   3 dead_age ms   4 unknown_task_ttl ms   5 the same in words   6… names that are offered
+-- ARGV    1 JSON: ttl, the result_ttl in ms; dead_count; dead_age in ms; unknown_ttl, the unknown_task_ttl in ms; unknown_for, the same in
+--         words; offered, the names that workers offer
 -- RETURNS whether there is more to do
 -- needs: base, stub, expire_waiting, end_waiting, place, kept_of
-local ttl, more = tonumber(ARGV[1]), 0
+local bounds, more = cjson.decode(ARGV[1]), 0
+local ttl = bounds.ttl
 local function forget(ids)
   for _, id in ipairs(ids) do
     local f = call('HMGET', T .. id, 'state', 'child')
@@ -15,14 +17,14 @@ local function forget(ids)
   end
   if #ids == 200 then more = 1 end
 end
-local over = call('ZCARD', K .. 'dead') - tonumber(ARGV[2])
+local over = call('ZCARD', K .. 'dead') - bounds.dead_count
 if over > 0 then forget(call('ZRANGE', K .. 'dead', 0, math.min(over, 200) - 1)) end
-forget(call('ZRANGEBYSCORE', K .. 'dead', '-inf', int(now - ARGV[3]), 'LIMIT', 0, 200))
+forget(call('ZRANGEBYSCORE', K .. 'dead', '-inf', int(now - bounds.dead_age), 'LIMIT', 0, 200))
 if expire_waiting(ttl) == 200 then more = 1 end
 
 -- The time of a name starts with the first sweep that finds it missing. It starts anew if no worker swept for a while.
-local offered, nobody, limit = {}, K .. 'unoffered', tonumber(ARGV[4])
-for i = 6, #ARGV do offered[ARGV[i]] = true end
+local offered, nobody, limit = {}, K .. 'unoffered', bounds.unknown_ttl
+for _, name in ipairs(bounds.offered) do offered[name] = true end
 for _, name in ipairs(call('HRANDFIELD', nobody, 1000)) do
   if offered[name] or call('SISMEMBER', K .. 'parked', name) == 0 then call('HDEL', nobody, name) end
 end
@@ -36,7 +38,7 @@ for _, name in ipairs(call('SRANDMEMBER', K .. 'parked', 1000)) do
     for _, id in ipairs(late) do
       local f = call('HMGET', T .. id, 'task', 'state')
       if f[1] and not f[2] then
-        local message = 'no plugin offered `' .. string.gsub(name, '[^%w_.:/%-]', '?') .. '` for ' .. ARGV[5] .. '; drop one in, then retry the task'
+        local message = 'no plugin offered `' .. string.gsub(name, '[^%w_.:/%-]', '?') .. '` for ' .. bounds.unknown_for .. '; drop one in, then retry the task'
         end_waiting(id, 'dead', ttl, 'unknown-task', message)
       end
       leave_place('parked', K .. 'parked:' .. name, id, name)

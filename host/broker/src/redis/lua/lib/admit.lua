@@ -1,24 +1,24 @@
--- admit: enqueues `n` records, which stand in ARGV from `i`.
+-- admit: enqueues `n` records, which stand in `args` from place `i`.
 -- needs: base, slices, rank, wake
 -- A record: id, priority, start ('' now, '+ms', '@ms'), unique key or '', its ttl in ms, number of fields, then field and value each.
 -- RETURNS {} if all were added, else for each record '' or the id that holds its place; and the place of the next argument.
 -- `is_child`: the broker itself starts these tasks, so an id that left a stub is known too.
 -- Places are written before hashes. `claim` drops an id without a hash, but a hash without a place would never run. The field `extra`
 -- says that a claim must read more than the name and arguments.
-local function admit(i, n, is_child)
+local function admit(args, i, n, is_child)
   local from, keys, stubs = {}, {}, {}
   for r = 1, n do
     from[r] = i
-    keys[r] = T .. ARGV[i]
-    if is_child then stubs[r] = K .. 'stub:' .. ARGV[i] end
-    i = i + 6 + 2 * ARGV[i + 5]
+    keys[r] = T .. args[i]
+    if is_child then stubs[r] = K .. 'stub:' .. args[i] end
+    i = i + 6 + 2 * args[i + 5]
   end
   local known = 0
   slices(keys, function(...) known = known + call('EXISTS', ...) end)
   slices(stubs, function(...) known = known + call('EXISTS', ...) end)
   local replies, fresh, added, seen, taken = {}, {}, 0, {}, {}
   for r = 1, n do
-    local id, key = ARGV[from[r]], ARGV[from[r] + 3]
+    local id, key = args[from[r]], args[from[r] + 3]
     local holder = ''
     if seen[id] or (known > 0 and call('EXISTS', keys[r], stubs[r] or keys[r]) > 0) then
       holder = id
@@ -46,7 +46,7 @@ local function admit(i, n, is_child)
   local ready, scheduled, special, expires, awaited = {}, {}, {}, {}, {}
   for turn = 1, added do
     local a = from[fresh[turn]]
-    local id, start, key = ARGV[a], ARGV[a + 2], ARGV[a + 3]
+    local id, start, key = args[a], args[a + 2], args[a + 3]
     local due = 0
     if start ~= '' then
       due = tonumber(string.sub(start, 2)) or 0
@@ -57,21 +57,21 @@ local function admit(i, n, is_child)
       scheduled[#scheduled + 1] = id
     else
       local n = #ready
-      ready[n + 1] = rank(ARGV[a + 1], seq + turn)
+      ready[n + 1] = rank(args[a + 1], seq + turn)
       ready[n + 2] = id
     end
     local own = key ~= ''
     if own then
       -- The key's time starts when the task may start.
-      local lasts = due > now and int(ARGV[a + 4] + due - now) or ARGV[a + 4]
+      local lasts = due > now and int(args[a + 4] + due - now) or args[a + 4]
       call('SET', K .. 'unique:' .. redis.sha1hex(key), id, 'PX', lasts)
     end
-    if ARGV[a + 5] ~= '2' then
-      for f = a + 6, a + 5 + 2 * ARGV[a + 5], 2 do
-        if ARGV[f] == 'ttl' then own = true end
-        if ARGV[f] == 'awaited' then awaited[#awaited + 1] = id end
-        if ARGV[f] == 'expires' then
-          expires[#expires + 1] = ARGV[f + 1]
+    if args[a + 5] ~= '2' then
+      for f = a + 6, a + 5 + 2 * args[a + 5], 2 do
+        if args[f] == 'ttl' then own = true end
+        if args[f] == 'awaited' then awaited[#awaited + 1] = id end
+        if args[f] == 'expires' then
+          expires[#expires + 1] = args[f + 1]
           expires[#expires + 1] = id
         end
       end
@@ -87,11 +87,11 @@ local function admit(i, n, is_child)
   for turn = 1, added do
     local r = fresh[turn]
     local a, key = from[r], keys[r]
-    local priority, unique, count = ARGV[a + 1], ARGV[a + 3], ARGV[a + 5]
+    local priority, unique, count = args[a + 1], args[a + 3], args[a + 5]
     if priority == '5' and unique == '' and count == '2' and not is_child then
-      call('HSET', key, 'at', at, 'seq', int(seq + turn), ARGV[a + 6], ARGV[a + 7], ARGV[a + 8], ARGV[a + 9])
+      call('HSET', key, 'at', at, 'seq', int(seq + turn), args[a + 6], args[a + 7], args[a + 8], args[a + 9])
     else
-      local fields = { 'at', at, 'seq', int(seq + turn), unpack(ARGV, a + 6, a + 5 + 2 * count) }
+      local fields = { 'at', at, 'seq', int(seq + turn), unpack(args, a + 6, a + 5 + 2 * count) }
       local function put(field, value)
         fields[#fields + 1] = field
         fields[#fields + 1] = value
@@ -101,7 +101,7 @@ local function admit(i, n, is_child)
       if is_child then put('child', '1') end
       if unique ~= '' then
         put('unique', redis.sha1hex(unique))
-        put('unique_ttl', ARGV[a + 4])
+        put('unique_ttl', args[a + 4])
       end
       call('HSET', key, unpack(fields))
     end

@@ -46,7 +46,7 @@ local function refusal(first)
     local last, seen = i + 4 + 2 * ARGV[i + 5], {}
     for f = i + 6, last, 2 do
       local field = ARGV[f]
-      if not FIELD[field] or seen[field] then return no('record ' .. n .. ': a field that a record has not, or one given twice') end
+      if not FIELD[field] or seen[field] then return no('record ' .. n .. ': an unknown field, or one given twice') end
       seen[field] = true
       bad = broken(n, field, ARGV[f + 1])
       if bad then return bad end
