@@ -176,8 +176,8 @@ impl Batch {
 /// The broker will never take this finish as it is (a child that can't be written, for example): the task ends dead and says why.
 fn dead(mut item: Item, error: &BrokerError) -> Item {
     item.note.refusals = 1;
-    tracing::warn!(id = %item.finish.member.id, task = %item.note.name, %error, "its end was refused");
-    let text = format!("what became of the attempt could not be recorded: {error}");
+    tracing::warn!(id = %item.finish.member.id, task = %item.note.name, %error, "the broker refused its end");
+    let text = format!("the end of the attempt could not be recorded: {error}");
     item.finish.log = String::new();
     item.finish.verdict = Verdict::Dead { error: TaskError::new(ErrorKind::BadResult, text) };
     item
