@@ -43,7 +43,7 @@ struct Note {
     refusals: u32,
 }
 
-/// A batch on its way to the broker. The broker takes finishes as a slice, so they are apart from what is known of them.
+/// A batch on its way to the broker. The broker takes a slice of finishes, so their weights and notes stand apart.
 pub(super) struct Sent {
     pub(super) finishes: Vec<Finish>,
     rests: Vec<(usize, Note)>,
@@ -120,15 +120,15 @@ impl Batch {
         self.held.forget(sent.finishes.iter().map(|finish| &finish.member));
     }
 
-    /// The broker was not reached, or could not write: `sent` is sent again.
+    /// The call failed and may succeed later: `sent` is sent again.
     pub(super) fn put_back(&mut self, sent: Sent) {
         for item in sent.into_items().rev() {
             self.items.push_front(item);
         }
     }
 
-    /// The broker refuses one of `sent`, or finds something there that is not a task's. The finishes are sent one by one; the one that is
-    /// found is replaced by the end of its task, or set aside.
+    /// The broker refuses one of `sent`, or can't record it because of a key of another type. From now on the finishes are sent one by one.
+    /// When the bad one is found, it is replaced by a dead end, or set aside.
     pub(super) fn refused(&mut self, sent: Sent, error: &BrokerError) {
         self.singly.refused(sent.finishes.len());
         if sent.finishes.len() > 1 {
