@@ -75,7 +75,7 @@ fn sigusr1_says_what_runs_and_the_worker_goes_on() {
     until("it runs", || host.tasks(&["--state", "running"]).len() == 1);
     for (signal, times) in [(Signal::USR1, 1), (Signal::USR2, 2)] {
         worker.signal(signal);
-        worker.until("it says what runs", |worker| worker.log().matches("what runs now").count() == times);
+        worker.until("it says what runs", |worker| worker.log().matches("running now").count() == times);
     }
     worker.until("the task is named", |worker| worker.log().lines().any(|line| line.contains("runs") && line.contains(&id)));
     worker.signal(Signal::HUP);

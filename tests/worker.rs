@@ -1,4 +1,4 @@
-//! The worker from outside: scripted bodies, a real broker, faults between them.
+//! The worker from outside: scripted bodies, a real broker, and faults between the two.
 
 /// Makes each case a test on every broker.
 macro_rules! on_each_broker {
@@ -92,7 +92,7 @@ async fn two_workers_share_a_queue_and_run_nothing_twice<P: Place>() {
         assert_eq!(ended(&*broker, id).await.state, State::Succeeded);
     }
     assert_eq!(one.script.begun("add") + two.script.begun("add"), 200);
-    // More than one worker has slots for: both must run some.
+    // One worker alone has too few slots, so both must run some.
     let gates = enqueue_many(&*broker, (0..32).map(|_| named("gate", "[]")).collect()).await;
     one.script.until_running("gate", 16).await;
     two.script.until_running("gate", 16).await;
@@ -125,7 +125,7 @@ async fn a_task_waits_for_its_plugin_and_is_not_claimed_again_meanwhile<P: Place
     let worker = start(flaky.clone(), settings(), &[]);
     let id = enqueue(&*broker, add()).await;
     becomes(&*broker, &id, State::Parked).await;
-    // Another comes and goes: the parked one is left where it is.
+    // Another task comes and is parked. The first one is left where it is.
     let claims = flaky.claims.load(Ordering::SeqCst);
     let second = enqueue(&*broker, add()).await;
     becomes(&*broker, &second, State::Parked).await;
@@ -195,7 +195,7 @@ async fn a_drain_lets_attempts_end_and_claims_nothing_more<P: Place>() {
     assert!(broker.workers().await.expect("workers").is_empty());
 }
 
-async fn what_outlasts_the_drain_time_is_handed_back_uncounted<P: Place>() {
+async fn an_attempt_that_outlasts_the_drain_time_is_handed_back_uncounted<P: Place>() {
     let (_place, broker) = place::<P>().await;
     let mut patience = settings();
     patience.drain = Duration::from_millis(50);
@@ -228,7 +228,7 @@ async fn heartbeats_keep_a_long_attempt<P: Place>() {
     let worker = start(flaky.clone(), short.clone(), &["gate"]);
     let id = enqueue(&*broker, named("gate", "[]")).await;
     worker.script.until_running("gate", 1).await;
-    // Another worker is there to take over what expires.
+    // Another worker is there, and would take over an expired lease.
     let rival = start(place.open(BrokerSettings::default()).await, short, &["gate"]);
     let from = flaky.beats.load(Ordering::SeqCst);
     wait_until(SOON, "three leases have passed", async || flaky.beats.load(Ordering::SeqCst) > from + 9).await;
@@ -248,7 +248,7 @@ async fn a_lost_lease_stops_its_attempts_and_they_record_nothing<P: Place>() {
     let id = enqueue(&*broker, named("gate", "[]")).await;
     worker.script.until_running("gate", 1).await;
     let lost = flaky.registered.lock().expect("not poisoned")[0].clone();
-    // Away for so long that the others take it for gone.
+    // The broker is away for this worker, and the others take it for gone.
     flaky.away.store(true, Ordering::SeqCst);
     let thief = Worker::new(&*broker).await;
     broker.expire(&lost).await.expect("expire");
@@ -258,7 +258,7 @@ async fn a_lost_lease_stops_its_attempts_and_they_record_nothing<P: Place>() {
     wait_until(SOON, "its body is asked to return", async || worker.script.cancelled() == 1).await;
     assert_eq!(view(&*broker, &id).await.state, State::Running, "the thief holds it, and nobody else has recorded an end");
     assert_eq!(thief.finish(&adopted[0].member, crate::support::ok("7")).await, taskhost_broker::Finished::Recorded);
-    // A new incarnation goes on.
+    // The worker goes on with a new incarnation.
     let next = enqueue(&*broker, add()).await;
     assert_eq!(ended(&*broker, &next).await.state, State::Succeeded);
     assert_eq!(ended(&*broker, &id).await.result.expect("a result").get(), "7");
@@ -273,7 +273,7 @@ async fn free_slots_go_to_queues_by_weight<P: Place>() {
     let on = |name: &str, body: &str| NewTask { queue: queue(name), ..named(body, "[]") };
     let tasks = (0..20).flat_map(|_| [on("mail", "mail"), on("default", "other")]).collect();
     enqueue_many(&*broker, tasks).await;
-    // The idle queue is asked once and then holds no slots: what it did not take goes to the others.
+    // The idle queue is asked once and then holds no slots. Its share goes to the others.
     let worker = start(broker.clone(), weighted, &["mail", "other"]);
     wait_until(SOON, "all slots are taken", async || worker.script.running("mail") + worker.script.running("other") == 8).await;
     let (mail, other) = (worker.script.running("mail"), worker.script.running("other"));
@@ -313,7 +313,7 @@ async fn a_task_that_lost_its_worker_runs_alone_on_its_last_attempt<P: Place>() 
     worker.drain().await;
 }
 
-async fn what_ends_while_the_broker_is_away_is_recorded_when_it_is_back<P: Place>() {
+async fn an_attempt_that_ends_while_the_broker_is_away_is_recorded_when_it_is_back<P: Place>() {
     let (_place, broker) = place::<P>().await;
     let flaky = Flaky::new(broker.clone());
     let worker = start(flaky.clone(), settings(), &["gate", "add"]);
@@ -390,7 +390,7 @@ async fn a_fault_of_the_host_hands_the_task_back<P: Place>() {
 async fn short_bodies_wait_for_none_that_was_claimed_with_them<P: Place>() {
     let (_place, broker) = place::<P>().await;
     let worker = start(broker.clone(), settings(), &["add", "gate", "panic"]);
-    // From these the worker learns that bodies are short, and starts some of them as one.
+    // From these the worker learns that bodies are short. It then starts a few as one task of the runtime.
     for id in enqueue_many(&*broker, (0..100).map(|_| add()).collect()).await {
         ended(&*broker, &id).await;
     }
@@ -431,7 +431,7 @@ async fn a_worker_that_dies_beside_another_is_adopted_at_once<P: Place>() {
     lasting.state = Some(state.path().to_owned());
     let id = enqueue(&*broker, named("gate", "[]")).await;
 
-    // A runtime of its own, so that dropping it takes everything along, as the end of a process does.
+    // A runtime of its own: dropping it stops everything at once, like the end of a process.
     let doomed = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let dies = {
         let _in = doomed.enter();
@@ -469,13 +469,13 @@ on_each_broker! {
     a_running_task_is_cancelled_at_once,
     a_body_that_does_not_listen_is_stopped_after_the_grace_time,
     a_drain_lets_attempts_end_and_claims_nothing_more,
-    what_outlasts_the_drain_time_is_handed_back_uncounted,
+    an_attempt_that_outlasts_the_drain_time_is_handed_back_uncounted,
     a_second_signal_hands_back_at_once,
     heartbeats_keep_a_long_attempt,
     a_lost_lease_stops_its_attempts_and_they_record_nothing,
     free_slots_go_to_queues_by_weight,
     a_task_that_lost_its_worker_runs_alone_on_its_last_attempt,
-    what_ends_while_the_broker_is_away_is_recorded_when_it_is_back,
+    an_attempt_that_ends_while_the_broker_is_away_is_recorded_when_it_is_back,
     a_drain_ends_also_when_the_broker_is_gone,
     a_claim_whose_reply_was_lost_loses_nothing_and_counts_nothing,
     a_result_that_is_too_large_is_dead_and_takes_no_other_along,

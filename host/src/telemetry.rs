@@ -1,8 +1,8 @@
-//! Logs: people's lines or JSON, always to stderr, so that stdout stays what was asked for.
+//! The log: lines for people or JSON, always to stderr, so that stdout holds only the answer of a command.
 //!
-//! A command writes each line at once, as every command does. A worker's lines go through an `outlet`: whoever reads them, or does not,
-//! can't hold it up. What tasks and attempts are called in a log is set by those who log: `id` and `task` (its name), `attempt`, `plugin`,
-//! `queue`, `worker`.
+//! A command writes each line at once. A worker's lines go through an `outlet`, so that a reader that does not read can't hold it up.
+//! Facts of a worker reach the log through an observer: see [`observers`]. Every line uses the same field names: `id` and `task` (its name),
+//! `attempt`, `plugin`, `queue`, `worker`.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -21,21 +21,21 @@ mod log;
 mod outlet;
 mod shown;
 
-/// Libraries speak up only when something is wrong; a filter given by the user may raise any of them again.
+/// Libraries log only when something is wrong. A filter of the user may raise any of them again.
 const QUIET: &str = "wasmtime=warn,wasmtime_wasi=warn,wasmtime_wasi_http=warn,cranelift_codegen=warn,regalloc2=warn,\
 redis=warn,hyper=warn,rustls=warn,mio=warn,notify=warn";
-/// How long the end of a worker waits for a reader of its log that takes nothing.
+/// How long the end of a worker waits for a reader of its log that reads nothing.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Set for the process whose lines must not wait for their reader.
+/// Set in a process whose lines must not wait for their reader.
 static OUTLET: OnceLock<Outlet> = OnceLock::new();
 
 /// Who writes the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writer {
-    /// Waits for its reader.
+    /// A command: it waits for its reader.
     Command,
-    /// Waits for nobody.
+    /// A worker: it waits for nobody.
     Worker,
 }
 
@@ -47,7 +47,7 @@ pub fn start(filter: &str, json: bool, writer: Writer) -> Result<(), String> {
         open_outlet()?;
     }
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    // What the subscriber would say of its own errors goes to `eprintln!`, which panics where nobody reads.
+    // The subscriber would report its own errors by `eprintln!`, which panics without a reader.
     let builder = fmt().with_env_filter(filter).with_writer(|| Stderr).log_internal_errors(false).with_ansi(colours);
     let started = if json {
         builder.json().flatten_event(true).with_current_span(true).with_span_list(false).map_event_format(shown::Json).try_init()
@@ -57,7 +57,7 @@ pub fn start(filter: &str, json: bool, writer: Writer) -> Result<(), String> {
     started.map_err(|error| format!("failed to start the log: {error}"))
 }
 
-/// What a worker and its rooms are to tell of what happens: for now the log. Call it after [`start`].
+/// The observers of a worker, its plugins and its schedules: for now only the log. Call it after [`start`].
 pub fn observers() -> Observers {
     Observers::none().with(Arc::new(Log))
 }
@@ -69,7 +69,7 @@ fn open_outlet() -> Result<(), String> {
         .name("taskhost-log".into())
         .spawn(move || outlet.run(&mut io::stderr(), &tell))
         .map_err(|error| format!("failed to start the log's thread: {error}; raise the limit of threads"))?;
-    // The standard hook writes to stderr itself, and would wait for its reader.
+    // The standard hook writes to stderr itself, and would wait for the reader.
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -81,26 +81,26 @@ fn open_outlet() -> Result<(), String> {
     Ok(())
 }
 
-/// What somebody panicked with.
+/// The text of a panic.
 pub fn message(payload: &(dyn std::any::Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("it does not say why")
 }
 
-/// One line to stderr, in its order among those of the log. When stderr is closed there is nobody left to tell.
+/// Writes one line to stderr, in order with the lines of the log. If stderr is closed, the line is lost.
 pub fn line(text: &str) {
-    // One write, so that lines of several threads don't mix.
+    // One write, so that lines of several threads do not mix.
     let _infallible = Stderr.write_all(format!("{text}\n").as_bytes());
 }
 
-/// The process is about to end: what was logged is written, if somebody reads it.
+/// Writes the rest of the log before the process ends, if somebody reads it.
 pub fn finish() {
     if let Some(outlet) = OUTLET.get() {
         outlet.flush(PATIENCE);
     }
 }
 
-/// Stderr, which never fails: a log that can't be written is no error of whoever logs.
+/// Stderr that never fails: a log that can't be written is not an error of the code that logs.
 struct Stderr;
 
 impl Write for Stderr {

@@ -1,4 +1,4 @@
-//! A part of a worker that dies: by a panic in each loop's call of the broker. A worker that is half dead must not keep what it holds.
+//! A loop of a worker that dies, by a panic in its call of the broker. A worker that is half dead must not keep its tasks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,18 +13,18 @@ use super::{
 };
 use crate::support::{Place, SOON, add, enqueue, named, view, wait_until};
 
-/// Each lease is long: what is handed back is so because the worker did it.
+/// The lease is long, so that only the worker itself can hand back its tasks.
 fn patient() -> WorkerSettings {
     WorkerSettings { lease: Duration::from_secs(3600), ..settings() }
 }
 
 fn died(ended: Result<Summary, WorkerError>, part: &str) {
     let error = ended.expect_err("it ends with an error").to_string();
-    let wanted = format!("a part of this worker died (`{part}`: it panicked: injected into ");
+    let wanted = format!("a loop of this worker died (`{part}`: it panicked: injected into ");
     assert!(error.starts_with(&wanted) && error.contains("please report it"), "{error}");
 }
 
-/// A worker that runs one `gate`, and the gate's task.
+/// A worker that runs one `gate`, and the id of the gate's task.
 async fn busy(flaky: &Arc<Flaky>, broker: &dyn Broker, settings: WorkerSettings) -> (Started, TaskId) {
     let worker = start(flaky.clone(), settings, &["gate", "add", "kv", "parent"]);
     let id = enqueue(broker, named("gate", "[]")).await;
@@ -50,7 +50,7 @@ async fn a_worker_with_a_dead_loop_is_no_ghost<P: Place>() {
     ] {
         let (_place, broker) = place::<P>().await;
         let flaky = Flaky::new(broker.clone());
-        // Only the heartbeat needs a lease that makes it beat.
+        // Only the heartbeat needs a lease short enough to beat soon.
         let lease = if verb == "extend" { Duration::from_secs(3) } else { Duration::from_secs(3600) };
         let (worker, id) = busy(&flaky, &*broker, WorkerSettings { lease, ..settings() }).await;
         *flaky.panics.lock().expect("not poisoned") = Some(verb);
@@ -110,7 +110,7 @@ async fn a_worker_that_panics_over_a_dead_neighbour_ends_with_an_error<P: Place>
     died(start(flaky, WorkerSettings { id: "heir".into(), ..lasting }, &["add"]).ended().await, "proof");
 }
 
-/// The first word of a dying loop is the one that is told; nothing waits for the drain time.
+/// The worker ends at once with the loop's error, without waiting for the drain time.
 async fn a_dead_loop_waits_for_no_attempt<P: Place>() {
     let (_place, broker) = place::<P>().await;
     let flaky = Flaky::new(broker.clone());

@@ -1,4 +1,4 @@
-//! A broker with faults: it can be away, fail before or after any step of a worker, and remembers who registered.
+//! A broker with faults: it can be away, and can fail before or after any step of a worker. It remembers the incarnations.
 
 use std::{
     collections::VecDeque,
@@ -24,9 +24,9 @@ use tokio::sync::mpsc;
 #[derive(Debug)]
 pub(super) struct Flaky {
     inner: Arc<dyn Broker>,
-    /// Nothing gets through.
+    /// No call gets through.
     pub(super) away: AtomicBool,
-    /// Steps that fail, each once, one after the other: its verb, and when. A claim that brings nothing is no step.
+    /// Steps that fail, each once, in this order: the verb, and when. A claim that brings nothing is no step.
     pub(super) points: Mutex<VecDeque<(&'static str, Moment)>>,
     /// Heartbeats that came through.
     pub(super) beats: AtomicUsize,
@@ -34,7 +34,7 @@ pub(super) struct Flaky {
     pub(super) registered: Mutex<Vec<Incarnation>>,
     /// This verb panics.
     pub(super) panics: Mutex<Option<&'static str>>,
-    /// How ends are recorded.
+    /// How finishes are recorded.
     pub(super) ends: Mutex<Ends>,
     /// Calls of `finish` that recorded nothing.
     pub(super) unrecorded: AtomicUsize,
@@ -43,17 +43,17 @@ pub(super) struct Flaky {
     pub(super) most_held: AtomicUsize,
 }
 
-/// What the broker makes of ends while claims succeed.
+/// How the broker records finishes, while claims succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ends {
     Recorded,
     /// After this time.
     Slow(Duration),
-    /// It may have them: no replica acknowledges.
+    /// No replica acknowledges, so it may have them or not.
     Unacknowledged,
     /// It is full.
     Refused,
-    /// Something that is not ours stands where they go.
+    /// A key of another type stands where they go.
     Unwritable,
 }
 
@@ -86,7 +86,7 @@ impl Flaky {
         if self.away.load(Ordering::SeqCst) { Err(BrokerError::Unavailable("away".into())) } else { Ok(&self.inner) }
     }
 
-    /// As a fault of the broker's own code would.
+    /// Panics like a fault of the broker's own code.
     fn may_panic(&self, verb: &str) {
         let panics = *self.panics.lock().expect("not poisoned");
         assert!(panics != Some(verb), "injected into {verb}");

@@ -1,7 +1,7 @@
 //! Failpoints between every two steps of a worker: each step fails once before it happens, and once when only its reply is lost.
 //!
-//! claimed | not yet run | run | not finished | finished | its reply lost | the outbox written | not relayed. Whatever fails, nothing is
-//! run twice: every attempt lives, and so does the worker. `faults/` kills the process at the same points.
+//! claimed | not yet run | run | not finished | finished | its reply lost | the outbox written | not relayed. Whichever step fails, nothing
+//! runs twice, because every attempt and the worker live on. `faults/` kills the process at the same points.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::support::{Place, RedisServer, SqlitePlace, named, queue, task_id, wait_until};
 
-/// What must come in the end.
+/// The limit of every wait here.
 const END: Duration = Duration::from_secs(60);
 const TASKS: usize = 40;
 
@@ -83,7 +83,7 @@ async fn ended_at_first(broker: &dyn Broker, place: &QueueName, id: &TaskId, wha
     assert_eq!((view.state, view.tries), (State::Succeeded, 1), "{what}: {view:?}");
 }
 
-/// A key of another type where the task was: no fault of the attempt, so its end waits for whoever mends that.
+/// A key of another type stands where the task was. That is not the attempt's fault, so its end waits until somebody mends it.
 #[tokio::test]
 async fn an_end_that_can_not_be_written_is_kept_until_it_can() {
     let server = RedisServer::make().await;

@@ -1,4 +1,4 @@
-//! Backpressure by what waits to be recorded: claims succeed, finishes do not.
+//! Backpressure by finishes that wait to be recorded: claims succeed, finishes do not.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -22,7 +22,7 @@ async fn never_more_than_its_slots<P: Place>(trouble: Ends) {
     *flaky.ends.lock().expect("not poisoned") = trouble;
     let ids = enqueue_many(&*broker, (0..TASKS).map(|_| add()).collect()).await;
     let mut quick = settings();
-    // Each heartbeat takes the link up again, after which claims go on.
+    // After each heartbeat the connection is up again, and claims go on.
     quick.lease = Duration::from_millis(900);
     let worker = start(flaky.clone(), quick, &["add"]);
     wait_until(SOON, "ends are not recorded again and again", async || flaky.unrecorded.load(Ordering::SeqCst) >= 5).await;
@@ -61,7 +61,7 @@ async fn ends_that_are_recorded_slowly_take_their_slots<P: Place>() {
     worker.drain().await;
 }
 
-/// While all goes well as many again may be on their way to be recorded as there are slots: claims need not wait for them.
+/// Before the trouble, as many finishes as there are slots may wait to be recorded without holding up claims: so twice the slots are held.
 async fn ends_that_fail_in_the_middle_of_a_bulk_take_their_slots_too<P: Place>() {
     for trouble in [Ends::Unacknowledged, Ends::Refused, Ends::Unwritable] {
         let (_place, broker) = place::<P>().await;

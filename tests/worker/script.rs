@@ -1,4 +1,4 @@
-//! A worker on a script: bodies are closures of the test, everything else is real.
+//! A worker on a script: the test plays the bodies, everything else is real.
 
 use std::{
     collections::HashMap,
@@ -33,7 +33,7 @@ use crate::support::{add, queue, task_id, task_name, wait_until};
 pub(super) struct Script {
     /// Name and attempt of everything that began, in order.
     pub(super) begun: Mutex<Vec<(String, u32)>>,
-    /// How many ran beside each that began, itself included.
+    /// For each body that began: how many ran then, itself included.
     pub(super) beside: Mutex<Vec<usize>>,
     running: Mutex<HashMap<String, usize>>,
     pub(super) most: Mutex<HashMap<String, usize>>,
@@ -151,7 +151,7 @@ impl Drop for Runs<'_> {
     }
 }
 
-/// The memory that every attempt is said to have used.
+/// The memory that every attempt reports.
 pub(super) const MEMORY: u64 = 64 << 10;
 
 /// The script in the engine's place.
@@ -186,7 +186,7 @@ impl Started {
         self.worker.await.expect("it does not panic").expect("it was set up right")
     }
 
-    /// Waits for its end, which it comes to by itself.
+    /// Waits until it ends by itself.
     pub(super) async fn ended(self) -> Result<Summary, worker::WorkerError> {
         tokio::time::timeout(crate::support::SOON, self.worker).await.expect("it ends by itself").expect("it does not panic")
     }
@@ -217,7 +217,7 @@ pub(super) fn start(broker: Arc<dyn Broker>, settings: WorkerSettings, names: &[
     Started { script, offers, stop, worker }
 }
 
-/// One plugin a name; `name*2` sets its concurrency to 2.
+/// One plugin for each name. `name*2` sets its concurrency to 2.
 pub(super) fn offering(names: &[&str]) -> Offers {
     let offer = |name: &&str| -> (TaskName, Arc<Offer>) {
         let (name, most) = name.split_once('*').map_or((*name, None), |(name, most)| (name, most.parse().ok()));

@@ -3,7 +3,7 @@
 //! a fact becomes true → [`Observers::tell`] → each [`Observer::on`], in order, on the thread where it happened.
 //!
 //! Invariant: an event borrows everything, so that telling allocates nothing. Without an observer, telling costs a branch: the event is not
-//! even built.
+//! even built. An event holds arguments and results of tasks only inside an outcome or a verdict; an observer must not show them.
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
@@ -12,6 +12,28 @@ use crate::task::{CodeId, Millis, Outcome, QueueName, TaskId, TaskName, Verdict}
 /// Is told of every [`Event`].
 ///
 /// It is called on the threads that run attempts and talk to the broker. It must not block, and must not panic.
+///
+/// ```
+/// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
+/// use taskhost_core::observe::{Event, Observer, Observers};
+///
+/// /// Adds up the CPU time of all attempts, in microseconds.
+/// #[derive(Default)]
+/// struct Cpu(AtomicU64);
+///
+/// impl Observer for Cpu {
+///     fn on(&self, event: &Event<'_>) {
+///         if let Event::AttemptEnded { used, .. } = event {
+///             self.0.fetch_add(used.cpu.as_micros() as u64, Ordering::Relaxed);
+///         }
+///     }
+/// }
+///
+/// let cpu = Arc::new(Cpu::default());
+/// let observers = Observers::none().with(cpu.clone());
+/// # assert!(!observers.is_empty());
+/// // Hand `observers` to `WorkerSettings`, `schedule::run` and `Plugins::observed`.
+/// ```
 pub trait Observer: Send + Sync + 'static {
     fn on(&self, event: &Event<'_>);
 

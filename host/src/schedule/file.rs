@@ -1,9 +1,9 @@
 //! The schedules of this host's `taskhost.toml`, and when the broker gets them.
 //!
-//! One is put when this host starts and the broker has another definition, and whenever it is missing: a broker that comes back empty
-//! gets it again. Between hosts with different files the one that started last wins, so that no two undo each other for ever.
+//! A schedule is put when this host starts and the broker has another definition, and whenever it is missing. So a broker that comes back
+//! empty gets it again. Between hosts with different files the host that started last wins, so that no two undo each other for ever.
 //!
-//! Invariant: what an operator changed (a pause, a definition by hand) stands until a host starts whose file says something else.
+//! Invariant: an operator's change (a pause, a definition by hand) stands until a host starts whose file says something else.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,9 +17,9 @@ pub(super) struct File {
     defined: Vec<Schedule>,
     /// When this host first looked, by the broker's clock.
     start: Option<Millis>,
-    /// By name: when this host's definition was taken on.
+    /// By name: when the broker took this host's definition.
     settled: HashMap<String, Millis>,
-    /// What the broker does not take: said once.
+    /// Schedules that the broker refused, so that the log says it once.
     refused: HashSet<String>,
 }
 
@@ -35,8 +35,8 @@ impl File {
         Self { defined: defined.into_iter().filter(valid).collect(), ..Self::default() }
     }
 
-    /// Puts what is to be put in place of what is `stored`; whether anything was. `plans` remember what had become of one that is
-    /// missing. Repeating it is safe.
+    /// Puts the schedules that should replace or join the `stored` ones, and answers whether it put any. `plans` remember how far a missing
+    /// one was fired. Repeating it is safe.
     pub(super) async fn put<B: Schedules + ?Sized>(&mut self, broker: &B, stored: &[Schedule], plans: &Plans) -> broker::Result<bool> {
         if self.defined.is_empty() {
             return Ok(false);
@@ -54,7 +54,7 @@ impl File {
                 self.settled.entry(name.clone()).or_insert(start);
                 continue;
             }
-            // Whatever the clocks said: this host started after whoever defined the old one.
+            // Later than the old definition, whatever the clocks said, because this host started later.
             let defined_at = settled.unwrap_or_else(|| start.max(old.map_or(start, |old| Millis(old.defined_at.0.saturating_add(1)))));
             let now = broker.now().await?;
             let new = Schedule { defined_at, created_at: now, last: now, ..schedule.clone() };
@@ -87,14 +87,14 @@ impl File {
         for old in stored.values().filter(|old| old.source == Source::Toml && !here.contains(&*old.name)) {
             tracing::info!(
                 schedule = old.name,
-                "this schedule came from a taskhost.toml, but not from this one, and goes on; `taskhost schedule remove --orphans` removes \
-                 those that stand in no live worker's file"
+                "this schedule came from another taskhost.toml, and goes on; `taskhost schedule remove --orphans` removes those that stand in no \
+                 live worker's file"
             );
         }
     }
 }
 
-/// Whether the broker is to get this one in place of `old`. `settled`: when this host's own was taken on, if it was.
+/// Whether the broker should get this schedule in place of `old`. `settled`: when the broker took this host's definition, if it did.
 fn is_wanted(schedule: &Schedule, old: Option<&Schedule>, settled: Option<Millis>) -> bool {
     let Some(old) = old else { return true };
     match settled {

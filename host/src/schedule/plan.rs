@@ -1,15 +1,15 @@
-//! Which due times of a schedule are to be fired now: pure.
+//! Which due times of a schedule fire now: a pure decision.
 
 use std::{collections::VecDeque, time::Duration};
 
 use taskhost_broker::CatchUp;
 use taskhost_core::{cron::Rule, task::Millis};
 
-/// A due time is missed when it is longer ago than this: nobody was there to fire it. One that is not so old is merely late, and
-/// fires whatever `catch_up` says.
+/// A due time that is longer ago than this was missed, because no host was there to fire it. A more recent one is merely late, and fires whatever
+/// `catch_up` says.
 pub(super) const LATE: Duration = Duration::from_secs(10);
 
-/// The most that `catch_up = all` makes up for: the newest, oldest first.
+/// The most due times that `catch_up = all` makes up for: the newest ones, oldest first.
 pub(super) const MOST: usize = 1000;
 
 /// The due times after `last` and up to `now` that fire, in order. `anchor` is where `@every` counts from.
@@ -25,8 +25,8 @@ pub(super) fn due(rule: &Rule, anchor: Millis, last: Millis, now: Millis, catch_
     }
 }
 
-/// The newest due time after `last` and up to `now`. What comes after a time never comes earlier for a later time, so that a few dozen
-/// halvings find it, however many seconds there were.
+/// The newest due time after `last` and up to `now`. The next due time after a later moment is never earlier. So a few dozen halvings find
+/// the newest one, however many seconds passed.
 fn last_before(rule: &Rule, anchor: Millis, last: Millis, now: Millis) -> Option<Millis> {
     let due = |after: u64| rule.next_after(anchor, Millis(after)).filter(|due| *due <= now);
     let (mut low, mut high) = (last.0, now.0);
@@ -41,7 +41,7 @@ fn last_before(rule: &Rule, anchor: Millis, last: Millis, now: Millis) -> Option
     Some(found)
 }
 
-/// At most `most` due times, the newest, in order. Looks back in growing steps, since a rule of seconds may have missed millions.
+/// The newest due times, at most `most`, in order. It looks back in growing steps, because a rule of seconds may have missed millions.
 fn newest(rule: &Rule, anchor: Millis, last: Millis, now: Millis, most: usize) -> Vec<Millis> {
     let mut back = Duration::from_secs(1024);
     loop {
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_merely_late_fires_whatever_the_policy() {
+    fn a_late_due_time_fires_whatever_the_policy() {
         for catch_up in [CatchUp::Skip, CatchUp::Once, CatchUp::All] {
             assert_eq!(at("0 * * * *", 0, HOUR - 1, catch_up), [0; 0]);
             assert_eq!(at("0 * * * *", 0, HOUR, catch_up), [HOUR]);
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_missed_follows_the_policy() {
+    fn a_missed_due_time_follows_the_policy() {
         let later = 5 * HOUR + 60_000;
         assert_eq!(at("0 * * * *", 0, later, CatchUp::Skip), [0; 0]);
         assert_eq!(at("0 * * * *", 0, 5 * HOUR + 1, CatchUp::Skip), [5 * HOUR]);

@@ -14,7 +14,7 @@ use taskhost_core::task::{QueueName, TaskName, TaskOptions};
 /// 2026-03-01T00:00:00Z by the broker's clock when a test begins.
 const START: Millis = Millis(1_772_323_200_000);
 
-/// Schedules and what they fired, with a clock of its own.
+/// A broker of schedules that remembers each firing, with a clock of its own.
 #[derive(Debug)]
 struct Fake {
     began: Instant,
@@ -25,12 +25,12 @@ struct Fake {
 struct Kept {
     schedules: BTreeMap<String, Schedule>,
     fired: Vec<Firing>,
-    /// How often a host asked to fire, and what for.
+    /// Each request to fire: the schedule and the due time.
     asked: Vec<(String, Millis)>,
     puts: usize,
     /// The next calls fail.
     failures: usize,
-    /// `fire` sees a clock that is so much behind what `now` says.
+    /// The clock of `fire` is this much behind `now`.
     behind: Duration,
     /// `overlap = skip` finds the last task running.
     running: bool,
@@ -110,7 +110,7 @@ impl Schedules for Fake {
     }
 
     async fn fire(&self, schedule: &Schedule, due: Millis, task: &NewTask) -> broker::Result<Fired> {
-        // A round trip, so that hosts overtake each other.
+        // A round trip takes time, so that hosts overtake each other.
         sleep(Duration::from_micros(fastrand::u64(50..2_000))).await;
         self.step(|kept, now| {
             kept.asked.push((schedule.name.clone(), due));
@@ -230,7 +230,7 @@ async fn a_schedule_added_paused_changed_or_removed_meanwhile_is_followed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_missed_is_caught_up_with_as_asked() {
+async fn missed_due_times_are_caught_up_with_as_asked() {
     let of = |name: &str, catch_up| Schedule { catch_up, last: Millis(START.0 - 5 * HOUR - 60 * SECOND), ..schedule(name, "30 * * * *") };
     let broker = Fake::new([of("skip", CatchUp::Skip), of("once", CatchUp::Once), of("all", CatchUp::All)]);
     broker.run(2, Duration::from_secs(60)).await;
@@ -281,7 +281,7 @@ async fn a_rule_that_cannot_be_read_is_left_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_broker_refuses_for_good_is_asked_once_a_due_time() {
+async fn a_firing_that_the_broker_refuses_for_good_is_asked_once_for_each_due_time() {
     let broker = Fake::new([schedule("big", "*/10 * * * * *")]);
     broker.with(|kept| kept.refuses = true);
     broker.run(1, Duration::from_secs(35)).await;
@@ -455,7 +455,7 @@ fn a_schedule_is_validated_with_a_sentence() {
 }
 
 #[test]
-fn what_comes_next_can_be_shown() {
+fn the_next_due_times_can_be_shown() {
     let nightly = Schedule { timezone: "America/New_York".into(), ..schedule("nightly", "30 2 * * *") };
     let rule = validate(&nightly).unwrap();
     let next: Vec<_> = upcoming(&nightly, Millis(START.0 + 6 * 24 * HOUR), 3).into_iter().map(|at| rule.show(at)).collect();

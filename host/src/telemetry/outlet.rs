@@ -1,21 +1,22 @@
-//! Where a worker's log lines go: a thread of its own writes them, so that no reader of the log can hold up or end the worker.
+//! The outlet of a worker's log: a thread of its own writes the lines, so that no reader of the log can hold up or end the worker.
 //!
-//! line → a buffer of at most [`LIMIT`] bytes → the thread → stderr. A line that finds the buffer full is dropped and counted, and so is
-//! one that can't be written; when the reader is back the log says how many.
+//! line → a buffer of at most [`LIMIT`] bytes → the thread → stderr. A line is dropped and counted if the buffer is full, or if it can't be
+//! written. When the reader is back, the log says how many lines were dropped.
 //!
-//! Invariant: nothing here panics, and nothing but the thread waits for the reader; [`Outlet::flush`] waits with a limit.
+//! Invariant: nothing here panics. Only the thread waits for the reader; [`Outlet::flush`] waits with a limit.
 
 use std::{
     io::{self, Write},
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-/// Bytes that wait for the reader; the thread has as many again in its hands.
+use parking_lot::{Condvar, Mutex};
+
+/// The most bytes that wait for the reader. The thread may have as many again in its hands.
 const LIMIT: usize = 1 << 20;
-/// How soon to try again what a non-blocking stderr did not take.
+/// How soon to try again when a non-blocking stderr takes nothing.
 const AGAIN: Duration = Duration::from_millis(20);
-/// The end of a process waits at most this long for a reader, however little it reads at a time.
+/// The end of a process waits at most this long for a reader, also for one that reads a little at a time.
 const LONGEST: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
@@ -28,9 +29,9 @@ pub(super) struct Outlet {
 #[derive(Debug, Default)]
 struct State {
     lines: Vec<u8>,
-    /// The thread has some in its hands.
+    /// The thread has lines in its hands.
     writing: bool,
-    /// Lines that nobody will read.
+    /// Lines that were dropped and not yet reported.
     dropped: u64,
     /// Bytes that a reader took.
     written: u64,
@@ -38,7 +39,7 @@ struct State {
 
 impl Outlet {
     pub(super) fn push(&self, line: &[u8]) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.lines.len() + line.len() > LIMIT {
             state.dropped += 1;
             return;
@@ -58,7 +59,7 @@ impl Outlet {
                 self.tell(tell);
             }
             let lost = self.write(out, &batch);
-            self.lock().dropped += lost;
+            self.state.lock().dropped += lost;
             is_read = lost == 0;
             if is_read {
                 self.tell(tell);
@@ -66,9 +67,9 @@ impl Outlet {
         }
     }
 
-    /// Only while nothing waits, or what is told would be dropped itself.
+    /// Reports dropped lines, but only while no line waits: the report itself might find the buffer full.
     fn tell(&self, tell: &dyn Fn(u64)) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if !state.lines.is_empty() {
             return;
         }
@@ -79,27 +80,27 @@ impl Outlet {
         }
     }
 
-    /// Waits for lines and takes all there are.
+    /// Waits for lines and takes all of them.
     fn next(&self, batch: &mut Vec<u8>) {
         batch.clear();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.writing = false;
         self.emptied.notify_all();
         while state.lines.is_empty() {
-            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.filled.wait(&mut state);
         }
         std::mem::swap(batch, &mut state.lines);
         state.writing = true;
     }
 
-    /// How many lines could not be written.
+    /// Writes, and answers how many lines could not be written.
     fn write(&self, out: &mut dyn Write, mut rest: &[u8]) -> u64 {
         while !rest.is_empty() {
             match out.write(rest) {
                 Ok(0) => break,
                 Ok(count) => {
                     rest = &rest[count..];
-                    self.lock().written += count as u64;
+                    self.state.lock().written += count as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(AGAIN),
@@ -109,10 +110,10 @@ impl Outlet {
         lines(rest) as u64
     }
 
-    /// Returns when all is written, or when the reader has taken nothing for so long.
+    /// Returns when all is written, or when the reader has taken nothing for `patience`.
     pub(super) fn flush(&self, patience: Duration) {
         let begun = Instant::now();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let (mut seen, mut since) = (state.written, begun);
         while state.writing || !state.lines.is_empty() {
             if state.written != seen {
@@ -121,12 +122,8 @@ impl Outlet {
             if since.elapsed() >= patience || begun.elapsed() >= LONGEST {
                 return;
             }
-            state = self.emptied.wait_timeout(state, patience / 4).unwrap_or_else(PoisonError::into_inner).0;
+            self.emptied.wait_for(&mut state, patience / 4);
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -143,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes nothing until it is opened; `broken` answers as a pipe without a reader.
+    /// Takes nothing until it is opened. `broken` makes it answer like a pipe without a reader.
     #[derive(Clone, Default)]
     struct Reader {
         open: Arc<AtomicBool>,
@@ -159,7 +156,7 @@ mod tests {
             if !self.open.load(Ordering::SeqCst) {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            self.read.lock().unwrap().extend_from_slice(&bytes[..bytes.len().min(1000)]);
+            self.read.lock().extend_from_slice(&bytes[..bytes.len().min(1000)]);
             Ok(bytes.len().min(1000))
         }
 
@@ -178,9 +175,9 @@ mod tests {
         outlet
     }
 
-    /// Lines that were read, and those that the log says were dropped.
+    /// How many lines were read, and how many the log says were dropped.
     fn account(reader: &Reader) -> (usize, usize) {
-        let read = String::from_utf8(reader.read.lock().unwrap().clone()).unwrap();
+        let read = String::from_utf8(reader.read.lock().clone()).unwrap();
         let told: Vec<_> = read.lines().filter_map(|line| line.strip_prefix("dropped ")).collect();
         (read.lines().count() - told.len(), told.into_iter().map(|count| count.parse::<usize>().unwrap()).sum())
     }
@@ -190,13 +187,13 @@ mod tests {
         let reader = Reader::default();
         let outlet = start(&reader);
         let line = [&[b'x'; 99][..], b"\n"].concat();
-        // Twice the limit, and what the thread holds, at least.
+        // At least twice the limit, and as much as the thread may hold.
         let pushed = 4 * LIMIT / line.len();
         for _ in 0..pushed {
             outlet.push(&line);
         }
         outlet.flush(Duration::from_millis(20));
-        assert!(reader.read.lock().unwrap().is_empty());
+        assert!(reader.read.lock().is_empty());
         reader.open.store(true, Ordering::SeqCst);
         outlet.flush(Duration::from_secs(20));
         let (read, told) = account(&reader);
@@ -218,6 +215,6 @@ mod tests {
         reader.open.store(true, Ordering::SeqCst);
         outlet.push(b"back\n");
         outlet.flush(Duration::from_secs(20));
-        assert_eq!(&**reader.read.lock().unwrap(), b"back\ndropped 3\n");
+        assert_eq!(&**reader.read.lock(), b"back\ndropped 3\n");
     }
 }

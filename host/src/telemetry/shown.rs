@@ -1,4 +1,4 @@
-//! The log's formats, with `text` in between: no field of an event or a span steers a terminal, or passes for another line.
+//! The formats of the log. All fields pass through `text`, so that none steers a terminal or looks like another line.
 
 use std::fmt::{self, Debug, Write};
 
@@ -64,7 +64,7 @@ impl Visit for Row<'_> {
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         let name = field.name();
-        // Of a library that logs by the `log` crate: where in its source, which has become the event's own.
+        // A library that logs through the `log` crate adds its place in the source. It has become the event's own place.
         if self.written.is_ok() && !name.starts_with("log.") {
             self.written = self.write(name.strip_prefix("r#").unwrap_or(name), value);
         }

@@ -43,7 +43,7 @@ struct Note {
     refusals: u32,
 }
 
-/// A batch on its way to the broker. The broker takes finishes as a slice, so they are apart from what is known of them.
+/// A batch on its way to the broker. The broker takes a slice of finishes, so their weights and notes stand apart.
 pub(super) struct Sent {
     pub(super) finishes: Vec<Finish>,
     rests: Vec<(usize, Note)>,
@@ -120,15 +120,15 @@ impl Batch {
         self.held.forget(sent.finishes.iter().map(|finish| &finish.member));
     }
 
-    /// The broker was not reached, or could not write: `sent` is sent again.
+    /// The call failed and may succeed later: `sent` is sent again.
     pub(super) fn put_back(&mut self, sent: Sent) {
         for item in sent.into_items().rev() {
             self.items.push_front(item);
         }
     }
 
-    /// The broker refuses one of `sent`, or finds something there that is not a task's. The finishes are sent one by one; the one that is
-    /// found is replaced by the end of its task, or set aside.
+    /// The broker refuses one of `sent`, or can't record it because of a key of another type. From now on the finishes are sent one by one.
+    /// When the bad one is found, it is replaced by a dead end, or set aside.
     pub(super) fn refused(&mut self, sent: Sent, error: &BrokerError) {
         self.singly.refused(sent.finishes.len());
         if sent.finishes.len() > 1 {
@@ -176,8 +176,8 @@ impl Batch {
 /// The broker will never take this finish as it is (a child that can't be written, for example): the task ends dead and says why.
 fn dead(mut item: Item, error: &BrokerError) -> Item {
     item.note.refusals = 1;
-    tracing::warn!(id = %item.finish.member.id, task = %item.note.name, %error, "its end was refused");
-    let text = format!("what became of the attempt could not be recorded: {error}");
+    tracing::warn!(id = %item.finish.member.id, task = %item.note.name, %error, "the broker refused its end");
+    let text = format!("the end of the attempt could not be recorded: {error}");
     item.finish.log = String::new();
     item.finish.follows = Vec::new();
     item.finish.verdict = Verdict::Dead { error: TaskError::new(ErrorKind::BadResult, text) };

@@ -36,7 +36,7 @@ pub(super) async fn run(connection: Arc<Connection>, queues: Arc<Queues>, end: C
             }
         };
         if let Some(error) = failed {
-            tracing::debug!(%error, "no word of cancellations; the heartbeat brings them meanwhile");
+            tracing::debug!(%error, "can't listen for cancellations; the heartbeat brings them meanwhile");
         }
         failures += 1;
         tokio::select! {

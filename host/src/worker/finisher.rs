@@ -1,4 +1,4 @@
-//! The finisher: records finishes in batches of what is at hand, and at once when the cores run dry.
+//! The finisher: records finishes in batches, and at once when the cores run dry.
 //!
 //! attempts → [`Inbox`] → one batch for each incarnation → `Broker::finish` → gone from the held set.
 //!

@@ -166,7 +166,7 @@ impl Heartbeat {
                 queue = %queue.name,
                 handed_back = unknown.len(),
                 dropped,
-                "what the broker says we hold differs from what we know: reconciled"
+                "this worker and the broker disagreed about the held tasks: reconciled"
             );
         }
         for Leased { member, task } in known {

@@ -1,4 +1,4 @@
-//! What a lost lease means: of this worker's own tasks, and of those that it takes over from another worker.
+//! Lost leases: this worker drops the tasks of its own lost lease, and judges those that it takes over from another worker.
 
 use std::{sync::Arc, time::Duration};
 

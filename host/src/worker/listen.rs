@@ -1,4 +1,4 @@
-//! The loop that does what a worker is told through its [`Stop`] while it runs: claim or not, say what runs.
+//! The loop that obeys [`Stop`] while the worker runs: it wakes the dispatcher, and writes into the log what runs.
 
 use std::sync::Arc;
 
@@ -45,7 +45,7 @@ impl Listen {
             unrecorded_bytes = unrecorded.bytes,
             broker = if self.connection.is_up() { "reachable" } else { "away" },
             claims = if self.stop.is_quiet() { "paused by SIGTSTP" } else { "on" },
-            "what runs now"
+            "running now"
         );
         let now = SystemClock.now();
         for info in self.queues.running(LISTED) {

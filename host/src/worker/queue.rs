@@ -1,4 +1,4 @@
-//! The queues of this worker: for each its living incarnation, and what the dispatcher knows of it.
+//! The queues of this worker: for each its living incarnation, and the dispatcher's view of it.
 
 use std::{
     collections::BTreeSet,
@@ -43,7 +43,7 @@ pub(super) struct Queue {
     beaten: AtomicU64,
 }
 
-/// What the dispatcher knows of a queue.
+/// The dispatcher's view of a queue.
 #[derive(Debug)]
 pub(super) struct QueueState {
     /// There may be something to claim. An idle queue holds no slots.

@@ -85,7 +85,7 @@ impl Stop {
             Ok(()) => "it returned".to_owned(),
             Err(panic) => format!("it panicked: {}", telemetry::message(&*panic)),
         };
-        self.fail(format!("a part of this worker died (`{name}`: {why}); what the worker holds is handed back; please report it"));
+        self.fail(format!("a loop of this worker died (`{name}`: {why}); the worker hands back its tasks; please report it"));
     }
 }
 
