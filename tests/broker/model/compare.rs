@@ -36,7 +36,7 @@ impl Player<'_> {
                 });
                 assert_eq!(shown, known, "step {}: {line} {id}", self.step);
                 let anywhere = self.broker.find(None, id).await.map(|view| view.map(|view| view.queue)).map_err(drop);
-                assert_eq!(anywhere, self.world.only_queue_of(id).map(|queue| queue.cloned()), "step {}: {id} by its id alone", self.step);
+                assert_eq!(anywhere, self.world.only_queue_of(id).map(Option::<&_>::cloned), "step {}: {id} by its id alone", self.step);
             }
         }
     }

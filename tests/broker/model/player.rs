@@ -86,7 +86,7 @@ impl<'a> Player<'a> {
             task.start = Start::In(HOUR);
         }
         if self.random.u8(0..5) == 0 {
-            task.unique = self.unique();
+            task.unique = Some(self.unique());
         }
         match self.random.u8(0..12) {
             0 => task.expires = Some(Millis(1)),
@@ -102,7 +102,7 @@ impl<'a> Player<'a> {
         let mut child = NewTask { id: self.child_id(), queue: self.any_queue(), ..named(NAMES[0], "[]") };
         child.result_ttl = self.result_ttl();
         if may_be_unique && self.random.bool() {
-            child.unique = self.unique();
+            child.unique = Some(self.unique());
         }
         match self.random.u8(0..20) {
             0 => child.args = too_large(),
@@ -113,8 +113,8 @@ impl<'a> Player<'a> {
         child
     }
 
-    fn unique(&mut self) -> Option<Unique> {
-        Some(Unique { key: format!("k{}", self.random.u8(0..6)), ttl: 24 * HOUR })
+    fn unique(&mut self) -> Unique {
+        Unique { key: format!("k{}", self.random.u8(0..6)), ttl: 24 * HOUR }
     }
 
     fn result_ttl(&mut self) -> Option<Duration> {
