@@ -28,6 +28,7 @@ pub(super) struct Seen {
 }
 
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is shown on its own, and the table compares them as they are shown")]
 pub(super) struct View {
     pub(super) state: State,
     pub(super) error: Option<ErrorKind>,
