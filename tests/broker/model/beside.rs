@@ -60,8 +60,8 @@ impl Player<'_> {
         assert_eq!(self.broker.remove_schedule(&name).await.expect("remove"), expected, "step {}: {name}", self.step);
     }
 
-    /// Mostly the stored definition, at a due time after the last one; then the same again. Sometimes another definition, a due time that
-    /// has been, or one ahead.
+    /// Fires mostly the stored definition at a due time after the last one, and then the same again. Sometimes it fires another definition,
+    /// an earlier due time, or one ahead.
     pub(super) async fn fire(&mut self) {
         let mut schedule = self.definition();
         let stored = self.world.schedules.get(&schedule.name).cloned();
@@ -120,7 +120,7 @@ impl Player<'_> {
             }
             2 | 3 => {
                 let by = [1, -7, 0, i64::MAX][self.random.usize(0..4)];
-                // Redis counts a number as the longest one, so only the bound of keys is the same for both brokers.
+                // Redis counts each number as the longest one, so the brokers agree only about the bound of keys.
                 let room = if is_small { KvRoom { keys: 3, ..KvRoom::UNBOUNDED } } else { KvRoom::UNBOUNDED };
                 let expected = self.world.increment(plugin, key, by, room);
                 let told = self.broker.kv_increment(plugin, key, by, room).await.map_err(refusal);

@@ -97,7 +97,8 @@ impl<'a> Player<'a> {
         task
     }
 
-    /// A child for any queue. `may_be_unique` only where nothing else of its batch ends: brokers may release the keys of a batch first.
+    /// A child for any queue. It may be unique only if its parent is alone in the batch, because Redis releases the keys of plain successes
+    /// before it adds children.
     pub(super) fn new_child(&mut self, may_be_unique: bool) -> NewTask {
         let mut child = NewTask { id: self.child_id(), queue: self.any_queue(), ..named(NAMES[0], "[]") };
         child.result_ttl = self.result_ttl();

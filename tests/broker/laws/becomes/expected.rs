@@ -1,6 +1,6 @@
-//! What the pure rules say of a row.
+//! The expectation for a row, from the pure rules.
 //!
-//! row + claimed task → `judge` → `transition` → what anybody can see: at once, and after the next look of a worker.
+//! row + claimed task → `judge` → `transition` → the visible state: at once, and after the next look of a worker.
 
 use taskhost_core::{
     retry::{Next, Transition, transition},
