@@ -1,7 +1,6 @@
-//! What strangers may have written into a broker: any value of any type in any place. Whatever it is, the tasks beside it go on.
+//! Other programs may have written any value of any type into a broker. The tasks beside such a value go on.
 //!
-//! A table of odd things, each written into a fresh broker; then one life of good tasks in the same queue and in another, every verb
-//! among them; then all that is shown can be deleted.
+//! odd value into a fresh broker → good tasks in the same queue and in another, with every verb → everything that is shown can be deleted
 
 mod redis;
 mod sqlite;
@@ -23,7 +22,7 @@ fn good(id: &str) -> NewTask {
     NewTask { id: task_id(id), ..add() }
 }
 
-/// What went wrong beside each odd thing of a table: all of them are played.
+/// The failures beside each odd value. The whole table is played before they are reported.
 #[derive(Default)]
 struct Table(Vec<String>);
 
@@ -36,11 +35,11 @@ impl Table {
     }
 
     fn read(self) {
-        assert!(self.0.is_empty(), "{} times something odd stopped what is good:\n{}", self.0.len(), self.0.join("\n"));
+        assert!(self.0.is_empty(), "{} odd values stopped good tasks:\n{}", self.0.len(), self.0.join("\n"));
     }
 }
 
-/// Every verb, in the queue where something odd stands and in another.
+/// Every verb, in the queue that has the odd value and in another one.
 async fn life_goes_on(b: &dyn Broker, what: &str) {
     let (here, there) = (QueueName::default(), queue("mail"));
     for queue in [&here, &there] {
@@ -74,15 +73,15 @@ async fn life_goes_on(b: &dyn Broker, what: &str) {
     for queue in [&here, &there] {
         b.sweep(queue, &[task_name("add")]).await.unwrap_or_else(|error| panic!("sweep, {what}: {error}"));
     }
-    // Whatever is shown can be deleted.
+    // Everything that is shown can be deleted.
     for round in 0.. {
         let mut shown = all(b, &TaskFilter::default(), what).await;
-        // Its incarnation is as good as alive, for as long as its lease says.
+        // A foreign incarnation counts as alive until its lease ends.
         shown.retain(|view| view.state != State::Running || !what.starts_with("incarnation."));
         if shown.is_empty() {
             break;
         }
-        // What ends while it is listed is met by the next listing.
+        // The next listing has the tasks that end during this one.
         assert!(round < 5, "{what}: something stays: {shown:?}");
         for view in shown {
             let reply = b.delete(&view.queue, &view.id).await.unwrap_or_else(|error| panic!("delete `{}`, {what}: {error}", view.id));
@@ -94,7 +93,7 @@ async fn life_goes_on(b: &dyn Broker, what: &str) {
     }
 }
 
-/// Runs what there is, good or odd, as a worker does.
+/// Runs all tasks, good or odd, as a worker does.
 async fn drain(b: &dyn Broker, queue: &QueueName, what: &str) {
     let worker = Worker::on(b, queue, LEASE).await;
     let mut retried = false;
@@ -142,7 +141,7 @@ async fn drain(b: &dyn Broker, queue: &QueueName, what: &str) {
     b.leave(&worker.who).await.unwrap_or_else(|error| panic!("leave, {what}: {error}"));
 }
 
-/// What those ask who look on.
+/// The questions of an operator.
 async fn look_around(b: &dyn Broker, what: &str) {
     let listed = all(b, &TaskFilter::default(), what).await;
     for id in ["good-1", "good-2", "good-3", "good-4", "good-5", "doomed"] {

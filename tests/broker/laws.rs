@@ -1,7 +1,7 @@
-//! The laws of the broker: what every driver keeps, whatever it is made of. DESIGN: "laws first".
+//! The laws of the broker, which every driver keeps.
 //!
-//! A law is a plain async function named as a sentence, taking handles on one fresh, empty broker. `laws!` makes each of them
-//! a test of one driver; a new driver adds a [`Place`] to support.rs and one line here.
+//! A law is a plain async function named as a sentence. It takes handles on one fresh, empty broker. `laws!` makes each law a test of
+//! each driver. A new driver adds a [`Place`] to `taskhost_testing` and one line at the end of this file.
 
 mod becomes;
 mod cancel;
@@ -85,6 +85,7 @@ macro_rules! laws {
                         a_claim_says_whether_there_is_more,
                         a_retried_task_comes_back_after_its_delay_and_is_counted,
                         a_task_handed_back_is_not_counted,
+                        a_task_handed_back_keeps_its_place_and_a_retried_one_goes_behind_the_others,
                         a_delayed_task_becomes_ready_while_its_queue_is_paused,
                         parked_tasks_are_claimed_in_order_with_the_ready_ones,
                         a_parked_task_can_be_cancelled,
@@ -220,8 +221,8 @@ macro_rules! laws {
     };
 }
 
-/// One test a law. Those of `one` take one handle, those of `two` two handles as two processes would have them; `with settings`
-/// is one handle so set.
+/// One test for each law. A law of `one` takes one handle. A law of `two` takes two handles, as two processes have them. A law `with`
+/// settings takes one handle with these settings.
 macro_rules! tests {
     ($place:ty; $($room:ident { one [$($law:ident,)*] $(two [$($two:ident,)*])? $(with $settings:ident [$set:ident])* })*) => {
         $(

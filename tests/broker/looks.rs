@@ -1,5 +1,5 @@
-//! What looking costs Redis, counted in its commands and bytes: it depends on what is shown, and not on what has ever ended. SQLite's half
-//! stands in `sqlite/tests.rs`.
+//! The cost of a look in commands and bytes of Redis. It depends on the tasks that are shown, and not on the number of ended tasks. The
+//! same tests for SQLite are in `sqlite/tests.rs`.
 
 use redis::Value;
 use taskhost_broker::{BrokerSettings, Lease, Produce, TaskFilter, Tasks, redis::RedisBroker};
@@ -8,10 +8,10 @@ use taskhost_core::task::{NewTask, QueueName, State};
 use crate::support::{RedisServer, Worker, add, dead, enqueue, finish, ok, queue};
 
 const QUEUES: usize = 20;
-/// Ends one by one: more than the 2,000 entries that the feed of ends once had.
+/// More single ends than the 2,000 entries that the feed of ends had in earlier builds.
 const ENDS: usize = 2_200;
 
-/// What commands a look came to inside and outside of scripts, the bytes of the answers, and how long the scripts took.
+/// The commands of a look, inside and outside of scripts, the bytes of its answers, and the time of its scripts.
 #[derive(Debug)]
 struct Cost {
     calls: u64,
@@ -43,7 +43,7 @@ impl Server {
     }
 
     async fn cost(&self, look: impl AsyncFn(&RedisBroker)) -> Cost {
-        // Scripts are known by then, and connections made.
+        // The first look loads the scripts and opens the connections.
         look(&self.broker).await;
         self.ask(redis::cmd("CONFIG").arg("RESETSTAT")).await;
         look(&self.broker).await;
@@ -61,7 +61,7 @@ impl Server {
         }
     }
 
-    /// So many ends one by one in a queue, some of each kind, and as many batches of 64; then a few tasks that wait and run.
+    /// This many ends of different kinds in a queue, alone or in pairs. Then two tasks wait and one runs.
     async fn history(&self, queue: &QueueName, ends: usize) {
         let b = &self.broker;
         let tasks: Vec<_> = (0..ends).map(|_| NewTask { queue: queue.clone(), ..add() }).collect();
@@ -84,7 +84,7 @@ impl Server {
         worker.claim(1).await;
     }
 
-    /// The same again in other queues, without going through it again.
+    /// Copies the keys of this queue to other queues, which is faster than running the tasks again.
     async fn copies(&self, of: &QueueName, queues: usize) {
         let script = "local keys = redis.call('KEYS', ARGV[1] .. '*')
             for _, key in ipairs(keys) do redis.call('COPY', key, ARGV[2] .. string.sub(key, #ARGV[1] + 1)) end
@@ -151,7 +151,7 @@ async fn a_page_costs_the_same_whatever_has_ended() {
     let (few, many) = costs.split_at(costs.len() / 2);
     for ((is_one, few), (_, many)) in few.iter().zip(many) {
         let queues = if *is_one { 1 } else { QUEUES as u64 };
-        // Which lists a page touches is a matter of chance.
+        // A page touches a different number of lists each time.
         assert!(many.calls <= few.calls + few.calls / 5 + 20, "{few:?} {many:?}");
         assert!(many.calls <= 250 + 40 * queues, "{many:?}");
         assert!(many.bytes <= 25_000 + 3_000 * queues, "{many:?}");

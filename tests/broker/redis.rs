@@ -1,4 +1,4 @@
-//! What only Redis has: a server that goes away, refuses, forgets its scripts, or is none. The laws stand in laws.rs.
+//! Tests of Redis alone: a server that goes away, refuses, forgets its scripts, or is no Redis. The laws are in laws.rs.
 
 mod start;
 
@@ -78,7 +78,7 @@ async fn a_user_who_may_too_little_is_told_so() {
     raw(&server, &["ACL", "SETUSER", "poor", "on", ">p", "~other:*", "+@all"]).await;
     let text = misconfigured(refusal(&format!("redis://poor:p@127.0.0.1:{}", server.port())).await);
     assert!(text.contains("ACL SETUSER"), "{text}");
-    // What the text says is enough, as docs/protocol.md has it.
+    // The permissions of this text are enough. docs/protocol.md has the same text.
     raw(&server, &["ACL", "SETUSER", "host", "on", ">p", "~th:*", "&th:*", "+@all", "-@dangerous", "+info"]).await;
     let url = format!("redis://host:p@127.0.0.1:{}", server.port());
     let broker = RedisBroker::connect(&url, BrokerSettings::default()).await.expect("connect");
@@ -99,7 +99,7 @@ async fn a_socket_serves_as_well_as_a_port_in_the_database_that_is_named() {
     let url = format!("redis+unix://:secret@{}?db=2", socket.display());
     let broker = RedisBroker::connect(&url, BrokerSettings::default()).await.expect("connect");
     assert!(broker.check().await.expect("check").about.contains(&*socket.to_string_lossy()));
-    // Commands, a connection that blocks, and one that listens.
+    // One connection for commands, one that blocks, and one that listens.
     let id = enqueue(&broker, add()).await;
     broker.wait(&QueueName::default(), SOON).await.expect("wait");
     let worker = Worker::new(&broker).await;
@@ -172,7 +172,7 @@ async fn a_server_that_was_restarted_is_found_again() {
         })
         .await;
         let leased = worker.claim_one().await;
-        // What is said before it listens again is lost, and the heartbeat's to bring.
+        // A message before the next subscription is lost. The heartbeat brings it then.
         let begun = Instant::now();
         let heard = loop {
             assert!(begun.elapsed() < SOON, "the control channel is not listened to again");
@@ -228,7 +228,7 @@ async fn without_memory_nothing_is_enqueued_and_what_runs_still_ends() {
     enqueue(&broker, add()).await;
 }
 
-/// The server itself forgets what has ended, its log and its unique key: no host need be there.
+/// The server itself forgets ended tasks, their logs and unique keys, also without any host.
 #[tokio::test]
 async fn what_is_kept_for_a_time_expires_by_that_time_in_the_server() {
     const HOUR: Duration = Duration::from_secs(3600);
@@ -239,7 +239,7 @@ async fn what_is_kept_for_a_time_expires_by_that_time_in_the_server() {
         Value::Int(left) => u64::try_from(left).map_or_else(|_| panic!("{key} has no end: {left}"), Duration::from_millis),
         other => panic!("{key}: {other:?}"),
     };
-    // What is left of `whole` is not more than that, and no hour less.
+    // The rest of `whole` is at most that long, and less than an hour shorter.
     let runs_out = async |key: String, whole: Duration| {
         let left = left(key.clone()).await;
         assert!(left <= whole && left + HOUR > whole, "{key} is to be kept for {whole:?}: {left:?}");
@@ -261,7 +261,7 @@ async fn what_is_kept_for_a_time_expires_by_that_time_in_the_server() {
                 runs_out(format!("th:{{default}}:log:{id}"), kept).await;
             }
         }
-        // Without anything out of the ordinary, too.
+        // An ordinary task too.
         let id = enqueue(&broker, NewTask { options: TaskOptions { result_ttl: own, ..TaskOptions::default() }, ..add() }).await;
         worker.run_one(ok("2")).await;
         runs_out(format!("th:{{default}}:t:{id}"), kept).await;
@@ -269,7 +269,7 @@ async fn what_is_kept_for_a_time_expires_by_that_time_in_the_server() {
         broker.cancel(&QueueName::default(), &id).await.expect("cancel");
         runs_out(format!("th:{{default}}:t:{id}"), kept).await;
     }
-    // Who ran it is kept longer than any dead task can be.
+    // The name of the worker is kept longer than any dead task.
     let Value::Array(keys) = raw(&server, &["KEYS", "th:{default}:by:*"]).await else { panic!("a list") };
     let [Value::BulkString(key)] = &keys[..] else { panic!("one worker: {keys:?}") };
     runs_out(String::from_utf8_lossy(key).into_owned(), BrokerSettings::default().dead_age + 24 * HOUR).await;

@@ -1,5 +1,4 @@
-//! An error in the middle of every script, at each of its calls: they do not roll back, so what they leave must be mended by
-//! asking again.
+//! An error in the middle of every script, at each of its calls. Scripts do not roll back, so repeating the call must repair everything.
 //!
 //! One scene plays every verb. It is played again and again, each time with one verb failing once, one call later.
 
@@ -23,7 +22,7 @@ use taskhost_core::task::{
 use crate::support::{LEASE, RedisServer, finish, named, ok, queue, task_name};
 use taskhost_testing::proxy::{Act, Moment, Proxy};
 
-/// Every script there is, by its header.
+/// The names of all scripts, from their headers.
 const VERBS: [&str; 25] = [
     "register",
     "enqueue",
@@ -57,7 +56,7 @@ async fn an_error_at_any_call_of_any_script_is_mended_by_asking_again() {
     let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/redis/lua")).expect("the scripts");
     let files = files.map(|file| file.expect("a file").path()).filter(|path| path.is_file());
     let names = files.map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned());
-    // `mark` is one write; what the verbs share is broken with each of them; `unreadable` fails unsaid and is broken below.
+    // `mark` is a single write. The library is broken together with each verb. `unreadable` fails silently and has a test of its own below.
     let apart = ["mark", "careful", "unreadable"];
     let missing: Vec<_> = names.filter(|name| !VERBS.contains(&&**name) && !apart.contains(&&**name)).collect();
     assert!(missing.is_empty(), "not broken here: {missing:?}");
@@ -137,14 +136,14 @@ async fn an_error_at_any_call_of_ending_what_is_unreadable_is_mended_by_the_next
 
 struct Scene<'a> {
     broker: &'a dyn Broker,
-    /// The one that fails.
+    /// The verb that fails.
     verb: &'static str,
     queue: QueueName,
     failures: AtomicBool,
 }
 
 impl Scene<'_> {
-    /// Asks again after a failure, as every caller does.
+    /// Repeats a call that failed, as every caller does.
     async fn twice<T, E: std::fmt::Display + std::fmt::Debug>(&self, mut ask: impl AsyncFnMut() -> Result<T, E>) -> T {
         match ask().await {
             Ok(value) => value,
@@ -185,7 +184,7 @@ impl Scene<'_> {
         tasks.push(NewTask { expires: Some(taskhost_core::task::Millis(1)), ..self.task("late", 0) });
         self.twice(async || b.enqueue(&tasks).await).await;
 
-        // Every kind of end, and children here and elsewhere.
+        // Every kind of end, and children of this queue and of another.
         let who = self.twice(async || b.register(&self.queue, LEASE).await).await;
         let held = self.claim(&who, 6, &[]).await.tasks;
         let other = QueueName::new(format!("{}-other", self.queue)).expect("a name");
@@ -212,7 +211,7 @@ impl Scene<'_> {
         self.twice(async || b.relay(&self.queue).await).await;
         self.twice(async || b.retry(&self.queue, &held[2].member.id).await).await;
 
-        // One incarnation leaves with tasks in hand, one dies and is adopted.
+        // One incarnation leaves while it holds tasks. Another dies and is adopted.
         let _held = self.claim(&who, 2, &[]).await;
         self.twice(async || b.leave(&who).await).await;
         let who = self.twice(async || b.register(&self.queue, LEASE).await).await;
@@ -240,7 +239,7 @@ impl Scene<'_> {
         assert!(self.twice(async || b.find(Some(&other), &child).await).await.is_some(), "a child is lost");
     }
 
-    /// What those ask who look on.
+    /// The questions of an operator.
     async fn look_and_steer(&self, who: &Incarnation, tasks: &[NewTask]) {
         let b = self.broker;
         let progress = Progress { done: 1, total: None, note: "half".into() };
@@ -271,7 +270,7 @@ impl Scene<'_> {
         }
         let next = NewTask { queue: purged.clone(), unique: unique(), ..self.task("next", 0) };
         assert_eq!(self.enqueue(std::slice::from_ref(&next)).await, [Enqueued::Added], "its key is free again");
-        // Costly: they look at every queue there is, or wait.
+        // These are slow, because they read every queue or wait.
         if self.verb == "counts" {
             let queues = self.twice(async || b.queues().await).await;
             assert!(queues.iter().any(|view| view.queue == self.queue), "{queues:?}");
@@ -331,7 +330,7 @@ impl Scene<'_> {
         let b = self.broker;
         let plugin = format!("p-{}", self.queue);
         self.twice(async || b.kv_set(&plugin, "k", b"v", ROOM).await).await;
-        // Atomic, not once only.
+        // It is atomic, but a repeated call adds again.
         let sum = self.twice(async || b.kv_increment(&plugin, "n", 2, ROOM).await).await;
         assert!([2, 4].contains(&sum), "{sum}");
         assert_eq!(b.kv_keys(&plugin, "", None, 9).await.expect("keys"), ["k", "n"]);
@@ -339,7 +338,7 @@ impl Scene<'_> {
         assert_eq!(b.kv_get(&plugin, "k").await.expect("get"), None);
     }
 
-    /// Runs what is left; then every task has ended, and none was recorded as a success twice.
+    /// Runs the remaining tasks. Then every task has ended, and no success was recorded twice.
     async fn drain(&self, heir: &Incarnation, tasks: &[NewTask]) {
         let mut recorded: BTreeMap<TaskId, u32> = BTreeMap::new();
         for _ in 0..1_000 {
@@ -366,7 +365,7 @@ impl Scene<'_> {
         }
     }
 
-    /// The ids of all that is listed as ended.
+    /// The ids of all listed ended tasks.
     async fn all_ended(&self) -> Vec<TaskId> {
         let filter = TaskFilter { queue: Some(self.queue.clone()), ..TaskFilter::default() };
         let (mut ids, mut from) = (Vec::new(), None);

@@ -21,6 +21,7 @@ mod listing;
 mod produce;
 mod rows;
 mod schedules;
+mod schema;
 mod show;
 mod standing;
 mod sweep;

@@ -1,4 +1,4 @@
-//! Odd things in Redis: every key that docs/protocol.md names, of every type, and every field with values that it should not have.
+//! Odd values in Redis: every key of docs/protocol.md with every type, and every field with wrong values.
 
 use redis::{Commands, Connection, Value};
 use taskhost_broker::{
@@ -47,13 +47,13 @@ impl Scene {
         let _answer: Value = command.query(&mut self.stranger).unwrap_or_else(|error| panic!("{:?}: {error}", shown()));
     }
 
-    /// Words of one line, parted by spaces.
+    /// Sends a command whose words are separated by spaces.
     fn say(&mut self, line: &str) {
         let words: Vec<_> = line.split(' ').map(str::as_bytes).collect();
         self.write(&words);
     }
 
-    /// A task that is complete, but stands nowhere yet.
+    /// The hash of a complete task that is in no list yet.
     fn task(&mut self, id: &[u8]) {
         let key = [b"th:{default}:t:", id].concat();
         self.write(&[b"HSET", &key, b"task", b"add", b"args", b"[1,1]", b"at", b"1", b"seq", b"1", b"extra", b"1"]);
@@ -63,7 +63,7 @@ impl Scene {
         RedisBroker::connect(&self.server.url(), BrokerSettings::default()).await.expect("connect")
     }
 
-    /// A life of good tasks beside what `write` wrote.
+    /// Plays good tasks beside the value that `write` wrote.
     async fn beside(&mut self, what: &str, write: impl FnOnce(&mut Self)) {
         self.say("FLUSHALL");
         let broker = self.broker().await;
@@ -176,7 +176,7 @@ async fn a_field_of_a_task_stops_only_its_own() {
     scene.table.read();
 }
 
-/// One that is ready, one that is due, one that waits in vain, one whose worker is gone, one that stands nowhere.
+/// Odd tasks: one is ready, one is due, one is delayed and has expired, the worker of one is gone, and one is in no list.
 fn odd_tasks(scene: &mut Scene, change: impl Fn(&mut Scene, &[u8])) {
     for id in ["odd-ready", "odd-due", "odd-later", "odd-held", "odd-nowhere"] {
         scene.task(id.as_bytes());

@@ -1,4 +1,4 @@
-//! Odd things in the database: every column of every table, with values of every type.
+//! Odd values in the database: every column of every table with values of every type.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ const ODD: [&str; 12] = [
     "CAST(x'ff' AS TEXT)",
 ];
 
-/// One task of each state, each row of the other tables, all of them as they should be.
+/// One valid task of each state, and one valid row of each other table.
 const ROWS: &str = "
 INSERT INTO incarnation (n, queue, deadline, lease_ms, marked) VALUES (900, 'default', 1, 1000, 1);
 INSERT INTO queue (name, paused) VALUES ('odd', 0);
@@ -60,7 +60,7 @@ async fn a_garbage_row_stops_no_good_task() {
     let mut odd = Table::default();
     for (table, column) in columns {
         for value in ODD {
-            // SQLite itself gives no number any more when the last one is taken.
+            // SQLite gives no more numbers after the greatest one is used.
             if ["seq", "n"].contains(&&*column) && value == "9223372036854775807" {
                 continue;
             }
@@ -72,7 +72,7 @@ async fn a_garbage_row_stops_no_good_task() {
             stranger.execute_batch(ROWS).expect("good rows");
             let changed = stranger.execute(&format!("UPDATE OR IGNORE {table} SET {column} = {value}"), ());
             drop(stranger);
-            // A column takes no value that its constraints forbid.
+            // The constraints of the column refuse this value.
             if changed.is_ok() {
                 let broker = SqliteBroker::open(place.path(), BrokerSettings::default()).expect("it opens");
                 odd.beside(&broker, &what).await;

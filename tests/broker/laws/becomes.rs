@@ -1,7 +1,7 @@
-//! One table: what becomes of a task by what was reported of it. Both brokers keep to it, so they never disagree about an end.
+//! One table says what a report makes of its task. Both brokers keep to it, so they never disagree about an end.
 //!
 //! A row is one combination of outcome × cancelled before × attempts left × unique × expires × kept, and one task on each broker. The
-//! pure `judge` and `transition` say what must be seen of it.
+//! pure `judge` and `transition` say what the broker must show.
 
 mod expected;
 mod played;
@@ -39,7 +39,7 @@ pub(crate) async fn a_verdict_has_the_same_end_on_every_broker(b: &dyn Broker) {
     }
 }
 
-/// Everything that is shown of a row's task is the same, but for the times.
+/// The brokers show the same view of each row's task, apart from the times.
 #[tokio::test]
 async fn both_brokers_show_the_same_of_every_end() {
     let (file, server) = (SqlitePlace::make().await, RedisServer::make().await);
@@ -63,7 +63,7 @@ async fn both_brokers_show_the_same_of_every_end() {
     }
 }
 
-/// It counts as not started, and its time to start is over: on every way back, and wherever it waits.
+/// A task that is handed back counts as not started. If its time to start is over it ends, on every way back and wherever it waits.
 pub(crate) async fn what_is_handed_back_after_its_time_to_start_expires(b: &dyn Broker) {
     let default = QueueName::default();
     for way in ["handed back", "handed back for later", "parked", "left", "tried"] {
@@ -73,7 +73,7 @@ pub(crate) async fn what_is_handed_back_after_its_time_to_start_expires(b: &dyn 
         let worker = Worker::new(b).await;
         let Some(leased) = worker.claim(1).await.pop() else { panic!("a task can be claimed") };
         wait_until(SOON, "its time is over", || async { b.now().await.expect("now") > expires }).await;
-        // Somebody looks meanwhile.
+        // A sweep meanwhile must not forget that the task expires.
         b.sweep(&default, &[]).await.expect("sweep");
         assert_eq!(state(b, &id).await, State::Running, "{way}");
         let verdict = match way {

@@ -1,4 +1,4 @@
-//! Laws of how a task ends and what is kept of it.
+//! Laws of ends: how a task ends, and which parts of it are kept.
 
 use std::time::{Duration, Instant};
 
@@ -48,7 +48,7 @@ pub(crate) async fn who_awaits_an_end_is_woken_by_it(one: &dyn Broker, other: &d
     }
 }
 
-/// However the news comes, it is the whole truth: short and long, whatever characters it is made of, and what went before.
+/// The waiting caller gets the whole view, whether short or long, with any characters and with the earlier errors.
 pub(crate) async fn who_awaits_an_end_is_told_all_that_is_known_of_it(one: &dyn Broker, other: &dyn Broker) {
     let awkward = r#""\u0000 \" \\ / {[, \u001f é 日本 🦀""#;
     let (worker, default) = (Worker::new(one).await, QueueName::default());
@@ -193,8 +193,8 @@ pub(crate) async fn a_task_is_deleted_unless_it_runs(b: &dyn Broker) {
 /// Long enough to be read after the end, on a busy machine too.
 const KEPT: Duration = Duration::from_secs(1);
 
-/// Waits until an ended task is forgotten, `forget` having been called each time: by the broker's clock that is when its time is over,
-/// and not as late as twice that. A quarter of it is left to the broker, which need not look at its clock once only.
+/// Waits until an ended task is forgotten, and calls `forget` before each look. By the broker's clock the task must go when its time is
+/// over, and before twice that time. The check allows a quarter of the time less, because the broker may read its clock more than once.
 async fn is_forgotten_in_time(b: &dyn Broker, id: &TaskId, forget: impl AsyncFn()) {
     let ended = view(b, id).await.ended_at.expect("it has ended");
     wait_until(SOON, "it is forgotten", || async {
@@ -415,7 +415,7 @@ pub(crate) async fn children_come_to_be_with_success_in_any_queue(b: &dyn Broker
     let got = mail.claim_soon().await;
     assert_eq!((got.task.id, got.task.args), (far.id.clone(), far.args));
 
-    // Said again with the same fixed ids, as after a lost reply: nothing more comes to be.
+    // The same children with the same fixed ids, as after a lost reply, are not added again.
     assert_eq!(worker.finish(&leased.member, verdict.clone()).await, Finished::Stale);
     enqueue(b, add()).await;
     worker.run_one(verdict).await;

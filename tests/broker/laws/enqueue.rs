@@ -126,7 +126,7 @@ pub(crate) async fn a_unique_key_s_time_counts_from_when_its_task_is_due(b: &dyn
         let due = view(b, &first.id).await.due_at.expect("due");
         wait_until(SOON, "its key is free", || async {
             let is_free = b.enqueue(&[keyed("second")]).await.expect("enqueue") == [Enqueued::Added];
-            // Asked afterwards: it was free by then at the latest. A millisecond for clocks that round.
+            // The clock is read afterwards, so the key was free at this time at the latest. One millisecond is for clocks that round.
             assert!(
                 !is_free || b.now().await.expect("now").after(Duration::from_millis(1)) >= due.after(ttl),
                 "free before its task is due"
@@ -142,7 +142,7 @@ pub(crate) async fn a_unique_key_is_released_when_its_time_is_over_and_then_only
     let second = [keyed("second", LONG)];
     assert_eq!(b.enqueue(&second).await.expect("enqueue"), duplicate("first"));
     wait_until(SOON, "the key's time is over", || async { b.enqueue(&second).await.expect("enqueue") == [Enqueued::Added] }).await;
-    // The old holder ends: the key is no longer its own to give back.
+    // The old holder ends. It does not hold the key any more, so it must not release it.
     let worker = Worker::new(b).await;
     assert_eq!(worker.run_one(ok("2")).await.task.id, task_id("first"));
     assert_eq!(b.enqueue(&[keyed("third", LONG)]).await.expect("enqueue"), duplicate("second"));
@@ -160,7 +160,7 @@ pub(crate) async fn a_delayed_task_is_not_claimed_before_it_is_due_and_on_time_t
     assert!(claimed.tasks.is_empty());
     assert!(claimed.next_due.expect("a next time") <= delay);
     assert_eq!(worker.claim_soon().await.task.id, id);
-    // A millisecond for clocks that round.
+    // One millisecond is for clocks that round.
     assert!(begun.elapsed() + Duration::from_millis(2) >= delay, "after {:?}", begun.elapsed());
     assert!(begun.elapsed() < delay + Duration::from_secs(2), "after {:?}", begun.elapsed());
 }

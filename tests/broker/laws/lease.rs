@@ -1,4 +1,4 @@
-//! Laws of the lease: who may finish, and what becomes of what a lost worker held.
+//! Laws of the lease: who may finish a task, and what becomes of the tasks of a lost worker.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -69,7 +69,7 @@ pub(crate) async fn the_first_look_at_an_expired_lease_only_marks_it(b: &dyn Bro
     let claimed = heir.look(0, &[]).await;
     assert!(claimed.adopted.is_empty(), "the first look marks");
     assert!(claimed.next_due.is_some_and(|due| due <= SHORT_LEASE / 6), "and asks for a second one: {:?}", claimed.next_due);
-    // Its worker was only slow, and is in time for the sixth that was granted.
+    // Its worker was only slow. Its heartbeat comes within the granted last sixth of the lease.
     let slow = Worker { lease: LEASE, ..slow };
     assert_eq!(slow.extend().await.held, 1);
     let marked = b.now().await.expect("now");
@@ -148,7 +148,7 @@ pub(crate) async fn an_incarnation_proved_gone_is_adopted_at_once(one: &dyn Brok
     adopted.sort();
     assert_eq!(adopted, ids);
     assert!(gone.is_lost().await);
-    // The heir dies as well: its own heir gets them.
+    // The heir dies as well. A third worker adopts the tasks.
     one.expire(&heir.who).await.expect("expire");
     assert_eq!(Worker::new(one).await.look(0, &[]).await.adopted.len(), 2);
 }

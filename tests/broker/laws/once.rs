@@ -1,4 +1,4 @@
-//! Laws of what the broker itself starts: a child comes to be once, also when nothing of it is kept.
+//! Laws of the tasks that the broker itself starts: a child is added once, also when nothing of it is kept.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use taskhost_core::task::{NewTask, QueueName, State, TaskOptions, Verdict};
 
 use crate::support::{End, SOON, Worker, add, dead, enqueue, named, ok, queue, task_id, wait_until};
 
-/// Where a child goes: beside its parent, or through the outbox.
+/// The queue of a child: the queue of its parent, or another one that it reaches through the outbox.
 const PLACES: [&str; 2] = ["default", "mail"];
 
 fn child(id: &str, place: &str) -> NewTask {
@@ -19,10 +19,10 @@ fn child(id: &str, place: &str) -> NewTask {
     }
 }
 
-/// A parent ends and says that this follows from it; everything on the way to its place is done.
+/// A parent succeeds with this child, and the child is relayed to its queue.
 async fn follows(b: &dyn Broker, child: &NewTask) {
     let line = queue("parents");
-    // Before its children, where they wait in its own queue.
+    // The parent is claimed before children that wait in its own queue.
     enqueue(
         b,
         NewTask {
@@ -39,7 +39,7 @@ async fn follows(b: &dyn Broker, child: &NewTask) {
     b.relay(&line).await.expect("relay");
 }
 
-/// In `follows`, the parent's own queue stands for `default`.
+/// The queue of a place: `default` stands for the parent's own queue, as in [`follows`].
 fn home(place: &str) -> QueueName {
     queue(if place == "default" { "parents" } else { place })
 }
@@ -77,7 +77,7 @@ pub(crate) fn no_results() -> BrokerSettings {
     BrokerSettings { result_ttl: Duration::ZERO, dead_count: 0, ..BrokerSettings::default() }
 }
 
-/// Also by the broker's own setting, and when the dead set has no room for it.
+/// The broker's own setting may keep no results, and the dead set may have no room.
 pub(crate) async fn a_child_is_added_once_whatever_the_broker_keeps(b: &dyn Broker) {
     for place in PLACES {
         let works = worker(b, place).await;
@@ -144,7 +144,7 @@ pub(crate) async fn a_child_that_is_no_longer_kept_is_nowhere_shown_and_its_id_i
     assert_eq!(b.purge(&mail).await.expect("purge"), 0);
     assert!(b.queues().await.expect("queues").iter().all(|view| view.queue != mail), "a queue that is purged empty is gone");
 
-    // Whoever enqueues it by hand means it.
+    // The stub does not stop a producer that enqueues the id.
     assert_eq!(b.enqueue(std::slice::from_ref(&child)).await.expect("enqueue"), [Enqueued::Added]);
     follows(b, &child).await;
     let works = worker(b, "mail").await;

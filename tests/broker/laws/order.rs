@@ -1,4 +1,4 @@
-//! Laws of claiming: once, in order, held back by a pause, parked under its name.
+//! Laws of claiming: each task once, in order, not while its queue is paused, and parked under its name.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -86,6 +86,15 @@ pub(crate) async fn a_retried_task_comes_back_after_its_delay_and_is_counted(b: 
     assert_eq!(worker.claim_one().await.task.tries, 2, "without a delay it is ready at once");
 }
 
+pub(crate) async fn a_task_handed_back_keeps_its_place_and_a_retried_one_goes_behind_the_others(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let (first, second) = (enqueue(b, add()).await, enqueue(b, add()).await);
+    assert_eq!(worker.run_one(Verdict::HandBack { delay: Duration::ZERO }).await.task.id, first);
+    assert_eq!(worker.run_one(retry_after(Duration::ZERO)).await.task.id, first);
+    let order: Vec<_> = worker.claim(2).await.into_iter().map(|leased| leased.task.id).collect();
+    assert_eq!(order, [second, first]);
+}
+
 pub(crate) async fn a_task_handed_back_is_not_counted(b: &dyn Broker) {
     let worker = Worker::new(b).await;
     let id = enqueue(b, add()).await;
@@ -107,7 +116,7 @@ pub(crate) async fn a_paused_queue_claims_nothing_and_resuming_wakes(one: &dyn B
     let claimed = worker.look(9, &[]).await;
     assert!(claimed.tasks.is_empty() && claimed.paused);
     assert!(one.queues().await.expect("queues")[0].paused);
-    // It holds claims and nothing else.
+    // A pause stops claims and nothing else.
     worker.finish(&leased.member, ok("2")).await;
     assert_eq!(state(one, &running).await, State::Succeeded);
     let default = QueueName::default();
@@ -197,7 +206,7 @@ pub(crate) async fn a_task_parked_too_long_under_a_name_nobody_offers_is_dead(b:
     assert_eq!(state(b, &known).await, State::Parked, "somebody offers it");
 }
 
-/// Sweeps as a worker does, with these names offered, until `unknown_task_ttl` of [`impatient`] is over by the broker's clock.
+/// Sweeps as a worker that offers these names, until `unknown_task_ttl` of [`impatient`] is over by the broker's clock.
 async fn sweep_for_its_time(b: &dyn Broker, offered: &[TaskName]) {
     let begun = b.now().await.expect("now");
     wait_until(SOON, "the time is over", || async {
@@ -207,7 +216,7 @@ async fn sweep_for_its_time(b: &dyn Broker, offered: &[TaskName]) {
     .await;
 }
 
-/// It waited for a free slot of a plugin; that is no time in which nobody offered it.
+/// The time in which it waited for a free slot of its plugin does not count: a worker offered its name.
 pub(crate) async fn a_task_that_waited_for_a_slot_outlives_its_plugin_by_the_whole_time(b: &dyn Broker) {
     let worker = Worker::new(b).await;
     let id = enqueue(b, named("known", "[]")).await;
@@ -229,7 +238,7 @@ pub(crate) async fn a_plugin_that_comes_back_gives_those_who_wait_their_time_ane
     assert_eq!(state(b, &id).await, State::Parked);
 }
 
-/// As in a deploy: they were parked long ago, and no worker looked meanwhile.
+/// As in a deploy: the tasks were parked long ago, and no worker has swept since.
 pub(crate) async fn a_backlog_older_than_the_time_outlives_the_first_sweep(b: &dyn Broker) {
     let worker = Worker::new(b).await;
     let id = enqueue(b, named("known", "[]")).await;
@@ -240,7 +249,7 @@ pub(crate) async fn a_backlog_older_than_the_time_outlives_the_first_sweep(b: &d
     assert_eq!(state(b, &id).await, State::Parked);
 }
 
-/// The name is known to be missing for long when this task comes.
+/// The name has been missing for a long time when this task is parked.
 pub(crate) async fn a_task_that_is_parked_late_has_its_own_time(b: &dyn Broker) {
     let worker = Worker::new(b).await;
     let first = enqueue(b, named("nosuch", "[]")).await;
@@ -259,7 +268,7 @@ pub(crate) async fn a_task_that_is_parked_late_has_its_own_time(b: &dyn Broker) 
     assert!(!was_early || state(b, &late).await == State::Parked);
 }
 
-/// 3,000 tasks, four incarnations on two handles, every kind of verdict: each task ends once.
+/// 3,000 tasks, four incarnations on two handles, and every kind of verdict. Each task ends once.
 pub(crate) async fn a_random_drain_ends_each_task_once(one: &dyn Broker, other: &dyn Broker) {
     const TASKS: usize = 3_000;
     let ids: Vec<_> = (0..TASKS).map(|_| add()).collect();
@@ -296,7 +305,7 @@ pub(crate) async fn a_random_drain_ends_each_task_once(one: &dyn Broker, other: 
             let again = broker.finish(&worker.who, &verdicts).await.expect("finish");
             assert!(again.iter().all(|reply| *reply == Finished::Stale), "a repeated finish changes nothing");
             if random.u8(0..10) == 0 {
-                // Leaves with some in hand, and begins anew.
+                // The worker leaves while it holds tasks, and registers again.
                 let _held = worker.claim(5).await;
                 broker.leave(&worker.who).await.expect("leave");
                 worker = Worker::new(broker).await;

@@ -1,4 +1,4 @@
-//! Laws of schedules: kept by name, fired once by whoever comes first, never too early.
+//! Laws of schedules: kept by name, fired once by the first worker that asks, and never too early.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(super) fn schedule(name: &str) -> Schedule {
     }
 }
 
-/// Puts it and gives it back as it is stored.
+/// Puts the schedule and returns it as the broker stores it.
 async fn put(b: &dyn Broker, schedule: Schedule) -> Schedule {
     b.put_schedule(&schedule).await.expect("put");
     stored(b, &schedule.name).await
@@ -43,7 +43,7 @@ fn firing(name: &str, due: Millis) -> NewTask {
     NewTask { id: task_id(&format!("cron:{name}:{}", due.0)), ..add() }
 }
 
-/// A due time that has come by the broker's clock.
+/// The next due time, as soon as it has come by the broker's clock.
 async fn next_due(b: &dyn Broker, schedule: &Schedule) -> Millis {
     let due = Millis(schedule.last.0 + 1);
     wait_until(SOON, "it is due", || async { b.now().await.expect("now") >= due }).await;
@@ -112,6 +112,15 @@ pub(crate) async fn a_definition_that_names_paused_is_as_it_says(b: &dyn Broker)
     put(b, says(Some(true))).await;
     assert!(b.pause_schedule("bu", true).await.expect("pause"));
     assert!(put(b, says(None)).await.paused, "an operator has asked for it since");
+
+    put(b, says(Some(true))).await;
+    assert!(b.pause_schedule("bu", true).await.expect("pause"));
+    let moved = put(b, Schedule { queue: QueueName::new("mail").expect("valid"), ..says(None) }).await;
+    assert!(moved.paused, "an operator's pause also outlives a move");
+
+    let past = Millis(b.now().await.expect("now").0 - 60_000);
+    let back = put(b, Schedule { name: "back".into(), last: past, paused: true, ..says(Some(false)) }).await;
+    assert_eq!((back.paused, back.last), (false, past), "a new one was not paused here, so no due time is passed over");
 }
 
 pub(crate) async fn a_schedule_that_moves_to_another_queue_goes_on_there_and_there_only(b: &dyn Broker) {

@@ -1,4 +1,4 @@
-//! Laws of what workers share: who is there, the catalogue, the plugins' kv.
+//! Laws of the things that workers share: the list of workers, the catalogue, and the plugins' kv.
 
 use std::time::Duration;
 
@@ -81,7 +81,7 @@ pub(crate) async fn kv_increments_add_up(one: &dyn Broker, other: &dyn Broker) {
 }
 
 pub(crate) async fn what_is_no_number_is_not_incremented(b: &dyn Broker) {
-    for value in ["x", "", "1.5", "99999999999999999999", "9223372036854775807"] {
+    for value in ["x", "", "1.5", "+5", "007", "-0", " 5", "99999999999999999999", "9223372036854775807"] {
         b.kv_set("p", "k", value.as_bytes(), KvRoom::UNBOUNDED).await.expect("set");
         let sum = b.kv_increment("p", "k", 1, KvRoom::UNBOUNDED).await;
         assert!(matches!(sum, Err(KvError::Invalid(_))), "{value}: {sum:?}");
@@ -125,7 +125,7 @@ pub(crate) async fn a_full_kv_takes_no_more_and_says_so(one: &dyn Broker, other:
     full(one.kv_set("p", "o", b"", room).await, "3 keys");
     one.kv_set("p", "m", b"22", room).await.expect("no new key");
     one.kv_set("q", "o", b"", room).await.expect("another plugin's has room of its own");
-    // Less room than it holds: it may shrink, not grow.
+    // The room is smaller than the store. The store may shrink but not grow.
     let less = KvRoom { bytes: 10, keys: 1 };
     one.kv_set("p", "a", &[1; 30], less).await.expect("it shrinks");
     full(one.kv_set("p", "a", &[1; 31], less).await, "10");

@@ -1,4 +1,4 @@
-//! Laws of what is shown and steered: listings, counts, purge.
+//! Laws of listings, counts and purges.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,7 +7,7 @@ use taskhost_core::task::{ErrorKind, NewTask, QueueName, Start, State, TaskError
 
 use crate::support::{SOON, Worker, add, dead, enqueue, named, ok, queue, task_name, wait_until};
 
-/// One task of each state in the default queue, by its id; and one ready in `mail`.
+/// One task of each state in the default queue, by its id, and one ready task in `mail`.
 async fn one_of_each(b: &dyn Broker) -> BTreeMap<State, TaskId> {
     let worker = Worker::new(b).await;
     let mut ids = BTreeMap::new();
@@ -147,7 +147,7 @@ pub(crate) async fn a_check_says_what_the_broker_is(b: &dyn Broker) {
     assert!(!health.about.is_empty());
 }
 
-/// Every id of a listing, asked for in pages of `limit`, `between` after each.
+/// Every id of a listing, read in pages of `limit`. `between` is called after each page.
 async fn in_pages(b: &dyn Broker, filter: &TaskFilter, limit: usize, mut between: impl AsyncFnMut(&[TaskId])) -> Vec<TaskId> {
     let (mut got, mut from) = (Vec::new(), None);
     loop {
@@ -171,7 +171,7 @@ async fn counted(b: &dyn Broker, state: State) -> u64 {
     b.queues().await.expect("queues").iter().map(|view| view.counts.get(&state).copied().unwrap_or(0)).sum()
 }
 
-/// More ends, one by one, than the 2,000 that were listed once.
+/// More single ends than the 2,000 that earlier builds listed.
 pub(crate) async fn every_ended_task_is_listed_and_counted_however_many_ended_after_it(b: &dyn Broker) {
     const ENDS: usize = 2_300;
     let first = enqueue(b, add()).await;
@@ -219,7 +219,7 @@ pub(crate) async fn what_leaves_before_its_time_is_neither_listed_nor_counted(b:
         b.retry(&default, id).await.expect("retry");
     }
     assert_eq!((counted(b, State::Succeeded).await, counted(b, State::Cancelled).await), (3, 2));
-    // One of them ends again, and so stands twice in what was written of ends.
+    // One task ends a second time, so the stored lists of ends have it twice.
     b.cancel(&default, &cancelled[0]).await.expect("cancel");
     worker.run_one(dead("no")).await;
     assert_eq!((counted(b, State::Succeeded).await, counted(b, State::Cancelled).await), (3, 3));
@@ -268,7 +268,7 @@ pub(crate) async fn what_is_over_its_time_is_neither_listed_nor_counted_swept_or
 
 pub(crate) async fn a_listing_goes_on_where_it_was_whatever_comes_and_goes(b: &dyn Broker) {
     let (default, mail) = (QueueName::default(), queue("mail"));
-    // What is shown goes away, and what stands behind it is shown all the same.
+    // The tasks of the first page go away. The next page must still show the tasks behind them.
     for state in [State::Ready, State::Scheduled, State::Cancelled] {
         let new = || match state {
             State::Scheduled => NewTask { start: Start::In(Duration::from_secs(600)), ..add() },
@@ -300,7 +300,7 @@ pub(crate) async fn a_listing_goes_on_where_it_was_whatever_comes_and_goes(b: &d
         all.sort();
         assert_eq!(shown, all);
     }
-    // What ends meanwhile comes before what is shown already.
+    // A task that ends meanwhile belongs before the page that was shown, so it is not shown later.
     let mut all = Vec::new();
     for _ in 0..9 {
         all.push(enqueue(b, add()).await);

@@ -1,4 +1,4 @@
-//! Laws of awaiting what is not kept: whoever waits is told the end, and nothing else is left of it.
+//! Laws of awaiting tasks that are not kept: a waiting caller is told the end, and nothing else of the task is left.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use taskhost_core::task::{ErrorKind, NewTask, QueueName, State, TaskError, TaskI
 
 use crate::support::{LEASE, SOON, Worker, add, dead, enqueue, ok, queue, still_waits, wait_until};
 
-/// What is kept for no time, or for less than anybody takes to look.
+/// A task whose result is not kept, or is kept for less time than a look takes.
 const SHORT: [Duration; 2] = [Duration::ZERO, Duration::from_millis(1)];
 
 fn fleeting(ttl: Duration) -> NewTask {
@@ -25,7 +25,7 @@ fn verdicts() -> [(Verdict, State); 4] {
 }
 
 fn is_the_end(told: Option<TaskView>, verdict: &Verdict, state: State) {
-    let told = told.expect("whoever waits gets the end");
+    let told = told.expect("the waiting caller gets the end");
     assert_eq!(told.state, state);
     match verdict {
         Verdict::Succeed { result } => assert_eq!(told.result.as_deref().map(RawValue::get), Some(&**result)),
@@ -33,7 +33,7 @@ fn is_the_end(told: Option<TaskView>, verdict: &Verdict, state: State) {
     }
 }
 
-/// Also on a busy machine, where a connection takes its time.
+/// Long enough for a new connection on a busy machine.
 async fn surely_waits<F: Future + ?Sized>(mut waiting: std::pin::Pin<&mut F>) {
     for _ in 0..4 {
         still_waits(waiting.as_mut()).await;
@@ -66,7 +66,7 @@ pub(crate) async fn who_waits_when_a_task_ends_gets_the_end_although_nothing_is_
     }
 }
 
-/// As `enqueue --wait` does it: the end may come before anybody listens, and a message of it may be lost.
+/// As `enqueue --wait` waits: the end may come before the caller listens, and its message may be lost.
 pub(crate) async fn who_enqueues_to_wait_gets_an_end_that_came_before_it_waited(one: &dyn Broker, other: &dyn Broker) {
     let default = QueueName::default();
     let worker = Worker::new(one).await;
@@ -94,7 +94,7 @@ pub(crate) async fn who_waits_for_a_task_that_is_deleted_or_purged_is_told_that_
                 "delete" => assert_eq!(one.delete(&default, &id).await.expect("delete"), DeleteReply::Deleted),
                 _ => assert_eq!(one.purge(&default).await.expect("purge"), 1),
             }
-            let told = end.await.expect("await").expect("whoever waits is told");
+            let told = end.await.expect("await").expect("the waiting caller is told");
             let error = told.error.expect("an error");
             assert_eq!((told.state, error.kind, &*error.message), (State::Cancelled, ErrorKind::Cancelled, "deleted before it started"));
             assert!(one.find(None, &id).await.expect("find").is_none(), "it is gone all the same");
@@ -113,7 +113,7 @@ pub(crate) async fn who_waits_for_a_task_that_expires_is_told_although_nothing_i
         let _waits = tokio::time::timeout(Duration::from_millis(40), end.as_mut()).await;
         wait_until(SOON, "it has expired", || async { one.now().await.expect("now") > now.after(Duration::from_millis(150)) }).await;
         assert!(Worker::on(one, &line, LEASE).await.claim(9).await.is_empty());
-        let told = end.await.expect("await").expect("whoever waits is told");
+        let told = end.await.expect("await").expect("the waiting caller is told");
         assert_eq!((told.state, told.error.expect("an error").kind), (State::Cancelled, ErrorKind::Expired));
     }
 }

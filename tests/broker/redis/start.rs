@@ -1,4 +1,4 @@
-//! What is known of a server before the first task: its rights, its port, its clients; and how many connections waiting takes.
+//! Checks of a server before the first task: permissions, port and clients. Also the number of connections that waiting needs.
 
 use futures_util::StreamExt;
 use redis::Value;
@@ -68,7 +68,7 @@ async fn five_hundred_queues_are_waited_on_by_few_connections_and_each_is_woken(
     let all = async {
         wait_until(SOON, "their connections wait", async || number("blocked_clients").await >= 140).await;
         assert!(number("connected_clients").await < 160);
-        // Spread over those with a connection of their own and those who share one.
+        // Some waiters have a connection of their own and others share one.
         for name in &chosen {
             other.enqueue(&[NewTask { queue: name.clone(), ..add() }]).await.expect("enqueue");
         }

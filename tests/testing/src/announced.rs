@@ -8,7 +8,7 @@ use taskhost_core::{
 
 use crate::task_name;
 
-/// A plugin file as a worker announces it: serving, with one body of one parameter.
+/// A plugin file as a worker announces it: it serves one body with one parameter.
 pub fn plugin(file: &str, version: &str, body: &str) -> PluginInfo {
     let parameter = Parameter { name: "a".into(), schema: serde_json::json!({"type": "integer"}), optional: true };
     PluginInfo {

@@ -1,6 +1,7 @@
 //! The vocabulary of the tests: brokers, tasks to enqueue, workers that claim, and waits with a limit.
 //!
-//! Invariant: dropping a value stops all that it started. Servers end by their own process handle; directories go with their files.
+//! Invariant: dropping a value stops everything that it started. Servers end by their own process handle. Directories are deleted with
+//! their files.
 
 pub mod announced;
 pub mod proxy;
@@ -26,7 +27,7 @@ pub const LEASE: Duration = Duration::from_secs(60);
 /// A short lease, for tests in which a worker loses it.
 pub const SHORT_LEASE: Duration = Duration::from_millis(600);
 
-/// Where brokers live. Each handle that `open` gives is a connection of its own, as another process would have it.
+/// A place that holds one broker. Each handle that `open` gives is a connection of its own, as another process has it.
 #[async_trait]
 pub trait Place: Send + Sync {
     /// A fresh, empty place.
@@ -59,7 +60,7 @@ impl Place for SqlitePlace {
     }
 }
 
-/// A Redis of our own on a free loopback port, without persistence; killed and cleaned up on drop.
+/// A Redis of the test's own on a free loopback port, without persistence. Dropping it kills the server and deletes its directory.
 pub struct RedisServer {
     child: Child,
     port: u16,
@@ -74,7 +75,7 @@ impl RedisServer {
     /// `options` as on the command line, such as `["--requirepass", "secret"]`.
     pub fn start_with(options: &[&str]) -> Self {
         let dir = TempDir::new().expect("a temporary directory");
-        // Another test may take the port between our look and the server's bind: then the server leaves, and we try the next.
+        // Another test may take the port before the server binds it. Then the server ends, and the loop tries another port.
         for _ in 0..20 {
             let port = free_port();
             let mut child = spawn_redis(port, dir.path(), options);
@@ -90,7 +91,7 @@ impl RedisServer {
         panic!("redis-server did not start on any of 20 ports");
     }
 
-    /// One that lives by a file of its own, as a sentinel does; `text` gives it for a port.
+    /// A server with a configuration file, as a Sentinel needs one. `text` gives the file's text for a port.
     pub fn start_configured(text: impl Fn(u16) -> String) -> Self {
         let dir = TempDir::new().expect("a temporary directory");
         for _ in 0..20 {
@@ -112,7 +113,7 @@ impl RedisServer {
         panic!("redis-server did not start on any of 20 ports");
     }
 
-    /// Kills it as a crash would; it stays down.
+    /// Kills it as a crash would. It stays down.
     pub fn kill(&mut self) {
         let _gone_already = self.child.kill();
         let _reaped = self.child.wait();
@@ -149,7 +150,7 @@ impl RedisServer {
     }
 }
 
-/// `redis-server`, or what `TEST_REDIS_SERVER` names: `cargo xtask test` runs some of the tests on Valkey too.
+/// `redis-server`, or the program in `TEST_REDIS_SERVER`: `cargo xtask test` runs some of the tests on Valkey too.
 fn server_program() -> std::ffi::OsString {
     std::env::var_os("TEST_REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
 }
@@ -195,7 +196,7 @@ pub fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).expect("a free loopback port").port()
 }
 
-/// Whether a Redis answers PING there; a refusal for want of a password is an answer too.
+/// Whether a Redis answers PING on this port. A refusal without a password is an answer too.
 fn answers(port: u16) -> bool {
     let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return false };
     let mut reply = [0; 1];
@@ -205,7 +206,7 @@ fn answers(port: u16) -> bool {
         && matches!(&reply, b"+" | b"-")
 }
 
-/// Asks until the answer is yes, and fails with `what` after `limit`.
+/// Waits until `so` answers yes, and fails with `what` after `limit`.
 pub async fn wait_until<F: Future<Output = bool>>(limit: Duration, what: &str, mut so: impl FnMut() -> F) {
     let begun = Instant::now();
     while !so().await {
@@ -214,7 +215,7 @@ pub async fn wait_until<F: Future<Output = bool>>(limit: Duration, what: &str, m
     }
 }
 
-/// Waits for what should not come yet; the future goes on afterwards, and by then it waits.
+/// Checks that the future does not complete yet. Afterwards the future is waiting and can go on.
 pub async fn still_waits<F: Future + ?Sized>(waiting: std::pin::Pin<&mut F>) {
     let early = tokio::time::timeout(Duration::from_millis(80), waiting).await;
     assert!(early.is_err(), "nothing has happened that it waits for");
@@ -267,7 +268,7 @@ pub struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    /// On the default queue, with a lease that nobody loses.
+    /// A worker on the default queue, with a lease too long to lose.
     pub async fn new(broker: &'a dyn Broker) -> Self {
         Self::on(broker, &QueueName::default(), LEASE).await
     }
@@ -276,7 +277,7 @@ impl<'a> Worker<'a> {
         Self { broker, who: broker.register(queue, lease).await.expect("register"), lease }
     }
 
-    /// Claims once; the lease must stand.
+    /// Claims once. The lease must not be lost.
     pub async fn look(&self, limit: usize, startable: &[&str]) -> Claimed {
         let startable: Vec<_> = startable.iter().map(|name| task_name(name)).collect();
         match self.broker.claim(&self.who, self.lease, limit, &startable).await.expect("claim") {
@@ -290,7 +291,7 @@ impl<'a> Worker<'a> {
         self.look(limit, &[]).await.tasks
     }
 
-    /// Claims exactly one, which must be there at once.
+    /// Claims exactly one task, which must be ready at once.
     pub async fn claim_one(&self) -> Leased {
         let mut tasks = self.claim(1).await;
         assert_eq!(tasks.len(), 1, "a task can be claimed");
@@ -311,7 +312,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Looks until something is adopted.
+    /// Claims nothing, again and again, until tasks are adopted.
     pub async fn adopt(&self) -> Vec<Leased> {
         let begun = Instant::now();
         loop {
@@ -391,7 +392,7 @@ pub async fn enqueue(broker: &dyn Broker, task: NewTask) -> TaskId {
     id
 }
 
-/// The task's view in the default queue; it must be known.
+/// The task's view in the default queue. The task must be known.
 pub async fn view(broker: &dyn Broker, id: &TaskId) -> TaskView {
     broker.find(Some(&QueueName::default()), id).await.expect("find").unwrap_or_else(|| panic!("no such task: {id}"))
 }

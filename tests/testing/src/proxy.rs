@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// When a command passes: on its way to the server, or its answer on the way back, when the step has happened.
+/// When a message passes: a command on its way to the server, or its answer on the way back, after the step has happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Moment {
     Asked,
@@ -38,18 +38,18 @@ pub enum Act {
     Pass,
     /// The proxy closes the connection instead.
     Cut,
-    /// Its direction ends here, and whom it led to is told (TCP's half-close): asked, the server hears no more; answered, the client
-    /// hears no more, while what it asks goes on being done.
+    /// This direction of the connection ends here, and its receiver is told (TCP's half-close). When a command is asked, the server gets
+    /// no more. When it is answered, the client gets no more, while the server goes on with its commands.
     Half,
-    /// Nothing passes on this connection any more, and neither side learns of it: a half-open connection.
+    /// Nothing passes on this connection any more, and neither side is told: a half-open connection.
     Mute,
     /// The message passes after this delay, and so do all later messages on this connection.
     Late(Duration),
-    /// The script fails at its n-th call of Redis, the first being 1; `Asked` only.
+    /// The script fails at its n-th call of Redis, counted from 1. Only for `Asked`.
     Break(u32),
 }
 
-/// Asked of every message: the verb is a script's (`claim`) or a command's in capitals (`BZPOPMIN`).
+/// Called for every message. The verb is the name of a script (`claim`) or of a command in capitals (`BZPOPMIN`).
 pub type Hook = Arc<dyn Fn(&str, Moment) -> Act + Send + Sync>;
 
 /// Runs until it is dropped.
@@ -97,7 +97,7 @@ impl Proxy {
         *self.shared.hook.lock().expect("not poisoned") = Arc::new(hook);
     }
 
-    /// Down: connections are cut and new ones closed at once.
+    /// Whether it is down: then it cuts connections and closes new ones at once.
     pub fn set_up(&self, up: bool) {
         self.shared.up.send_replace(up);
     }
@@ -140,7 +140,7 @@ async fn serve(client: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-/// One connection: its requests that have no answer yet.
+/// The requests of one connection that have no answer yet.
 struct Line {
     shared: Arc<Shared>,
     asked: Mutex<Asked>,
@@ -149,7 +149,7 @@ struct Line {
 #[derive(Default)]
 struct Asked {
     verbs: VecDeque<String>,
-    /// A subscriber gets messages without a request; they pass as they come.
+    /// A subscriber gets messages without a request. They pass as they come.
     subscribed: bool,
 }
 
@@ -206,7 +206,7 @@ async fn answers(mut server: OwnedReadHalf, mut client: OwnedWriteHalf, line: Ar
                 Act::Cut => return,
                 Act::Half => {
                     let _told = client.shutdown().await;
-                    // The server goes on answering, and the client hears nothing.
+                    // The server goes on answering, and the client gets nothing.
                     let _all = tokio::io::copy(&mut server, &mut tokio::io::sink()).await;
                     return;
                 }
@@ -223,13 +223,14 @@ async fn answers(mut server: OwnedReadHalf, mut client: OwnedWriteHalf, line: Ar
 }
 
 impl Line {
-    /// What to send instead, if anything, and the verb. A digest we have not met becomes one that nobody knows: then its text comes.
+    /// The message to send instead, if any, and the verb. An unknown digest is replaced by one that the server does not have, so that the
+    /// client sends the script's text.
     fn name(&self, words: &[&[u8]], sought: &mut Option<Vec<u8>>) -> (Option<Vec<u8>>, String) {
         let command = words.first().map(|word| String::from_utf8_lossy(word).to_ascii_uppercase()).unwrap_or_default();
         let mut verbs = self.shared.verbs.lock().expect("not poisoned");
         match (command.as_str(), words.get(1)) {
             ("EVALSHA", Some(digest)) => {
-                // Whoever breaks scripts needs their text each time.
+                // To break a script, the proxy needs its text each time.
                 if let Some(verb) = verbs.get(*digest)
                     && !matches!(self.shared.ask(verb, Moment::Asked), Act::Break(_))
                 {

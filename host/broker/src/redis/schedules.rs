@@ -43,8 +43,13 @@ impl Schedules for RedisBroker {
                     let halt = redis::cmd("HSET").arg(self.keys.schedule(old, &schedule.name)).arg("rule").arg("").to_owned();
                     self.commands.send(&halt).await?;
                 }
-                if let Some(old) = self.read_schedule(old, &schedule.name).await? {
-                    new.take_along(&old);
+                if let Some(mut before) = self.read_schedule(old, &schedule.name).await? {
+                    let named = redis::cmd("HGET").arg(self.keys.schedule(old, &schedule.name)).arg("named").to_owned();
+                    // An operator has paused or resumed it since, so the pause is the operator's and not the definition's.
+                    if word(self.commands.send(&named).await?) != "1" {
+                        before.says_paused = None;
+                    }
+                    new.take_along(&before);
                 }
             }
         }
@@ -63,7 +68,7 @@ impl Schedules for RedisBroker {
             "named": named,
             "created": new.created_at.0,
             "last": new.last.0,
-            "paused": if new.paused { "1" } else { "0" },
+            "paused": if new.paused && new.says_paused.is_none() { "1" } else { "0" },
         });
         let call = PUT_SCHEDULE.call(&self.keys.queue(&new.queue)).arg(told.to_string());
         self.commands.call(&call).await?;

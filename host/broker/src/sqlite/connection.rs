@@ -1,4 +1,4 @@
-//! Connections: how the file is opened, its schema, and the meaning of SQLite's errors for the caller.
+//! Connections: how the file is opened, and the meaning of SQLite's errors for the caller.
 //!
 //! Invariant: a database of another application, or newer than this host, is refused before anything is written to it.
 
@@ -11,16 +11,14 @@ use std::{
 use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
 
-use super::standing::{Standing, create_private};
+use super::{
+    schema::{APPLICATION_ID, SCHEMA, bring_up},
+    standing::{Standing, create_private},
+};
 use crate::error::{BrokerError, Result};
 
 /// How long a step waits while another process writes.
 const BUSY: Duration = Duration::from_secs(5);
-/// `th` and a version, in the file's header, to recognise databases of other applications.
-const APPLICATION_ID: i32 = 0x7468_6f31;
-const SCHEMA: i32 = 3;
-/// The step from each schema to the next one, beginning with schema 1.
-const STEPS: [&str; 2] = [include_str!("schema_2.sql"), include_str!("schema_3.sql")];
 /// How many idle reading connections are kept.
 const IDLE_READERS: usize = 4;
 
@@ -50,17 +48,7 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
     }
     let step = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fault)?;
     let found = identify(path, &step)?;
-    if found == 0 {
-        step.execute_batch(include_str!("schema.sql")).map_err(fault)?;
-        step.pragma_update(None, "application_id", APPLICATION_ID).map_err(fault)?;
-    } else {
-        for next in STEPS.iter().skip(usize::try_from(found - 1).unwrap_or(0)) {
-            step.execute_batch(next).map_err(fault)?;
-        }
-    }
-    if found < SCHEMA {
-        step.pragma_update(None, "user_version", SCHEMA).map_err(fault)?;
-    }
+    bring_up(&step, found).map_err(fault)?;
     step.commit().map_err(fault)?;
     Ok(connection)
 }
@@ -235,8 +223,11 @@ mod tests {
         assert_eq!(std::fs::read(&path).expect("read").len(), 5000);
         std::fs::remove_file(&path).expect("remove");
 
-        Connection::open(&path).expect("open").execute_batch("CREATE TABLE t (a)").expect("create");
-        assert!(refusal(&path).contains("of another application"));
+        let other = Connection::open(&path).expect("open");
+        other.execute_batch("CREATE TABLE t (a); PRAGMA user_version = 1").expect("create");
+        assert!(refusal(&path).contains("is a database of another application; name another path"));
+        let tables: i64 = other.query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0)).expect("a count");
+        assert_eq!(tables, 1, "its schema number does not make it ours");
     }
 
     #[test]
@@ -247,7 +238,11 @@ mod tests {
         let again = open(&path).expect("again");
         again.pragma_update(None, "user_version", SCHEMA + 1).expect("raise");
         drop(again);
-        assert!(refusal(&path).contains("written by a newer taskhost (schema 4, this one knows 3); upgrade"));
+        let text = refusal(&path);
+        let expected = format!("was written by a newer taskhost (schema {}, this one knows {SCHEMA}); upgrade this taskhost", SCHEMA + 1);
+        assert!(text.starts_with(&format!("`{}`", path.display())) && text.contains(&expected), "{text}");
+        let untouched = Connection::open(&path).expect("open");
+        assert_eq!(untouched.pragma_query_value(None, "user_version", |row| row.get::<_, i32>(0)), Ok(SCHEMA + 1));
     }
 
     #[test]

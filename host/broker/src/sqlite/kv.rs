@@ -93,7 +93,7 @@ fn remove(step: &Step<'_>, plugin: &str, key: &str) -> Result<bool, Failure> {
 fn increment(step: &Step<'_>, plugin: &str, key: &str, by: i64, room: KvRoom) -> Result<Result<i64, KvError>, Failure> {
     let old = match get(step.connection, plugin, key)? {
         None => 0,
-        Some(value) => match std::str::from_utf8(&value).ok().and_then(|text| text.parse::<i64>().ok()) {
+        Some(value) => match decimal(&value) {
             Some(number) => number,
             None => {
                 return Ok(Err(KvError::Invalid(format!("the value of `{key}` is not a decimal integer of 64 bits; set it to one first"))));
@@ -104,6 +104,12 @@ fn increment(step: &Step<'_>, plugin: &str, key: &str, by: i64, room: KvRoom) ->
         return Ok(Err(KvError::Invalid(format!("`{key}` + {by} is beyond 64 bits; it stays {old}"))));
     };
     Ok(set(step, plugin, key, sum.to_string().as_bytes(), room)?.map(|()| sum))
+}
+
+/// A number as a counter writes it. Redis reads no other, such as `+5` or `007`.
+fn decimal(value: &[u8]) -> Option<i64> {
+    let text = std::str::from_utf8(value).ok()?;
+    text.parse::<i64>().ok().filter(|number| number.to_string() == text)
 }
 
 fn keys(db: &Connection, plugin: &str, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, Failure> {

@@ -1,4 +1,4 @@
--- The whole database, schema 3. A change of shape is a new number in connection.rs and a step from the old one.
+-- The whole database, schema 3. A change of shape is a new number and a step from the old one: see schema.rs.
 -- Times are milliseconds since 1970, except `turn` and `claimed_us`: microseconds, never given twice.
 -- `rank` is 9 - priority, so that every order of claiming ascends. States: 0 scheduled 1 ready 2 parked 3 running,
 -- ended: 4 succeeded 5 dead 6 cancelled. Each task stands in exactly one of the partial indices of its state.

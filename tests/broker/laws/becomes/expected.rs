@@ -1,6 +1,6 @@
-//! What the pure rules say of a row.
+//! The expectation for a row, from the pure rules.
 //!
-//! row + claimed task → `judge` → `transition` → what anybody can see: at once, and after the next look of a worker.
+//! row + claimed task → `judge` → `transition` → the visible state: at once, and after the next look of a worker.
 
 use taskhost_core::{
     retry::{Next, Transition, transition},
@@ -28,7 +28,7 @@ pub(super) struct Seen {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own that a row states")]
+#[expect(clippy::struct_excessive_bools, reason = "each is shown on its own, and the table compares them as they are shown")]
 pub(super) struct View {
     pub(super) state: State,
     pub(super) error: Option<ErrorKind>,

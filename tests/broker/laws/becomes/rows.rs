@@ -44,7 +44,7 @@ pub(super) enum Over {
     Left,
 }
 
-/// What a worker says of an attempt.
+/// A worker's report of an attempt, before it is judged.
 #[derive(Debug, Clone)]
 pub(super) enum Said {
     Outcome(Outcome),
@@ -149,7 +149,7 @@ impl Row {
         }
     }
 
-    /// What the worker reports of this attempt at `task`. `None`: it leaves and reports nothing.
+    /// The worker's report of this attempt at `task`. `None`: it leaves and reports nothing.
     pub(super) fn report(&self, task: &Task, member: &Member) -> Option<Finish> {
         let (Over::Reported(said) | Over::Lost(said)) = &self.over else { return None };
         let (verdict, follows) = match said {
@@ -159,7 +159,7 @@ impl Row {
         Some(Finish { follows, ..finish(member, verdict) })
     }
 
-    /// The ids of the children of this row, with the queue of each.
+    /// The children of this row, for a parent in this queue.
     pub(super) fn children(&self, line: &str) -> Vec<NewTask> {
         match &self.over {
             Over::Reported(Said::Outcome(outcome)) => match self.named_children(outcome, &queue(line)) {
