@@ -127,7 +127,7 @@ impl Member {
 pub struct Finish {
     pub member: Member,
     pub verdict: Verdict,
-    /// What is done in the same step, if the verdict ends the task and is recorded. See [`transition`](taskhost_core::retry::transition).
+    /// Done in the same step, if the verdict ends the task and is recorded. See [`transition`](taskhost_core::retry::transition).
     pub follows: Vec<Follow>,
     /// The code that ran, if any did.
     pub code: Option<Arc<CodeId>>,
