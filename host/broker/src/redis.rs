@@ -1,7 +1,7 @@
 //! The broker on Redis 7.0 or later: standalone, by Sentinel, in a cluster. docs/protocol.md describes its keys.
 //!
-//! address → connection → script → values. Each verb is one Lua script (`lua/*.lua`), and so one atomic step. The driver is the
-//! handle with its connections. Each role has a file: produce, tasks, lease, directory, kv, schedules.
+//! address → connection → script → values. Each verb is one Lua script (`lua/*.lua`, linked with files of `lua/lib`), and so one atomic
+//! step. The driver is the handle with its connections. Each role has a file: produce, tasks, lease, directory, kv, schedules.
 //!
 //! Invariant: only keys.rs and the scripts build the names of keys. No error or debug text contains a password.
 

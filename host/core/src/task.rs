@@ -269,7 +269,7 @@ pub enum Outcome {
     HostFault { reason: String, delay: Duration },
 }
 
-/// What is done in the same step that records an end, and only if that end is recorded.
+/// Something that is done in the same step that records an end, and only if that end is recorded.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Follow {
     /// Enqueues a task, in any queue.

@@ -293,6 +293,14 @@ mod tests {
     }
 
     #[test]
+    fn an_end_is_written_in_one_place() {
+        let writes = |line: &str| line.contains("'HSET'") && line.contains("'state'");
+        let all = files("lua/lib").into_iter().chain(files("lua")).filter(|(_, text)| text.lines().any(writes));
+        // careful.lua writes a dead task in the place of a key of another type.
+        assert_eq!(all.map(|(name, _)| name).collect::<Vec<_>>(), ["end_task", "careful"]);
+    }
+
+    #[test]
     fn a_script_gets_what_it_needs_once_and_in_order() {
         let text = &CLAIM.text;
         let at = |part: &str| text.match_indices(part).map(|(at, _)| at).collect::<Vec<_>>();

@@ -17,7 +17,7 @@ use super::{
 use crate::{error::Result, settings::STUB, unreadable};
 use taskhost_core::task::{CodeId, ErrorKind, QueueName, State, TaskError, TaskId};
 
-/// How a task ends. `attempt` is what its attempt changes, if an attempt ends it.
+/// How a task ends. [`Attempt`] is neutral if no attempt ended it.
 #[derive(Debug)]
 pub(super) struct End<'a> {
     pub(super) state: State,
@@ -26,7 +26,7 @@ pub(super) struct End<'a> {
     pub(super) attempt: Attempt<'a>,
 }
 
-/// What an attempt changes in its task, also if it does not end it.
+/// The changes of an attempt to its task, also if it does not end the task.
 #[derive(Debug)]
 pub(super) struct Attempt<'a> {
     pub(super) tries: u32,

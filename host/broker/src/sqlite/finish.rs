@@ -76,7 +76,7 @@ fn held(step: &Step<'_>, who: &Incarnation, n: i64, finish: &Finish) -> Result<O
     Ok(find.query_row(params![finish.member.id.as_str(), who.queue.as_str(), n, claimed_us], brief).optional()?)
 }
 
-/// What the attempt changes in its task. A task that was handed back or parked keeps the worker and code of its last counted attempt.
+/// The changes of the attempt to its task. A task that was handed back or parked keeps the worker and code of its last counted attempt.
 fn attempt<'a>(step: &Step<'_>, task: &Brief, finish: &'a Finish, becomes: &Transition<'_>) -> Result<Attempt<'a>, Failure> {
     let tries = task.tries.saturating_add(u32::from(becomes.is_counted));
     Ok(Attempt {

@@ -1,4 +1,4 @@
-//! What is kept of a task beside its row: that a caller awaits it, and that it existed.
+//! Notes about a task beside its row: that a caller awaits it, and that it existed.
 //!
 //! `gone_at` hides a row past its time. The row of an awaited task stays for a minute more, so that its end can be told. A task that the
 //! broker itself started leaves a stub, so that it is not started again.

@@ -1,4 +1,4 @@
-//! What a verdict makes of its task: the one place that decides it, for every broker. Pure.
+//! Decides what a verdict makes of its task, for every broker. Pure.
 //!
 //! verdict + follows + payload limit → [`Transition`] → the broker writes it, or [`Transition::instead`] if a cancel was asked for
 //!
@@ -8,7 +8,7 @@ use std::{borrow::Cow, time::Duration};
 
 use crate::task::{ErrorKind, Follow, NewTask, TaskError, Verdict};
 
-/// What is recorded of one attempt.
+/// The record of one attempt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Transition<'a> {
     pub next: Next<'a>,
@@ -37,7 +37,7 @@ pub enum Next<'a> {
 }
 
 impl Transition<'_> {
-    /// What is recorded instead, if a cancel was asked for while the attempt ran. `None`: the verdict stands. Nothing follows.
+    /// The record instead, if a cancel was asked for while the attempt ran: nothing follows. `None`: the verdict stands.
     #[must_use]
     pub fn instead(&self) -> Option<Self> {
         self.yields_to_cancel.then(|| Self {

@@ -31,14 +31,13 @@ end
 
 -- Ends one task as `state`, or as 'deleted': then nothing is kept. The fields and values of its end follow.
 -- `is_plain`: the caller knows that the task has no unique key, no `ttl` of its own, no log and no mark, and that its result is kept.
+-- It adds a plain end to its batch itself, many at once.
 local function end_task(ends, id, state, is_plain, ...)
   local t = T .. id
   if is_plain then
     call('HSET', t, 'state', state, ...)
     if ends.ttl < STUB_MS and call('HGET', t, 'child') then leave_stub(id) end
     call('PEXPIREAT', t, ends.gone)
-    local list = ends[state]
-    list[#list + 1] = id
     return
   end
   local own, is_deleted, is_listed_later = call('HMGET', t, 'ttl', 'unique', 'child'), state == 'deleted', false
