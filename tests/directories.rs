@@ -1,7 +1,7 @@
-//! What people and programs do to a directory of plugins, with the real engine: every way in which a file comes to be replaced, also
-//! where the kernel tells nothing of it, and a flood of events in between.
+//! People and programs replace files in a directory of plugins, in every way, with the real engine. Some ways cause no event of the
+//! kernel, and a flood of events comes in between.
 //!
-//! Under each of them `add` is called without a pause, and every call must succeed.
+//! During each of them the test calls `add` without a pause, and every call must succeed.
 
 use std::{
     fs,

@@ -1,7 +1,7 @@
-//! Nothing lost: the promise under faults, with real worker processes, real servers and a proxy that loses what passes.
+//! No fault loses an acknowledged task: real worker processes, real servers and a proxy that loses what passes through it.
 //!
-//! A fault → the same account each time: every acknowledged task has ended, in a state that says so, within its attempts.
-//! What each fault costs is printed; docs/delivery.md says what is promised.
+//! After each fault the account is the same: every acknowledged task has ended, in an end state, within its attempts.
+//! The tests print the cost of each fault. docs/delivery.md states the promise.
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod below;

@@ -1,10 +1,10 @@
-//! A worker hurt by nobody: hostile guests beside a steady stream of `add`, on a real worker process with a Redis of its own.
+//! Hostile guests run beside a steady stream of `add`; the test limits how far they slow it. The worker has a Redis of its own.
 //!
 //! warm every slot → each hostile guest, then eight at once, beside `add` → its error, `add`'s p99, the RSS.
 //!
-//! A busy machine must not decide. So `add` alone and `add` beside a guest take turns of a second, whatever else runs here meets both
-//! alike, and the p99 of the middle one of the turns is judged by the p99 of `add` alone in between. What is over is measured
-//! for longer, and all of it counts: a guest that starves others does it in most turns.
+//! A busy machine must not decide the test. `add` alone and `add` beside a guest therefore take turns of a second: other load meets both
+//! alike. The test compares the p99 of the median turn with the p99 of `add` alone in between. A guest that exceeds the limit is
+//! measured for more turns, and all of them count: a guest that starves others does so in most turns.
 
 use std::{
     fmt::Write,
@@ -271,10 +271,10 @@ impl Scene {
         resident(self.worker.pid())
     }
 
-    /// Every slot has been used at once, so that what it keeps is there.
+    /// Uses every slot at once, so that each slot holds the memory that it keeps between tasks.
     async fn warm(&self) {
         for (name, args) in [("sleep", "[0.3]"), ("allocate", "[40]"), ("echo", "[1]")] {
-            // Which all of them do at once only where none comes to its deadline.
+            // All of them run at once only if none reaches its deadline.
             let mut tries = 0;
             while self.beside(&[(name, args); SLOTS]).await.1.iter().any(|view| view.state != State::Succeeded) {
                 tries += 1;
@@ -284,7 +284,7 @@ impl Scene {
     }
 }
 
-/// Enqueues it and waits until it has ended.
+/// Enqueues a task and waits until it has ended.
 async fn end(broker: &dyn Broker, task: NewTask) -> TaskView {
     let (queue, id): (_, TaskId) = (task.queue.clone(), task.id.clone());
     broker.enqueue(&[task]).await.expect("enqueue");

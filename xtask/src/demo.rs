@@ -184,7 +184,7 @@ impl Stage {
         std::io::stdout().flush()?;
         let output = self.command(arguments).stdin(Stdio::null()).output()?;
         let (text, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        crate::print(&format!("{text}{error}"));
+        crate::say::print(&format!("{text}{error}"));
         if code != 0 {
             say!("[exit {}]", output.status.code().unwrap_or(-1));
         }

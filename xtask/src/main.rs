@@ -1,11 +1,7 @@
 //! Set-up and build of taskhost: `cargo xtask COMMAND`. Each command has a file here.
 
-/// Prints one line to stdout.
-macro_rules! say {
-    ($($text:tt)*) => {
-        crate::print(&(format!($($text)*) + "\n"))
-    };
-}
+#[macro_use]
+mod say;
 
 mod cargo;
 mod count;
@@ -65,9 +61,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-#[expect(clippy::print_stdout, reason = "stdout carries the output of a command")]
-pub(crate) fn print(text: &str) {
-    print!("{text}");
 }
