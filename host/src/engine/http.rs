@@ -1,8 +1,8 @@
-//! Outgoing HTTP under policy: only to granted origins, only to addresses that the grant covers.
+//! Sends HTTP requests under policy: only to granted origins, and only to addresses that the grant covers.
 //!
-//! check the origin and the method → swap in secrets → resolve → check every address → dial one of those → TLS to the name → HTTP/1.1.
+//! check origin and method → put in secrets → resolve → check every address → dial one of them → TLS to the name → HTTP/1.1
 //!
-//! Invariant: what is dialled is an address that was checked; a name is never resolved a second time.
+//! Invariant: only a checked address is dialled. A name is never resolved a second time.
 
 use std::{
     future::Future,
@@ -41,31 +41,31 @@ use super::{
     words,
 };
 
-/// Resolving, dialling and TLS together take at most so long, however patient the guest is.
+/// The limit for resolving, dialling and TLS together, also if the guest would wait longer.
 const CONNECT: Duration = Duration::from_secs(30);
-/// Where the guest names no time; its own timeout stops it anyway.
+/// The default if the guest names no time. The attempt's timeout stops it earlier.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Requests under way and open connections of one attempt.
+/// The most requests under way and open connections of one attempt.
 const CONNECTIONS: usize = 64;
-/// What one takes in the host: its request, what is read and written at once, TLS.
+/// The memory of one connection in the host: its request, its buffers, TLS.
 const CONNECTION: usize = 128 << 10;
-/// The least that a piece of a body keeps in the host: what was read with it.
+/// The least memory that a piece of a body keeps in the host, because it shares a read buffer.
 const PIECE: usize = 16 << 10;
-/// Bytes of a response's head, and header lines in it.
+/// The most bytes of a response's head, and the most header lines in it.
 const HEAD: usize = 64 << 10;
 const HEADERS: usize = 128;
 
 type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Sent = Result<(Response<WasiBody>, Io), Error>;
 
-/// What wasmtime asks when a guest sends a request.
+/// The hooks that wasmtime calls when a guest sends a request.
 pub(super) struct Hooks {
     plugin: Arc<str>,
     grants: Arc<Grants>,
     secrets: Secrets,
     shared: Arc<Shared>,
     outside: Arc<Outside>,
-    /// Bytes of one response's body.
+    /// The most bytes of one response's body.
     most: u64,
 }
 
@@ -74,14 +74,14 @@ impl Hooks {
         Self { plugin, grants, secrets, shared, outside, most: u64::MAX }
     }
 
-    /// With responses of at most so many bytes.
+    /// Hooks that accept responses of at most this many bytes.
     pub(super) fn bounded(self, most: u64) -> Self {
         Self { most, ..self }
     }
 }
 
 impl WasiHttpHooks for Hooks {
-    /// Ours is exact: without user information, and without the scheme's own port.
+    /// The authority as it is compared: without user information, and without the scheme's default port.
     fn set_host_header(&mut self) -> bool {
         false
     }
@@ -90,7 +90,7 @@ impl WasiHttpHooks for Hooks {
         CHUNK
     }
 
-    /// "Refused" is what a server says; everything else has words of its own.
+    /// The guest's error code. "Refused" means that a server refused; other causes have codes of their own.
     fn p2_error_from_connect(&mut self, error: &io::Error) -> ErrorCode {
         tracing::debug!("a guest's connection failed: {error}");
         match error.kind() {
@@ -123,7 +123,7 @@ impl WasiHttpHooks for Hooks {
             shared: Arc::clone(&self.shared),
             outside: Arc::clone(&self.outside),
         };
-        // Taken at once: a guest may hand over thousands before one of them is looked at.
+        // Taken at once, because a guest may send thousands before the first one is handled.
         match Slot::take(&self.shared) {
             Ok(slot) => Box::new(call.send(request, options.unwrap_or_default(), slot)),
             Err(error) => Box::new(async { Err(error) }),
@@ -131,7 +131,7 @@ impl WasiHttpHooks for Hooks {
     }
 }
 
-/// Scheme, host and port: what a grant names.
+/// Scheme, host and port, as a grant names them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Origin {
     tls: bool,
@@ -154,7 +154,7 @@ impl Origin {
     fn fits(&self, grant: &HttpGrant) -> bool {
         let host = grant.host.trim_start_matches('[').trim_end_matches(']');
         let fits = match host.strip_prefix("*.") {
-            // One label, as in certificates (RFC 6125, 6.4.3), and never the number of an address.
+            // One label, as in certificates (RFC 6125, 6.4.3), and never a part of an IP address.
             Some(rest) => {
                 self.host.parse::<IpAddr>().is_err()
                     && self.host.split_once('.').is_some_and(|(label, domain)| !label.is_empty() && domain == rest)
@@ -164,14 +164,14 @@ impl Origin {
         fits && (grant.scheme == "https") == self.tls && grant.port == self.port
     }
 
-    /// An address among those of this name that must not be dialled. `localhost` says what it means; any other name must be public,
-    /// or its address granted beside it: else whoever owns the name could point it into this network.
+    /// The first address of this name that must not be dialled. `localhost` may be local. Any other name must be public, or its address must be
+    /// granted too. Otherwise the owner of the name could point it into this network.
     fn closed(&self, found: &[SocketAddr], grants: &[HttpGrant]) -> Option<IpAddr> {
         let mut addresses = found.iter().map(SocketAddr::ip).filter(|_| self.host != "localhost");
         addresses.find(|address| !is_public(*address) && !self.with_host(*address).is_granted(grants))
     }
 
-    /// `host:port`, the port only where it is not the scheme's own.
+    /// `host:port`, without the scheme's default port.
     fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let own = if self.tls { 443 } else { 80 };
@@ -218,7 +218,7 @@ impl Outgoing {
             tokio::select! {
                 biased;
                 answer = &mut answer => answer,
-                // The peer may answer and close at once: then the answer is there as well.
+                // The peer may answer and close at once. Then the answer is there too.
                 closed = &mut connection => match closed {
                     Ok(()) => answer.await,
                     Err(error) => Err(error),
@@ -235,7 +235,7 @@ impl Outgoing {
         let answer = Response::from_parts(head, Timed::new(body, between, self.most, held).boxed_unsync());
         let io = async move {
             let (_slot, _opened) = (slot, opened);
-            // A connection that was polled to its end above says so again.
+            // A connection that ended above reports its end again.
             connection.await.map_err(Error::from)
         };
         Ok((answer, Box::new(io)))
@@ -243,7 +243,7 @@ impl Outgoing {
 
     async fn connect(&self) -> Result<(http1::SendRequest<WasiBody>, Connection), Error> {
         let stream = dial(&*self.outside.network, &self.addresses().await?).await?;
-        // A request is small and waits for its answer.
+        // A request is small and waits for its answer, so Nagle's algorithm would only delay it.
         stream.set_nodelay(true).map_err(Error::Connect)?;
         let stream: Box<dyn Stream> = if self.origin.tls {
             let name = ServerName::try_from(self.origin.host.clone()).map_err(Error::InvalidDnsNameError)?;
@@ -258,13 +258,13 @@ impl Outgoing {
         Ok((sender, Connection(Some(connection))))
     }
 
-    /// The addresses that may be dialled: the one that stands in the grant, or those that a granted name has.
+    /// The addresses that may be dialled: the one that the grant names, or those of a granted name.
     async fn addresses(&self) -> Result<Vec<SocketAddr>, Error> {
         let (host, port) = (&self.origin.host, self.origin.port);
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, port)]);
         }
-        // A thread of the blocking pool each, for as long as a name server is silent: files need some of these as well.
+        // Each lookup holds a thread of the blocking pool until the name server answers, and files need such threads too.
         let _turn = self.outside.lookups.acquire().await;
         let found = self.outside.network.resolve(host, port).await.map_err(|error| {
             tracing::debug!("can't resolve `{host}`: {error}");
@@ -296,7 +296,7 @@ impl Outgoing {
         Error::HttpRequestDenied
     }
 
-    /// Says what would allow it: the plugin's present grants and this one.
+    /// The line that would allow it: the plugin's present grants and this one.
     fn deny(&self, problem: &str, missing: &Origin) -> Error {
         let present =
             self.grants.http.iter().map(|grant| Origin { tls: grant.scheme == "https", host: grant.host.clone(), port: grant.port });
@@ -317,7 +317,7 @@ async fn dial(network: &dyn Network, addresses: &[SocketAddr]) -> Result<TcpStre
     Err(failed)
 }
 
-/// As it goes over the wire: the path alone in the first line, the origin in `Host`.
+/// The request as it is sent: only the path in the first line, the origin in `Host`.
 fn addressed(mut request: Request<WasiBody>, origin: &Origin) -> Result<Request<WasiBody>, Error> {
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let uri = path.parse::<Uri>().map_err(|_| Error::HttpRequestUriInvalid)?;
@@ -330,7 +330,7 @@ fn addressed(mut request: Request<WasiBody>, origin: &Origin) -> Result<Request<
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// The connection's own work; `None` after its end, so that it may be polled again.
+/// Drives the connection; `None` after its end, so that it may be polled again.
 struct Connection(Option<http1::Connection<TokioIo<Box<dyn Stream>>, WasiBody>>);
 
 impl Future for Connection {
@@ -344,7 +344,7 @@ impl Future for Connection {
     }
 }
 
-/// One of the attempt's requests under way, and what it takes in the host.
+/// One of the attempt's requests under way, and its memory in the host.
 struct Slot {
     shared: Arc<Shared>,
     _held: Held,
@@ -362,7 +362,7 @@ impl Slot {
     }
 }
 
-/// Said in the log; the guest gets as much of it as its contract has a word for.
+/// Logs the error. The guest gets the error code of the contract that fits best.
 fn told(shared: &Shared, refused: Refused) -> Error {
     let why = shared.account.sentence(refused, &Limits::default());
     shared.log("warn", &why, Vec::new());
@@ -378,7 +378,7 @@ impl Drop for Slot {
     }
 }
 
-/// Gives the headers of an answer memory of their own: they came as slices of all that was read with them.
+/// Copies the headers of an answer, because they arrived as slices of a larger read buffer.
 fn own(headers: &mut HeaderMap, shared: &Arc<Shared>) -> Result<Held, Refused> {
     let held = Held::take(shared, memory::headers(headers))?;
     let copied = headers.iter().filter_map(|(name, value)| {
@@ -389,14 +389,14 @@ fn own(headers: &mut HeaderMap, shared: &Arc<Shared>) -> Result<Held, Refused> {
     Ok(held)
 }
 
-/// A response's body that gives up when nothing comes for too long, or too much.
+/// A response's body that fails if it is silent for too long, or too large.
 struct Timed {
     body: Incoming,
     patience: Duration,
     clock: Pin<Box<Sleep>>,
-    /// Bytes that may still come.
+    /// How many bytes may still come.
     left: u64,
-    /// What is kept of the answer: its head until that was taken, and the last piece of the body, which may lie in a stream.
+    /// The kept parts of the answer: its head until it is taken, and the last piece of the body, which a stream may hold.
     held: Held,
 }
 

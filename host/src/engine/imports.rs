@@ -1,4 +1,4 @@
-//! The functions that the contract offers a guest: context, log, children, kv.
+//! The functions that the contract offers to a guest: context, log, children, kv.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,22 +23,22 @@ use super::bindings::{
     },
 };
 
-/// Bytes of a kv key.
+/// The most bytes of a kv key.
 const KEY: usize = 1024;
-/// Keys of one listing.
+/// The most keys of one listing.
 const KEYS: u32 = 1000;
-/// Headers of one child.
+/// The most headers of one child.
 const HEADERS: usize = 64;
-/// What a child takes beside its arguments and headers.
+/// The memory of a child, beside its arguments and headers.
 const CHILD: usize = 512;
-/// Bytes of a progress note.
+/// The most bytes of a progress note.
 const NOTE: usize = 1024;
 
 pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     Plugin::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
 }
 
-/// The guest called what does not work while it describes itself.
+/// The guest called a function that does not work while it describes itself.
 #[derive(Debug, thiserror::Error)]
 #[error("`describe` called `taskhost:plugin/{0}`: only `log` works there")]
 pub(super) struct NotWhileDescribing(&'static str);
@@ -133,7 +133,7 @@ impl children::Host for Guest {
 }
 
 impl Attempt {
-    /// Fixes the child's id; it comes to be when this attempt's success is recorded.
+    /// Fixes the child's id. The child is enqueued when this attempt's success is recorded.
     fn enqueue(&mut self, terms: &Terms, asked: children::NewTask) -> Result<String, EnqueueError> {
         let limits = &terms.limits;
         if self.children.len() >= limits.children {
@@ -232,7 +232,7 @@ fn check_key(key: &str) -> Result<(), KvError> {
 }
 
 impl Guest {
-    /// The services, when kv is granted; else the denial, remembered.
+    /// The services if kv is granted; else the denial, which is remembered.
     fn kv(&mut self) -> wasmtime::Result<Result<&Attempt, KvError>> {
         self.attempt("kv")?;
         if self.terms.grants.kv.is_none() {
@@ -244,7 +244,7 @@ impl Guest {
     }
 }
 
-/// The attempt that may use kv, or the answer that it may not.
+/// The attempt that may use kv, or the answer for one that may not.
 macro_rules! granted {
     ($guest:expr) => {
         match $guest.kv()? {

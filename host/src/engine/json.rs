@@ -1,18 +1,18 @@
-//! JSON that a guest hands over: valid, compact, on one line, and not nested beyond what readers take.
+//! Checks JSON from a guest, and makes it compact: valid, on one line, and not nested deeper than readers accept.
 
 use serde_json::value::RawValue;
 
-/// Readers that build a tree refuse what is nested deeper (serde_json's own limit is 128).
+/// Readers that build a tree refuse deeper nesting (serde_json's limit is 128).
 const DEPTH: usize = 127;
 
-/// The same JSON without white space between its tokens; numbers stay as they were written.
+/// The same JSON without white space between tokens. Numbers stay as written.
 pub(super) fn compact(text: String) -> Result<String, String> {
     serde_json::from_str::<&RawValue>(&text).map_err(|error| error.to_string())?;
     let spaced = check_depth(&text)?;
     Ok(if spaced { squeeze(&text) } else { text })
 }
 
-/// Walks valid JSON: whether there is white space outside of strings.
+/// Whether valid JSON has white space outside of strings.
 fn check_depth(text: &str) -> Result<bool, String> {
     let (mut depth, mut spaced, mut in_string, mut escaped) = (0_usize, false, false, false);
     for byte in text.bytes() {

@@ -1,4 +1,4 @@
-//! What an attempt may use, and what its plugin was granted: plain types.
+//! The limits of an attempt and the grants of its plugin: plain types.
 
 use std::{
     collections::BTreeMap,
@@ -7,35 +7,35 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Bounds of one attempt; every one has a default.
+/// The limits of one attempt. Each has a default.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
-    /// Bytes, summed over the attempt's memories and what the host keeps for it: requests, streams, listings, children.
+    /// Bytes: the sum of the attempt's memories and of the memory that the host keeps for it (requests, streams, listings, children).
     pub memory: u64,
-    /// Elements, summed over its tables.
+    /// Elements: the sum of its tables.
     pub table_elements: u64,
     /// Handles in the resource table.
     pub resources: usize,
-    /// Files, directories and connections that are open at once.
+    /// Files, directories and connections open at once.
     pub descriptors: usize,
-    /// The default, and the ceiling of what hints and enqueuers may ask.
+    /// The default, and the ceiling for hints and producers.
     pub timeout: Duration,
     pub timeout_ceiling: Option<Duration>,
-    /// Attempts beyond the first, where the enqueuer names none: the ceiling of a hint, and what holds without one. `None`: the worker's.
+    /// Attempts beyond the first, if the producer names no number: the ceiling of a hint, and the value without one. `None`: the worker's.
     pub retries: Option<u32>,
-    /// CPU time; `None`: only the timeout bounds it.
+    /// CPU time. `None`: only the timeout limits it.
     pub cpu: Option<Duration>,
     /// Bytes of a result, of arguments, of a kv value.
     pub payload: usize,
-    /// Bytes of stdout and of stderr that are kept, the newest.
+    /// How many of the newest bytes of stdout and of stderr are kept.
     pub output: usize,
-    /// Lines and bytes of log that are kept.
+    /// How many lines and bytes of log are kept.
     pub log_bytes: usize,
-    /// Times that an attempt may say its progress; the rest is dropped.
+    /// How often an attempt may report progress. Further reports are dropped.
     pub progress: u32,
-    /// Tasks an attempt may enqueue.
+    /// How many tasks an attempt may enqueue.
     pub children: usize,
-    /// Bytes of them all together.
+    /// The bytes of all of them together.
     pub children_bytes: usize,
     /// Bytes of one HTTP response's body.
     pub http_response: u64,
@@ -63,12 +63,12 @@ impl Default for Limits {
     }
 }
 
-/// What the operator granted a plugin; by default nothing.
+/// The operator's grants for a plugin; by default nothing.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Grants {
     pub http: Vec<HttpGrant>,
     pub env: BTreeMap<String, String>,
-    /// By the environment variable in which the guest finds a placeholder.
+    /// The secrets, by the environment variable in which the guest finds a placeholder.
     pub secrets: BTreeMap<String, SecretGrant>,
     pub files: Vec<FileGrant>,
     pub kv: Option<KvGrant>,
@@ -80,35 +80,35 @@ pub struct Grants {
 pub struct HttpGrant {
     /// `http` or `https`.
     pub scheme: String,
-    /// Lower case. `*.example.com` stands for every host with exactly one label more than `example.com`.
+    /// Lower case. `*.example.com` means every host with exactly one label more than `example.com`.
     pub host: String,
-    /// The scheme's default when it was left out.
+    /// The scheme's default if the grant names no port.
     pub port: u16,
-    /// In upper case; empty: all of them.
+    /// In upper case. Empty: all methods.
     pub methods: Vec<String>,
 }
 
-/// A value that the guest never holds: it sees a placeholder, which the host swaps for the value in the headers of requests to
-/// the origins that the secret names.
+/// A value that the guest never holds. It sees a placeholder. In headers of requests to the secret's origins, the host replaces the
+/// placeholder by the value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretGrant {
     pub source: SecretSource,
     pub origins: Vec<HttpGrant>,
 }
 
-/// Where the host finds a secret; looked at for each request, so that it may be changed under a running worker.
+/// Where the host finds a secret. It is read for each request, so it may be changed while a worker runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretSource {
     /// A variable of the host's environment.
     Variable(String),
-    /// A file of the host; line breaks at its end do not belong to the secret.
+    /// A file of the host. Line breaks at its end are not part of the secret.
     File(PathBuf),
 }
 
 /// The plugin's own store in the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvGrant {
-    /// Of all keys and values together.
+    /// The bytes of all keys and values together.
     pub bytes: u64,
     pub keys: u64,
 }
@@ -119,14 +119,14 @@ impl Default for KvGrant {
     }
 }
 
-/// Which tasks the plugin's attempts may enqueue.
+/// The tasks that the plugin's attempts may enqueue.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct EnqueueGrant {
-    /// Names; one that ends with `*` stands for all that begin with what is before it.
+    /// Names. A name that ends with `*` means all names with that prefix.
     pub tasks: Vec<String>,
-    /// Empty: only the queue that the attempt itself came from.
+    /// Empty: only the attempt's own queue.
     pub queues: Vec<String>,
-    /// Of all attempts of the plugin on this worker together.
+    /// The rate of all attempts of the plugin on this worker together.
     pub rate: Option<Rate>,
 }
 
@@ -143,12 +143,12 @@ impl EnqueueGrant {
     }
 }
 
-/// So many in a span of time, and that many at once. Clones share what is used up.
+/// A number in a span of time, and the same number at once. Clones share one budget.
 #[derive(Debug, Clone)]
 pub struct Rate {
     pub count: u32,
     pub span: Duration,
-    /// What is left, and when it was counted.
+    /// The rest of the budget, and when it was counted.
     left: Arc<Mutex<(f64, Instant)>>,
 }
 

@@ -1,9 +1,9 @@
-//! Memory of one attempt: what its sandbox grows by, and what the host keeps behind its handles.
+//! Counts the memory of one attempt: its sandbox, and the memory behind its handles in the host.
 //!
-//! a growth, or a host call that keeps bytes → counted → refused at a limit. Handles go without a word to us, so now and then all
-//! that are there are weighed, and what is gone is given back.
+//! a growth, or a host call that keeps bytes → counted → refused at a limit. Nobody reports a dropped handle, so now and then all handles
+//! are measured again, and the memory of those that are gone is given back.
 //!
-//! Invariant: what is counted is at least what is held; beyond that it is at most as much again, or [`STALE`].
+//! Invariant: the count is at least the memory held, and exceeds it by at most as much again, or by [`STALE`].
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -25,22 +25,22 @@ use super::{
     limits::Limits,
 };
 
-/// So much may be counted that is gone already before all handles are looked at again.
+/// How many counted bytes may be gone before all handles are measured again.
 const STALE: u64 = 256 << 10;
-/// What a header costs beside its text: its place in the map, and what the allocator needs for two short texts.
+/// The memory of a header beside its text: its place in the map, and the allocator's overhead for two short texts.
 const HEADER: usize = 176;
 
-/// Memory and tables of one attempt, summed. A refused growth is -1 for the guest, and remembered so that the outcome can name it.
+/// The sums of memory and tables of one attempt. A refused growth is -1 for the guest, and is remembered so that the outcome can name it.
 pub(super) struct Usage {
-    /// Of its sandbox.
+    /// The bytes of its sandbox.
     pub(super) memory: u64,
-    /// Behind its handles, when they were last weighed, and what came since.
+    /// The bytes behind its handles at the last measurement, and those that came since.
     weighed: u64,
     since: u64,
     table_elements: u64,
     table_limit: u64,
     shared: Arc<Shared>,
-    /// Granted by the last question, to be given back when the growth then fails for another reason.
+    /// The bytes granted to the last growth, given back if the growth fails for another reason.
     last: u64,
     pub(super) refused: Option<Refused>,
 }
@@ -50,8 +50,8 @@ impl Usage {
         Self { memory: 0, weighed: 0, since: 0, table_elements: 0, table_limit: limits.table_elements, shared, last: 0, refused: None }
     }
 
-    /// Counts bytes that a host call is about to put behind a handle. All handles of `table` are weighed again when much may be gone, or
-    /// before a refusal.
+    /// Counts bytes that a host call is about to put behind a handle. Measures all handles of `table` again if many bytes may be gone, or before
+    /// a refusal.
     pub(super) fn keep(&mut self, table: &mut ResourceTable, bytes: usize) -> Result<(), Refused> {
         let bytes = bytes as u64;
         if self.since.saturating_add(bytes) > self.weighed.max(STALE) {
@@ -88,7 +88,7 @@ impl Drop for Usage {
     }
 }
 
-/// Bytes behind one handle. Streams, connections and listings count for themselves, as `Held`; everything else is small.
+/// The bytes behind one handle. Streams, connections and listings count themselves by `Held`; everything else is small.
 fn weight(entry: &dyn std::any::Any) -> usize {
     if let Some(fields) = entry.downcast_ref::<FieldMap>() {
         headers(fields)
@@ -116,13 +116,13 @@ pub(super) fn scheme(scheme: &Scheme) -> usize {
     if let Scheme::Other(text) = scheme { text.len() } else { 0 }
 }
 
-/// The most that a map of these headers takes.
+/// The most memory that a map of these headers takes.
 pub(super) fn headers(map: &HeaderMap) -> usize {
     let texts = map.keys().map(|name| name.as_str().len()).sum::<usize>() + map.values().map(http::HeaderValue::len).sum::<usize>();
     texts + map.capacity().max(map.len()) * HEADER
 }
 
-/// What one more header adds, at most: its map may double.
+/// The most memory that one more header adds, because its map may double.
 pub(super) fn header(name: &str, value: &[u8]) -> usize {
     name.len() + value.len() + 2 * HEADER
 }
@@ -150,7 +150,7 @@ impl ResourceLimiter for Usage {
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        // Not given back when the growth then fails: it ends at the table's own maximum, which such a guest has reached anyway.
+        // Not given back if the growth fails: that happens only at the table's own maximum, which the guest has reached then.
         let sum = self.table_elements.saturating_add((desired as u64).saturating_sub(current as u64));
         if sum > self.table_limit {
             self.refused = Some(Refused::Tables);

@@ -1,6 +1,6 @@
-//! The outside world as requests reach it: names become addresses, addresses connections, and these are encrypted.
+//! The network: resolves names, dials addresses, and encrypts connections.
 //!
-//! Invariant: nothing here decides what may be reached; `http` has checked an address before it is dialled.
+//! Invariant: nothing here decides which addresses may be reached. `http` has checked an address before it is dialled.
 
 use std::{
     fmt, io,
@@ -13,10 +13,10 @@ use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use tokio::{net::TcpStream, sync::Semaphore};
 use wasmtime_wasi_http::Error;
 
-/// Names that are looked up at once, by all guests.
+/// The most names that all guests look up at once.
 const LOOKUPS: usize = 128;
 
-/// How names become addresses and how these are dialled: the system's way, unless somebody stands in for it.
+/// Resolves and dials: by the system, except in tests.
 #[async_trait]
 pub trait Network: fmt::Debug + Send + Sync {
     /// All addresses of a name.
@@ -25,7 +25,7 @@ pub trait Network: fmt::Debug + Send + Sync {
     async fn dial(&self, address: SocketAddr) -> io::Result<TcpStream>;
 }
 
-/// What the machine offers.
+/// The system's resolver and sockets.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct System;
 
@@ -40,7 +40,7 @@ impl Network for System {
     }
 }
 
-/// The network, and one TLS configuration for all guests: made when the first one needs it.
+/// The network, and one TLS configuration for all guests, made at the first use.
 #[derive(Debug)]
 pub(super) struct Outside {
     pub(super) network: Arc<dyn Network>,

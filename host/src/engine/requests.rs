@@ -1,8 +1,8 @@
-//! `wasi:http/types` with bounds: what a guest puts into a request stays in the host until the handle goes, so it is cut short and counted.
+//! `wasi:http/types` with limits. The text of a request stays in the host until its handle is dropped, so it is limited and counted.
 //!
-//! a function of wasmtime's under the same name → is it too long? → counted → wasmtime's own.
+//! a function of the contract → too long? → counted → wasmtime's own function
 //!
-//! Invariant: every function by which a guest can put text, headers or a body behind a handle stands here.
+//! Invariant: this file has every function by which a guest can put text, headers or a body behind a handle.
 
 use wasmtime::{
     StoreContextMut,
@@ -26,7 +26,7 @@ use super::{
 const HTTP: &str = "wasi:http/types@0.2.12";
 
 type Store<'a> = StoreContextMut<'a, Guest>;
-/// As the contract has it: refused, without a reason.
+/// The contract's refusal, which has no reason.
 type Plain<T = ()> = (Result<T, ()>,);
 
 pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
@@ -67,7 +67,7 @@ fn fields(http: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         }
         Ok::<Answer, _>((answer,))
     })?;
-    // Shared until one of the two is changed, and then copied.
+    // The two share memory until one is changed, and then it is copied.
     http.func_wrap("[method]fields.clone", |mut store: Store<'_>, (fields,): (Resource<FieldMap>,)| {
         let guest = store.data_mut();
         let bytes = memory::headers(guest.table.get(&fields)?);
@@ -76,7 +76,7 @@ fn fields(http: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     })
 }
 
-/// A map from which something was taken keeps the room for it; a new one does not.
+/// A new map, because a map keeps the memory of entries that were removed.
 fn pack(guest: &mut Guest, map: u32) -> wasmtime::Result<()> {
     let map = guest.table.get_mut(&Resource::<FieldMap>::new_borrow(map))?;
     let mut packed = FieldMap::new_mutable(FIELDS);
@@ -87,7 +87,7 @@ fn pack(guest: &mut Guest, map: u32) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// What the guest is told; an error that is none of the contract's is a trap.
+/// The error for the guest. An error that the contract does not have is a trap.
 fn told<T>(answer: wasmtime_wasi_http::p2::HeaderResult<T>) -> wasmtime::Result<Result<T, HeaderError>> {
     match answer {
         Ok(value) => Ok(Ok(value)),

@@ -1,8 +1,8 @@
-//! Secrets: the guest holds a placeholder, the host swaps in the value on its way out.
+//! Secrets: the guest holds a placeholder, and the host puts the value in when a request leaves.
 //!
-//! grants → a placeholder for each secret, fresh for each attempt → request headers to the secret's own origins.
+//! grants → a fresh placeholder for each secret and attempt → headers of requests to the secret's own origins
 //!
-//! Invariant: a value stands in no guest's memory, no log and no error; a placeholder is worth nothing anywhere else.
+//! Invariant: a value is in no guest's memory, no log and no error. A placeholder is worthless everywhere else.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt;
 
 use super::limits::{Grants, SecretGrant, SecretSource};
 
-/// Bytes of a secret, at most.
+/// The most bytes of a secret.
 const LONGEST: u64 = 16 << 10;
 
 /// The secrets of one attempt.
@@ -19,7 +19,7 @@ const LONGEST: u64 = 16 << 10;
 pub(super) struct Secrets(Arc<[Secret]>);
 
 struct Secret {
-    /// The guest's variable.
+    /// The guest's environment variable.
     name: String,
     placeholder: String,
     grant: SecretGrant,
@@ -35,13 +35,13 @@ impl Secrets {
         Self(grants.secrets.iter().map(secret).collect())
     }
 
-    /// What the guest finds in its environment.
+    /// The variables of the guest's environment.
     pub(super) fn placeholders(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|secret| (secret.name.as_str(), secret.placeholder.as_str()))
     }
 
-    /// Swaps placeholders for values. `is_for`: whether one of these origins is where the request goes. The error is the
-    /// operator's to read, and names the secret but nothing of its value.
+    /// Replaces placeholders by values. `is_for` tells whether the request goes to one of these origins. The error is for the operator: it
+    /// names the secret and shows nothing of its value.
     pub(super) async fn fill(&self, headers: &mut HeaderMap, mut is_for: impl FnMut(&SecretGrant) -> bool) -> Result<(), String> {
         for secret in &*self.0 {
             let holds = |value: &HeaderValue| find(value.as_bytes(), secret.placeholder.as_bytes()).is_some();

@@ -1,9 +1,9 @@
-//! The part of the host that only the broker can play: the worker gives it to an attempt.
+//! The services that need the broker. The worker gives them to an attempt.
 
 use async_trait::async_trait;
 use taskhost_core::task::{Millis, Progress};
 
-/// What a guest asks of the host that only the broker can answer. Called from the guests' runtime.
+/// A guest's requests that need the broker. Called on the guests' runtime.
 #[async_trait]
 pub trait Services: Send + Sync {
     async fn kv_get(&self, key: &str) -> Result<Option<Vec<u8>>, ServiceError>;
@@ -11,9 +11,9 @@ pub trait Services: Send + Sync {
     async fn kv_remove(&self, key: &str) -> Result<bool, ServiceError>;
     async fn kv_increment(&self, key: &str, by: i64) -> Result<i64, ServiceError>;
     async fn kv_keys(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, ServiceError>;
-    /// Newest wins; never waits.
+    /// The newest value wins. Never waits.
     fn progress(&self, progress: Progress);
-    /// One line of the body's log, as it is written; never waits.
+    /// Passes on one line of the body's log as it is written. Never waits.
     fn log(&self, line: &LogLine);
 }
 
@@ -30,7 +30,7 @@ pub enum ServiceError {
 pub struct LogLine {
     pub at: Millis,
     pub attempt: u32,
-    /// `trace` … `error`; `stdout` and `stderr` for what was printed.
+    /// `trace` … `error`; `stdout` and `stderr` for printed lines.
     pub level: String,
     pub message: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -1,29 +1,29 @@
-//! How an engine is set up.
+//! The settings of an engine.
 
 use std::{path::PathBuf, sync::Arc};
 
 use super::{compiler::Compiler, network::Network};
 
-/// How the engine of this process is set up.
+/// The settings of this process's engine.
 #[derive(Debug, Clone)]
 pub struct EngineSettings {
-    /// Attempts at once: the worker's concurrency. The pool gets a few more.
+    /// Attempts at once, which is the worker's concurrency. The pool gets a few more slots.
     pub slots: usize,
-    /// Bytes that all guests together may have grown to.
+    /// The most bytes of all guests together.
     pub guest_memory: u64,
-    /// Files and connections that all guests together may have open; `None`: three quarters of what this process may open, whose soft limit
-    /// is raised to the hard one.
+    /// The most open files and connections of all guests together. `None`: three quarters of this process's limit, after the soft limit was
+    /// raised to the hard one.
     pub descriptors: Option<usize>,
     /// Threads that run guests; by default the number of cores.
     pub threads: usize,
-    /// Where compiled code is kept; owned by this user and closed to others, else refused. `None`, or where it can't be: nothing is.
+    /// The directory for compiled code. It must belong to this user and be closed to others. `None`, or if it can't be made: nothing is kept.
     pub cache: Option<PathBuf>,
-    /// Where the key lies by which kept code is known again; owned by this user as well. Without one nothing is kept.
+    /// The directory of the key for the seals of kept code. It must belong to this user too. Without it nothing is kept.
     pub state: Option<PathBuf>,
     /// The cache is trimmed to this size, least recently used first.
     pub cache_bytes: u64,
-    /// What compiles in a process of its own; `None`: a thread of this one does.
+    /// The compiler in a process of its own. `None`: a thread of this process compiles.
     pub compiler: Option<Compiler>,
-    /// How guests' requests leave; [`System`](super::System) but for tests.
+    /// The network for guests' requests: [`System`](super::System), except in tests.
     pub network: Arc<dyn Network>,
 }

@@ -1,27 +1,27 @@
-//! The wasmtime engine of this process and the runtime that guests run on.
+//! Makes the wasmtime engine of this process, and the runtime for guests.
 
 use tokio::runtime::Runtime;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
 
 use super::error::EngineError;
 
-/// More slots than this do not fit the address space (three memories a slot).
+/// More slots than this do not fit into the address space (three memories a slot).
 const MOST_SLOTS: usize = 4096;
-/// With fewer slots than this a pool is not worth having.
+/// A pool with fewer slots than this is not worth it.
 const LEAST_SLOTS: usize = 64;
-/// Core instances, memories and tables that one component may need: Python has over ten instances, JavaScript three memories.
+/// The core instances, memories and tables of one component. Python has over ten instances, JavaScript three memories.
 const INSTANCES: u32 = 16;
 pub(super) const MEMORIES: u32 = 3;
 pub(super) const TABLES: u32 = 4;
 pub(super) const TABLE_ELEMENTS: usize = 20_000;
-/// Frames of a trap's backtrace: enough to see a recursion.
+/// The frames of a trap's backtrace: enough to recognise a recursion.
 pub(super) const FRAMES: usize = 32;
 
-/// The nice value of the threads that run guests; elsewhere than on Linux it would be the process's.
+/// The nice value of the guests' threads. Only on Linux, because elsewhere it would apply to the whole process.
 #[cfg(target_os = "linux")]
 const NICE: i32 = 7;
 
-/// A pool for `slots` attempts and a few more; a smaller one, or none, when the machine refuses the address space.
+/// A pool for `slots` attempts and a few more; a smaller one, or none, if the machine refuses the address space.
 pub(super) fn engine(slots: usize) -> Result<wasmtime::Engine, EngineError> {
     if !PoolingAllocationConfig::is_pagemap_scan_available() {
         tracing::info!("the kernel can't tell which pages a guest wrote (Linux 6.7 can): clearing up after each attempt takes more CPU");
@@ -46,7 +46,7 @@ pub(super) fn engine(slots: usize) -> Result<wasmtime::Engine, EngineError> {
     wasmtime::Engine::new(&config(None)).map_err(|error| EngineError::Host(format!("can't start the WebAssembly engine: {error:#}")))
 }
 
-/// An engine that only compiles: what it makes fits those that run, whose slots are the same but more.
+/// An engine that only compiles. Its code fits the engines that run, which have the same slots, but more of them.
 pub(super) fn compiler() -> Result<wasmtime::Engine, EngineError> {
     let pooled = wasmtime::Engine::new(&config(Some(1)));
     pooled
@@ -58,9 +58,9 @@ fn config(slots: Option<usize>) -> Config {
     let mut config = Config::new();
     config
         .epoch_interruption(true)
-        // WASI 0.3 would need it; without it a call costs a fifth less.
+        // Only WASI 0.3 needs it. Without it a call costs a fifth less.
         .concurrency_support(false)
-        // A compilation beside running guests disturbs them less on one core.
+        // A compilation on one core disturbs running guests less.
         .parallel_compilation(false)
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(FRAMES));
@@ -85,11 +85,11 @@ fn pool(slots: usize) -> PoolingAllocationConfig {
         .table_elements(TABLE_ELEMENTS)
         .table_keep_resident(64 << 10)
         .async_stack_keep_resident(64 << 10)
-        // A memory that nobody uses keeps its first pages for the next attempt of its plugin; of so few, because only those that
-        // compute come and go fast, and many plugins would else make a worker keep three memories a slot.
+        // An unused memory keeps its first pages for the next attempt of its plugin. Only a few do: short attempts reuse few slots, and with
+        // many plugins a worker would otherwise keep three memories a slot.
         .max_unused_warm_slots(n.min(warm()));
-    // Pages that stay resident are cleared instead of handed back to the kernel. That pays when the kernel can tell which of
-    // them were written (Linux 6.7); else clearing them all would cost more than it saves.
+    // Resident pages are cleared instead of given back to the kernel. That pays only if the kernel can tell which pages were written
+    // (Linux 6.7). Otherwise clearing all of them costs more than it saves.
     if PoolingAllocationConfig::is_pagemap_scan_available() {
         pool.pagemap_scan(Enabled::Yes).linear_memory_keep_resident(1 << 20);
     } else {
@@ -104,7 +104,7 @@ fn warm() -> u32 {
     u32::try_from(4 * cores).unwrap_or(u32::MAX).clamp(8, 100)
 }
 
-/// Guests compute, so they have a runtime of their own: tokio would look at its sockets only every 61 polls, which is 61 ms here.
+/// Guests compute, so they have a runtime of their own. With tokio's default it would check its sockets only every 61 polls: 61 ms here.
 pub(super) fn runtime(threads: usize) -> Result<Runtime, EngineError> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
@@ -116,8 +116,8 @@ pub(super) fn runtime(threads: usize) -> Result<Runtime, EngineError> {
         .map_err(|error| EngineError::Host(format!("can't start the threads that run guests: {error}")))
 }
 
-/// Whoever talks to the broker, and a broker on this machine, come first: a thread that computes all the time would else keep them
-/// waiting for its slice of 3 ms. Lower is always allowed; a container that forbids it has bounds of its own.
+/// Lowers the priority of this thread, so that threads that talk to the broker, and a broker on this machine, go first. Otherwise they would wait
+/// for the time slice of a computing thread, 3 ms. Lowering is always allowed; a container that forbids it has limits of its own.
 fn step_back() {
     #[cfg(target_os = "linux")]
     let _ = rustix::process::setpriority_process(None, NICE);

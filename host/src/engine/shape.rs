@@ -1,19 +1,19 @@
-//! What a component would unfold to, counted before anything unfolds it.
+//! Counts the instances that a component would unfold to, before anything unfolds it.
 //!
-//! A component may hold components and instantiate each as often as it likes: forty levels of two are a kilobyte of file and 2^40
-//! instances for the compiler, which flattens them all. So the instances are counted from above, in one pass over the sections.
+//! A component may contain components and instantiate each any number of times. Forty levels of two are a kilobyte of file and 2^40
+//! instances for the compiler, which flattens them all. One pass over the sections counts the instances.
 //!
-//! Invariant: the count is never too small. A component can only name those that were defined before it was, nested ones included;
-//! those that it would be handed as an import are refused.
+//! Invariant: the count is never too small. A component can only name components that were defined before it, nested ones included.
+//! Components as imports are refused.
 
 use wasmparser::{ComponentImport, ComponentInstance, ComponentTypeRef, Encoding, Instance, Parser, Payload};
 
-/// Instances of one component in all. Those of Python have some fifteen, composed ones a multiple of that.
+/// The most instances of one component. Python has about fifteen, composed components a multiple of that.
 const INSTANCES: u64 = 1000;
-/// Components within components.
+/// The deepest nesting of components.
 const DEPTH: usize = 32;
 
-/// What is being read: a component, or a core module within one, which counts for nothing.
+/// The component or core module that is being read. Core modules do not count.
 struct Scope {
     is_component: bool,
     /// Core modules and components that it instantiates.
@@ -21,10 +21,10 @@ struct Scope {
     components: u64,
 }
 
-/// Refuses what no honest tool builds; what is wrong in other ways is the compiler's to say.
+/// Refuses components that no honest tool builds. The compiler finds other mistakes.
 pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
     let mut open: Vec<Scope> = Vec::new();
-    // Instances of the largest component so far.
+    // The instances of the largest component so far.
     let mut most = 0_u64;
     for payload in Parser::new(0).parse_all(bytes) {
         let Ok(payload) = payload else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! Sizes, times and other people's text as they stand in a sentence.
+//! Prints sizes, times and other people's text for a sentence.
 
 use std::{fmt::Write, time::Duration};
 
@@ -8,7 +8,7 @@ pub(super) fn size(bytes: u64) -> String {
     for (unit, scale) in UNITS {
         if bytes >= scale {
             let whole = bytes / scale;
-            // In integers: a limit of 64 MiB must read exactly so.
+            // In integers, so that a limit of 64 MiB is printed exactly.
             let tenths = (bytes % scale) * 10 / scale;
             return if tenths == 0 { format!("{whole} {unit}") } else { format!("{whole}.{tenths} {unit}") };
         }
@@ -26,7 +26,7 @@ pub(super) fn time(span: Duration) -> String {
     }
 }
 
-/// At most `limit` bytes of a text, cut at a character, with `…` where something was cut.
+/// At most `limit` bytes of a text, cut at a character, with `…` at the cut.
 pub(super) fn cut(mut text: String, limit: usize) -> String {
     if text.len() > limit {
         text.truncate(text.floor_char_boundary(limit));
@@ -35,9 +35,9 @@ pub(super) fn cut(mut text: String, limit: usize) -> String {
     text
 }
 
-/// One line of a text that a guest chose: line breaks and control characters become spaces, at most `limit` bytes.
+/// A guest's text on one line of at most `limit` bytes. Line breaks and control characters become spaces.
 pub(super) fn line(text: &str, limit: usize) -> String {
-    // A guest may hand over megabytes of nothing, and looking at them all would cost the time of others.
+    // A guest may pass megabytes of white space, and checking them all would cost the time of others.
     let text = &text[..text.floor_char_boundary(limit.saturating_mul(8))];
     let mut out = String::with_capacity(text.len().min(limit) + 4);
     for word in text.split(|c: char| c.is_control()).filter(|word| !word.is_empty()) {
