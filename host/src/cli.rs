@@ -31,10 +31,10 @@ mod result;
 mod run;
 mod schedule;
 mod schedule_file;
+mod shared_args;
 mod signals;
 mod task;
 mod wait;
-mod words;
 mod worker;
 mod workers;
 

@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::Engine;
 use taskhost_core::observe::Observers;
 
-mod capture;
-mod compile;
 mod digest;
+mod directory;
 mod guard;
 mod history;
 mod inspect;
 mod judge;
+mod loads;
 mod name;
 mod policy;
 mod policy_file;
@@ -34,8 +34,8 @@ mod wants;
 mod watch;
 mod writable;
 
-use capture::Listing;
-use compile::{EngineLoader, Jobs, Loader};
+use directory::Listing;
+use loads::{EngineLoader, Loader, Loads};
 use policy_file::PolicyFile;
 use reconcile::{Past, Reconciler};
 use signature::TrustFile;
@@ -92,7 +92,7 @@ impl Plugins {
 
 fn open<L: Loader>(settings: PluginsSettings, loader: L) -> Result<Reconciler<L>, PluginsError> {
     let PluginsSettings { dir, state, policy, trust, writable, limits } = settings;
-    match capture::list(&dir, writable) {
+    match directory::list(&dir, writable) {
         Listing::Files { .. } => {}
         Listing::Gone(_) => {
             let text = format!("there is no plugin directory, make it or name another with --plugins: `{}`", dir.display());
@@ -125,7 +125,7 @@ fn open<L: Loader>(settings: PluginsSettings, loader: L) -> Result<Reconciler<L>
     };
     let (state, index, trouble) = state;
     let (past, past_trouble) = Past::open(state.as_deref());
-    let jobs = Jobs::new(Arc::new(loader), state.clone());
+    let loads = Loads::new(Arc::new(loader), state.clone());
     let (registry, _) = channel::channel(Arc::default());
-    Ok(Reconciler::new((dir, writable), limits, policy, trust, (state, index, past, trouble.or(past_trouble)), jobs, registry))
+    Ok(Reconciler::new((dir, writable), limits, policy, trust, (state, index, past, trouble.or(past_trouble)), loads, registry))
 }

@@ -9,10 +9,11 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, renameat, statat, unlinkat};
 
 /// Bits of a mode: others may write, others may do anything, only owners remove what is in there.
@@ -72,7 +73,7 @@ impl Dir {
 
     /// The descriptor, checked again; one of a directory that was deleted is made anew.
     fn held(&self) -> io::Result<Arc<File>> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.lock();
         let about = held.metadata()?;
         if about.nlink() == 0 {
             let (_, anew) = hold(&self.path, self.what).map_err(|why| match why {

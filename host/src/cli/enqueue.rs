@@ -10,8 +10,9 @@ use super::{
     ask, bulk,
     failure::Failure,
     new_task::{Defaults, duplicate, refusal},
-    output, wait,
-    words::{Arguments, Wishes, pair},
+    output,
+    shared_args::{Arguments, Wishes, pair},
+    wait,
 };
 use crate::config::{Settings, units};
 use taskhost_broker::Enqueued;

@@ -4,22 +4,18 @@
 //!
 //! What the body logs, prints and enqueues is shown on stderr; nothing of it outlives the command.
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use clap::Args;
+use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     failure::Failure,
     output,
+    shared_args::{Arguments, pair},
     task::log_line,
-    words::{Arguments, pair},
     worker,
 };
 use crate::{
@@ -174,7 +170,7 @@ struct Local {
 
 impl Local {
     fn kv(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
-        self.kv.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kv.lock()
     }
 }
 

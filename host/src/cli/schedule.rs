@@ -9,7 +9,7 @@ use super::{
     new_task,
     output::{self, Rows, cell},
     schedule_file::Files,
-    words::{Arguments, Wishes},
+    shared_args::{Arguments, Wishes},
 };
 use crate::config::Settings;
 use taskhost_broker::{Broker, CatchUp, Overlap, Schedule, Source};

@@ -10,8 +10,8 @@ use super::{
     ask,
     failure::Failure,
     output::{self, Rows, Sink, cell},
+    shared_args::OptionFilterWords,
     wait,
-    words::OptionFilterWords,
 };
 use crate::{
     config::{Settings, units},

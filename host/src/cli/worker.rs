@@ -18,7 +18,10 @@ use crate::{
     worker::{self, Stop, WorkerSettings},
 };
 use taskhost_broker::{Broker, BrokerError, FileSchedule};
-use taskhost_core::catalogue::{Given, Offer};
+use taskhost_core::{
+    backoff::Backoff,
+    catalogue::{Given, Offer},
+};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -243,22 +246,25 @@ fn this_program() -> Option<PathBuf> {
     if running.exists() { Some(running) } else { std::env::current_exe().ok() }
 }
 
+/// The delay before the next try to reach the broker.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+
 /// Connects, and tries again for as long as it takes; `None` when told to stop meanwhile.
 async fn patiently(settings: &Settings, stop: &Stop) -> Result<Option<Arc<dyn Broker>>, Failure> {
-    let mut delay = Duration::from_millis(250);
+    let mut failures = 0;
     loop {
         let error = match once(settings).await {
             Ok(broker) => return Ok(Some(broker)),
             Err(error) if !error.is_transient() => return Err(error.into()),
             Err(error) => error,
         };
+        let delay = RETRY.delay(failures, fastrand::f64());
+        failures += 1;
         tracing::warn!(%error, retry_in = units::show_duration(delay), "the broker is not reachable, the worker keeps trying");
-        // Jitter keeps a fleet that was started together from knocking together.
         tokio::select! {
-            () = tokio::time::sleep(delay.mul_f64(0.75 + fastrand::f64() / 2.0)) => {}
+            () = tokio::time::sleep(delay) => {}
             () = stop.drain.cancelled() => return Ok(None),
         }
-        delay = (delay * 2).min(Duration::from_secs(10));
     }
 }
 

@@ -2,10 +2,9 @@
 //!
 //! By default glibc learns from the first large block that is freed, and then keeps such blocks: up to 32 MiB in each thread's arena.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// After an attempt for which the host kept this many bytes in all, [`trim`] is called.
 pub(super) const WORTH_TRIMMING: u64 = 4 << 20;
@@ -33,7 +32,7 @@ fn set(parameter: libc::c_int, value: libc::c_int) {
 /// Gives free memory back, on a thread that runs no guests.
 pub(super) fn trim() {
     static LAST: Mutex<Option<Instant>> = Mutex::new(None);
-    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut last = LAST.lock();
     let due = last.map_or(Duration::ZERO, |last| PAUSE.saturating_sub(last.elapsed()));
     // A call that waits already will serve this attempt too.
     if last.is_some_and(|last| last > Instant::now()) {

@@ -10,7 +10,7 @@ use std::{
 
 use wasmtime::component::Component;
 
-use super::{blame, error::EngineError, shape, words};
+use super::{blame, error::EngineError, sentence, shape};
 
 /// wasmtime does not export the type of this error.
 pub(super) const UNFIT: &str = "pooling allocator";
@@ -25,7 +25,7 @@ pub(super) fn translate(engine: &wasmtime::Engine, bytes: &[u8]) -> Result<Vec<u
     shape::check(bytes).map_err(EngineError::BadComponent)?;
     engine.precompile_component(bytes).map_err(|error| {
         if blame::is_the_machines(&error) {
-            return EngineError::Host(words::line(&format!("can't compile: {error:#}"), 1024));
+            return EngineError::Host(sentence::line(&format!("can't compile: {error:#}"), 1024));
         }
         EngineError::BadComponent(translate_problem(&error))
     })
@@ -65,9 +65,9 @@ fn translate_problem(error: &wasmtime::Error) -> String {
         return NEEDS_ASYNC.into();
     }
     if text.contains("unexpected end") {
-        return words::line(&format!("the file is cut off: copy the component again ({text})"), 1024);
+        return sentence::line(&format!("the file is cut off: copy the component again ({text})"), 1024);
     }
-    words::line(&format!("not a component that this host can run: {text}; build with --target wasm32-wasip2"), 1024)
+    sentence::line(&format!("not a component that this host can run: {text}; build with --target wasm32-wasip2"), 1024)
 }
 
 /// Reads a whole file, wherever its cursor is.

@@ -14,11 +14,11 @@ use super::{
     account::Account,
     allocator,
     call::{Attempted, Call},
-    capture::Shared,
     cpu::{Meter, Metered, Turn},
     ending::{self, Failed, HOST_FAULT_DELAY, Stopped},
     guest::{Attempt, Guest},
     machine::Machine,
+    output::Shared,
 };
 use taskhost_core::task::{Clock, Outcome, SystemClock};
 

@@ -10,12 +10,12 @@ use wasmtime::component::Component;
 use super::{
     artefact::{self, Artefact, NEEDS_ASYNC, UNFIT, is_unfit, translate, trust},
     bindings::PluginPre,
-    blame, compiler,
+    blame, compile_process,
     error::EngineError,
     guest::Code,
     machine::Machine,
+    sentence,
     setup::{MEMORIES, TABLE_ELEMENTS, TABLES},
-    words,
 };
 
 /// The package of `wit/plugin.wit`, and the version that this host offers. Before 1.0 a new minor number may break plugins.
@@ -49,14 +49,14 @@ pub(super) async fn compile(engine: &Arc<Machine>, bytes: Arc<[u8]>, digest: &st
 /// Compiles in the compiler's process: into the cache, or into memory if the disk is full or can't be written.
 async fn translate_apart(
     engine: &Arc<Machine>,
-    compiler: &compiler::Compiler,
+    compiler: &compile_process::Compiler,
     bytes: &[u8],
     digest: &str,
 ) -> Result<Arc<Code>, EngineError> {
     let mut unkept = None;
     if let Some(cache) = &engine.cache {
         match cache.room() {
-            Ok(room) => match compiler::translate(compiler, bytes, &room.file).await {
+            Ok(room) => match compile_process::translate(compiler, bytes, &room.file).await {
                 Ok(()) => {
                     return on_a_thread(engine, digest, move |engine, digest| {
                         let Some(cache) = &engine.cache else { return Err(EngineError::Host("there is no cache".into())) };
@@ -74,7 +74,7 @@ async fn translate_apart(
     let room = in_memory().map_err(|error| {
         EngineError::Host(format!("no room for compiled code ({error}): give this user a directory for temporary files"))
     })?;
-    compiler::translate(compiler, bytes, &room).await?;
+    compile_process::translate(compiler, bytes, &room).await?;
     on_a_thread(engine, digest, move |engine, _| {
         let artefact = artefact::read_all(&room).map_err(|error| EngineError::Host(format!("can't read compiled code: {error}")))?;
         let component = trust(&engine.wasm, Artefact::Fresh(&artefact)).map_err(unfit)?;
@@ -128,7 +128,7 @@ fn unfit(problem: String) -> EngineError {
     }
     let (_, why) = problem.split_once(UNFIT).unwrap_or_default();
     let why = why.trim_start_matches(" requirements").trim_start_matches([':', ' ']);
-    EngineError::BadComponent(words::line(
+    EngineError::BadComponent(sentence::line(
         &format!("needs more than a sandbox has: {why}: make it smaller, or build it as one program"),
         1024,
     ))
@@ -157,9 +157,9 @@ fn link(engine: &Machine, component: &Component, unkept: Option<String>) -> Resu
     let linked = engine.linker.instantiate_pre(component).and_then(PluginPre::new);
     let pre = linked.map_err(|error| {
         if blame::is_the_machines(&error) {
-            return EngineError::Host(words::line(&format!("can't link it: {error:#}"), 1024));
+            return EngineError::Host(sentence::line(&format!("can't link it: {error:#}"), 1024));
         }
-        EngineError::BadComponent(words::line(&format!("does not fit {CONTRACT}@{}: {error:#}", version(OFFERED)), 1024))
+        EngineError::BadComponent(sentence::line(&format!("does not fit {CONTRACT}@{}: {error:#}", version(OFFERED)), 1024))
     })?;
     Ok(Arc::new(Code { pre, initial_memory, unkept }))
 }
@@ -180,7 +180,7 @@ fn check_names(engine: &wasmtime::Engine, component: &Component) -> Result<(), S
     }
     let unknown: Vec<&str> = imports.into_iter().filter(|name| !is_offered(name)).collect();
     if !unknown.is_empty() {
-        let names = words::cut(unknown.join("`, `"), 512);
+        let names = sentence::cut(unknown.join("`, `"), 512);
         return Err(format!(
             "imports what this host does not offer: `{names}`; it offers {CONTRACT}, WASI 0.2 and wasi:http/outgoing-handler"
         ));

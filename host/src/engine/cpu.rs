@@ -11,7 +11,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::UpdateDeadline;
 
@@ -244,14 +245,14 @@ impl Meter {
 
     fn keep(&self, line: usize, permit: Option<OwnedSemaphorePermit>) {
         if permit.is_some() {
-            *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = permit;
+            *self.permit.lock() = permit;
             self.lines.store(line, Relaxed);
         }
     }
 
     fn put_back(&self) {
         if self.lines.swap(0, Relaxed) > 0 {
-            self.permit.lock().unwrap_or_else(PoisonError::into_inner).take();
+            self.permit.lock().take();
         }
     }
 

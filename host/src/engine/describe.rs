@@ -6,13 +6,13 @@ use super::{
     account::{Account, Refused},
     bindings::tasks,
     blame,
-    capture::{Shared, Stream},
     cpu::{CpuSpent, Meter, Metered, Turn},
     error::EngineError,
     guest::{Code, Guest, Terms},
     imports::NotWhileDescribing,
     machine::Machine,
-    words,
+    output::{Shared, Stream},
+    sentence,
 };
 use taskhost_core::{
     catalogue::{Body, Description, Hints, Parameter},
@@ -45,7 +45,7 @@ pub(super) async fn describe(engine: Arc<Machine>, code: Arc<Code>) -> Result<(D
             biased;
             said = metered => said,
             () = tokio::time::sleep(WALL) => {
-                return Err(EngineError::Busy(format!("`describe` did not answer within {}: the machine is busy, or it waits for something", words::time(WALL))));
+                return Err(EngineError::Busy(format!("`describe` did not answer within {}: the machine is busy, or it waits for something", sentence::time(WALL))));
             }
         }
     };
@@ -63,11 +63,11 @@ pub(super) async fn describe(engine: Arc<Machine>, code: Arc<Code>) -> Result<(D
         ));
     }
     if blame::is_the_machines(&error) {
-        let text = words::line(&error.root_cause().to_string(), 1024);
+        let text = sentence::line(&error.root_cause().to_string(), 1024);
         return Err(EngineError::Host(format!("this machine has no room to run `describe`: {text}")));
     }
     if error.is::<CpuSpent>() {
-        let most = words::time(CPU);
+        let most = sentence::time(CPU);
         return Err(EngineError::BadDescription(format!("`describe` used more than {most} of CPU: it should only return constants")));
     }
     Err(EngineError::BadDescription(failure(&error, &shared)))
@@ -79,7 +79,7 @@ fn failure(error: &wasmtime::Error, shared: &Shared) -> String {
     }
     let stderr = shared.printed(Stream::Err);
     let text = if stderr.trim().is_empty() { error.root_cause().to_string() } else { stderr };
-    words::line(&format!("`describe` failed: {}", text.trim()), 1024)
+    sentence::line(&format!("`describe` failed: {}", text.trim()), 1024)
 }
 
 /// The description as the catalogue holds it, and warnings about hints.
@@ -92,7 +92,7 @@ fn check(said: tasks::Description) -> Result<(Description, Vec<String>), EngineE
         return bad(format!("it offers {} bodies; {BODIES} are the most", said.bodies.len()));
     }
     if said.doc.len() > DOC {
-        return bad(format!("its doc has {}; {} is the most", words::size(said.doc.len() as u64), words::size(DOC as u64)));
+        return bad(format!("its doc has {}; {} is the most", sentence::size(said.doc.len() as u64), sentence::size(DOC as u64)));
     }
     let mut names = HashSet::new();
     let mut bodies = Vec::with_capacity(said.bodies.len());
@@ -103,13 +103,17 @@ fn check(said: tasks::Description) -> Result<(Description, Vec<String>), EngineE
         }
         bodies.push(body);
     }
-    Ok((Description { version: words::line(&said.version, VERSION), doc: said.doc, bodies }, warnings))
+    Ok((Description { version: sentence::line(&said.version, VERSION), doc: said.doc, bodies }, warnings))
 }
 
 fn body(told: tasks::Body, warnings: &mut Vec<String>) -> Result<Body, EngineError> {
     let name = TaskName::new(&told.name).map_err(|error| EngineError::BadDescription(format!("bad description: {error}")))?;
     if told.doc.len() > DOC {
-        return bad(format!("the doc of `{name}` has {}; {} is the most", words::size(told.doc.len() as u64), words::size(DOC as u64)));
+        return bad(format!(
+            "the doc of `{name}` has {}; {} is the most",
+            sentence::size(told.doc.len() as u64),
+            sentence::size(DOC as u64)
+        ));
     }
     if told.parameters.len() > PARAMETERS {
         return bad(format!("`{name}` has {} parameters; {PARAMETERS} are the most", told.parameters.len()));
@@ -119,7 +123,7 @@ fn body(told: tasks::Body, warnings: &mut Vec<String>) -> Result<Body, EngineErr
     for parameter in told.parameters {
         let valid = (1..=128).contains(&parameter.name.len()) && !parameter.name.contains(char::is_control);
         if !valid {
-            return bad(format!("a parameter of `{name}` has no proper name: `{}`", words::line(&parameter.name, 64)));
+            return bad(format!("a parameter of `{name}` has no proper name: `{}`", sentence::line(&parameter.name, 64)));
         }
         if !names.insert(parameter.name.clone()) {
             return bad(format!("`{name}` has two parameters `{}`", parameter.name));
@@ -137,11 +141,11 @@ fn body(told: tasks::Body, warnings: &mut Vec<String>) -> Result<Body, EngineErr
 
 fn schema(text: &str) -> Result<serde_json::Value, String> {
     if text.len() > SCHEMA {
-        return Err(format!("has {}; {} is the most", words::size(text.len() as u64), words::size(SCHEMA as u64)));
+        return Err(format!("has {}; {} is the most", sentence::size(text.len() as u64), sentence::size(SCHEMA as u64)));
     }
     match serde_json::from_str(text) {
         Ok(value @ serde_json::Value::Object(_)) => Ok(value),
-        Ok(_) => Err(format!("is not a JSON object; `{{}}` takes anything: `{}`", words::line(text, 64))),
+        Ok(_) => Err(format!("is not a JSON object; `{{}}` takes anything: `{}`", sentence::line(text, 64))),
         Err(error) => Err(format!("is not JSON: {error}")),
     }
 }
@@ -149,9 +153,9 @@ fn schema(text: &str) -> Result<serde_json::Value, String> {
 fn hints(body: &TaskName, told: &[(String, String)], warnings: &mut Vec<String>) -> Hints {
     let told = &told[..told.len().min(HINTS)];
     let (hints, unread) = Hints::parse(told);
-    warnings.extend(unread.iter().map(|why| format!("`{body}`: {}", words::line(why, 512))));
+    warnings.extend(unread.iter().map(|why| format!("`{body}`: {}", sentence::line(why, 512))));
     for (key, value) in told.iter().filter(|(key, _)| !Hints::KEYS.contains(&key.as_str())) {
-        let (key, value) = (words::line(key, 64), words::line(value, 64));
+        let (key, value) = (sentence::line(key, 64), sentence::line(value, 64));
         warnings.push(format!("`{body}` has a hint that nobody understands, so it is ignored: `{key}={value}`"));
     }
     hints

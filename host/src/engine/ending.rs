@@ -11,12 +11,12 @@ use super::{
     account::Refused,
     bindings::{Failure, TaskError as Said},
     blame,
-    capture::Stream,
     cpu::CpuSpent,
     guest::Guest,
     json,
+    output::Stream,
+    sentence,
     setup::FRAMES,
-    words,
 };
 use taskhost_core::task::{ErrorKind, Outcome, TaskError};
 
@@ -69,15 +69,15 @@ pub(super) fn returned(returned: Result<String, Said>, guest: &mut Guest, body: 
 
 fn check_result(result: String, payload: usize) -> Result<String, TaskError> {
     if result.len() > payload {
-        return Err(too_large(&words::size(result.len() as u64), payload));
+        return Err(too_large(&sentence::size(result.len() as u64), payload));
     }
     json::compact(result).map_err(|error| {
-        TaskError::new(ErrorKind::BadResult, words::line(&format!("the body's result is not one JSON text: {error}"), MESSAGE))
+        TaskError::new(ErrorKind::BadResult, sentence::line(&format!("the body's result is not one JSON text: {error}"), MESSAGE))
     })
 }
 
 fn too_large(size: &str, payload: usize) -> TaskError {
-    let limit = words::size(payload as u64);
+    let limit = sentence::size(payload as u64);
     TaskError::new(ErrorKind::ResultTooLarge, format!("the result has {size}, over the limit of {limit}: return less, or keep it in kv"))
 }
 
@@ -85,21 +85,21 @@ fn too_large(size: &str, payload: usize) -> TaskError {
 fn told(kind: ErrorKind, failure: Failure) -> TaskError {
     let valid =
         |code: &String| (1..=64).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    let message = words::line(&failure.message, MESSAGE);
+    let message = sentence::line(&failure.message, MESSAGE);
     TaskError {
         kind,
         message: if message.is_empty() { "the body failed without a message".into() } else { message },
         code: failure.code.filter(valid),
-        detail: failure.detail.filter(|detail| !detail.is_empty()).map(|detail| words::cut(detail, DETAIL)),
+        detail: failure.detail.filter(|detail| !detail.is_empty()).map(|detail| sentence::cut(detail, DETAIL)),
     }
 }
 
 /// The host stopped it.
 pub(super) fn stopped(stopped: Stopped, guest: &Guest) -> Outcome {
     let (kind, message) = match stopped {
-        Stopped::Timeout(timeout) => (ErrorKind::Timeout, format!("timed out after {}", words::time(timeout))),
+        Stopped::Timeout(timeout) => (ErrorKind::Timeout, format!("timed out after {}", sentence::time(timeout))),
         Stopped::Cancelled(grace) => {
-            (ErrorKind::Cancelled, format!("cancelled; the body did not return within its grace of {}", words::time(grace)))
+            (ErrorKind::Cancelled, format!("cancelled; the body did not return within its grace of {}", sentence::time(grace)))
         }
     };
     seen(kind, message, guest)
@@ -122,7 +122,7 @@ pub(super) fn failed(failed: &Failed, guest: &Guest) -> Outcome {
     }
     if error.is::<CpuSpent>() {
         let limit = limits.cpu.unwrap_or_default();
-        return seen(ErrorKind::Timeout, format!("used up its CPU time of {}", words::time(limit)), guest);
+        return seen(ErrorKind::Timeout, format!("used up its CPU time of {}", sentence::time(limit)), guest);
     }
     if let Some(I32Exit(code)) = error.downcast_ref() {
         return seen(ErrorKind::Exit, format!("left with exit({code}) without a result"), guest);
@@ -149,7 +149,7 @@ fn trapped(trap: Trap, error: &wasmtime::Error, guest: &Guest) -> Outcome {
             return seen(ErrorKind::Panic, message, guest);
         }
         if let Some(last) = stderr.lines().rev().find(|line| !line.trim().is_empty()) {
-            return seen(ErrorKind::Trap, words::line(&format!("aborted: {}", last.trim()), MESSAGE), guest);
+            return seen(ErrorKind::Trap, sentence::line(&format!("aborted: {}", last.trim()), MESSAGE), guest);
         }
     }
     let text = trap.to_string();
@@ -178,19 +178,21 @@ fn no_trap(failed: &Failed, error: &wasmtime::Error, guest: &Guest) -> Outcome {
     let too_much = text.contains("fuel allocated for hostcalls");
     match failed {
         _ if in_guest && too_much => {
-            let most = words::size(4 * limits.payload as u64 + (1 << 20));
+            let most = sentence::size(4 * limits.payload as u64 + (1 << 20));
             seen(ErrorKind::Trap, format!("handed more than {most} to the host in one call"), guest)
         }
-        _ if in_guest => seen(ErrorKind::Trap, words::line(&format!("trapped: {text}"), MESSAGE), guest),
+        _ if in_guest => seen(ErrorKind::Trap, sentence::line(&format!("trapped: {text}"), MESSAGE), guest),
         // The guest had no room for the arguments.
         Failed::ToRun(_) if text.starts_with("realloc return") => {
             seen(ErrorKind::Trap, "its `cabi_realloc` answered with no place in its memory".into(), guest)
         }
         Failed::ToRun(_) if too_much => Outcome::Failed { error: too_large("too many bytes", limits.payload), after: None },
-        Failed::ToRun(_) => seen(ErrorKind::BadResult, words::line(&format!("the body's result can't be read: {text}"), MESSAGE), guest),
-        Failed::ToStart(_) if blame::is_the_machines(error) => host_fault(words::line(&format!("no room for a sandbox: {text}"), MESSAGE)),
+        Failed::ToRun(_) => seen(ErrorKind::BadResult, sentence::line(&format!("the body's result can't be read: {text}"), MESSAGE), guest),
+        Failed::ToStart(_) if blame::is_the_machines(error) => {
+            host_fault(sentence::line(&format!("no room for a sandbox: {text}"), MESSAGE))
+        }
         // It counts, because a task that always fails like this must end.
-        Failed::ToStart(_) => seen(ErrorKind::Trap, words::line(&format!("can't be started: {text}"), MESSAGE), guest),
+        Failed::ToStart(_) => seen(ErrorKind::Trap, sentence::line(&format!("can't be started: {text}"), MESSAGE), guest),
     }
 }
 
@@ -202,8 +204,8 @@ fn panic_message(stderr: &str) -> Option<String> {
     let place = place.rsplit_once(':').filter(|(left, _)| left.contains(':')).map_or(place, |(left, _)| left);
     let said = said.split("\nnote: run with `RUST_BACKTRACE").next().unwrap_or(said);
     let said = said.split("\nstack backtrace:").next().unwrap_or(said);
-    let said = words::line(said, MESSAGE);
-    let place = words::line(place, 256);
+    let said = sentence::line(said, MESSAGE);
+    let place = sentence::line(place, 256);
     Some(if said.is_empty() { format!("panicked at {place}") } else { format!("panicked at {place}: {said}") })
 }
 

@@ -22,10 +22,10 @@ use wasmtime_wasi::{
 
 use super::{
     account::Refused,
-    capture::Shared,
     guest::Guest,
     held::{Held, Opened},
-    words,
+    output::Shared,
+    sentence,
 };
 
 mod open;
@@ -95,7 +95,7 @@ async fn open_at(
 
     let opened = Opened::take(&guest.shared).map_err(FsError::trap)?;
     let Descriptor::Dir(within) = guest.table.get(&dir)?.clone() else { return Err(ErrorCode::NotDirectory.into()) };
-    let shown = words::line(&path, 256);
+    let shown = sentence::line(&path, 256);
     let descriptor = match open::without_waiting(within, follow, path.clone(), open, flags).await {
         Ok(found) => Ok(guest.table.push(found)?),
         Err(open::Failed::OutOfDescriptors) => return Err(FsError::trap(Refused::DescriptorsOfProcess)),

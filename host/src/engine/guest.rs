@@ -10,7 +10,6 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use super::{
     account::Refused,
     bindings::PluginPre,
-    capture::{Pipe, Shared, Stream},
     cpu::Meter,
     held::{Held, Opened},
     http::Hooks,
@@ -18,6 +17,7 @@ use super::{
     limits::{FileMode, Grants, Limits},
     memory::Usage,
     network::Outside,
+    output::{Pipe, Shared, Stream},
     secrets::Secrets,
     services::Services,
 };

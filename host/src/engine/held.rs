@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{account::Refused, capture::Shared};
+use super::{account::Refused, output::Shared};
 
 /// Bytes that the host keeps for a guest.
 pub(super) struct Held {

@@ -31,14 +31,14 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks, io::Tok
 use super::{
     account::Refused,
     address::is_public,
-    capture::Shared,
     held::{Held, Opened},
     http_bounds::CHUNK,
     limits::{Grants, HttpGrant, Limits},
     memory,
     network::{Network, Outside},
+    output::Shared,
     secrets::Secrets,
-    words,
+    sentence,
 };
 
 /// The limit for resolving, dialling and TLS together, also if the guest would wait longer.
@@ -102,7 +102,7 @@ impl WasiHttpHooks for Hooks {
             io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => ErrorCode::DestinationIpUnroutable,
             _ => match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
                 Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => ErrorCode::ConnectionLimitReached,
-                _ => ErrorCode::InternalError(Some(words::line(&format!("can't connect: {error}"), 256))),
+                _ => ErrorCode::InternalError(Some(sentence::line(&format!("can't connect: {error}"), 256))),
             },
         }
     }
@@ -292,7 +292,7 @@ impl Outgoing {
     }
 
     fn refuse(&self, why: &str) -> Error {
-        self.shared.deny(words::line(why, 1024));
+        self.shared.deny(sentence::line(why, 1024));
         Error::HttpRequestDenied
     }
 

@@ -7,9 +7,8 @@ use wasmtime::component::{HasSelf, Linker};
 use super::{
     guest::{Attempt, Guest, Terms},
     held::Held,
-    json,
+    json, sentence,
     services::ServiceError,
-    words,
 };
 use taskhost_core::task::{NewTask, Priority, Progress, QueueName, Start, TaskId, TaskName};
 
@@ -94,7 +93,7 @@ impl context::Host for Guest {
         attempt.progress = attempt.progress.saturating_add(1);
         let said = attempt.progress;
         if said <= most {
-            attempt.services.progress(Progress { done, total, note: words::cut(note, NOTE) });
+            attempt.services.progress(Progress { done, total, note: sentence::cut(note, NOTE) });
         } else if said == most.saturating_add(1) {
             self.shared.log("warn", &format!("said its progress more than {most} times: the rest is not shown"), Vec::new());
         }
@@ -141,7 +140,7 @@ impl Attempt {
         }
         let bytes = asked.args.len() + asked.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         if self.children_bytes + bytes > limits.children_bytes {
-            let limit = words::size(limits.children_bytes as u64);
+            let limit = sentence::size(limits.children_bytes as u64);
             return Err(EnqueueError::TooMany(format!("the tasks that an attempt enqueues may have {limit} of arguments together")));
         }
         let child = child(asked, limits.payload, &self.about.queue).map_err(EnqueueError::Invalid)?;
@@ -176,7 +175,7 @@ impl Attempt {
             Some(rate) if !rate.take() => Err(EnqueueError::TooMany(format!(
                 "the attempts of this plugin may enqueue {} tasks in {} on one worker: come again later",
                 rate.count,
-                words::time(rate.span)
+                sentence::time(rate.span)
             ))),
             _ => Ok(()),
         }
@@ -187,11 +186,15 @@ impl Attempt {
 fn child(asked: children::NewTask, payload: usize, queue: &QueueName) -> Result<NewTask, String> {
     let name = TaskName::new(&asked.task).map_err(|error| error.to_string())?;
     if asked.args.len() > payload {
-        return Err(format!("arguments of {} are over the limit of {}", words::size(asked.args.len() as u64), words::size(payload as u64)));
+        return Err(format!(
+            "arguments of {} are over the limit of {}",
+            sentence::size(asked.args.len() as u64),
+            sentence::size(payload as u64)
+        ));
     }
     let args = json::compact(asked.args).map_err(|error| format!("the arguments of `{name}` are not JSON: {error}"))?;
     if !args.starts_with('[') {
-        return Err(format!("the arguments of `{name}` are not a JSON array: `{}`", words::line(&args, 64)));
+        return Err(format!("the arguments of `{name}` are not a JSON array: `{}`", sentence::line(&args, 64)));
     }
     if asked.headers.len() > HEADERS {
         return Err(format!("a task may have {HEADERS} headers"));
@@ -210,7 +213,7 @@ fn child(asked: children::NewTask, payload: usize, queue: &QueueName) -> Result<
     for (name, value) in asked.headers {
         let valid = (1..=128).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
         if !valid {
-            return Err(format!("a header's name has 1 to 128 characters of A-Z a-z 0-9 - _ .: `{}`", words::line(&name, 64)));
+            return Err(format!("a header's name has 1 to 128 characters of A-Z a-z 0-9 - _ .: `{}`", sentence::line(&name, 64)));
         }
         child.options.headers.push((name.to_ascii_lowercase(), value));
     }
@@ -270,7 +273,7 @@ impl kv::Host for Guest {
             return Ok(Err(error));
         }
         if value.len() > limit {
-            let (size, limit) = (words::size(value.len() as u64), words::size(limit as u64));
+            let (size, limit) = (sentence::size(value.len() as u64), sentence::size(limit as u64));
             return Ok(Err(KvError::Quota(format!("a value may have {limit}, not {size}"))));
         }
         let services = Arc::clone(&attempt.services);

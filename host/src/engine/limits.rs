@@ -3,9 +3,11 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 /// The limits of one attempt. Each has a default.
 #[derive(Debug, Clone, PartialEq)]
@@ -164,7 +166,7 @@ impl Rate {
     }
 
     pub(super) fn take(&self) -> bool {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left = self.left.lock();
         let now = Instant::now();
         let back = now.duration_since(left.1).as_secs_f64() / self.span.as_secs_f64().max(0.001) * f64::from(self.count);
         *left = ((left.0 + back).min(f64::from(self.count)), now);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use wasmtime::component::Linker;
 
-use super::{account::Pool, cache::Cache, compiler::Compiler, cpu::Cpu, guest::Guest, network::Outside};
+use super::{account::Pool, cache::Cache, compile_process::Compiler, cpu::Cpu, guest::Guest, network::Outside};
 
 pub(super) struct Machine {
     pub(super) wasm: wasmtime::Engine,

@@ -20,9 +20,9 @@ use wasmtime_wasi_http::{
 
 use super::{
     account::Refused,
-    capture::Shared,
     http_bounds::{BODY, CHUNK},
     limits::Limits,
+    output::Shared,
 };
 
 /// How many counted bytes may be gone before all handles are measured again.

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{compiler::Compiler, network::Network};
+use super::{compile_process::Compiler, network::Network};
 
 /// The settings of this process's engine.
 #[derive(Debug, Clone)]

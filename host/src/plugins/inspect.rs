@@ -3,8 +3,8 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    capture::{self, FILE_MAX},
-    compile::{EngineLoader, LoadError, Loader},
+    directory::{self, FILE_MAX},
+    loads::{EngineLoader, LoadError, Loader},
     name::{check_name, stem},
     policy::Policies,
     registry::Plugin,
@@ -46,7 +46,7 @@ pub async fn inspect(
     let trust = trust.map(Trust::read).transpose().map_err(PluginsError::Policy)?;
     let bytes = read(path).map_err(wrong)?;
     let signature = signature::status(path, &bytes, trust.as_ref());
-    let digest = capture::digest(&bytes);
+    let digest = directory::digest(&bytes);
     let size = bytes.len() as u64;
     let loaded = EngineLoader(engine.clone()).load(bytes.into(), &digest).await.map_err(|e| match e {
         LoadError::Bad(text) => wrong(format!("{file}: {text}")),

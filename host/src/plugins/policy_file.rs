@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{capture::Identity, policy::Policies, settings::PluginsError, writable::exposed};
+use super::{directory::Identity, policy::Policies, settings::PluginsError, writable::exposed};
 use crate::engine::FileGrant;
 
 #[derive(Debug, Clone, Default)]

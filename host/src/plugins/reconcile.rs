@@ -15,10 +15,10 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    capture::{self, Captured, Identity, Listing, SETTLE, Seen},
-    compile::{Jobs, Loaded, Loader, Source},
     digest::Digest,
+    directory::{self, Captured, Identity, Listing, SETTLE, Seen},
     judge::{Candidate, Content, Judgement, Owners, Rules, Version, code_id, judge},
+    loads::{Loaded, Loader, Loads, Source},
     name::{check_name, stem},
     policy::Policies,
     policy_file::PolicyFile,
@@ -53,7 +53,7 @@ pub(super) struct Reconciler<L: Loader> {
     /// `None`: unsigned plugins serve as well.
     pub(super) signatures: Option<Signatures>,
     pub(super) state: Option<Arc<State>>,
-    pub(super) jobs: Jobs<L>,
+    pub(super) loads: Loads<L>,
     pub(super) registry: watch::Sender<Arc<Registry<L::Code>>>,
     pub(super) observers: Observers,
     /// Every file that serves or stands in the directory.
@@ -112,7 +112,7 @@ impl<L: Loader> Reconciler<L> {
         policy: PolicyFile,
         signatures: Option<Signatures>,
         (state, recorded, past, state_trouble): (Option<Arc<State>>, Index, Past, Option<String>),
-        jobs: Jobs<L>,
+        loads: Loads<L>,
         registry: watch::Sender<Arc<Registry<L::Code>>>,
     ) -> Self {
         Self {
@@ -122,7 +122,7 @@ impl<L: Loader> Reconciler<L> {
             policy,
             signatures,
             state,
-            jobs,
+            loads,
             registry,
             observers: Observers::none(),
             files: BTreeMap::new(),
@@ -165,10 +165,10 @@ impl<L: Loader> Reconciler<L> {
                     soon = soon.min((started + FIRST_LIMIT).max(Instant::now() + COALESCE));
                 }
                 tokio::select! {
-                    (digest, result) = self.jobs.next() => {
+                    (digest, result) = self.loads.next() => {
                         self.loaded(digest, result);
                         // A pass looks at everything: while a thousand files are compiled, not once for each of them.
-                        if self.jobs.is_busy() {
+                        if self.loads.is_busy() {
                             tokio::time::sleep((3 * took).min(RESCAN)).await;
                         }
                     }
@@ -177,7 +177,7 @@ impl<L: Loader> Reconciler<L> {
                         tokio::select! {
                             () = tokio::time::sleep(COALESCE) => {}
                             // At the start nobody is served yet: what is compiled is not kept waiting.
-                            (digest, result) = self.jobs.next(), if !self.published => self.loaded(digest, result),
+                            (digest, result) = self.loads.next(), if !self.published => self.loaded(digest, result),
                         }
                     }
                 }
@@ -202,7 +202,7 @@ impl<L: Loader> Reconciler<L> {
             let exposed = trusted::exposed(writable, &policy, signatures.as_ref(), state.as_deref());
             let seen = if writable == Writable::Refuse && policy.exposed().is_some() { None } else { policy.changed() };
             policy.look_for_directories();
-            (capture::list(&dir, writable), policy, seen, exposed)
+            (directory::list(&dir, writable), policy, seen, exposed)
         });
         let Ok((listing, policy, policy_seen, exposed)) = looked.await else { return };
         (self.policy, self.exposed) = (policy, exposed);
@@ -316,11 +316,11 @@ impl<L: Loader> Reconciler<L> {
             let Some(tracked) = self.files.get_mut(&file) else { continue };
             tracked.captured = None;
             tracked.trouble = None;
-            if self.jobs.backlog() > BACKLOG_MAX {
+            if self.loads.backlog() > BACKLOG_MAX {
                 continue; // a finished compile makes the next pass
             }
             let name = file.clone();
-            let captured = tokio::task::spawn_blocking(move || capture::capture(&name, &path, identity)).await;
+            let captured = tokio::task::spawn_blocking(move || directory::capture(&name, &path, identity)).await;
             match captured {
                 Ok(Captured::Settled { digest, bytes }) => {
                     tracked.captured = Some((identity, digest.clone()));
@@ -353,7 +353,7 @@ impl<L: Loader> Reconciler<L> {
     fn compile(&mut self, digest: &Digest, source: Source) {
         if !self.compiled.contains_key(digest) {
             self.compiled.insert(digest.clone(), Compiled::Loading);
-            self.jobs.start(digest, source);
+            self.loads.start(digest, source);
         }
     }
 
@@ -369,7 +369,7 @@ impl<L: Loader> Reconciler<L> {
     }
 
     fn take_finished(&mut self) {
-        while let Some((digest, result)) = futures_util::FutureExt::now_or_never(self.jobs.next()) {
+        while let Some((digest, result)) = futures_util::FutureExt::now_or_never(self.loads.next()) {
             self.loaded(digest, result);
         }
     }
@@ -385,7 +385,7 @@ impl<L: Loader> Reconciler<L> {
         let captured = |file: &str, t: &Tracked| t.captured.clone().filter(|_| self.barred(file, t).is_none()).map(|(_, digest)| digest);
         let wanted = self.files.iter().flat_map(|(file, t)| [captured(file, t), t.good.clone()]).flatten();
         let wanted: HashSet<Digest> = wanted.chain(self.gone_back_to()).collect();
-        self.jobs.retain(&wanted);
+        self.loads.retain(&wanted);
         self.compiled.retain(|digest, _| wanted.contains(digest));
     }
 
@@ -413,7 +413,7 @@ impl<L: Loader> Reconciler<L> {
                     (None, None, Some((_, digest))) => match state(digest) {
                         Some(Compiled::Loaded(version, _)) => Content::Loaded(version.clone()),
                         Some(Compiled::Bad(why)) if !good_pending => Content::Bad(why.clone()),
-                        _ => Content::Loading(self.jobs.note(digest)),
+                        _ => Content::Loading(self.loads.note(digest)),
                     },
                     _ => Content::Loading(None),
                 };

@@ -6,7 +6,7 @@
 use std::{io, path::Path};
 
 use super::{
-    capture,
+    directory,
     history::{Bar, Event, Generation, Line, What},
     name::{check_name, stem},
     settings::PluginsError,
@@ -44,7 +44,7 @@ pub fn roll_back(dir: &Path, state: &Path, name: &str) -> Result<RolledBack, Plu
     let attended = state.is_attended();
     let path = dir.join(&file);
     let changed = || format!("{file} has just changed, and no worker has looked at it yet: see `taskhost plugin list`, then try again");
-    let (identity, standing) = match capture::standing(&path) {
+    let (identity, standing) = match directory::standing(&path) {
         Ok(read) => read,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             return refused(format!(
@@ -59,7 +59,7 @@ pub fn roll_back(dir: &Path, state: &Path, name: &str) -> Result<RolledBack, Plu
         // Bytes that no worker has judged yet: with none there to do so, what served last is what is wanted back.
         let is_new = line.standing.as_ref().map_or_else(|| line.find(&standing).is_none(), |judged| **judged != *standing);
         // Nobody else writes to the history now, but the file may have been replaced since it was read.
-        if (is_new && attended) || !capture::is_still(&path, identity) {
+        if (is_new && attended) || !directory::is_still(&path, identity) {
             return Err(changed());
         }
         let from = line.current().filter(|_| !is_new).cloned();

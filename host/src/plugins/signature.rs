@@ -13,7 +13,7 @@ use std::{
 
 use minisign::{KeyPair, PublicKey, SecretKeyBox, SignatureBox};
 
-use super::{capture::Identity, settings::PluginsError, state::Unread, writable::exposed};
+use super::{directory::Identity, settings::PluginsError, state::Unread, writable::exposed};
 
 /// Bytes of a signature file or of a trust file, at most.
 const LONGEST: u64 = 64 << 10;

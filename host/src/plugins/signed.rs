@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    capture::digest,
     digest::Digest,
+    directory::digest,
     signature::{Trust, TrustFile, signature_beside},
     state::{State, Unread},
     writable::Writable,

@@ -17,7 +17,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    capture::{Identity, digest},
+    directory::{Identity, digest},
     history::History,
     judge::Owners,
     settings::PluginsError,

@@ -1,11 +1,9 @@
 //! The loop on tokio's paused clock, against a broker that keeps schedules in memory and the rules of `Schedules::fire`.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use super::*;
 use taskhost_broker::{CatchUp, Overlap, Source};
@@ -56,7 +54,7 @@ impl Fake {
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut Kept) -> T) -> T {
-        change(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.kept.lock())
     }
 
     fn step<T>(&self, step: impl FnOnce(&mut Kept, Millis) -> T) -> broker::Result<T> {

@@ -12,8 +12,8 @@ use wasmtime_wasi::{
 
 use super::{
     super::{
-        capture::Shared,
         held::{Held, Opened},
+        output::Shared,
     },
     WRITE,
 };

@@ -18,12 +18,12 @@ use tokio::sync::Notify;
 use super::{Compiled, Reconciler, Tracked};
 use crate::plugins::{
     Guard, Plugin, Tally,
-    capture::Identity,
-    compile::{Loader, Source},
     digest::Digest,
+    directory::Identity,
     guard::{Found, Trial},
     history::{Bar, Event, GenerationState, History, What},
     judge::Version,
+    loads::{Loader, Source},
     name::stem,
     policy::Policies,
     rollback::short,

@@ -55,7 +55,7 @@ impl<L: Loader> Reconciler<L> {
         for info in &mut files {
             info.warnings.extend(self.policy.missing().get(stem(&info.file)).cloned().unwrap_or_default());
             info.warnings.extend(self.files.get(&info.file).and_then(|tracked| tracked.warning.clone()));
-            let unkept = info.serving.as_ref().and_then(|code| self.jobs.unkept(&Digest::from(code.digest.as_str())));
+            let unkept = info.serving.as_ref().and_then(|code| self.loads.unkept(&Digest::from(code.digest.as_str())));
             info.warnings.extend(unkept);
             info.warnings.extend(self.directory_trouble.clone());
             info.warnings.extend(self.policy.trouble().map(str::to_owned));

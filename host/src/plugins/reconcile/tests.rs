@@ -1,17 +1,13 @@
 //! The whole room on a real directory, with a loader that takes text for components: `VERSION BODY…`.
 
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    path::Path,
-    sync::{Mutex, PoisonError},
-};
+use std::{fs, os::unix::fs::symlink, path::Path};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::plugins::{PluginsSettings, compile::LoadError};
+use crate::plugins::{PluginsSettings, loads::LoadError};
 use taskhost_core::{
     catalogue::{Body, Description, Hints, PluginStatus},
     task::TaskName,
@@ -35,7 +31,7 @@ impl Loader for TextLoader {
     async fn load(&self, bytes: Arc<[u8]>, _digest: &str) -> Result<Loaded<String>, LoadError> {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let tries = {
-            let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut loads = self.loads.lock();
             loads.push(text.clone());
             loads.iter().filter(|load| **load == text).count()
         };
@@ -102,7 +98,7 @@ impl Place {
     }
 
     fn loads(&self, text: &str) -> usize {
-        self.loads.lock().unwrap_or_else(PoisonError::into_inner).iter().filter(|load| **load == text).count()
+        self.loads.lock().iter().filter(|load| **load == text).count()
     }
 
     fn start(&self) -> Room {

@@ -49,7 +49,7 @@ impl Place {
     }
 
     fn spoil_kept(&self, text: &str) {
-        let digest = capture::digest(text.as_bytes());
+        let digest = directory::digest(text.as_bytes());
         let kept = fs::read_dir(self.state()).unwrap().next().unwrap().unwrap().path();
         fs::write(kept.join(format!("{digest}.wasm")), "spoilt").unwrap();
     }

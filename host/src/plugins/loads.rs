@@ -1,15 +1,16 @@
-//! Bytes → [`Loaded`], in the background: a few at once, each digest once, tried again when the machine was to blame.
+//! Loads plugins in the background: bytes → [`Loaded`]. A few at once, each digest once, and again if the machine failed.
 //!
-//! Invariant: the bytes live as long as the job. Only what is a property of them ends a job with a refusal. A good plugin's are in the
-//! state directory before it can serve; where the disk would not have them, they are offered to it until it does.
+//! Invariant: a load owns its bytes. Only a property of the bytes ends a load with a refusal. The bytes of a good plugin are in the state
+//! directory before it serves. If the disk does not take them, they are offered again and again.
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::{
     sync::Semaphore,
     task::{AbortHandle, JoinSet},
@@ -20,9 +21,9 @@ use super::{
     state::{State, Unread},
 };
 use crate::engine::{Code, Engine, EngineError};
-use taskhost_core::catalogue::Description;
+use taskhost_core::{backoff::Backoff, catalogue::Description};
 
-/// Makes code of bytes: the engine, or whatever stands between it and hostile bytes.
+/// Makes code from bytes: the engine, or a stand-in for it in tests.
 #[async_trait]
 pub(super) trait Loader: Send + Sync + 'static {
     type Code: Send + Sync + 'static;
@@ -35,7 +36,7 @@ pub(super) struct Loaded<C> {
     pub(super) code: Arc<C>,
     pub(super) description: Description,
     pub(super) warnings: Vec<String>,
-    /// Bytes of memory that an attempt begins with.
+    /// Bytes of memory at the start of an attempt.
     pub(super) memory: u64,
 }
 
@@ -67,7 +68,7 @@ impl Loader for EngineLoader {
     }
 }
 
-/// Where a job's bytes come from.
+/// Where the bytes of a load come from.
 #[derive(Debug, Clone)]
 pub(super) enum Source {
     Captured(Arc<[u8]>),
@@ -75,41 +76,41 @@ pub(super) enum Source {
     Kept,
 }
 
-/// The first wait after `Busy`, doubled each time up to the second.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// The delay before the next try after the machine failed.
+const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 
-/// Jobs at once. The engine bounds how many of them compile: one that takes long keeps nobody from being loaded who was compiled before.
+/// The most loads at once. The engine limits how many of them compile, so cached plugins do not wait for a slow compilation.
 const AT_ONCE: usize = 8;
 
-/// The jobs under way.
-pub(super) struct Jobs<L: Loader> {
+/// The loads under way.
+pub(super) struct Loads<L: Loader> {
     loader: Arc<L>,
     state: Option<Arc<State>>,
     gate: Arc<Semaphore>,
     set: JoinSet<Result<Made<L::Code>, String>>,
-    running: HashMap<Digest, Job>,
-    /// Why a job is waiting for another try.
+    running: HashMap<Digest, Load>,
+    /// Why a load waits for its next try.
     notes: Notes,
-    /// Bytes that serve and are still to be kept for the next start.
+    /// Stores bytes of plugins that serve already, for the next start.
     keeping: JoinSet<()>,
     unkept: Notes,
 }
 
-/// By digest, what the machine could not do for it.
+/// By digest: the machine's failure.
 type Notes = Arc<Mutex<HashMap<Digest, String>>>;
 
-struct Job {
+struct Load {
     handle: AbortHandle,
     bytes: usize,
 }
 
-/// What a job has made. `unkept`: bytes that the state directory would not have.
+/// The result of a load. `unkept`: bytes that the state directory did not take, and why.
 struct Made<C> {
     loaded: Loaded<C>,
     unkept: Option<(Arc<[u8]>, String)>,
 }
 
-impl<L: Loader> Jobs<L> {
+impl<L: Loader> Loads<L> {
     pub(super) fn new(loader: Arc<L>, state: Option<Arc<State>>) -> Self {
         Self {
             loader,
@@ -129,11 +130,11 @@ impl<L: Loader> Jobs<L> {
             Source::Kept => 0,
         };
         let (loader, state, gate, notes) = (self.loader.clone(), self.state.clone(), self.gate.clone(), self.notes.clone());
-        let handle = self.set.spawn(job(digest.clone(), source, loader, state, gate, notes));
-        self.running.insert(digest.clone(), Job { handle, bytes });
+        let handle = self.set.spawn(load(digest.clone(), source, loader, state, gate, notes));
+        self.running.insert(digest.clone(), Load { handle, bytes });
     }
 
-    /// The next job to end; never, when there is none. A job that panicked is a bad plugin, not a dead host.
+    /// Waits for the next load to end; for ever if there is none. A panic in a load is a bad plugin, not a dead host.
     pub(super) async fn next(&mut self) -> (Digest, Result<Loaded<L::Code>, String>) {
         loop {
             let Some(ended) = self.set.join_next_with_id().await else { return std::future::pending().await };
@@ -142,11 +143,11 @@ impl<L: Loader> Jobs<L> {
                 Err(e) => (e.id(), Err("loading it crashed: please report this with the file, it is a fault of this host".to_owned())),
             };
             // None: it was dropped because no file has these bytes any more.
-            let Some(digest) = self.running.iter().find(|(_, job)| job.handle.id() == id).map(|(digest, _)| digest.clone()) else {
+            let Some(digest) = self.running.iter().find(|(_, load)| load.handle.id() == id).map(|(digest, _)| digest.clone()) else {
                 continue;
             };
             self.running.remove(&digest);
-            lock(&self.notes).remove(&digest);
+            self.notes.lock().remove(&digest);
             let result = result.map(|Made { loaded, unkept }| {
                 if let Some((bytes, why)) = unkept {
                     self.keep_later(&digest, bytes, why);
@@ -160,26 +161,26 @@ impl<L: Loader> Jobs<L> {
     fn keep_later(&mut self, digest: &Digest, bytes: Arc<[u8]>, why: String) {
         while self.keeping.try_join_next().is_some() {}
         let Some(state) = self.state.clone() else { return };
-        lock(&self.unkept).insert(digest.clone(), why);
+        self.unkept.lock().insert(digest.clone(), why);
         self.keeping.spawn(keep(digest.clone(), bytes, state, self.unkept.clone()));
     }
 
-    /// Stops the jobs for bytes that nobody wants any more.
+    /// Stops the loads of bytes that no file has any more.
     pub(super) fn retain(&mut self, wanted: &HashSet<Digest>) {
-        self.running.retain(|digest, job| {
+        self.running.retain(|digest, load| {
             let keep = wanted.contains(digest);
             if !keep {
-                job.handle.abort();
+                load.handle.abort();
             }
             keep
         });
-        // Its task ends at its next try.
-        lock(&self.unkept).retain(|digest, _| wanted.contains(digest));
+        // The task that stores these bytes ends at its next try.
+        self.unkept.lock().retain(|digest, _| wanted.contains(digest));
     }
 
-    /// Bytes that wait in memory to be compiled.
+    /// How many bytes wait in memory to be compiled.
     pub(super) fn backlog(&self) -> usize {
-        self.running.values().map(|job| job.bytes).sum()
+        self.running.values().map(|load| load.bytes).sum()
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -187,20 +188,16 @@ impl<L: Loader> Jobs<L> {
     }
 
     pub(super) fn note(&self, digest: &Digest) -> Option<String> {
-        lock(&self.notes).get(digest).cloned()
+        self.notes.lock().get(digest).cloned()
     }
 
-    /// Why these bytes will not be there after a restart.
+    /// Why these bytes will be missing after a restart.
     pub(super) fn unkept(&self, digest: &Digest) -> Option<String> {
-        lock(&self.unkept).get(digest).cloned()
+        self.unkept.lock().get(digest).cloned()
     }
 }
 
-fn lock(notes: &Notes) -> MutexGuard<'_, HashMap<Digest, String>> {
-    notes.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-async fn job<L: Loader>(
+async fn load<L: Loader>(
     digest: Digest,
     source: Source,
     loader: Arc<L>,
@@ -208,7 +205,7 @@ async fn job<L: Loader>(
     gate: Arc<Semaphore>,
     notes: Notes,
 ) -> Result<Made<L::Code>, String> {
-    let mut delay = RETRY.0;
+    let mut failures = 0;
     loop {
         let permit = gate.acquire().await;
         let tried = match bytes(&source, state.as_ref(), &digest).await {
@@ -226,11 +223,12 @@ async fn job<L: Loader>(
             Err(LoadError::Bad(text)) => return Err(text),
             Err(LoadError::Busy(text)) => {
                 drop(permit);
-                tracing::warn!("{digest}: {text}; trying again in {} s", delay.as_secs());
+                let delay = RETRY.delay(failures, fastrand::f64());
+                failures += 1;
+                tracing::warn!("{digest}: {text}; trying again in {:.1} s", delay.as_secs_f64());
                 let note = format!("{text}; it is this machine's trouble, not the file's: it is tried again until that is over");
-                lock(&notes).insert(digest.clone(), note);
+                notes.lock().insert(digest.clone(), note);
                 tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(RETRY.1);
             }
         }
     }
@@ -257,17 +255,15 @@ async fn kept(state: &Arc<State>, digest: &Digest, bytes: &Arc<[u8]>) -> Result<
     kept.unwrap_or_else(|e| Err(e.to_string())).inspect_err(|why| tracing::warn!("{why}"))
 }
 
-/// Offers bytes to the state directory until it has them, or nobody wants them any more.
+/// Offers bytes to the state directory until it takes them, or until no file has them any more.
 async fn keep(digest: Digest, bytes: Arc<[u8]>, state: Arc<State>, unkept: Notes) {
-    let mut delay = RETRY.0;
-    loop {
-        tokio::time::sleep(delay).await;
-        delay = (delay * 2).min(RETRY.1);
-        if !lock(&unkept).contains_key(&digest) {
+    for failures in 0.. {
+        tokio::time::sleep(RETRY.delay(failures, fastrand::f64())).await;
+        if !unkept.lock().contains_key(&digest) {
             return;
         }
         if kept(&state, &digest, &bytes).await.is_ok() {
-            lock(&unkept).remove(&digest);
+            unkept.lock().remove(&digest);
             return;
         }
     }

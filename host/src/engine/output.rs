@@ -1,11 +1,9 @@
 //! Captures a guest's output and log within limits: the ends of stdout and stderr, the newest log lines.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::{
     cli::{IsTerminal, StdoutStream},
@@ -16,8 +14,8 @@ use super::{
     account::Account,
     cpu::Meter,
     limits::Limits,
+    sentence,
     services::{LogLine, Services},
-    words,
 };
 use taskhost_core::task::{Clock, SystemClock};
 
@@ -148,15 +146,15 @@ impl Shared {
     fn line(&self, level: &str, message: &str, mut fields: Vec<(String, String)>) -> LogLine {
         fields.truncate(FIELDS);
         for (name, value) in &mut fields {
-            *name = words::cut(std::mem::take(name), 128);
-            *value = words::cut(std::mem::take(value), 1024);
+            *name = sentence::cut(std::mem::take(name), 128);
+            *value = sentence::cut(std::mem::take(value), 1024);
         }
-        let message = words::cut(message[..message.floor_char_boundary(LINE + 1)].to_owned(), LINE);
+        let message = sentence::cut(message[..message.floor_char_boundary(LINE + 1)].to_owned(), LINE);
         LogLine { at: SystemClock.now(), attempt: self.attempt, level: level.into(), message, fields }
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+        self.book.lock()
     }
 }
 
@@ -177,7 +175,7 @@ impl Book {
 
     fn note_panic(&mut self, line: &str) {
         if line.contains("panicked at ") {
-            self.panic = Some(Panic { place: words::cut(line.to_owned(), 1024), message: None });
+            self.panic = Some(Panic { place: sentence::cut(line.to_owned(), 1024), message: None });
         } else if let Some(panic) = self.panic.as_mut().filter(|panic| panic.message.is_none()) {
             panic.message = Some(line.to_owned());
         }

@@ -21,7 +21,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{artefact, error::EngineError, setup, words};
+use super::{artefact, error::EngineError, sentence, setup};
 
 /// The hidden subcommand that runs `compile_plugin`.
 pub const SUBCOMMAND: &str = "compile-plugin";
@@ -107,13 +107,13 @@ pub(super) async fn translate(compiler: &Compiler, bytes: &[u8], artefact: &File
         Ok(Ok(status)) if status.success() => Ok(()),
         Ok(Ok(status)) => Err(ended(status, &String::from_utf8_lossy(&said), compiler)),
         Ok(Err(why)) => Err(host(why)),
-        Err(_) => Err(EngineError::Busy(format!("compiling it took more than {} on this busy machine", words::time(WALL)))),
+        Err(_) => Err(EngineError::Busy(format!("compiling it took more than {} on this busy machine", sentence::time(WALL)))),
     }
 }
 
 /// Only a failure that these bytes cause on every machine is held against them: see the table in the tests.
 fn ended(status: ExitStatus, said: &str, Compiler { memory, cpu, .. }: &Compiler) -> EngineError {
-    let said = words::line(said.trim(), 1024);
+    let said = sentence::line(said.trim(), 1024);
     let too_much = |what: &str| EngineError::BadComponent(too_much(what));
     let signal = status.signal();
     if status.code() == Some(i32::from(BAD)) {
@@ -128,7 +128,7 @@ fn ended(status: ExitStatus, said: &str, Compiler { memory, cpu, .. }: &Compiler
         return bounded(Resource::Cpu, *cpu, "t").unwrap_or_else(|| too_much(&format!("{cpu} s of CPU")));
     }
     if signal == Some(Signal::XFSZ.as_raw()) {
-        return bounded(Resource::Fsize, ARTEFACT, "f").unwrap_or_else(|| too_much(&format!("{} of code", words::size(ARTEFACT))));
+        return bounded(Resource::Fsize, ARTEFACT, "f").unwrap_or_else(|| too_much(&format!("{} of code", sentence::size(ARTEFACT))));
     }
     if signal == Some(Signal::ABORT.as_raw()) && said.contains("memory allocation") {
         // If the kernel promises no more memory than it has, the machine may have run out before our limit.
@@ -158,7 +158,7 @@ fn too_much(what: &str) -> String {
 }
 
 fn of_memory(memory: u64) -> String {
-    format!("{} of memory", words::size(memory))
+    format!("{} of memory", sentence::size(memory))
 }
 
 /// The child's work: compiles the component on `input` to an artefact on `output`, within bytes of memory and seconds of CPU, at a nice
