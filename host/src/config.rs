@@ -13,11 +13,11 @@ use std::{
 
 use crate::{engine::Limits, plugins::Writable};
 use taskhost_broker::{BrokerSettings, Durability, Schedule};
+use taskhost_core::units;
 use taskhost_core::{backoff::Backoff, catalogue, retry::RetrySettings, task::QueueName};
 
 mod arguments;
 mod file;
-pub mod units;
 
 pub use taskhost_broker::BrokerAddress;
 

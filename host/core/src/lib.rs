@@ -9,3 +9,4 @@ pub mod observe;
 pub mod retry;
 pub mod task;
 pub mod text;
+pub mod units;

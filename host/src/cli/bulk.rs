@@ -26,8 +26,8 @@ use super::{
     output::{self, Sink},
     rejected::{Rejected, Source},
 };
-use crate::config::units;
 use taskhost_broker::{Broker, BrokerError, Enqueued};
+use taskhost_core::units;
 use taskhost_core::{
     catalogue::{Catalogue, Checker, Given},
     task::{Millis, NewTask, Priority, QueueName, Start, Tags, TaskId, TaskName, Unique},

@@ -14,8 +14,9 @@ use super::{
     shared_args::{Arguments, Wishes, pair},
     wait,
 };
-use crate::config::{Settings, units};
+use crate::config::Settings;
 use taskhost_broker::Enqueued;
+use taskhost_core::units;
 use taskhost_core::{
     catalogue::{Catalogue, Given},
     task::{Millis, NewTask, Start, TaskId, TaskName, TaskOptions},

@@ -12,8 +12,9 @@ use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::failure::Failure;
-use crate::{config::units, telemetry};
+use crate::telemetry;
 pub(super) use taskhost_core::text::{clean, clean_lines};
+use taskhost_core::units;
 use taskhost_core::{
     task::{Millis, State, TaskView, WaitsFor},
     text::clean_json,

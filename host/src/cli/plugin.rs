@@ -14,11 +14,9 @@ use super::{
     output::{self, Rows, cell},
     plugin_history, plugin_new, plugin_sign, worker,
 };
-use crate::{
-    config::{Settings, units},
-    plugins,
-};
+use crate::{config::Settings, plugins};
 use taskhost_broker::Directory;
+use taskhost_core::units;
 use taskhost_core::{
     catalogue::{self, Description, PluginInfo, PluginStatus},
     task::CodeId,

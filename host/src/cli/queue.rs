@@ -7,8 +7,9 @@ use super::{
     failure::Failure,
     output::{self, Rows, cell, count},
 };
-use crate::config::{Settings, units};
+use crate::config::Settings;
 use taskhost_broker::{Broker, Tasks};
+use taskhost_core::units;
 use taskhost_core::{
     catalogue,
     task::{QueueName, State},

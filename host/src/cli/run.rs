@@ -19,10 +19,11 @@ use super::{
     worker,
 };
 use crate::{
-    config::{Settings, units},
+    config::Settings,
     engine::{About, Call, Grants, Limits, LogLine, ServiceError, Services, Terms},
     plugins::{self, Plugin, PluginsError},
 };
+use taskhost_core::units;
 use taskhost_core::{
     catalogue::{ArgumentsError, Bound, Catalogue, Offer},
     task::{Clock, ErrorKind, NewTask, Outcome, Progress, QueueName, SystemClock, TaskId, TaskName},

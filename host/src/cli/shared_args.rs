@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 
 use super::failure::Failure;
-use crate::config::units;
+use taskhost_core::units;
 use taskhost_core::{
     catalogue::Given,
     task::{Carried, OptionFilter, Priority, QueueName, Tag, TaskOptions},

@@ -13,11 +13,9 @@ use super::{
     shared_args::OptionFilterWords,
     wait,
 };
-use crate::{
-    config::{Settings, units},
-    engine::LogLine,
-};
+use crate::{config::Settings, engine::LogLine};
 use taskhost_broker::{Broker, CancelReply, DeleteReply, RetryReply, TaskFilter, Tasks};
+use taskhost_core::units;
 use taskhost_core::{
     task::{Carried, QueueName, State, TaskId, TaskName, TaskView},
     text::clean_json,

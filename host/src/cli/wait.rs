@@ -8,9 +8,9 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::{ask, failure::Failure, output};
-use crate::config::units;
 use taskhost_broker::Broker;
 use taskhost_core::task::{QueueName, State, TaskId, TaskView};
+use taskhost_core::units;
 
 /// Long enough that a worker which is there has answered, short enough that a person has not begun to wonder.
 const FIRST_LOOK: Duration = Duration::from_secs(2);

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ask, descriptors, failure::Failure, signals};
 use crate::{
-    config::{BrokerAddress, Settings, units},
+    config::{BrokerAddress, Settings},
     engine::{Compiler, Engine, EngineSettings, System},
     plugins::{self, Plugins, PluginsSettings, Registry, Writable},
     schedule, telemetry,
@@ -21,6 +21,7 @@ use taskhost_broker::{Broker, BrokerError, FileSchedule};
 use taskhost_core::{
     backoff::Backoff,
     catalogue::{Given, Offer},
+    units,
 };
 
 #[derive(Debug, Args)]

@@ -15,10 +15,11 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{ConfigError, Given, KEYS, arguments, did_you_mean, units};
+use super::{ConfigError, Given, KEYS, arguments, did_you_mean};
 use crate::{plugins::Policies, schedule};
 use taskhost_broker::{CatchUp, Overlap, Schedule, Source};
 use taskhost_core::task::{Carried, Millis, Priority, QueueName, TaskName, TaskOptions};
+use taskhost_core::units;
 
 /// What the file says.
 #[derive(Debug, Default)]

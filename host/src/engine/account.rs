@@ -12,7 +12,8 @@ use std::sync::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::Semaphore;
 
-use super::{limits::Limits, sentence};
+use super::limits::Limits;
+use taskhost_core::units;
 
 /// More descriptors than this are useless. A kernel may say "unlimited".
 const MOST_DESCRIPTORS: u64 = 1 << 20;
@@ -137,9 +138,9 @@ impl Account {
     /// The sentence for people. It speaks of the guest if the guest caused it, else of the worker's limits.
     pub(super) fn sentence(&self, refused: Refused, limits: &Limits) -> String {
         match refused {
-            Refused::Memory => format!("memory limit of {} reached", sentence::size(self.memory_limit)),
+            Refused::Memory => format!("memory limit of {} reached", units::show_size(self.memory_limit)),
             Refused::MemoryOfProcess => {
-                format!("the guests of this worker have reached `guest_memory` of {} together", sentence::size(self.pool.memory_limit))
+                format!("the guests of this worker have reached `guest_memory` of {} together", units::show_size(self.pool.memory_limit))
             }
             Refused::Tables => format!("limit of {} table elements reached", limits.table_elements),
             Refused::Descriptors => format!("holds more than {} files and connections at once", self.descriptors_limit),

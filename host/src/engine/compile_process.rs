@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use super::{artefact, error::EngineError, sentence, setup};
+use taskhost_core::units;
 
 /// The hidden subcommand that runs `compile_plugin`.
 pub const SUBCOMMAND: &str = "compile-plugin";
@@ -107,7 +108,7 @@ pub(super) async fn translate(compiler: &Compiler, bytes: &[u8], artefact: &File
         Ok(Ok(status)) if status.success() => Ok(()),
         Ok(Ok(status)) => Err(ended(status, &String::from_utf8_lossy(&said), compiler)),
         Ok(Err(why)) => Err(host(why)),
-        Err(_) => Err(EngineError::Busy(format!("compiling it took more than {} on this busy machine", sentence::time(WALL)))),
+        Err(_) => Err(EngineError::Busy(format!("compiling it took more than {} on this busy machine", units::duration_in_words(WALL)))),
     }
 }
 
@@ -128,7 +129,7 @@ fn ended(status: ExitStatus, said: &str, Compiler { memory, cpu, .. }: &Compiler
         return bounded(Resource::Cpu, *cpu, "t").unwrap_or_else(|| too_much(&format!("{cpu} s of CPU")));
     }
     if signal == Some(Signal::XFSZ.as_raw()) {
-        return bounded(Resource::Fsize, ARTEFACT, "f").unwrap_or_else(|| too_much(&format!("{} of code", sentence::size(ARTEFACT))));
+        return bounded(Resource::Fsize, ARTEFACT, "f").unwrap_or_else(|| too_much(&format!("{} of code", units::show_size(ARTEFACT))));
     }
     if signal == Some(Signal::ABORT.as_raw()) && said.contains("memory allocation") {
         // If the kernel promises no more memory than it has, the machine may have run out before our limit.
@@ -158,7 +159,7 @@ fn too_much(what: &str) -> String {
 }
 
 fn of_memory(memory: u64) -> String {
-    format!("{} of memory", sentence::size(memory))
+    format!("{} of memory", units::show_size(memory))
 }
 
 /// The child's work: compiles the component on `input` to an artefact on `output`, within bytes of memory and seconds of CPU, at a nice

@@ -14,6 +14,7 @@ use super::{
     output::{Shared, Stream},
     sentence,
 };
+use taskhost_core::units;
 use taskhost_core::{
     catalogue::{Body, Description, Hints, Parameter},
     task::TaskName,
@@ -45,7 +46,7 @@ pub(super) async fn describe(engine: Arc<Machine>, code: Arc<Code>) -> Result<(D
             biased;
             said = metered => said,
             () = tokio::time::sleep(WALL) => {
-                return Err(EngineError::Busy(format!("`describe` did not answer within {}: the machine is busy, or it waits for something", sentence::time(WALL))));
+                return Err(EngineError::Busy(format!("`describe` did not answer within {}: the machine is busy, or it waits for something", units::duration_in_words(WALL))));
             }
         }
     };
@@ -67,7 +68,7 @@ pub(super) async fn describe(engine: Arc<Machine>, code: Arc<Code>) -> Result<(D
         return Err(EngineError::Host(format!("this machine has no room to run `describe`: {text}")));
     }
     if error.is::<CpuSpent>() {
-        let most = sentence::time(CPU);
+        let most = units::duration_in_words(CPU);
         return Err(EngineError::BadDescription(format!("`describe` used more than {most} of CPU: it should only return constants")));
     }
     Err(EngineError::BadDescription(failure(&error, &shared)))
@@ -92,7 +93,7 @@ fn check(said: tasks::Description) -> Result<(Description, Vec<String>), EngineE
         return bad(format!("it offers {} bodies; {BODIES} are the most", said.bodies.len()));
     }
     if said.doc.len() > DOC {
-        return bad(format!("its doc has {}; {} is the most", sentence::size(said.doc.len() as u64), sentence::size(DOC as u64)));
+        return bad(format!("its doc has {}; {} is the most", units::show_size(said.doc.len() as u64), units::show_size(DOC as u64)));
     }
     let mut names = HashSet::new();
     let mut bodies = Vec::with_capacity(said.bodies.len());
@@ -111,8 +112,8 @@ fn body(told: tasks::Body, warnings: &mut Vec<String>) -> Result<Body, EngineErr
     if told.doc.len() > DOC {
         return bad(format!(
             "the doc of `{name}` has {}; {} is the most",
-            sentence::size(told.doc.len() as u64),
-            sentence::size(DOC as u64)
+            units::show_size(told.doc.len() as u64),
+            units::show_size(DOC as u64)
         ));
     }
     if told.parameters.len() > PARAMETERS {
@@ -141,7 +142,7 @@ fn body(told: tasks::Body, warnings: &mut Vec<String>) -> Result<Body, EngineErr
 
 fn schema(text: &str) -> Result<serde_json::Value, String> {
     if text.len() > SCHEMA {
-        return Err(format!("has {}; {} is the most", sentence::size(text.len() as u64), sentence::size(SCHEMA as u64)));
+        return Err(format!("has {}; {} is the most", units::show_size(text.len() as u64), units::show_size(SCHEMA as u64)));
     }
     match serde_json::from_str(text) {
         Ok(value @ serde_json::Value::Object(_)) => Ok(value),

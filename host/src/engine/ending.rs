@@ -19,6 +19,7 @@ use super::{
     setup::FRAMES,
 };
 use taskhost_core::task::{ErrorKind, Outcome, TaskError};
+use taskhost_core::units;
 
 /// How long an attempt is delayed that the host could not equip.
 pub(super) const HOST_FAULT_DELAY: Duration = Duration::from_secs(1);
@@ -69,7 +70,7 @@ pub(super) fn returned(returned: Result<String, Said>, guest: &mut Guest, body: 
 
 fn check_result(result: String, payload: usize) -> Result<String, TaskError> {
     if result.len() > payload {
-        return Err(too_large(&sentence::size(result.len() as u64), payload));
+        return Err(too_large(&units::show_size(result.len() as u64), payload));
     }
     json::compact(result).map_err(|error| {
         TaskError::new(ErrorKind::BadResult, sentence::line(&format!("the body's result is not one JSON text: {error}"), MESSAGE))
@@ -77,7 +78,7 @@ fn check_result(result: String, payload: usize) -> Result<String, TaskError> {
 }
 
 fn too_large(size: &str, payload: usize) -> TaskError {
-    let limit = sentence::size(payload as u64);
+    let limit = units::show_size(payload as u64);
     TaskError::new(ErrorKind::ResultTooLarge, format!("the result has {size}, over the limit of {limit}: return less, or keep it in kv"))
 }
 
@@ -97,9 +98,9 @@ fn told(kind: ErrorKind, failure: Failure) -> TaskError {
 /// The host stopped it.
 pub(super) fn stopped(stopped: Stopped, guest: &Guest) -> Outcome {
     let (kind, message) = match stopped {
-        Stopped::Timeout(timeout) => (ErrorKind::Timeout, format!("timed out after {}", sentence::time(timeout))),
+        Stopped::Timeout(timeout) => (ErrorKind::Timeout, format!("timed out after {}", units::duration_in_words(timeout))),
         Stopped::Cancelled(grace) => {
-            (ErrorKind::Cancelled, format!("cancelled; the body did not return within its grace of {}", sentence::time(grace)))
+            (ErrorKind::Cancelled, format!("cancelled; the body did not return within its grace of {}", units::duration_in_words(grace)))
         }
     };
     seen(kind, message, guest)
@@ -122,7 +123,7 @@ pub(super) fn failed(failed: &Failed, guest: &Guest) -> Outcome {
     }
     if error.is::<CpuSpent>() {
         let limit = limits.cpu.unwrap_or_default();
-        return seen(ErrorKind::Timeout, format!("used up its CPU time of {}", sentence::time(limit)), guest);
+        return seen(ErrorKind::Timeout, format!("used up its CPU time of {}", units::duration_in_words(limit)), guest);
     }
     if let Some(I32Exit(code)) = error.downcast_ref() {
         return seen(ErrorKind::Exit, format!("left with exit({code}) without a result"), guest);
@@ -178,7 +179,7 @@ fn no_trap(failed: &Failed, error: &wasmtime::Error, guest: &Guest) -> Outcome {
     let too_much = text.contains("fuel allocated for hostcalls");
     match failed {
         _ if in_guest && too_much => {
-            let most = sentence::size(4 * limits.payload as u64 + (1 << 20));
+            let most = units::show_size(4 * limits.payload as u64 + (1 << 20));
             seen(ErrorKind::Trap, format!("handed more than {most} to the host in one call"), guest)
         }
         _ if in_guest => seen(ErrorKind::Trap, sentence::line(&format!("trapped: {text}"), MESSAGE), guest),

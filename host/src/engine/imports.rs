@@ -11,6 +11,7 @@ use super::{
     services::ServiceError,
 };
 use taskhost_core::task::{NewTask, Priority, Progress, QueueName, Start, TaskId, TaskName};
+use taskhost_core::units;
 
 use super::bindings::{
     Plugin,
@@ -140,7 +141,7 @@ impl Attempt {
         }
         let bytes = asked.args.len() + asked.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         if self.children_bytes + bytes > limits.children_bytes {
-            let limit = sentence::size(limits.children_bytes as u64);
+            let limit = units::show_size(limits.children_bytes as u64);
             return Err(EnqueueError::TooMany(format!("the tasks that an attempt enqueues may have {limit} of arguments together")));
         }
         let child = child(asked, limits.payload, &self.about.queue).map_err(EnqueueError::Invalid)?;
@@ -175,7 +176,7 @@ impl Attempt {
             Some(rate) if !rate.take() => Err(EnqueueError::TooMany(format!(
                 "the attempts of this plugin may enqueue {} tasks in {} on one worker: come again later",
                 rate.count,
-                sentence::time(rate.span)
+                units::duration_in_words(rate.span)
             ))),
             _ => Ok(()),
         }
@@ -188,8 +189,8 @@ fn child(asked: children::NewTask, payload: usize, queue: &QueueName) -> Result<
     if asked.args.len() > payload {
         return Err(format!(
             "arguments of {} are over the limit of {}",
-            sentence::size(asked.args.len() as u64),
-            sentence::size(payload as u64)
+            units::show_size(asked.args.len() as u64),
+            units::show_size(payload as u64)
         ));
     }
     let args = json::compact(asked.args).map_err(|error| format!("the arguments of `{name}` are not JSON: {error}"))?;
@@ -273,7 +274,7 @@ impl kv::Host for Guest {
             return Ok(Err(error));
         }
         if value.len() > limit {
-            let (size, limit) = (sentence::size(value.len() as u64), sentence::size(limit as u64));
+            let (size, limit) = (units::show_size(value.len() as u64), units::show_size(limit as u64));
             return Ok(Err(KvError::Quota(format!("a value may have {limit}, not {size}"))));
         }
         let services = Arc::clone(&attempt.services);

@@ -1,30 +1,6 @@
-//! Prints sizes, times and other people's text for a sentence.
+//! Shortens other people's text for a sentence.
 
-use std::{fmt::Write, time::Duration};
-
-/// `64 MiB`, `1.5 MiB`, `300 bytes`.
-pub(super) fn size(bytes: u64) -> String {
-    const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    for (unit, scale) in UNITS {
-        if bytes >= scale {
-            let whole = bytes / scale;
-            // In integers, so that a limit of 64 MiB is printed exactly.
-            let tenths = (bytes % scale) * 10 / scale;
-            return if tenths == 0 { format!("{whole} {unit}") } else { format!("{whole}.{tenths} {unit}") };
-        }
-    }
-    format!("{bytes} bytes")
-}
-
-/// `30 s`, `1.5 s`, `250 ms`.
-pub(super) fn time(span: Duration) -> String {
-    let ms = span.as_millis();
-    match (ms / 1000, ms % 1000) {
-        (0, ms) => format!("{ms} ms"),
-        (s, 0) => format!("{s} s"),
-        (s, ms) => format!("{s}.{} s", ms / 100),
-    }
-}
+use std::fmt::Write;
 
 /// At most `limit` bytes of a text, cut at a character, with `…` at the cut.
 pub(super) fn cut(mut text: String, limit: usize) -> String {
@@ -53,16 +29,6 @@ pub(super) fn line(text: &str, limit: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_and_times_read_as_they_were_set() {
-        assert_eq!(size(64 << 20), "64 MiB");
-        assert_eq!(size((3 << 20) / 2), "1.5 MiB");
-        assert_eq!(size(300), "300 bytes");
-        assert_eq!(time(Duration::from_secs(30)), "30 s");
-        assert_eq!(time(Duration::from_millis(1500)), "1.5 s");
-        assert_eq!(time(Duration::from_millis(250)), "250 ms");
-    }
 
     #[test]
     fn foreign_text_becomes_one_bounded_line() {

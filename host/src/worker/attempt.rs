@@ -23,6 +23,7 @@ use super::{
 };
 use crate::engine::{About, Attempted};
 use taskhost_broker::{Finish, Leased};
+use taskhost_core::units;
 use taskhost_core::{
     observe::{self, Event, Observers, Used},
     retry::{self, RetrySettings},
@@ -262,7 +263,7 @@ async fn make(attempt: &Attempt) -> Option<Attempted> {
         biased;
         () = attempt.stop.abandon.cancelled() => return None,
         attempted = invoked => attempted,
-        () = overdue => stopped(format!("stopped {} after it was cancelled", humantime::format_duration(all.grace))),
+        () = overdue => stopped(format!("stopped {} after it was cancelled", units::show_duration(all.grace))),
     };
     services.flush().await;
     Some(attempted)

@@ -19,6 +19,7 @@ use tokio::{
 
 use taskhost_broker::{Broker, BrokerError};
 use taskhost_core::backoff::Backoff;
+use taskhost_core::units;
 
 /// The delays of every loop between failed calls of the broker.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
@@ -66,7 +67,7 @@ impl Connection {
     pub(super) fn restored(&self) {
         if let Some(since) = self.down_since.lock().take() {
             self.up.send_replace(true);
-            tracing::info!("reconnected to the broker after {}", humantime::format_duration(whole(since.elapsed())));
+            tracing::info!("reconnected to the broker after {}", units::show_duration(since.elapsed()));
         }
     }
 
@@ -120,13 +121,4 @@ impl Connection {
 /// The delay before the next try of a call that failed `failures` times in a row.
 pub(super) fn retry_delay(failures: u32) -> Duration {
     RETRY.delay(failures, fastrand::f64())
-}
-
-/// In whole seconds, or in milliseconds below one second.
-fn whole(time: Duration) -> Duration {
-    if time.as_secs() == 0 {
-        Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(0))
-    } else {
-        Duration::from_secs(time.as_secs())
-    }
 }

@@ -23,6 +23,7 @@ use super::{
     summary::Tally,
 };
 use taskhost_core::task::Verdict;
+use taskhost_core::units;
 
 /// How long the finishes may take to be recorded.
 const FLUSH: Duration = Duration::from_secs(10);
@@ -52,7 +53,7 @@ impl Drain {
         self.announce.notify_one();
         let (settings, running) = (&self.settings, self.slots.running());
         if running > 0 && !self.stop.now.is_cancelled() {
-            let drain = humantime::format_duration(settings.drain);
+            let drain = units::show_duration(settings.drain);
             tracing::info!(worker = %settings.id, running, "stopping: attempts may run on for {drain}");
             tokio::select! {
                 () = self.idle() => {}
@@ -95,7 +96,7 @@ impl Drain {
         tracing::warn!(
             queue = %queue.name, worker = %self.settings.id, error,
             "left without the broker's knowledge: {unrecorded} tasks could not be handed back and run elsewhere when the lease ends, in {}",
-            humantime::format_duration(self.settings.lease)
+            units::show_duration(self.settings.lease)
         );
         unrecorded
     }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use taskhost_core::task::{Millis, Start};
+use crate::task::{Millis, Start};
 
 /// `30s`, `5m`, `1h 30m`, `250ms`. A number without a unit is refused: it might be meant in seconds or in milliseconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
@@ -68,9 +68,9 @@ pub fn start(text: &str) -> Result<Start, String> {
     })
 }
 
-/// Bytes as people read them: `64 MiB`, `1.5 GiB`, `12 B`.
+/// Bytes for people: `64 MiB`, `1.5 GiB`, `300 bytes`.
 pub fn show_size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    const UNITS: [&str; 5] = ["bytes", "KiB", "MiB", "GiB", "TiB"];
     let mut unit = 0;
     let mut tenths = u128::from(bytes) * 10;
     while tenths >= 10_240 && unit + 1 < UNITS.len() {
@@ -84,7 +84,7 @@ pub fn show_size(bytes: u64) -> String {
     }
 }
 
-/// A duration as people read it: `1h 30m`, `30s`, `250ms`; at most two units.
+/// A duration as settings write it: `1h 30m`, `30s`, `250ms`. At most two units.
 pub fn show_duration(value: Duration) -> String {
     const UNITS: [(&str, u128); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
     let mut rest = value.as_millis();
@@ -98,9 +98,29 @@ pub fn show_duration(value: Duration) -> String {
     if parts.is_empty() { "0s".into() } else { parts.join(" ") }
 }
 
+/// A duration within a sentence: `30 s`, `1.5 s`, `250 ms`.
+pub fn duration_in_words(span: Duration) -> String {
+    let ms = span.as_millis();
+    match (ms / 1000, ms % 1000) {
+        (0, ms) => format!("{ms} ms"),
+        (s, 0) => format!("{s} s"),
+        (s, ms) => format!("{s}.{} s", ms / 100),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_and_durations_are_printed_as_they_were_set() {
+        assert_eq!(show_size(64 << 20), "64 MiB");
+        assert_eq!(show_size((3 << 20) / 2), "1.5 MiB");
+        assert_eq!(show_size(300), "300 bytes");
+        assert_eq!(duration_in_words(Duration::from_secs(30)), "30 s");
+        assert_eq!(duration_in_words(Duration::from_millis(1500)), "1.5 s");
+        assert_eq!(duration_in_words(Duration::from_millis(250)), "250 ms");
+    }
 
     #[test]
     fn durations_need_a_unit() {
