@@ -158,7 +158,7 @@ mod tests {
     fn what_is_shown_is_short() {
         assert_eq!(show_size(64 << 20), "64 MiB");
         assert_eq!(show_size(1536 << 20), "1.5 GiB");
-        assert_eq!(show_size(12), "12 B");
+        assert_eq!(show_size(12), "12 bytes");
         assert_eq!(show_duration(Duration::from_millis(90_061_001)), "1d 1h");
         assert_eq!(show_duration(Duration::from_secs(90)), "1m 30s");
         assert_eq!(show_duration(Duration::ZERO), "0s");
