@@ -1,9 +1,9 @@
-//! Task name → plugin: what stands in the plugin directory becomes a [`Registry`], swapped whole and never broken.
+//! Finds the plugin of a task name: the files of the plugin directory become a [`Registry`], which is swapped as a whole.
 //!
-//! watch (notify ∪ rescan ∪ SIGHUP ∪ finished compile) → capture settled bytes → compile in the background → judge all
-//! candidates together → swap one `Arc<Registry>`.
+//! watch (notify, rescan, SIGHUP, a finished load) → read settled files → load in the background → judge all candidates together → swap
+//! one `Arc<Registry>`
 //!
-//! Invariant: a bad file never takes a name from a good one, and an attempt finishes on the code it began with.
+//! Invariant: a bad file never takes a name from a good one. An attempt ends on the code that it began with.
 
 use std::sync::Arc;
 
@@ -53,7 +53,7 @@ pub use signature::{Trust, keygen, read_signature, sign, signature_path};
 pub use wants::Wants;
 pub use writable::{Writable, exposed};
 
-/// The room: owns the watcher and the reconcile task.
+/// The room: it owns the watcher and the reconcile task.
 pub struct Plugins {
     reconciler: Reconciler<EngineLoader>,
 }
@@ -65,7 +65,7 @@ impl std::fmt::Debug for Plugins {
 }
 
 impl Plugins {
-    /// Checks the directories and the policy; loads nothing yet. Blocks on the file system.
+    /// Checks the directories and the policy, and loads nothing yet. Blocks on the file system.
     pub fn open(settings: PluginsSettings, engine: Arc<Engine>) -> Result<Self, PluginsError> {
         let reconciler = open(settings, EngineLoader(engine))?;
         Ok(Self { reconciler })
@@ -77,14 +77,14 @@ impl Plugins {
         self
     }
 
-    /// Empty until the first one is published, which counts as a change.
+    /// Empty until the first registry is published, which counts as a change.
     pub fn registry(&self) -> channel::Receiver<Arc<Registry>> {
         self.reconciler.registry.subscribe()
     }
 
-    /// Reconciles until `shutdown`. The first registry is published when every file found at the start has been judged, after a second
-    /// where some are ready, after ten seconds in any case. A plugin directory that disappears is taken as empty after ten seconds; one that cannot be read
-    /// leaves everything as it is.
+    /// Reconciles until `shutdown`. The first registry is published when all files of the start are judged, or after a second with those
+    /// that are ready, or after ten seconds in any case. A plugin directory that disappears counts as empty after ten seconds. One that can't
+    /// be read changes nothing.
     pub async fn run(self, shutdown: CancellationToken) {
         self.reconciler.run(shutdown).await;
     }
@@ -117,7 +117,7 @@ fn open<L: Loader>(settings: PluginsSettings, loader: L) -> Result<Reconciler<L>
         Ok(state) => match state.index() {
             Ok(index) => (Some(Arc::new(state)), index, None),
             Err(Unread::Spoilt(text)) => (Some(Arc::new(state)), Index::default(), Some(text)),
-            // It is there, and must not be written over.
+            // The index exists and must not be overwritten.
             Err(Unread::Trouble(text)) => without(text),
         },
         Err(OpenError::Refused(e)) => return Err(e),

@@ -1,6 +1,6 @@
-//! What stands in the plugin directory, and its bytes once they have settled.
+//! Lists the plugin directory, and reads files once they have settled.
 //!
-//! list → stat → (wait) → stat equal → read → stat equal → SHA-256. The path is never opened again: these bytes are the plugin.
+//! list → stat → wait → stat equal → read → stat equal → SHA-256. The path is never opened again: these bytes are the plugin.
 //!
 //! Invariant: a file whose identity has not changed since it was read is not read again.
 
@@ -21,14 +21,14 @@ use super::{
 };
 use taskhost_core::task::{Clock, SystemClock};
 
-/// Bytes of a plugin, at most.
+/// The most bytes of a plugin.
 pub(super) const FILE_MAX: u64 = 64 << 20;
 
-/// A file that has not changed for so long has settled. Also longer than a tick of any file system's clock, so that a write
-/// after the last stat can't hide behind equal times.
+/// A file that has not changed for this time has settled. It is longer than a tick of any file system's clock, so that equal times
+/// can't hide a write after the last stat.
 pub(super) const SETTLE: Duration = Duration::from_millis(100);
 
-/// A file that was changed longer ago than this has settled before anybody looked.
+/// A file whose last change is longer ago than this has settled already.
 const OLD: Duration = Duration::from_secs(2);
 
 /// Tells two contents of a path apart without reading them.
@@ -62,14 +62,14 @@ impl Identity {
 pub(super) struct Seen {
     pub(super) file: String,
     pub(super) path: PathBuf,
-    /// Of what a symbolic link leads to; or a sentence about why it can't be a plugin.
+    /// The identity of the file that a link leads to; or a sentence that says why it can't be a plugin.
     pub(super) identity: Result<Identity, String>,
-    /// That others may write to it.
+    /// A sentence if others may write to it.
     pub(super) warning: Option<String>,
 }
 
 impl Seen {
-    /// Whether it was last written or moved long ago. By its change time, which nobody can set, with room for coarse clocks.
+    /// Whether it was written or moved long ago. This goes by the change time, which nobody can set, and leaves room for coarse clocks.
     pub(super) fn is_old(&self) -> bool {
         let Ok(identity) = &self.identity else { return true };
         let changed = u64::try_from(identity.changed.0).unwrap_or(u64::MAX);
@@ -77,22 +77,22 @@ impl Seen {
     }
 }
 
-/// What became of looking into the directory.
+/// The result of a look into the directory.
 #[derive(Debug)]
 pub(super) enum Listing {
-    /// In the order of names. `place` is the directory's own device and inode: other ones mean that it was made anew.
+    /// In the order of names. `place` is the device and inode of the directory. Others mean that the directory was replaced.
     Files {
         files: Vec<Seen>,
         place: (u64, u64),
-        /// That others may write to it.
+        /// A sentence if others may write to it.
         warning: Option<String>,
     },
-    /// The directory itself is not there.
+    /// The directory itself is missing.
     Gone(String),
     Unreadable(String),
 }
 
-/// Blocks on the file system. What others may write to is refused, if it is so set, as what can't be read.
+/// Lists the directory. Blocks on the file system. With `plugin_dir_writable = "refuse"`, files that others may write to count as unreadable.
 pub(super) fn list(dir: &Path, writable: Writable) -> Listing {
     let failed = |e: &io::Error| {
         if e.kind() == io::ErrorKind::NotFound {
@@ -120,7 +120,7 @@ pub(super) fn list(dir: &Path, writable: Writable) -> Listing {
     for entry in entries {
         let entry = match entry {
             Ok(entry) => entry,
-            // Half a listing would unload what its other half holds.
+            // Half a listing would unload the files of the other half.
             Err(e) => return failed(&e),
         };
         let file = entry.file_name().to_string_lossy().into_owned();
@@ -152,7 +152,7 @@ pub(super) fn list(dir: &Path, writable: Writable) -> Listing {
     Listing::Files { files, place, warning }
 }
 
-/// `*.wasm`, except what editors, copiers and Kubernetes (`..data`) keep beside it.
+/// `*.wasm`, except the temporary files of editors, copy tools and Kubernetes (`..data`).
 fn is_candidate(file: &str) -> bool {
     file.strip_suffix(".wasm").is_some_and(|stem| !stem.is_empty()) && !file.starts_with('.')
 }
@@ -183,30 +183,30 @@ fn unreadable(file: &str, e: &io::Error) -> String {
     format!("cannot read {file} ({e}): let this user read the file, and copy it again if that does not help")
 }
 
-/// What became of reading one file.
+/// The result of reading one file.
 #[derive(Debug)]
 pub(super) enum Captured {
     Settled {
         digest: Digest,
         bytes: Arc<[u8]>,
     },
-    /// It changed meanwhile: come again soon.
+    /// It changed meanwhile: read it again soon.
     Unsettled,
     Trouble(String),
 }
 
-/// Reads what `identity` was seen of, [`SETTLE`] ago. Blocks on the file system.
+/// Reads the file whose `identity` was seen [`SETTLE`] ago. Blocks on the file system.
 pub(super) fn capture(file: &str, path: &Path, identity: Identity) -> Captured {
     match read(path, identity) {
         Ok(Some(bytes)) => Captured::Settled { digest: digest(&bytes), bytes: bytes.into() },
         Ok(None) => Captured::Unsettled,
-        // Gone is for the next listing to say.
+        // The next listing tells whether it is gone.
         Err(e) if e.kind() == io::ErrorKind::NotFound => Captured::Unsettled,
         Err(e) => Captured::Trouble(unreadable(file, &e)),
     }
 }
 
-/// What stands in a file at this moment, by its digest. Blocks on the file system.
+/// The identity and digest of a file at this moment. Blocks on the file system.
 pub(super) fn standing(path: &Path) -> io::Result<(Identity, Digest)> {
     let meta = open(path)?.metadata()?;
     if !meta.is_file() || meta.size() > FILE_MAX {
@@ -217,12 +217,12 @@ pub(super) fn standing(path: &Path) -> io::Result<(Identity, Digest)> {
     Ok((identity, digest(&bytes)))
 }
 
-/// Whether the same still stands there.
+/// Whether the path still leads to the same content.
 pub(super) fn is_still(path: &Path, identity: Identity) -> bool {
     std::fs::metadata(path).is_ok_and(|meta| Identity::of(&meta) == identity)
 }
 
-/// Should a pipe have taken the file's place, opening it must not wait for a writer.
+/// Opens without blocking: if a pipe has taken the file's place, opening must not wait for a writer.
 fn open(path: &Path) -> io::Result<File> {
     let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
     File::options().read(true).custom_flags(nonblock).open(path)

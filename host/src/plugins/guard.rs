@@ -1,9 +1,9 @@
-//! Whether a new version does worse than the one before: pure, but for the counters that attempts feed.
+//! Decides whether a new version does worse than the one before. Pure, except for the counters that attempts feed.
 //!
-//! an attempt ends → [`Tally`] → [`Trial::look`] → go on, proven, or to be rolled back.
+//! an attempt ends → [`Tally`] → [`Trial::look`] → go on, proven, or roll back
 //!
-//! Invariant: only what is a plugin's own doing counts against it. A version is on trial once, after it took another's place;
-//! what fails later is somebody else's fault, and an older version would not mend it.
+//! Invariant: only a plugin's own failures count against it. A version is on trial once, after it replaced another. An older version would
+//! not mend later failures.
 
 use std::{
     sync::{
@@ -18,10 +18,10 @@ use tokio::{sync::Notify, time::Instant};
 use super::digest::Digest;
 use taskhost_core::task::{ErrorKind, Outcome};
 
-/// When a new version is worse than the operator accepts: `[plugins.X] guard`.
+/// The bounds that a new version must keep: `[plugins.X] guard`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Guard {
-    /// A new version is on trial at least so long, and until `min_attempts` have ended.
+    /// A new version is on trial at least for this time, and until `min_attempts` have ended.
     pub window: Duration,
     /// Between 0 and 1.
     pub max_failure_rate: f64,
@@ -42,20 +42,20 @@ impl Guard {
     }
 }
 
-/// Attempts that ended by the plugin's own doing, and those of them without a result.
+/// Attempts that count for or against the plugin, and those of them without a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Counts {
     pub(super) ended: u64,
     pub(super) failed: u64,
 }
 
-/// How the attempts of one version end on this worker. Counted only for plugins that have a guard.
+/// How the attempts of one version end on this worker. Only plugins with a guard are counted.
 #[derive(Debug)]
 pub struct Tally {
     guard: Guard,
     ended: AtomicU64,
     failed: AtomicU64,
-    /// Told once; later the next look finds it.
+    /// Notified when a trial may be lost. Later losses are found by the next look.
     told: AtomicBool,
     look: Arc<Notify>,
 }
@@ -65,7 +65,7 @@ impl Tally {
         Self { guard, ended: AtomicU64::new(0), failed: AtomicU64::new(0), told: AtomicBool::new(false), look }
     }
 
-    /// One attempt has ended so.
+    /// Counts the end of one attempt.
     pub fn count(&self, outcome: &Outcome) {
         let failed = match outcome {
             Outcome::Done { .. } => false,
@@ -88,7 +88,7 @@ impl Tally {
     }
 }
 
-/// Arguments that do not fit count: a version that takes other ones than the one before breaks those who enqueue.
+/// Refused arguments count as failures, because a version that takes other arguments than the one before breaks its producers.
 fn is_its_doing(kind: ErrorKind) -> bool {
     match kind {
         ErrorKind::Retry
@@ -107,7 +107,7 @@ fn is_its_doing(kind: ErrorKind) -> bool {
     }
 }
 
-/// What is known of the version that serves of one file.
+/// The counts of the version that serves from one file.
 #[derive(Debug)]
 pub(super) struct Trial {
     pub(super) digest: Digest,
@@ -115,22 +115,22 @@ pub(super) struct Trial {
     guard: Guard,
     began: Instant,
     is_open: bool,
-    /// How the version before it did in its last window or two.
+    /// The counts of the version before it, in its last window or two.
     before: Counts,
-    /// Where the present window began, and what the one before it counted.
+    /// The counts at the start of the present window, and those of the window before.
     mark: (Instant, Counts),
     last: Counts,
-    /// It was gone back from.
+    /// Whether it was rolled back.
     is_left: bool,
 }
 
-/// What a look at a trial finds.
+/// The result of a look at a trial.
 #[derive(Debug, PartialEq)]
 pub(super) enum Found {
     Nothing,
-    /// It does as well as it should, or no worse than the one before: the trial is over.
+    /// It keeps its bounds, or does no worse than the one before. The trial is over.
     Proven,
-    /// As badly as the version before: going back would not help.
+    /// It fails as often as the version before, so going back would not help.
     NoBetterBefore(Counts),
     Worse {
         now: Counts,
@@ -139,7 +139,7 @@ pub(super) enum Found {
 }
 
 impl Trial {
-    /// Counts for `digest`; `after`: what the version in whose place it came did.
+    /// Counts for `digest`. `after` has the counts of the version that it replaced.
     pub(super) fn new(digest: Digest, guard: Guard, look: Arc<Notify>, after: Option<&Trial>, on_trial: bool) -> Self {
         let began = Instant::now();
         let tally = Arc::new(Tally::new(guard, look));
@@ -148,17 +148,17 @@ impl Trial {
         Self { digest, tally, guard, began, is_open: on_trial, before, mark, last: Counts::default(), is_left: false }
     }
 
-    /// The same version under other bounds: its attempts are counted anew, the version before it stays what it was.
+    /// The same version under other bounds: its attempts are counted anew, and the version before it stays the same.
     pub(super) fn anew(&self, guard: Guard, look: Arc<Notify>) -> Self {
         Self { before: self.before, ..Self::new(self.digest.clone(), guard, look, None, self.is_open) }
     }
 
-    /// What comes next is measured against the version before this one, since this one was no good.
+    /// The counts to compare the next version with: those of the version before this one, because this one was bad.
     pub(super) fn leave(&mut self) {
         self.is_left = true;
     }
 
-    /// Counts against other bounds from now on; what was counted stays.
+    /// Uses other bounds from now on, and keeps the counts.
     pub(super) fn is_under(&self, guard: &Guard) -> bool {
         self.guard == *guard
     }

@@ -1,8 +1,8 @@
-//! Which versions each file has served, which were refused, and what was rolled back: kept in the state directory.
+//! Remembers which versions each file has served, which were refused, and which were rolled back. Kept in the state directory.
 //!
-//! what a pass finds → [`Event`]s → [`History`], in memory and in `history.json`; what a command writes there, a worker follows.
+//! a pass → [`Event`]s → [`History`], in memory and in `history.json`. A worker follows what a command writes there.
 //!
-//! Invariant: applying an event twice changes nothing, so workers of one directory may each tell what they see.
+//! Invariant: applying an event twice changes nothing, so each worker of a directory may record what it sees.
 
 use std::collections::BTreeMap;
 
@@ -10,20 +10,20 @@ use serde::{Deserialize, Serialize};
 
 use taskhost_core::task::Millis;
 
-/// How many versions of a file are remembered that served, and how many that were refused.
+/// How many versions of a file are remembered: as many that served, and as many that were refused.
 const KEPT: usize = 5;
-/// How many files are remembered that are gone from the directory.
+/// How many files are remembered that have left the directory.
 const GONE_KEPT: usize = 20;
 
-/// One version of a plugin, as it fared.
+/// One version of a plugin, and its fate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Generation {
     /// SHA-256 of the `.wasm`, 64 lower-case hex digits.
     pub digest: String,
-    /// What the plugin says of itself; empty when it never came to say it.
+    /// The version that the plugin names; empty if it was never described.
     pub version: String,
     pub state: GenerationState,
-    /// When it came to be so.
+    /// The time of its last change of state.
     pub at: Millis,
     /// Why it was refused or rolled back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,16 +35,16 @@ pub struct Generation {
 pub enum GenerationState {
     /// It serves.
     Current,
-    /// It served before, and can again.
+    /// It served before, and may serve again.
     Good,
-    /// It served until its guard, or somebody, went back to an earlier one.
+    /// It served until a guard or a command went back to an earlier version.
     RolledBack,
-    /// It never served, or can't any more.
+    /// It never served, or can't serve any more.
     Refused,
 }
 
-/// The bytes that must not serve though they stand in the file, and those that serve instead; until other bytes stand there. It is of
-/// the version that failed, or that somebody saw there: never of whatever stands there when it is written.
+/// A bar: bytes that must not serve although the file has them, and the bytes that serve instead. It holds until the file has other bytes.
+/// It names the version that failed, or that an operator saw. It never names bytes that came into the file later.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Bar {
     pub(super) digest: String,
@@ -53,26 +53,26 @@ pub(super) struct Bar {
     pub(super) why: String,
 }
 
-/// What is known of one file.
+/// The history of one file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Line {
-    /// Each digest once; the newest last.
+    /// Each digest once, the newest last.
     pub(super) generations: Vec<Generation>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) bar: Option<Bar>,
-    /// The bytes that a worker last found in the file, and judged.
+    /// The bytes that a worker last found in the file and judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) standing: Option<String>,
 }
 
-/// By file name.
+/// The files, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct History {
     pub(super) files: BTreeMap<String, Line>,
 }
 
-/// What happened to a file.
+/// An event in the life of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Event {
     pub(super) file: String,
@@ -90,21 +90,21 @@ pub(super) enum What {
         digest: String,
         why: String,
     },
-    /// These bytes stand in the file now.
+    /// The file has these bytes now.
     Changed {
         digest: String,
     },
-    /// These bytes stand in the file, and a worker has judged them.
+    /// The file has these bytes, and a worker has judged them.
     Stands {
         digest: String,
     },
-    /// `from` served, and is not to serve again.
+    /// `from` served, and must not serve again.
     RolledBack {
         from: String,
         bar: Bar,
     },
-    /// The rollback to `to` can't be: on to the one before it, or an end of it. `lasting`: its bytes will never do; else another
-    /// policy may let it serve again.
+    /// The rollback to `to` failed: it goes on to the version before, or ends. `lasting`: the bytes will never serve. Otherwise another
+    /// policy may let them serve.
     Unfit {
         to: String,
         why: String,
@@ -121,7 +121,7 @@ impl History {
         self.files.get(file)?.bar.as_ref()
     }
 
-    /// Forgets the oldest; of files that are gone too.
+    /// Forgets the oldest versions, and the oldest files that are gone.
     pub(super) fn trim(&mut self, is_present: impl Fn(&str) -> bool) {
         for line in self.files.values_mut() {
             line.trim();
@@ -135,7 +135,7 @@ impl History {
         }
     }
 
-    /// Whose bytes must stay.
+    /// The versions whose bytes must be kept.
     pub(super) fn keeps(&self, digest: &str) -> bool {
         self.files.values().any(|line| {
             line.bar.as_ref().is_some_and(|bar| bar.to == digest)
@@ -159,7 +159,7 @@ impl Line {
         self.generations.iter().find(|generation| generation.digest == digest)
     }
 
-    /// The newest that served before `digest` did, or at all if it never did.
+    /// The newest version that served before `digest`; if `digest` never served, the newest that served at all.
     pub(super) fn before(&self, digest: &str) -> Option<&Generation> {
         let end = self.generations.iter().position(|generation| generation.digest == digest).unwrap_or(self.generations.len());
         self.generations.iter().take(end).rev().find(|generation| generation.state.is_good())
@@ -178,7 +178,7 @@ impl Line {
                 self.put(Generation { digest: digest.clone(), version: version.clone(), state: GenerationState::Current, at, why: None });
             }
             What::Refused { digest, why } => match self.generations.iter_mut().find(|generation| generation.digest == *digest) {
-                // Refused in another place, such as by a policy: it served, and may again.
+                // It was refused for another reason, such as a policy. It served, and may serve again.
                 Some(generation) if generation.state != GenerationState::Refused => {}
                 Some(generation) => generation.why = Some(why.clone()),
                 None => {
@@ -195,7 +195,7 @@ impl Line {
             What::RolledBack { from, bar } => {
                 let serves = self.current().is_none_or(|current| current.digest == *from);
                 self.mark(from, GenerationState::RolledBack, &bar.why, at);
-                // Who comes late, with a version that has gone meanwhile, does not undo what was decided of the present one.
+                // A late event about a version that has left the file does not undo the decision about the present one.
                 if serves || self.bar.is_none() {
                     self.bar = Some(bar.clone());
                 }
@@ -222,7 +222,7 @@ impl Line {
         }
     }
 
-    /// As the newest; what was known of these bytes before gives way.
+    /// Adds it as the newest, in place of an earlier entry of the same bytes.
     fn put(&mut self, generation: Generation) {
         self.generations.retain(|known| known.digest != generation.digest);
         self.generations.push(generation);

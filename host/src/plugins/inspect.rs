@@ -1,4 +1,4 @@
-//! One file, outside of any directory: what `plugin inspect`, `plugin check` and `run` look at.
+//! Looks at one file outside of any directory, for `plugin inspect`, `plugin check` and `run`.
 
 use std::{path::Path, sync::Arc};
 
@@ -14,23 +14,24 @@ use super::{
 use crate::engine::{Engine, Limits};
 use taskhost_core::task::CodeId;
 
-/// What a file offers, and what a policy would grant it.
+/// The offers of a file, and its grants under a policy.
 #[derive(Debug)]
 pub struct Inspection {
-    /// As a worker would run it.
+    /// The plugin as a worker would run it.
     pub plugin: Plugin,
     pub warnings: Vec<String>,
-    /// The interfaces it may ask for, granted or not.
+    /// The interfaces that it imports, granted or not.
     pub imports: Vec<String>,
     /// Bytes of the file.
     pub size: u64,
-    /// Whether it is signed, and by whom: a phrase; or why a worker with these trusted keys would refuse it.
+    /// A phrase: whether it is signed and by which key; or why a worker with these trusted keys would refuse it.
     pub signature: Result<String, String>,
     /// Whether the policy file has a table for it.
     pub has_policy: bool,
 }
 
-/// Loads `path` with the policy of its name in `policy`, if any, and holds its signature against `trust`. Errors are sentences: the file's, or the policy's.
+/// Loads `path` with the policy of its name in `policy`, if there is one, and checks its signature against `trust`. An error is a sentence
+/// about the file or the policy.
 pub async fn inspect(
     path: &Path,
     engine: &Arc<Engine>,

@@ -1,9 +1,9 @@
-//! One pass over all candidates together: who serves what from now on. Pure.
+//! Judges all candidates together: which version of which file serves which names from now on. Pure.
 //!
-//! owners of names so far + candidates + policies → [`Judgement`]: the version that serves of each file, the owner of each
-//! name, and a sentence for every file that is refused.
+//! present owners of names + candidates + policies → [`Judgement`]: the serving version of each file, the owner of each name, and a sentence
+//! for each refused file
 //!
-//! Invariant: no name has two owners, and a file that is refused changes nothing for the others.
+//! Invariant: no name has two owners. A refused file changes nothing for the others.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,26 +20,26 @@ use taskhost_core::{
 /// Which file serves each name.
 pub(super) type Owners = BTreeMap<TaskName, String>;
 
-/// What judging needs to know of a compiled version.
+/// The facts of a loaded version that judging needs.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Version {
     pub(super) digest: Digest,
     pub(super) description: Arc<Description>,
     pub(super) warnings: Arc<[String]>,
-    /// Bytes of memory that an attempt begins with.
+    /// Bytes of memory at the start of an attempt.
     pub(super) memory: u64,
 }
 
-/// What stands under a file's name now.
+/// The content under a file's name.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Content {
-    /// Nothing, but its time to be unloaded has not come.
+    /// The file is missing, but not for long enough to be unloaded.
     Absent,
-    /// Being written or compiled; the note says if that takes more than one try.
+    /// It is being written or loaded. The note tells if that takes more than one try.
     Loading(Option<String>),
-    /// It can't be read, or is no plugin: the sentence says why.
+    /// It can't be read or is not a plugin. The sentence says why.
     Bad(String),
-    /// A plugin, but another version was gone back to: the sentence says why.
+    /// It is a plugin, but was rolled back. The sentence says why.
     Barred(String),
     Loaded(Version),
 }
@@ -49,22 +49,22 @@ pub(super) enum Content {
 pub(super) struct Candidate {
     /// File name, such as `math.wasm`.
     pub(super) file: String,
-    /// Its stem: what policy goes by. A bad name is a bad content.
+    /// The stem of its name, by which policies are found. A bad name counts as bad content.
     pub(super) plugin: String,
     pub(super) content: Content,
-    /// What this file last served.
+    /// The version that this file last served.
     pub(super) good: Option<Version>,
 }
 
-/// What versions are held against.
+/// The rules that versions must keep.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rules<'a> {
     pub(super) policies: &'a Policies,
-    /// What a policy does not set.
+    /// The limits that a policy does not set.
     pub(super) limits: &'a Limits,
 }
 
-/// What a pass decides.
+/// The decision of a pass.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Judgement {
     /// By file.
@@ -93,14 +93,14 @@ pub(super) fn judge(owners: &Owners, candidates: &[Candidate], rules: Rules<'_>)
     judgement
 }
 
-/// Files that are gone, each with the file that now has the very bytes it served: a rename, taken at once.
+/// Files that are gone, each with the file that now has the bytes that it served. This is a rename, and takes effect at once.
 fn heirs(candidates: &[Candidate]) -> BTreeMap<&str, &str> {
     let mut taken = BTreeSet::new();
     let mut heirs = BTreeMap::new();
     for gone in candidates.iter().filter(|c| c.content == Content::Absent) {
         let Some(good) = &gone.good else { continue };
         let has_its_bytes = |c: &&Candidate| matches!(&c.content, Content::Loaded(v) if v.digest == good.digest);
-        // A file that served these bytes before is a copy, not a new name for them.
+        // A file that served these bytes before is a copy, not a new name.
         let is_new = |c: &&Candidate| c.good.as_ref().is_none_or(|g| g.digest != good.digest);
         if let Some(heir) = candidates.iter().filter(has_its_bytes).filter(is_new).find(|c| !taken.contains(c.file.as_str())) {
             taken.insert(heir.file.as_str());
@@ -110,7 +110,7 @@ fn heirs(candidates: &[Candidate]) -> BTreeMap<&str, &str> {
     heirs
 }
 
-/// What a file may serve, in falling order of preference; after the last there is nothing.
+/// The versions that a file may serve, best first. After the last it serves nothing.
 struct Choice {
     names: BTreeSet<TaskName>,
     /// `None` holds the names of a file that owned them and is still being loaded.
@@ -124,7 +124,7 @@ struct Contest<'a> {
     choices: Vec<Vec<Choice>>,
     /// Index into `choices` of each file.
     chosen: Vec<usize>,
-    /// Why each file's own bytes are refused.
+    /// For each file: why its own bytes are refused.
     refused: Vec<Option<String>>,
 }
 
@@ -167,8 +167,8 @@ impl<'a> Contest<'a> {
         self.choices[i].get(self.chosen[i])
     }
 
-    /// Steps losers down until no name is claimed twice. What a file already serves is its own by ownership, so a step down
-    /// can only take a name from a newcomer, never from somebody else's old version.
+    /// Steps losers down until no name is claimed twice. A file owns the names that it already serves, so a step down can only take a name
+    /// from a newcomer, never from the old version of another file.
     fn settle(&mut self) {
         while let Some((name, winner, losers)) = self.first_clash() {
             for loser in losers {
@@ -183,7 +183,7 @@ impl<'a> Contest<'a> {
         }
     }
 
-    /// A loser may have stepped down for a winner that then stepped down itself: let it have what is free now.
+    /// Steps losers up again if the winner itself stepped down later, and the names are free now.
     fn raise(&mut self) {
         for i in 0..self.files.len() {
             for better in 0..self.chosen[i] {
@@ -203,7 +203,7 @@ impl<'a> Contest<'a> {
         (0..self.files.len()).filter(move |i| self.choice(*i).is_some_and(|choice| choice.names.contains(name)))
     }
 
-    /// A name with two claimants, the one that keeps it, and the others.
+    /// A name that several files claim: the file that keeps it, and the others.
     fn first_clash(&self) -> Option<(TaskName, usize, Vec<usize>)> {
         let mut claims: BTreeMap<&TaskName, Vec<usize>> = BTreeMap::new();
         for i in 0..self.files.len() {
@@ -213,7 +213,7 @@ impl<'a> Contest<'a> {
         }
         let (name, claimants) = claims.into_iter().find(|(_, claimants)| claimants.len() > 1)?;
         let owner = self.owners.get(name);
-        // By file name, not by the order of the candidates: the same set of files is judged the same everywhere.
+        // By file name, not by the order of the candidates, so that every worker judges the same files alike.
         let winner = claimants.iter().copied().min_by_key(|i| (owner.is_none_or(|owner| owner != self.files[*i]), self.files[*i]))?;
         Some((name.clone(), winner, claimants.into_iter().filter(|i| *i != winner).collect()))
     }
@@ -244,8 +244,8 @@ impl<'a> Contest<'a> {
     }
 }
 
-/// What must hold of every version in every pass, whether it is new or the last good one: policy and signature belong here,
-/// and only "the new bytes are bad" is forgiven elsewhere.
+/// The checks of every version in every pass, new or last good: policy and signature. Only bad new bytes are replaced by the last good
+/// version; that happens elsewhere.
 fn admit(version: &Version, plugin: &str, rules: Rules<'_>) -> Result<(), String> {
     if version.description.bodies.is_empty() {
         return Err(format!("{plugin}.wasm offers no bodies: export at least one, in Rust by `export_plugin!(body, …)`"));

@@ -1,8 +1,8 @@
-//! What the operator grants each plugin: the `[plugins.NAME]` tables of `taskhost.toml`.
+//! The operator's grants for each plugin: the `[plugins.NAME]` tables of `taskhost.toml`.
 //!
 //! text → [`Policies`], each error with its line and key. Everything else in the file belongs to `config`.
 //!
-//! Invariant: an unknown key is refused, so that a misspelt limit never silently means "no limit of its own".
+//! Invariant: an unknown key is refused, so that a misspelt limit never silently means "no limit".
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -25,32 +25,32 @@ pub struct Policies {
     pub plugins: BTreeMap<String, Policy>,
 }
 
-/// What one plugin is granted, and the bounds set for it; `None` leaves a bound at its default.
+/// The grants and limits of one plugin. `None` leaves a limit at its default.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Policy {
     pub memory: Option<u64>,
     pub timeout: Option<Duration>,
-    /// Attempts beyond the first, where the enqueuer names none.
+    /// Attempts after the first, if the producer names no number.
     pub retries: Option<u32>,
     /// CPU time of one attempt.
     pub cpu: Option<Duration>,
-    /// At most so many attempts at once on each worker.
+    /// The most attempts at once on each worker.
     pub concurrency: Option<usize>,
-    /// Bytes of stdout and of stderr that are kept.
+    /// How many bytes of stdout and of stderr are kept.
     pub output: Option<u64>,
-    /// Bytes of log that are kept.
+    /// How many bytes of log are kept.
     pub log: Option<u64>,
-    /// Times that an attempt may say its progress.
+    /// How often an attempt may report progress.
     pub progress: Option<u32>,
-    /// Bytes of one HTTP response.
+    /// The most bytes of one HTTP response.
     pub http_response: Option<u64>,
-    /// When a new version gives way to the one before it; `None`: never by itself.
+    /// When a worker goes back from a new version to the one before. `None`: never by itself.
     pub guard: Option<Guard>,
     pub grants: Grants,
 }
 
 impl Policy {
-    /// The bounds of an attempt under this policy: a timeout set here is the ceiling too.
+    /// The limits of an attempt under this policy. A timeout that is set here is also the ceiling.
     pub fn limits(&self, defaults: &Limits) -> Limits {
         Limits {
             memory: self.memory.unwrap_or(defaults.memory),
@@ -68,8 +68,8 @@ impl Policy {
 }
 
 impl Policies {
-    /// Reads the policies of `path`. Relative host directories are taken from the folder that `path` is in.
-    /// The error is a sentence with file, line and key.
+    /// Reads the policies of `path`. Relative host directories are relative to the folder of `path`. The error is a sentence with file, line
+    /// and key.
     pub fn read(path: &Path) -> Result<Self, String> {
         let text = std::fs::read_to_string(path)
             .map_err(|e| format!("cannot read the policies in `{}` ({e}): mend the file, or leave it out", path.display()))?;
@@ -77,12 +77,12 @@ impl Policies {
         Self::parse(&text, base).map_err(|wrong| format!("{}: {wrong}", path.display()))
     }
 
-    /// `base`: what relative host directories are relative to. The error begins with the line.
+    /// Relative host directories are relative to `base`. The error begins with the line.
     pub fn parse(text: &str, base: &Path) -> Result<Self, String> {
         let at = |offset: usize| format!("line {}", 1 + text.as_bytes().iter().take(offset).filter(|b| **b == b'\n').count());
         let document = DeTable::parse(text)
             .map_err(|e| format!("{}: not valid TOML: {}", at(e.span().map_or(0, |span| span.start)), e.message().trim()))?;
-        // `plugins = "./plugins"` is the setting of the directory: then there are no policies.
+        // `plugins = "./plugins"` is the setting of the directory. Then there are no policies.
         let Some(DeValue::Table(tables)) = document.get_ref().get("plugins").map(Spanned::get_ref) else { return Ok(Self::default()) };
         let mut plugins = BTreeMap::new();
         for (name, value) in tables {
@@ -101,7 +101,7 @@ impl Policies {
         Ok(Self { plugins })
     }
 
-    /// Sentences about policies that name none of `plugins`, most likely by a slip of `-` and `_`.
+    /// Sentences about policies that name none of `plugins`, for example by a confusion of `-` and `_`.
     pub(super) fn unused(&self, plugins: &[&str]) -> Vec<String> {
         let folded = |name: &str| name.replace('_', "-");
         let mut sentences = Vec::new();
@@ -115,7 +115,7 @@ impl Policies {
     }
 }
 
-/// Grants first, then bounds.
+/// Grants first, then limits.
 const KEYS: [&str; 16] = [
     "http",
     "env",
@@ -135,7 +135,7 @@ const KEYS: [&str; 16] = [
     "guard",
 ];
 
-/// What is wrong with a key of one policy.
+/// The mistake in a key of a policy.
 struct Wrong {
     offset: usize,
     key: Option<String>,

@@ -1,4 +1,4 @@
-//! The policies in force: those of the file, read again when it changes; a bad edit leaves the last good ones standing.
+//! The policies in force. The file is read again when it changes. A bad edit leaves the last good policies in force.
 
 use std::{
     collections::BTreeMap,
@@ -13,17 +13,17 @@ use crate::engine::FileGrant;
 #[derive(Debug, Clone, Default)]
 pub(super) struct PolicyFile {
     path: Option<PathBuf>,
-    /// Of what was read last, good or bad.
+    /// The identity of the file as it was last read, good or bad.
     read: Option<Identity>,
     policies: Arc<Policies>,
-    /// What is wrong with the file now.
+    /// The mistake in the file, if there is one.
     trouble: Option<String>,
-    /// By plugin: sentences about granted directories that are not there.
+    /// By plugin: sentences about granted directories that are missing.
     missing: BTreeMap<String, Vec<String>>,
 }
 
 impl PolicyFile {
-    /// At the start a bad file is an error: nothing good stands behind it.
+    /// At the start a bad file is an error, because there is no earlier good one.
     pub(super) fn open(path: Option<&Path>) -> Result<Self, PluginsError> {
         let Some(path) = path else { return Ok(Self::default()) };
         let read = identity(path).ok();
@@ -43,12 +43,12 @@ impl PolicyFile {
         &self.missing
     }
 
-    /// A sentence, when others may write to it. Blocks on the file system.
+    /// A sentence if others may write to the file. Blocks on the file system.
     pub(super) fn exposed(&self) -> Option<String> {
         exposed("the policies in", self.path.as_deref()?)
     }
 
-    /// Looks for the directories that the policies grant. Blocks on the file system.
+    /// Checks that the granted directories exist. Blocks on the file system.
     pub(super) fn look_for_directories(&mut self) {
         let absent = |grant: &&FileGrant| !grant.host.is_dir();
         let sentence = |grant: &FileGrant| {
@@ -59,12 +59,12 @@ impl PolicyFile {
             plugins.map(|(name, policy)| (name.clone(), policy.grants.files.iter().filter(absent).map(sentence).collect())).collect();
     }
 
-    /// What the file is now, if that was not read yet. Blocks on the file system.
+    /// The identity of the file, if that version was not read yet. Blocks on the file system.
     pub(super) fn changed(&mut self) -> Option<Identity> {
         match identity(self.path.as_deref()?) {
             Ok(identity) => (self.read != Some(identity)).then_some(identity),
             Err(e) => {
-                // An editor that replaces a file may leave a gap; whoever means to take all grants away empties it.
+                // A missing file changes nothing, because an editor may leave a gap while it replaces the file. To take all grants away, empty the file.
                 self.read = None;
                 self.trouble =
                     self.path.as_ref().map(|path| kept(&format!("{}: cannot read the policies ({e}); put the file back", path.display())));
@@ -73,7 +73,7 @@ impl PolicyFile {
         }
     }
 
-    /// Reads what was `seen` a settling time ago; whether it stood still. Blocks on the file system.
+    /// Reads the file that was `seen` a settling time ago. Returns whether it has settled. Blocks on the file system.
     pub(super) fn reread(&mut self, seen: Identity) -> bool {
         let Some(path) = self.path.clone() else { return true };
         if identity(&path).ok() != Some(seen) {

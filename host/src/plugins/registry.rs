@@ -10,7 +10,7 @@ use taskhost_core::{
 use super::guard::Tally;
 use crate::engine::{Code, Grants, Limits, Terms};
 
-/// One loaded component under its policy. `C` is the engine's code; only tests stand in another.
+/// One loaded component under its policy. `C` is the engine's code; tests use another type.
 #[derive(Debug)]
 pub struct Plugin<C = Code> {
     pub id: CodeId,
@@ -20,27 +20,27 @@ pub struct Plugin<C = Code> {
     pub code: Arc<C>,
     pub limits: Arc<Limits>,
     pub grants: Arc<Grants>,
-    /// At most so many attempts at once on this worker.
+    /// The most attempts at once on this worker.
     pub concurrency: Option<usize>,
-    /// Where its attempts are counted, if it has a guard.
+    /// Counts its attempts, if it has a guard.
     pub tally: Option<Arc<Tally>>,
 }
 
 impl Plugin {
-    /// What each of its attempts is made on.
+    /// The code and terms of each of its attempts.
     pub fn terms(&self) -> Terms {
         let (code, limits, grants) = (self.code.clone(), self.limits.clone(), self.grants.clone());
         Terms { code, plugin: self.id.plugin.as_str().into(), limits, grants }
     }
 }
 
-/// What this process can run now. One value a pass; never changed.
+/// The plugins that this process can run. Each pass makes a new value; a value never changes.
 #[derive(Debug)]
 pub struct Registry<C = Code> {
     pub bodies: HashMap<TaskName, Arc<Plugin<C>>>,
-    /// Every file seen, serving or not, by name.
+    /// Every file, serving or not, by name.
     pub files: Vec<PluginInfo>,
-    /// What is wrong with the room as a whole: its directories, its policies.
+    /// Faults of the room as a whole: its directories, its policies.
     pub warnings: Vec<String>,
 }
 

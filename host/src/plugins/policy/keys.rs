@@ -1,4 +1,4 @@
-//! The value of each key of a policy: TOML → grants and bounds, or a sentence that says how it is written.
+//! Reads the value of each key of a policy: TOML → grants and limits, or a sentence that says how the value is written.
 
 use std::{
     collections::BTreeMap,
@@ -132,7 +132,7 @@ pub(super) fn files(value: &Value<'_>, base: &Path) -> Result<Vec<FileGrant>, St
     Ok(grants)
 }
 
-/// `true`, or what the store may hold.
+/// `true`, or the limits of the store.
 pub(super) fn kv(value: &Value<'_>) -> Result<Option<KvGrant>, String> {
     const SHAPE: &str = "is true, or what the plugin's store may hold: write kv = { bytes = \"64MiB\", keys = 100000 }";
     let table = match value.get_ref() {
@@ -151,7 +151,7 @@ pub(super) fn kv(value: &Value<'_>) -> Result<Option<KvGrant>, String> {
     Ok(Some(grant))
 }
 
-/// Names of tasks, or these with queues and a rate.
+/// Names of tasks, or a table of names, queues and a rate.
 pub(super) fn enqueue(value: &Value<'_>) -> Result<Option<EnqueueGrant>, String> {
     const SHAPE: &str = "name the tasks: write enqueue = [\"mail.send\", \"report.*\"], or { tasks = [\"mail.send\"], queues = [\"mail\"], rate = \
                          \"100/s\" }";
@@ -197,7 +197,7 @@ fn rate(text: &str) -> Option<Rate> {
     count.trim().parse().ok().filter(|count| *count > 0).map(|count| Rate::new(count, span))
 }
 
-/// `true`, or the bounds that a new version must keep to.
+/// `true`, or the bounds that a new version must keep.
 pub(super) fn guard(value: &Value<'_>) -> Result<Option<Guard>, String> {
     const SHAPE: &str =
         "is true, or when a new version gives way: write guard = { window = \"1m\", max_failure_rate = 0.5, min_attempts = 20 }";
@@ -224,7 +224,7 @@ fn rate_of_failures(value: &Value<'_>) -> Result<f64, String> {
         DeValue::Integer(number) => number.as_str().to_owned(),
         other => other.type_str().to_owned(),
     };
-    // At 1 it could never be exceeded.
+    // A rate of 1 could never be exceeded.
     let rate = text.parse().ok().filter(|rate| (0.0..1.0).contains(rate));
     rate.ok_or_else(|| format!("`max_failure_rate` is a number from 0 up to, not including, 1, such as 0.5: `{text}`"))
 }
@@ -248,7 +248,7 @@ pub(super) fn memory(value: &Value<'_>) -> Result<u64, String> {
     Ok(bytes)
 }
 
-/// `128MiB`, `64KB`, `4096`: binary and decimal units, as written by IEC 80000-13.
+/// `128MiB`, `64KB`, `4096`: binary and decimal units, as IEC 80000-13 writes them.
 fn size(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -276,14 +276,14 @@ pub(super) fn size_of(value: &Value<'_>) -> Result<u64, String> {
     }
 }
 
-/// What is kept of every attempt, in memory and in the broker.
+/// A size that is kept of every attempt, in memory and in the broker.
 pub(super) fn kept(value: &Value<'_>) -> Result<u64, String> {
     const MOST: u64 = 16 << 20;
     let bytes = size_of(value)?;
     if bytes > MOST { Err(format!("is at most \"16MiB\", since it is kept for every attempt: {bytes} bytes")) } else { Ok(bytes) }
 }
 
-/// [`kept`] sizes as the engine counts them.
+/// [`kept`] as the type that the engine counts in.
 pub(super) fn small(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }

@@ -1,8 +1,8 @@
-//! Origins: what `http` grants and `hosts` of a secret name.
+//! Reads origins, as `http` grants and the `hosts` of a secret name them.
 
 use crate::engine::HttpGrant;
 
-/// `scheme://host[:port]`, nothing else: a grant is to an origin (RFC 6454), never to a path of it.
+/// `scheme://host[:port]` and nothing else. A grant is for an origin (RFC 6454), never for a path.
 pub fn http_grant(origin: &str) -> Result<HttpGrant, String> {
     let wrong = |why: &str| format!("{why}; an origin is written as https://host or http://host:port: `{origin}`");
     let uri: http::Uri = origin.parse().map_err(|_| wrong("not a URL"))?;
@@ -28,7 +28,7 @@ pub fn http_grant(origin: &str) -> Result<HttpGrant, String> {
     Ok(HttpGrant { scheme, host: authority.host().to_ascii_lowercase(), port, methods: Vec::new() })
 }
 
-/// `*` may stand for the whole first label, below a domain that has two at least: `*.com` would be everybody.
+/// `*` may replace the whole first label above a domain of at least two labels. `*.com` would grant everybody.
 fn check_pattern(host: &str) -> Result<(), &'static str> {
     let rest = host.strip_prefix("*.").unwrap_or(host);
     if rest.contains('*') {
