@@ -1,8 +1,8 @@
 //! Settings: flags > environment (`TASKHOST_*`) > `taskhost.toml` > defaults, read in two stages.
 //!
-//! gather (text and where it was written, by key) → validate once → [`Settings`], of which every room gets its part.
+//! gather (text and its place, by key) → validate once → [`Settings`], of which every room gets its part
 //!
-//! Invariant: a value is refused in one sentence that names the place it was written at, and nothing is half applied.
+//! Invariant: a refused value gets one sentence that names its place, and nothing is half applied.
 
 use std::{
     collections::BTreeMap,
@@ -54,16 +54,16 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ("log_format", "pretty", "pretty or json"),
 ];
 
-/// What the environment names of the settings begin with.
+/// The prefix of environment variables for settings.
 pub const ENVIRONMENT_PREFIX: &str = "TASKHOST_";
 
-/// Names `taskhost.toml`, or another file, beside the settings themselves.
+/// The environment variable that names `taskhost.toml` or another file.
 pub const ENVIRONMENT_CONFIG: &str = "TASKHOST_CONFIG";
 
-/// Looked for in the current directory when no file is named.
+/// The file in the current directory that is read if no file is named.
 pub const FILE_NAME: &str = "taskhost.toml";
 
-/// Everything that was set, valid.
+/// All settings, valid.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub broker: BrokerAddress,
@@ -74,9 +74,9 @@ pub struct Settings {
     pub cache_bytes: u64,
     /// The `taskhost.toml` that was read, if any.
     pub file: Option<PathBuf>,
-    /// The trusted keys, when only signed plugins may serve.
+    /// The file of the trusted keys, if only signed plugins may serve.
     pub trust: Option<PathBuf>,
-    /// When others may write to the plugin directory.
+    /// What to do if others may write to the plugin directory.
     pub writable: Writable,
     /// Each with its weight, at least 1.
     pub queues: Vec<(QueueName, u32)>,
@@ -92,11 +92,11 @@ pub struct Settings {
     pub schedules: Vec<Schedule>,
     pub log: Option<String>,
     pub log_json: bool,
-    /// What was found odd but does not keep anything from working.
+    /// Warnings about settings that are odd and still work.
     pub warnings: Vec<String>,
 }
 
-/// Why settings were refused: a sentence that names the place and says what is allowed.
+/// Why settings were refused: a sentence that names the place and the allowed values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
@@ -105,16 +105,16 @@ pub struct ConfigError(pub String);
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Given {
     text: String,
-    /// Such as `--lease`, `TASKHOST_LEASE` or `taskhost.toml:3: lease`.
+    /// Its place, such as `--lease`, `TASKHOST_LEASE` or `taskhost.toml:3: lease`.
     place: String,
 }
 
-/// What was written, by key; later calls of `set` win.
+/// The written values by key. A later call of `set` wins.
 #[derive(Debug, Default)]
 struct Gathered(BTreeMap<&'static str, Given>);
 
 impl Settings {
-    /// Reads everything. `config`: the file named by a flag. `flags`: key and value of each flag that was given.
+    /// Reads all sources. `config` is the file that a flag named. `flags` has key and value of each given flag.
     pub fn load(config: Option<&Path>, flags: &[(&'static str, String)]) -> Result<Self, ConfigError> {
         Self::load_from(config, flags, &|name| env::var_os(name).map(|value| value.to_string_lossy().into_owned()), env::vars_os)
     }
@@ -145,7 +145,7 @@ impl Settings {
         }
         for (key, _, _) in KEYS {
             let name = environment_name(key);
-            // An empty variable is an unset one: that is how a shell or a compose file leaves one out.
+            // An empty variable counts as not set, because shells and compose files leave variables out like this.
             if let Some(text) = variable(&name).filter(|text| !text.is_empty()) {
                 gathered.0.insert(key, Given { text, place: name });
             }
@@ -269,7 +269,7 @@ pub fn environment_name(key: &str) -> String {
     format!("{ENVIRONMENT_PREFIX}{}", key.to_ascii_uppercase())
 }
 
-/// `; did you mean …?`, or nothing.
+/// `; did you mean …?`, or an empty text.
 fn did_you_mean<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> String {
     catalogue::near(word, names).first().map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
 }

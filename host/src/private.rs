@@ -1,8 +1,8 @@
-//! Directories of this user's own, held by descriptor: what is checked is what is used.
+//! Directories that belong to this user alone, held by descriptor: the checked directory is the one that is used.
 //!
-//! path → made if it is missing → opened → owner and mode by the descriptor → each file by its name from there, checked once it is open.
+//! path → made if missing → opened → owner and mode checked by descriptor → each file opened by its name from there, then checked
 //!
-//! Invariant: what is read from such a directory was written by this user. A path that comes to lead elsewhere changes nothing.
+//! Invariant: everything that is read from there was written by this user. A path that leads elsewhere later changes nothing.
 
 use std::{
     fs::{self, DirBuilder, File, Metadata},
@@ -16,19 +16,19 @@ use std::{
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, renameat, statat, unlinkat};
 
-/// Bits of a mode: others may write, others may do anything, only owners remove what is in there.
+/// Bits of a mode: others may write, others may do anything, only owners may remove entries (sticky).
 pub(crate) const OTHERS_WRITE: u32 = 0o022;
 const OTHERS: u32 = 0o077;
 const STICKY: u32 = 0o1000;
-/// What a file is called until it has its name.
+/// The name of a file until it gets its own.
 pub(crate) const TEMPORARY: &str = ".tmp-";
 
-/// Why there is no such directory.
+/// Why the directory can't be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Unusable {
-    /// Others could change what is in it.
+    /// Others could change its content.
     Refused(String),
-    /// The machine would not have it.
+    /// The machine failed.
     Failed(String),
 }
 
@@ -36,12 +36,12 @@ pub(crate) enum Unusable {
 #[derive(Debug)]
 pub(crate) struct Dir {
     path: PathBuf,
-    /// As a sentence calls it, such as `cache directory`.
+    /// Its name in sentences, such as `cache directory`.
     what: &'static str,
     held: Mutex<Arc<File>>,
 }
 
-/// One regular file of a directory.
+/// One regular file of such a directory.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) name: String,
@@ -50,8 +50,8 @@ pub(crate) struct Entry {
 }
 
 impl Dir {
-    /// Makes the directory, or refuses one that others could write to. Of a volume that root made for everybody, as Kubernetes
-    /// does, a directory within it is taken.
+    /// Makes the directory, or refuses one that others could write to. In a volume that root made for everybody, as in Kubernetes, it makes a
+    /// directory of its own.
     pub(crate) fn make(path: &Path, what: &'static str) -> Result<Self, Unusable> {
         let (path, held) = hold(path, what)?;
         Ok(Self { path, what, held: Mutex::new(Arc::new(held)) })
@@ -66,12 +66,12 @@ impl Dir {
         &self.path
     }
 
-    /// A sentence, when others could put another directory in the place of this one: it is held, but the next start finds another.
+    /// A sentence if others could replace this directory. This process holds it, but the next start would find another.
     pub(crate) fn warning(&self) -> Option<String> {
         above(&self.path).map(|found| format!("others may put another {} in the place of `{}` by {found}", self.what, self.path.display()))
     }
 
-    /// The descriptor, checked again; one of a directory that was deleted is made anew.
+    /// The descriptor, checked again. A deleted directory is made again.
     fn held(&self) -> io::Result<Arc<File>> {
         let mut held = self.held.lock();
         let about = held.metadata()?;
@@ -87,9 +87,9 @@ impl Dir {
         Ok(Arc::clone(&held))
     }
 
-    /// Opens a file to be read, and checks what was opened.
+    /// Opens a file for reading, and checks it.
     pub(crate) fn open(&self, name: &str) -> io::Result<File> {
-        // Should a pipe stand there, opening it must not wait for a writer.
+        // If it is a pipe, opening it must not wait for a writer.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let opened = openat(&*self.held()?, name, flags, Mode::empty()).map_err(|error| match error {
             rustix::io::Errno::LOOP => refusal("it is a symbolic link".into()),
@@ -100,14 +100,14 @@ impl Dir {
         Ok(file)
     }
 
-    /// The whole of a file.
+    /// Reads a whole file.
     pub(crate) fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.open(name)?.read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 
-    /// A file without a name yet, gone when it is dropped without one.
+    /// A file without a name. It is removed if it is dropped before it gets one.
     pub(crate) fn temporary(&self) -> io::Result<Temporary> {
         let (dir, name) = (self.held()?, format!("{TEMPORARY}{:016x}", fastrand::u64(..)));
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -115,14 +115,14 @@ impl Dir {
         Ok(Temporary { dir, name: Some(name), file })
     }
 
-    /// Puts a file there in one step: never half written, also after a crash.
+    /// Writes a file in one step. It is never half written, also after a crash.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let mut new = self.temporary()?;
         new.file.write_all(bytes)?;
         new.persist(name).map(drop)
     }
 
-    /// Opens a file to be locked, never to be read; it is made if it is missing.
+    /// Opens a file for locking, not for reading. Makes it if it is missing.
     pub(crate) fn open_lock(&self, name: &str) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         Ok(openat(&*self.held()?, name, flags, Mode::RUSR | Mode::WUSR)?.into())
@@ -132,7 +132,7 @@ impl Dir {
         Ok(unlinkat(&*self.held()?, name, AtFlags::empty())?)
     }
 
-    /// What a name stands for, as it stands there.
+    /// The metadata of a name, links not followed.
     pub(crate) fn about(&self, name: &str) -> io::Result<Metadata> {
         self.open(name)?.metadata()
     }
@@ -152,7 +152,7 @@ impl Dir {
         Ok(entries)
     }
 
-    /// Does something while no other process does such a thing here; where there are no locks, it does it anyway.
+    /// Does something under a lock. On a file system without locks it does it without.
     pub(crate) fn locked<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
         let dir = self.held()?;
         let locked = rustix::fs::flock(&*dir, rustix::fs::FlockOperation::LockExclusive);
@@ -163,14 +163,14 @@ impl Dir {
         Ok(done)
     }
 
-    /// Whether what is in it may be mapped to be executed.
+    /// Whether its files may be mapped for execution.
     pub(crate) fn may_execute(&self) -> bool {
         let about = self.held().and_then(|dir| Ok(rustix::fs::fstatvfs(&*dir)?));
         about.map_or(true, |about| !about.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC))
     }
 }
 
-/// A file that gets its name when it is whole.
+/// A file that gets its name when it is complete.
 #[derive(Debug)]
 pub(crate) struct Temporary {
     dir: Arc<File>,
@@ -179,14 +179,14 @@ pub(crate) struct Temporary {
 }
 
 impl Temporary {
-    /// Names it, on disk once this returns. The file is given back, still open.
+    /// Gives it its name, durably. Returns the file, still open.
     pub(crate) fn persist(mut self, name: &str) -> io::Result<File> {
         self.file.sync_all()?;
         if let Some(own) = &self.name {
             renameat(&*self.dir, own, &*self.dir, name)?;
         }
         self.name = None;
-        // The rename itself lasts once the directory is on disk.
+        // The rename is durable once the directory is on disk.
         self.dir.sync_all()?;
         self.file.try_clone()
     }
@@ -202,12 +202,12 @@ impl Drop for Temporary {
     }
 }
 
-/// Whether a file was not read because others could have written it: that stays so until somebody mends it.
+/// Whether a file was refused because others could have written it. Another try is useless until somebody mends it.
 pub(crate) fn is_refusal(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::InvalidData
 }
 
-/// Whether an open file has no other name, by which somebody could have come by it.
+/// Whether an open file has no second name, by which somebody else could reach it.
 pub(crate) fn has_one_name(about: &Metadata) -> bool {
     about.nlink() <= 1
 }
@@ -225,7 +225,7 @@ fn me() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// Whether only this user can have written what was opened.
+/// Whether only this user can have written the opened file.
 fn check(about: &Metadata) -> io::Result<()> {
     let why = if !about.is_file() {
         "it is not a regular file".to_owned()
@@ -239,12 +239,12 @@ fn check(about: &Metadata) -> io::Result<()> {
     Err(refusal(why))
 }
 
-/// What keeps a directory from being this user's own.
+/// Why a directory does not belong to this user alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unfit {
     /// It belongs to this user, and others may enter it.
     Open,
-    /// It belongs to root, who may do anything anyway.
+    /// It belongs to root, who has all rights anyway.
     Roots,
     Theirs(u32),
 }
@@ -277,7 +277,7 @@ impl Unfit {
     }
 }
 
-/// Where the directory really is, and its descriptor.
+/// The real path of the directory, and its descriptor.
 fn hold(path: &Path, what: &'static str) -> Result<(PathBuf, File), Unusable> {
     let failed = |error: io::Error| Unusable::Failed(format!("cannot use the {what} ({error}): `{}`", path.display()));
     let refused = |unfit: Unfit, path: &Path| Unusable::Refused(unfit.sentence(what, path));
@@ -304,10 +304,10 @@ fn hold(path: &Path, what: &'static str) -> Result<(PathBuf, File), Unusable> {
     }
 }
 
-/// The nearest directory above that others may write to, and what to do about it. A sticky one, as /tmp is, is well: nobody
-/// renames in it what is not theirs.
+/// The nearest directory above that others may write to, and what to do about it. A sticky one such as /tmp is fine: nobody can rename
+/// other users' entries in it.
 pub(crate) fn above(path: &Path) -> Option<String> {
-    // As it is written, since links on the way are names that could be replaced, and where it really is.
+    // Both the path as written, because links on it could be replaced, and the real path.
     let (written, real) = (std::path::absolute(path).ok()?, path.canonicalize().ok()?);
     written.ancestors().skip(1).chain(real.ancestors().skip(1)).find_map(|ancestor| {
         let meta = fs::metadata(ancestor).ok()?;
@@ -317,12 +317,12 @@ pub(crate) fn above(path: &Path) -> Option<String> {
     })
 }
 
-/// Owned by neither this user nor root.
+/// Whether it belongs to neither this user nor root.
 pub(crate) fn stranger(meta: &Metadata) -> Option<String> {
     (![0, me()].contains(&meta.uid())).then(|| format!("it belongs to user {}", meta.uid()))
 }
 
-/// What to run so that others may not write any more.
+/// The command that takes write permission from others.
 pub(crate) fn remedy(meta: &Metadata, shown: &str) -> String {
     let me = me();
     match (stranger(meta).is_some(), meta.mode() & OTHERS_WRITE != 0) {

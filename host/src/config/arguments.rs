@@ -1,10 +1,10 @@
-//! A schedule's `args`: TOML → the text of a JSON array.
+//! Reads a schedule's `args`: TOML → the text of a JSON array.
 //!
-//! Invariant: a value arrives as it was written, or is refused: JSON has no dates, and neither `nan` nor `inf`.
+//! Invariant: a value arrives as it was written, or is refused. JSON has no dates, and neither `nan` nor `inf`.
 
 use toml::{Spanned, de::DeValue};
 
-/// Why an array is refused, and where that stands in the file.
+/// Why a value is refused, and its place in the file.
 #[derive(Debug)]
 pub(super) struct Refused {
     pub(super) at: usize,
@@ -27,7 +27,7 @@ pub(super) fn value(value: &Spanned<DeValue<'_>>, name: &str) -> Result<String, 
     Ok(out)
 }
 
-/// Writes `value`, which stands at `place`, such as `args[0].day`.
+/// Writes `value`. Its `place` is a path such as `args[0].day`.
 fn write(value: &Spanned<DeValue<'_>>, place: &str, out: &mut String) -> Result<(), Refused> {
     let refused = |why: String| Refused { at: value.span().start, why: format!("`{place}` is {why}") };
     match value.get_ref() {
@@ -39,7 +39,7 @@ fn write(value: &Spanned<DeValue<'_>>, place: &str, out: &mut String) -> Result<
             out.push_str(&read.to_string());
         }
         DeValue::Float(number) => {
-            // The digits as they stand there, where `f64` has no more of them than the text. A sign of plus is none of JSON's.
+            // The digits are copied as written, because `f64` may have fewer. JSON has no plus sign.
             let text = number.as_str().trim_start_matches('+');
             match text.parse::<f64>() {
                 Ok(read) if read.is_finite() => out.push_str(text),

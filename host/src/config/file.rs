@@ -1,7 +1,7 @@
-//! `taskhost.toml`: its keys as text with the line they stand on, and its `[schedules.*]` tables.
+//! Reads `taskhost.toml`: its keys as text with their lines, and its `[schedules.*]` tables.
 //!
-//! The `[plugins.*]` tables are policies: the plugins room reads and watches them by itself, here they are only checked, so
-//! that a mistake is told at once and in one place.
+//! The `[plugins.*]` tables are policies, which the plugins room reads and watches. They are only checked here, so that a mistake is reported
+//! at once.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use taskhost_broker::{CatchUp, Overlap, Schedule, Source};
 use taskhost_core::task::{Carried, Millis, Priority, QueueName, TaskName, TaskOptions};
 use taskhost_core::units;
 
-/// What the file says.
+/// The content of the file.
 #[derive(Debug, Default)]
 pub(super) struct File {
     pub(super) settings: BTreeMap<&'static str, Given>,
@@ -48,7 +48,7 @@ impl Reader<'_> {
             let key = name.get_ref().as_ref();
             match key {
                 "plugins" if value.get_ref().is_table() => self.check_policies()?,
-                // The directory, in a file that has `[plugins.*]` tables too: TOML can't say `plugins` twice.
+                // The directory has this key in a file with `[plugins.*]` tables, because TOML can't have `plugins` twice.
                 "plugin_dir" => {
                     let (_, given) = self.setting("plugins", name.span().start, value)?;
                     file.settings.insert("plugins", given);
@@ -119,7 +119,7 @@ impl Reader<'_> {
             .collect()
     }
 
-    /// Values that the TOML library would refuse in its own words.
+    /// Refuses values that the TOML library would refuse in its own words.
     fn check_value(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<(), ConfigError> {
         let (got, at) = (value.get_ref(), value.span().start);
         let below = |most: u32| {
@@ -168,7 +168,7 @@ struct Tables {
     schedules: BTreeMap<Spanned<String>, RawSchedule>,
 }
 
-/// All keys but `args`, which `arguments` reads.
+/// All keys except `args`, which `arguments` reads.
 #[derive(Debug, Deserialize)]
 struct RawSchedule {
     rule: String,
@@ -230,7 +230,7 @@ fn scalar(value: &DeValue<'_>) -> Option<String> {
     }
 }
 
-/// `["mail=3", "default"]` or `{ mail = 3, default = 1 }`, as the text that a flag would give.
+/// `["mail=3", "default"]` or `{ mail = 3, default = 1 }`, as the text of a flag.
 fn queues(value: &DeValue<'_>) -> Option<String> {
     let parts: Option<Vec<String>> = match value {
         DeValue::Array(items) => items.iter().map(|item| scalar(item.get_ref())).collect(),

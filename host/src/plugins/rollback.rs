@@ -1,7 +1,7 @@
-//! What an operator asks of the state directory: the versions of a plugin, and to go back to an earlier one.
+//! An operator's requests to the state directory: list the versions of a plugin, and go back to an earlier one.
 //!
-//! name → its line of the history → a bar on the bytes that stand in the file. A worker of this machine follows it with its next
-//! look; without one it holds from the next start.
+//! name → its history → a bar on the bytes in the file. A worker of this machine follows the bar with its next look. Without a worker it
+//! holds from the next start.
 
 use std::{io, path::Path};
 
@@ -17,26 +17,26 @@ use taskhost_core::{
     task::{Clock, SystemClock},
 };
 
-/// What was asked for; it is so once a worker has seen it.
+/// A request. It takes effect when a worker has seen it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RolledBack {
     /// File name, such as `math.wasm`.
     pub file: String,
-    /// What served.
+    /// The version that served.
     pub from: Option<Generation>,
-    /// What shall serve.
+    /// The version that will serve.
     pub to: Generation,
     /// Whether a worker of this machine serves from this directory now.
     pub attended: bool,
 }
 
-/// The versions of the plugin that stands in `dir` under this name, newest first. Blocks on the file system.
+/// The versions of the plugin with this name in `dir`, newest first. Blocks on the file system.
 pub fn history(dir: &Path, state: &Path, name: &str) -> Result<Vec<Generation>, PluginsError> {
     let (_, line) = line(&open(dir, state)?, dir, name)?;
     Ok(line.generations.into_iter().rev().collect())
 }
 
-/// Goes back from the version that serves to the one before it, until other bytes stand in the file. Blocks on the file system.
+/// Goes back from the serving version to the one before it, until the file has other bytes. Blocks on the file system.
 pub fn roll_back(dir: &Path, state: &Path, name: &str) -> Result<RolledBack, PluginsError> {
     let refused = |text: String| Err(PluginsError::File(text));
     let state = open(dir, state)?;
@@ -56,9 +56,9 @@ pub fn roll_back(dir: &Path, state: &Path, name: &str) -> Result<RolledBack, Plu
     };
     let asked = state.change_history(|history| {
         let line = history.files.get(&file).cloned().unwrap_or_default();
-        // Bytes that no worker has judged yet: with none there to do so, what served last is what is wanted back.
+        // No worker has judged these bytes yet, and none is there to do so: the version that served last is wanted back.
         let is_new = line.standing.as_ref().map_or_else(|| line.find(&standing).is_none(), |judged| **judged != *standing);
-        // Nobody else writes to the history now, but the file may have been replaced since it was read.
+        // Nobody else writes to the history now, but the file may have been replaced since.
         if (is_new && attended) || !directory::is_still(&path, identity) {
             return Err(changed());
         }
@@ -75,7 +75,7 @@ pub fn roll_back(dir: &Path, state: &Path, name: &str) -> Result<RolledBack, Plu
             format!("rolled back by hand to version {} ({}); it holds until other bytes stand in the file", to.version, short(&to.digest));
         let bar = Bar { digest: standing.to_string(), to: to.digest.clone(), why };
         let from_digest = from.as_ref().map_or_else(|| standing.to_string(), |from| from.digest.clone());
-        // This one knows of the bar before it, which a late word of a worker would not.
+        // This request knows of the bar before it; a worker's late event would not.
         if let Some(line) = history.files.get_mut(&file) {
             line.bar = None;
         }

@@ -1,23 +1,23 @@
-//! How the room is set up, and why it can't work at all.
+//! The settings of the room, and the errors that keep it from working.
 
 use std::path::PathBuf;
 
 use super::writable::Writable;
 use crate::engine::Limits;
 
-/// Where plugins come from.
+/// The sources of plugins.
 #[derive(Debug, Clone)]
 pub struct PluginsSettings {
     pub dir: PathBuf,
-    /// Last good bytes and owners of names; owned by this user and closed to others.
+    /// The directory for last good bytes and owners of names. It must belong to this user and be closed to others.
     pub state: PathBuf,
-    /// `taskhost.toml`, whose `[plugins.*]` tables are the policies; read again when it changes.
+    /// `taskhost.toml`, whose `[plugins.*]` tables are the policies. It is read again when it changes.
     pub policy: Option<PathBuf>,
-    /// The trusted keys, when only signed plugins may serve; read again when it changes.
+    /// The file of the trusted keys, if only signed plugins may serve. It is read again when it changes.
     pub trust: Option<PathBuf>,
-    /// Whether others may write where the plugins come from.
+    /// What to do if others may write to the sources of plugins.
     pub writable: Writable,
-    /// What a policy does not set.
+    /// The limits that a policy does not set.
     pub limits: Limits,
 }
 
@@ -28,13 +28,13 @@ pub enum PluginsError {
     Directory(String),
     #[error("{0}")]
     Policy(String),
-    /// Others could change what this host runs.
+    /// Others could change the code that this host runs.
     #[error("{0}")]
     State(String),
     /// The one file that was asked for.
     #[error("{0}")]
     File(String),
-    /// The machine could not do it now, whatever the file is.
+    /// The machine failed, whatever the file is.
     #[error("{0}")]
     Machine(String),
 }

@@ -1,9 +1,9 @@
-//! Who may put plugins here: minisign keys that the operator trusts, and signatures beside the files.
+//! Minisign keys that the operator trusts, and signatures beside the plugins' files.
 //!
-//! `math.wasm.minisig` beside `math.wasm`, checked against every key of the trust file; that file is read again when it changes,
-//! so that keys can be added and taken away under a running worker.
+//! `math.wasm.minisig` lies beside `math.wasm` and is checked against every key of the trust file. That file is read again when it changes,
+//! so keys can be added and removed while a worker runs.
 //!
-//! Invariant: with trust required, nothing is compiled or served whose signature was not checked against the keys in force.
+//! Invariant: with trust required, nothing is compiled or served before its signature was checked against the keys in force.
 
 use std::{
     io::{Cursor, Read},
@@ -15,15 +15,15 @@ use minisign::{KeyPair, PublicKey, SecretKeyBox, SignatureBox};
 
 use super::{directory::Identity, settings::PluginsError, state::Unread, writable::exposed};
 
-/// Bytes of a signature file or of a trust file, at most.
+/// The most bytes of a signature file or trust file.
 const LONGEST: u64 = 64 << 10;
 
-/// Public keys, each as good as the other.
+/// Public keys. A signature by any of them is enough.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trust(Vec<PublicKey>);
 
 impl Trust {
-    /// Reads a trust file: minisign public keys one after the other; comment lines are skipped.
+    /// Reads a trust file: minisign public keys, one after the other. Comment lines are skipped.
     pub fn read(path: &Path) -> Result<Self, String> {
         let text = read(path).map_err(|error| format!("cannot read the trusted keys ({error}): `{}`", path.display()))?;
         Self::parse(&text).map_err(|why| format!("{}: {why}", path.display()))
@@ -44,7 +44,7 @@ impl Trust {
         Ok(Self(keys))
     }
 
-    /// Whether `signature`, the text of a `.minisig` file, is one of these keys' for `bytes`. Gives the key's id.
+    /// Checks that `signature`, the text of a `.minisig` file, is by one of these keys and for `bytes`. Returns the key's id.
     pub fn check(&self, bytes: &[u8], signature: &str) -> Result<String, String> {
         let signature = SignatureBox::from_string(signature).map_err(|_| "its signature file is no minisign signature: sign it again")?;
         let id = key_id(signature.keynum());
@@ -60,7 +60,7 @@ impl Trust {
     }
 }
 
-/// What can be said of a file's signature: a phrase, or why `trust` refuses the file. Without `trust` nothing is refused.
+/// A phrase about a file's signature, or why `trust` refuses the file. Without `trust` nothing is refused.
 pub(super) fn status(plugin: &Path, bytes: &[u8], trust: Option<&Trust>) -> Result<String, String> {
     if let Some(trust) = trust {
         let key = trust.check(bytes, &read_signature(plugin)?)?;
@@ -76,7 +76,7 @@ pub(super) fn status(plugin: &Path, bytes: &[u8], trust: Option<&Trust>) -> Resu
     ))
 }
 
-/// As minisign shows it: the number in upper-case hex.
+/// The key's id as minisign shows it: in upper-case hex.
 fn key_id(number: &[u8]) -> String {
     number.iter().rev().fold(String::new(), |text, byte| text + &format!("{byte:02X}"))
 }
@@ -87,32 +87,32 @@ fn read(path: &Path) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// Where the signature of a plugin's file stands.
+/// The path of the signature of a plugin's file.
 pub fn signature_path(plugin: &Path) -> PathBuf {
     let mut path = plugin.as_os_str().to_owned();
     path.push(".minisig");
     path.into()
 }
 
-/// The signature beside a plugin's file; the error says what to do. Blocks on the file system.
+/// The signature beside a plugin's file. The error says what to do. Blocks on the file system.
 pub fn read_signature(plugin: &Path) -> Result<String, String> {
     signature_beside(plugin).map_err(Unread::into_text)
 }
 
-/// The same; also whether it is the machine's doing that it can't be read.
+/// The same. The error also tells whether the machine failed.
 pub(super) fn signature_beside(plugin: &Path) -> Result<String, Unread> {
     let path = signature_path(plugin);
     read(&path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
             Unread::Spoilt("it is not signed, and only signed plugins serve here: `taskhost plugin sign` it".into())
         }
-        // Nobody's text: another try would read the same.
+        // The file is not text, and another try would read the same.
         std::io::ErrorKind::InvalidData => Unread::Spoilt("its signature file is no minisign signature: sign it again".into()),
         _ => Unread::Trouble(format!("its signature cannot be read ({error}): `{}`", path.display())),
     })
 }
 
-/// A new pair: the secret key's file, encrypted with `password` if one is given, and the public key's.
+/// Makes a pair of keys: the text of the secret key's file, encrypted if there is a `password`, and that of the public key's file.
 pub fn keygen(password: Option<String>) -> Result<(String, String), String> {
     let failed = |error: minisign::PError| format!("failed to make a key pair: {error}");
     let pair = match password {
@@ -138,7 +138,7 @@ pub fn sign(secret: &str, password: Option<String>, bytes: &[u8], comment: &str)
     signed.map(SignatureBox::into_string).map_err(|error| format!("failed to sign: {error}"))
 }
 
-/// The keys in force: those of the file, read again when it changes; a bad edit leaves the last good ones standing.
+/// The keys in force. The file is read again when it changes. A bad edit leaves the last good keys in force.
 #[derive(Debug, Clone)]
 pub(super) struct TrustFile {
     path: PathBuf,
@@ -162,12 +162,13 @@ impl TrustFile {
         self.trouble.as_deref()
     }
 
-    /// A sentence, when others may write to it. Blocks on the file system.
+    /// A sentence if others may write to the file. Blocks on the file system.
     pub(super) fn exposed(&self) -> Option<String> {
         exposed("the trusted keys in", &self.path)
     }
 
-    /// Blocks on the file system. A file caught half-written is read again in the next pass, since its identity changes then.
+    /// Reads the file if it changed. Blocks on the file system. A half-written file is read again in the next pass, because its identity
+    /// changes then.
     pub(super) fn refresh(&mut self) {
         let identity = std::fs::metadata(&self.path).map(|meta| Identity::of(&meta)).ok();
         if identity.is_some() && identity == self.read {

@@ -1,6 +1,6 @@
-//! Which bytes are signed by a key in force: looked at in every pass, verified only when bytes, signature or keys are new.
+//! Tells which bytes are signed by a key in force. Every pass asks; verification happens only if bytes, signature or keys are new.
 //!
-//! (bytes by digest, signature text, keys) → trusted, or the sentence that says why not.
+//! (bytes by digest, signature text, keys) → trusted, or a sentence that says why not
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,16 +16,16 @@ use super::{
     writable::Writable,
 };
 
-/// One digest to be looked at, and where its bytes and its signature are.
+/// One digest to verify, and the place of its bytes and its signature.
 #[derive(Debug, Clone)]
 pub(super) enum Wanted {
-    /// What stands in the plugin directory.
+    /// A file in the plugin directory.
     File(Digest, PathBuf),
     /// The last good version, in the state directory.
     Kept(Digest),
 }
 
-/// What was found out about some bytes.
+/// The result for some bytes.
 #[derive(Debug, Clone)]
 struct Checked {
     signature: Result<String, Unread>,
@@ -36,9 +36,9 @@ struct Checked {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Verdict {
     Trusted,
-    /// It stays so until bytes, signature or keys are others.
+    /// The result holds until bytes, signature or keys change.
     Refused(String),
-    /// They could not be looked at: not trusted now, and looked at again in the next pass.
+    /// They could not be read. They are not trusted now, and are verified again in the next pass.
     Open(String),
 }
 
@@ -66,17 +66,17 @@ impl Signatures {
         }
     }
 
-    /// Whether these bytes are still to be looked at, so that nothing can be said of them.
+    /// Whether these bytes were not verified yet, so that nothing is known of them.
     pub(super) fn is_open(&self, digest: &Digest) -> bool {
         self.checked.get(digest).is_none_or(|checked| matches!(checked.verdict, Verdict::Open(_)))
     }
 
-    /// A sentence, when others may write to the keys. Blocks on the file system.
+    /// A sentence if others may write to the keys. Blocks on the file system.
     pub(super) fn exposed(&self) -> Option<String> {
         self.file.exposed()
     }
 
-    /// Looks at all of `wanted`, and forgets the rest; at the keys too, where they are to be believed. Blocks on the file system.
+    /// Verifies all of `wanted`, and forgets the rest. Also reads the keys again, if they may be believed. Blocks on the file system.
     pub(super) fn look(&mut self, wanted: &[Wanted], state: Option<&State>, writable: Writable) {
         if writable != Writable::Refuse || self.exposed().is_none() {
             self.file.refresh();
@@ -87,7 +87,7 @@ impl Signatures {
             let (digest, signature) = match wanted {
                 Wanted::File(digest, path) => (digest, signature_beside(path)),
                 Wanted::Kept(digest) => {
-                    // The file that has these very bytes was looked at before.
+                    // The file that has these bytes was verified before.
                     if seen.contains(digest) {
                         continue;
                     }
@@ -105,7 +105,7 @@ impl Signatures {
             }
             let verdict = match &signature {
                 Ok(text) => verdict(wanted, text, &trust, state),
-                // What was found out of these very bytes still holds.
+                // The result for these bytes still holds.
                 Err(Unread::Trouble(_)) if known.is_some() => continue,
                 Err(Unread::Trouble(why)) => Verdict::Open(why.clone()),
                 Err(Unread::Spoilt(why)) => Verdict::Refused(why.clone()),
@@ -116,7 +116,7 @@ impl Signatures {
     }
 }
 
-/// Holds bytes against a signature. The bytes are known by their digest, so it does not matter what stands in the file by then.
+/// Checks bytes against a signature. Their digest is known, so a change of the file meanwhile does not matter.
 fn verdict(wanted: &Wanted, signature: &str, trust: &Trust, state: Option<&State>) -> Verdict {
     let (digest, bytes) = match wanted {
         Wanted::File(digest, path) => (digest, read(path, digest)),

@@ -1,10 +1,9 @@
-//! Last good plugins, kept across a restart: their bytes by digest, which file each belongs to, who owns each name, and the
-//! history of each file.
+//! Keeps across a restart: the bytes of last good plugins by digest, the file of each, the owner of each name, and the history of each file.
 //!
 //! `<state>/<hash of the canonical plugin directory>/{index.json, history.json, DIGEST.wasm}`
 //!
-//! Invariant: what is written is never changed in place (temp file, fsync, rename), and bytes are given back only if they still
-//! have their digest. Two workers on one directory write the same index, so it needs no lock; a history is added to under one.
+//! Invariant: a file is never changed in place (temporary file, fsync, rename). Bytes are returned only if they still have their digest.
+//! Two workers on one directory write the same index, so the index needs no lock. The history is changed under a lock.
 
 use std::{
     collections::BTreeMap,
@@ -24,20 +23,20 @@ use super::{
 };
 use crate::private::{self, Dir, Unusable};
 
-/// Bytes that no file is known by are kept so long: another worker may be about to record them.
+/// How long bytes without a file are kept, because another worker may be about to record them.
 const ORPHANS_KEPT: Duration = Duration::from_secs(600);
-/// A lock is held for moments; whoever holds it longer is stopped, and must not stop others.
+/// How long to wait for a lock. It is held for moments, so a longer holder is a stopped process, which must not stop others.
 const LOCK_TRIES: (u32, Duration) = (100, Duration::from_millis(10));
 const INDEX: &str = "index.json";
 const HISTORY: &str = "history.json";
 const LOCK: &str = "history.lock";
-/// Locked, shared, by every worker of the directory.
+/// Every worker of the directory holds a shared lock on this file.
 const ATTENDED: &str = "attended.lock";
 
-/// What is remembered of one plugin directory.
+/// The index of one plugin directory.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(super) struct Index {
-    /// For people who look into the state directory.
+    /// The path of the directory, for people who look into the state directory.
     pub(super) directory: String,
     /// The digest that each file last served.
     pub(super) files: BTreeMap<String, String>,
@@ -51,17 +50,17 @@ pub(super) struct State {
     directory: String,
 }
 
-/// Why kept bytes could not be had.
+/// Why kept bytes could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Unread {
-    /// They are gone, or not what they were: that stays so.
+    /// They are gone or changed. Another try is useless.
     Spoilt(String),
-    /// The machine's doing: worth another try.
+    /// The machine failed. Another try may succeed.
     Trouble(String),
 }
 
 impl State {
-    /// `Err(Refused)` when others could change what this host runs; `Err(Failed)` when the disk would not have it.
+    /// `Err(Refused)` if others could change the code that this host runs; `Err(Failed)` if the disk fails.
     pub(super) fn open(root: &Path, plugin_dir: &Path) -> Result<Self, OpenError> {
         let canonical = plugin_dir
             .canonicalize()
@@ -75,12 +74,12 @@ impl State {
         Ok(Self { dir, directory: canonical.display().to_string() })
     }
 
-    /// A sentence, when others could put another state directory in the place of this one.
+    /// A sentence if others could put another directory in the place of this one.
     pub(super) fn warning(&self) -> Option<String> {
         self.dir.warning()
     }
 
-    /// Nothing, when nothing was recorded yet.
+    /// The index; empty if nothing was recorded yet.
     pub(super) fn index(&self) -> Result<Index, Unread> {
         let text = match self.dir.read(INDEX) {
             Ok(text) => text,
@@ -91,7 +90,7 @@ impl State {
             .map_err(|e| Unread::Spoilt(format!("what was last served is unreadable and starts anew ({e}): `{}`", self.shown(INDEX))))
     }
 
-    /// The bytes of `wanted`, if they are still what they were.
+    /// The bytes of `wanted`, if they still have that digest.
     pub(super) fn read(&self, wanted: &str) -> Result<Vec<u8>, Unread> {
         let name = blob(wanted);
         let bytes = self
@@ -108,16 +107,16 @@ impl State {
     /// Keeps `bytes` under their digest.
     pub(super) fn keep(&self, digest: &str, bytes: &[u8]) -> Result<(), String> {
         let name = blob(digest);
-        // Present with the right length: `read` checks the digest, and a wrong one only costs the fallback.
+        // The file exists with the right length. `read` checks the digest; a wrong one only costs the fallback.
         let there = self.dir.open(&name).ok().filter(|file| file.metadata().is_ok_and(|meta| meta.len() == bytes.len() as u64));
-        // Young again, so that nobody takes it for an orphan before it is recorded.
+        // Its time is renewed, so that no worker removes it before it is recorded.
         if there.is_some_and(|file| self.now().and_then(|now| file.set_modified(now)).is_ok()) {
             return Ok(());
         }
         self.dir.write(&name, bytes).map_err(|e| self.unkept(&e))
     }
 
-    /// Keeps the signature that made bytes trusted, so that they can be checked again after a restart.
+    /// Keeps the signature of trusted bytes, so that they can be verified again after a restart.
     pub(super) fn keep_signature(&self, digest: &str, text: &str) -> Result<(), String> {
         let name = signature(digest);
         if self.dir.read(&name).is_ok_and(|kept| kept == text.as_bytes()) {
@@ -136,7 +135,7 @@ impl State {
         }
     }
 
-    /// Remembers what is served now, and drops bytes that nothing is known by.
+    /// Records the serving versions, and removes bytes that belong to nothing.
     pub(super) fn record(&self, files: BTreeMap<String, String>, owners: Owners) -> Result<(), String> {
         let index = Index { directory: self.directory.clone(), files, owners };
         let text = serde_json::to_vec_pretty(&index).map_err(|e| self.unkept(&e.into()))?;
@@ -144,7 +143,7 @@ impl State {
         self.drop_orphans(&index).map_err(|e| self.unkept(&e))
     }
 
-    /// Which history stands there: another identity, another history. `None`: there is none.
+    /// The identity of the history's file. Another identity means another content. `None`: there is no history.
     pub(super) fn history_identity(&self) -> Option<Identity> {
         self.dir.about(HISTORY).ok().map(|meta| Identity::of(&meta))
     }
@@ -160,7 +159,7 @@ impl State {
         })
     }
 
-    /// Changes the history while nobody else does. Also the identity of what then stands there.
+    /// Changes the history under its lock. Also returns the identity of the new file.
     pub(super) fn change_history<T>(&self, change: impl FnOnce(&mut History) -> T) -> Result<(T, Option<Identity>), String> {
         let _lock = self.lock().map_err(|e| self.unkept(&e))?;
         let before = self.history();
@@ -170,7 +169,7 @@ impl State {
                 tracing::warn!("{text}");
                 History::default()
             }
-            // It is there, and must not be written over.
+            // The history exists and must not be overwritten.
             Err(Unread::Trouble(text)) => return Err(text),
         };
         let changed = change(&mut after);
@@ -187,7 +186,7 @@ impl State {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
                 Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_TRIES.1),
-                // A file system without locks: then only two who write in the same moment can lose what one of them wrote.
+                // The file system has no locks. Then two writers at the same moment may lose the change of one.
                 Err(TryLockError::Error(e)) => {
                     tracing::debug!("no lock on the state directory: {e}");
                     return Ok(file);
@@ -197,7 +196,7 @@ impl State {
         Err(io::Error::other(format!("somebody has held `{LOCK}` for a second")))
     }
 
-    /// Shows, as long as the answer is held, that a worker attends to this directory.
+    /// Shows that a worker serves from this directory, as long as the answer is held.
     pub(super) fn attend(&self) -> Option<File> {
         let shown = self.dir.open_lock(ATTENDED).and_then(|file| file.try_lock_shared().map(|()| file).map_err(io::Error::from));
         shown.inspect_err(|e| tracing::debug!("`plugin rollback` will not see this worker: {e}")).ok()
@@ -209,7 +208,7 @@ impl State {
 
     fn drop_orphans(&self, index: &Index) -> io::Result<()> {
         let now = self.now()?;
-        // What can't be told for sure is kept.
+        // When in doubt, the bytes are kept.
         let Ok(history) = self.history() else { return Ok(()) };
         for entry in self.dir.entries()? {
             let name = entry.name.as_str();
@@ -225,7 +224,7 @@ impl State {
         Ok(())
     }
 
-    /// The time by the file system's own clock, which the ages of its files are measured by.
+    /// The time by the file system's own clock, by which the ages of its files are measured.
     fn now(&self) -> io::Result<std::time::SystemTime> {
         self.dir.temporary()?.file.metadata()?.modified()
     }
@@ -270,7 +269,7 @@ fn signature(digest: &str) -> String {
     format!("{}.minisig", hex(digest))
 }
 
-/// An index that somebody edited must not lead out of the directory.
+/// Refuses names by which an edited index could lead out of the directory.
 fn hex(digest: &str) -> String {
     digest.chars().filter(char::is_ascii_hexdigit).collect()
 }

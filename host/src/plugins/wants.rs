@@ -1,6 +1,6 @@
-//! What a plugin wants of its policy, what that grants, and the TOML for the rest. Pure.
+//! Compares a plugin's wishes with its policy, and writes the TOML for the rest. Pure.
 //!
-//! imports say which capabilities the code can ask for, hints say which hosts, variables and tasks; neither grants anything.
+//! Imports tell which capabilities the code can use. Hints name hosts, variables and tasks. Neither grants anything.
 
 use std::{fmt::Write, time::Duration};
 
@@ -8,14 +8,14 @@ use super::{policy::http_grant, registry::Plugin};
 use crate::engine::{EnqueueGrant, FileMode, Grants, HttpGrant};
 use taskhost_core::{catalogue::Hints, retry::RetrySettings};
 
-/// Held against the policy in force.
+/// The comparison with the policy in force.
 #[derive(Debug, Default, PartialEq, serde::Serialize)]
 pub struct Wants {
-    /// What the policy grants, a phrase each.
+    /// The granted wishes, a phrase each.
     pub granted: Vec<String>,
-    /// What it lacks, a phrase each.
+    /// The missing grants, a phrase each.
     pub lacking: Vec<String>,
-    /// The lines that grant what is lacking, for the plugin's table; empty when nothing is.
+    /// The lines for the plugin's table that grant the rest; empty if nothing is missing.
     pub lines: Vec<String>,
 }
 
@@ -35,7 +35,7 @@ impl<C> Plugin<C> {
     }
 }
 
-/// The longest timeout and the most retries that bodies wish for, where they get less: a hint goes no further than the bounds.
+/// The longest timeout and the most retries that bodies ask for, if they get less because of the bounds.
 fn longer<'a>(wants: &mut Wants, (timeout, retries): (Duration, u32), hints: impl Iterator<Item = &'a Hints> + Clone) {
     let longest = hints.clone().filter_map(|hints| hints.timeout_ms).map(Duration::from_millis).max();
     if let Some(longest) = longest.filter(|longest| *longest > timeout) {
@@ -71,7 +71,7 @@ fn wants(grants: &Grants, wished: &Wished, imports: &[String]) -> Wants {
     let can = |interface: &str| imports.iter().any(|import| import.split('@').next() == Some(interface));
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
 
-    // An origin that no grant can be made of is the author's slip: not asked for, and not granted either.
+    // An origin that can't be granted is a mistake of the author. It is neither a wish nor a grant.
     let origin = |text: &&String| http_grant(text).is_ok_and(|wished| !grants.http.iter().any(|grant| covers(grant, &wished)));
     let lacking: Vec<&String> = wished.http.iter().filter(origin).collect();
     if !lacking.is_empty() {
@@ -133,7 +133,7 @@ fn enqueue_line(present: &EnqueueGrant, tasks: &str) -> String {
     line + " }"
 }
 
-/// Whether a grant covers all of what is wished: exactly that origin, or a pattern that it fits.
+/// Whether a grant covers the whole wish: the same origin, or a pattern that matches it.
 fn covers(grant: &HttpGrant, wished: &HttpGrant) -> bool {
     let host = match grant.host.strip_prefix("*.") {
         Some(domain) => wished.host == grant.host || wished.host.split_once('.').is_some_and(|(_, rest)| rest == domain),
@@ -155,7 +155,7 @@ fn shown_toml(grant: &HttpGrant) -> String {
     format!("{{ origin = \"{}\", methods = [\"{}\"] }}", url(grant), grant.methods.join("\", \""))
 }
 
-/// A bare key where TOML allows it, else a quoted one.
+/// A bare key if TOML allows it, else a quoted one.
 fn key(name: &str) -> String {
     let bare = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
     if bare { name.to_owned() } else { serde_json::Value::from(name).to_string() }

@@ -1,7 +1,7 @@
-//! When to look at the plugin directory again: file system events ∪ every two seconds ∪ SIGHUP.
+//! Decides when to look at the plugin directory again: on file system events, every two seconds, and on SIGHUP.
 //!
-//! Events are only a hint: they make a change quick, the rescan makes it sure, also where there are no events, where some were
-//! lost, or where the directory was deleted and made anew.
+//! Events are only a hint that makes a change quick. The rescan makes it sure, also without events, after lost events, and after the
+//! directory was replaced.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,16 +16,16 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// How long a change may stay unseen without any event.
+/// The longest time that a change stays unseen without an event.
 pub(super) const RESCAN: Duration = Duration::from_secs(2);
 
 pub(super) struct Watch {
     dir: PathBuf,
     changed: Arc<Notify>,
     watcher: Option<RecommendedWatcher>,
-    /// Device and inode of the directory that is watched.
+    /// Device and inode of the watched directory.
     place: Option<(u64, u64)>,
-    /// Said once, until it works again.
+    /// Whether the failure was logged; reset when watching works again.
     warned: bool,
     hangup: Option<Signal>,
 }
@@ -38,13 +38,12 @@ impl Watch {
         Self { dir: dir.to_owned(), changed: Arc::default(), watcher: None, place: None, warned: false, hangup }
     }
 
-    /// Watches the directory that stands at `place`, if it is not watched already. What changed before it was is found by
-    /// another pass, which this asks for.
+    /// Watches the directory at `place`, if it is not watched already. Asks for another pass, which finds earlier changes.
     pub(super) fn follow(&mut self, place: (u64, u64)) {
         if self.place == Some(place) && self.watcher.is_some() {
             return;
         }
-        // Dropping the old one ends its watch on a directory that may be gone.
+        // Dropping the old watcher ends its watch on a directory that may be gone.
         self.watcher = None;
         match self.start() {
             Ok(watcher) => {
@@ -72,13 +71,13 @@ impl Watch {
         Ok(watcher)
     }
 
-    /// Returns when there may be something new; whether more of it may follow at once.
+    /// Returns when there may be a change. Tells whether more changes may follow at once.
     pub(super) async fn next(&mut self, latest: Instant) -> bool {
         let Self { changed, hangup, .. } = self;
         let hangup = async {
             match hangup {
                 Some(signal) => {
-                    // Without a value the signal can't come any more.
+                    // Without a value no signal can come any more.
                     if signal.recv().await.is_none() {
                         std::future::pending::<()>().await;
                     }
@@ -97,7 +96,7 @@ impl Watch {
     }
 }
 
-/// Reading a file is no change of it: without this, a pass would wake the next one.
+/// Reading a file is no change. Without this check a pass would wake the next one.
 fn may_change(event: &Event) -> bool {
     match event.kind {
         EventKind::Access(kind) => kind == event::AccessKind::Close(event::AccessMode::Write),

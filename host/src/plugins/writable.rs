@@ -1,7 +1,7 @@
-//! Who else may write where the plugins come from: whoever may, decides what runs here.
+//! Finds out whether others may write to the sources of plugins, because they could decide what runs here.
 //!
-//! Checked are the directory, each file, what links lead to, and the directories above: who may write to one of those can put
-//! another in its place. A directory above may be sticky, as /tmp is. Nobody writes to a file system that is read-only.
+//! Checks the directory, each file, the targets of links, and the directories above, whose writers could replace it. A directory above may be
+//! sticky, like /tmp. Nobody can write to a read-only file system.
 
 use std::{
     fs::{self, Metadata},
@@ -13,17 +13,17 @@ use rustix::fs::{StatVfsMountFlags, statvfs};
 
 use crate::private::{OTHERS_WRITE, above, remedy, stranger};
 
-/// What to do when others may write there.
+/// What to do if others may write there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Writable {
     Allow,
     #[default]
     Warn,
-    /// Nothing is taken from there.
+    /// Use nothing from there.
     Refuse,
 }
 
-/// A sentence, when others may write to the plugin directory.
+/// A sentence if others may write to the plugin directory.
 pub(super) fn directory(dir: &Path) -> Option<String> {
     let shown = |path: &Path| path.display().to_string();
     let meta = fs::metadata(dir).ok()?;
@@ -35,7 +35,7 @@ pub(super) fn directory(dir: &Path) -> Option<String> {
     (!is_read_only(dir)).then(|| format!("others may decide what runs here by {found}, or set plugin_dir_writable = \"allow\""))
 }
 
-/// A sentence, when others may write to one plugin. `meta`: of what a link leads to.
+/// A sentence if others may write to one plugin. `meta` is that of a link's target.
 pub(super) fn file(name: &str, path: &Path, meta: &Metadata, is_link: bool) -> Option<String> {
     let why = stranger(meta).or_else(|| (meta.mode() & OTHERS_WRITE != 0).then(|| "others may write to it".to_owned()));
     let found = match why {
@@ -46,7 +46,7 @@ pub(super) fn file(name: &str, path: &Path, meta: &Metadata, is_link: bool) -> O
     (!is_read_only(path)).then(|| format!("others may decide what runs here by {found}, or set plugin_dir_writable = \"allow\""))
 }
 
-/// A sentence, when others may write to a file that decides about plugins, or put another in its place. `what`: such as `the policies in`.
+/// A sentence if others may write to a file that decides about plugins, or replace it. `what` is a phrase such as `the policies in`.
 pub fn exposed(what: &str, path: &Path) -> Option<String> {
     let meta = fs::metadata(path).ok()?;
     let why = stranger(&meta).or_else(|| (meta.mode() & OTHERS_WRITE != 0).then(|| "others may write to it".to_owned()));
