@@ -1,8 +1,8 @@
-//! The one task that makes the registry follow the directory.
+//! Makes the registry follow the directory. One task does it.
 //!
-//! trigger → list → capture what changed → start compiling what is new → judge everything → publish → record.
+//! trigger → list → read changed files → start loading new bytes → judge everything → publish → record
 //!
-//! Invariant: passes never overlap, and a pass never compiles: a file that is still loading keeps its last good version.
+//! Invariant: passes never overlap, and a pass never compiles. A file that is still loading keeps its last good version.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -31,18 +31,18 @@ use super::{
 use crate::engine::Limits;
 use taskhost_core::{catalogue::PluginInfo, observe::Observers};
 
-/// Events of one change come in bursts.
+/// How long to wait for more events, because one change causes several.
 const COALESCE: Duration = Duration::from_millis(200);
-/// A directory that is gone may be about to be swapped for another: its plugins serve on so long.
+/// How long plugins serve after the directory has disappeared, because another may be about to take its place.
 const GONE_GRACE: Duration = Duration::from_secs(10);
-/// A removed file is unloaded once it was absent in two passes, at least so far apart.
+/// A removed file is unloaded once two passes, at least this far apart, found it missing.
 const ABSENT_GRACE: Duration = Duration::from_secs(1);
-/// The first registry waits for every file to be judged, but no longer than this where some are ready: one that takes long to settle or
-/// to compile does not keep the others from serving.
+/// The first registry waits for all files to be judged, but only this long if some are ready. A file that settles or compiles slowly does not
+/// delay the others.
 const FIRST_LIMIT: Duration = Duration::from_secs(1);
-/// The same where none is.
+/// The same if none is ready.
 const EMPTY_LIMIT: Duration = Duration::from_secs(10);
-/// Captured bytes that may wait in memory to be compiled.
+/// The most bytes that wait in memory to be compiled.
 const BACKLOG_MAX: usize = 256 << 20;
 
 pub(super) struct Reconciler<L: Loader> {
@@ -50,55 +50,55 @@ pub(super) struct Reconciler<L: Loader> {
     pub(super) writable: Writable,
     pub(super) limits: Limits,
     pub(super) policy: PolicyFile,
-    /// `None`: unsigned plugins serve as well.
+    /// `None`: unsigned plugins serve too.
     pub(super) signatures: Option<Signatures>,
     pub(super) state: Option<Arc<State>>,
     pub(super) loads: Loads<L>,
     pub(super) registry: watch::Sender<Arc<Registry<L::Code>>>,
     pub(super) observers: Observers,
-    /// Every file that serves or stands in the directory.
+    /// Every file that serves or is in the directory.
     files: BTreeMap<String, Tracked>,
     compiled: HashMap<Digest, Compiled<L::Code>>,
     owners: Owners,
-    /// The owners of an earlier process.
+    /// The owners of names in an earlier process.
     recorded_owners: Owners,
     plugins: BTreeMap<String, Arc<Plugin<L::Code>>>,
-    /// What the state directory says, so that it is written only when it changes.
+    /// The index in the state directory, so that it is written only when it changes.
     recorded: Index,
     directory_trouble: Option<String>,
     gone_since: Option<Instant>,
     state_trouble: Option<String>,
-    /// That others may write to the directory.
+    /// A sentence if others may write to the directory.
     writable_warning: Option<String>,
-    /// That others may write to what else decides about plugins.
+    /// Sentences if others may write to other files that decide about plugins.
     exposed: Vec<String>,
     past: Past,
-    /// Captured in this pass.
+    /// The bytes that this pass has read.
     waiting: Vec<(Digest, Arc<[u8]>)>,
-    /// A file changed under the pass, or waits for memory: come again soon.
+    /// Whether another pass is needed soon, because a file changed during this one or waits for memory.
     unsettled: bool,
     published: bool,
-    /// Every file that was there at the start was judged once.
+    /// Whether every file of the start was judged once.
     complete: bool,
-    /// Called at each point of a pass, where a test may change the world under it.
+    /// Called at each step of a pass, so that a test can change the world during it.
     at: Option<Box<dyn FnMut(&'static str) + Send>>,
 }
 
-/// What is known of one file.
+/// The state of one file.
 #[derive(Debug, Default)]
 struct Tracked {
-    /// Of the bytes that stand in the file.
+    /// The digest of the bytes in the file.
     captured: Option<(Identity, Digest)>,
     trouble: Option<String>,
-    /// That others may write to it.
+    /// A sentence if others may write to it.
     warning: Option<String>,
-    /// Since when, and in how many passes.
+    /// Since when it is missing, and in how many passes.
     absent: Option<(Instant, u32)>,
-    /// What it last served, in this process or in an earlier one.
+    /// The version that it last served, in this process or in an earlier one.
     good: Option<Digest>,
 }
 
-/// What became of some bytes.
+/// The result of loading some bytes.
 enum Compiled<C> {
     Loading,
     Bad(String),
@@ -167,7 +167,7 @@ impl<L: Loader> Reconciler<L> {
                 tokio::select! {
                     (digest, result) = self.loads.next() => {
                         self.loaded(digest, result);
-                        // A pass looks at everything: while a thousand files are compiled, not once for each of them.
+                        // A pass checks everything, so it does not run once for each of a thousand loads.
                         if self.loads.is_busy() {
                             tokio::time::sleep((3 * took).min(RESCAN)).await;
                         }
@@ -176,16 +176,16 @@ impl<L: Loader> Reconciler<L> {
                     is_burst = watch.next(soon) => if is_burst {
                         tokio::select! {
                             () = tokio::time::sleep(COALESCE) => {}
-                            // At the start nobody is served yet: what is compiled is not kept waiting.
+                            // At the start nothing serves yet, so loaded files do not wait.
                             (digest, result) = self.loads.next(), if !self.published => self.loaded(digest, result),
                         }
                     }
                 }
             }
         };
-        // Nothing to undo: every write of a pass is whole, and its loads end with it.
+        // There is nothing to undo: every write of a pass is complete, and its loads end with it.
         shutdown.run_until_cancelled(work).await;
-        // The shutdown may come between a registry and its record: a version that served is the last good one of the next start.
+        // The shutdown may come between a registry and its record. A version that served must be the last good one of the next start.
         if self.published
             && let Some(Err(text)) = self.record_served().await
         {
@@ -193,7 +193,7 @@ impl<L: Loader> Reconciler<L> {
         }
     }
 
-    /// One look at everything.
+    /// One pass.
     async fn pass(&mut self, watch: &mut Watch, started: Instant) {
         self.unsettled = false;
         let (dir, writable) = (self.dir.clone(), self.writable);
@@ -211,7 +211,7 @@ impl<L: Loader> Reconciler<L> {
         let fresh = self.note(listing, watch);
         self.reached("noted");
         if !fresh.is_empty() || policy_seen.is_some() {
-            // What nobody has touched for long before the start need not be watched.
+            // Files that were not changed for long before the start need not be watched while they settle.
             if self.published || policy_seen.is_some() || !fresh.iter().all(Seen::is_old) {
                 tokio::time::sleep(SETTLE).await;
             }
@@ -239,7 +239,7 @@ impl<L: Loader> Reconciler<L> {
         self.complete |= candidates.iter().all(is_judgeable);
         if self.published || self.complete || is_time_to_begin(started, &candidates) {
             let policies = self.policy.policies().clone();
-            // Who is loaded first takes no name by that: until all of the start are judged, they are judged as if together.
+            // The order of loading decides no name: until all files of the start are judged, they are judged together.
             let owners = if together { &self.recorded_owners } else { &self.owners };
             let judgement = judge(owners, &candidates, Rules { policies: &policies, limits: &self.limits });
             self.reached("judged");
@@ -250,7 +250,7 @@ impl<L: Loader> Reconciler<L> {
         }
     }
 
-    /// Takes in what the directory holds; what of it must be read.
+    /// Takes in the listing, and returns the files that must be read.
     fn note(&mut self, listing: Listing, watch: &mut Watch) -> Vec<Seen> {
         let (seen, trouble) = match listing {
             Listing::Files { files, place, warning } => {
@@ -259,7 +259,7 @@ impl<L: Loader> Reconciler<L> {
                 self.writable_warning = warning;
                 (files, None)
             }
-            // Whoever can't look does not know that anything is gone.
+            // A failed look does not mean that files are gone.
             Listing::Unreadable(text) => {
                 self.directory_trouble = Some(text);
                 return Vec::new();
@@ -284,7 +284,7 @@ impl<L: Loader> Reconciler<L> {
         self.files.retain(|_, t| t.absent.is_none_or(|(since, passes)| t.good.is_some() && (passes < 2 || since.elapsed() < ABSENT_GRACE)));
         let mut fresh = Vec::new();
         for seen in seen {
-            // What an earlier process served of a file, or was to go back to, counts for the files of its start only.
+            // The versions of an earlier process count only for files of the start.
             let before = self.past.bar(&seen.file).map(|bar| &bar.to).or_else(|| self.recorded.files.get(&seen.file));
             let before = before.filter(|_| !self.published).map(|d| Digest::from(d.as_str()));
             let is_new = !self.files.contains_key(&seen.file);
@@ -298,18 +298,18 @@ impl<L: Loader> Reconciler<L> {
                 }
                 Ok(identity) if tracked.captured.as_ref().is_some_and(|(read, _)| *read == identity) => {}
                 Ok(identity) => {
-                    // What came later than the start is judged by who owns what by then.
+                    // A later file is judged by the owners of names at that time.
                     self.complete |= self.published && (is_new || tracked.captured.is_some());
                     fresh.push((identity, seen));
                 }
             }
         }
-        // Small ones compile first: nobody waits for a large one that need not.
+        // Small files compile first, so that they do not wait for large ones.
         fresh.sort_by_key(|(identity, _)| identity.size());
         fresh.into_iter().map(|(_, seen)| seen).collect()
     }
 
-    /// Reads files that were seen a settling time ago and starts to compile what is new.
+    /// Reads files that were seen a settling time ago.
     async fn capture(&mut self, fresh: Vec<Seen>) {
         for Seen { file, path, identity, .. } in fresh {
             let Ok(identity) = identity else { continue };
@@ -317,7 +317,7 @@ impl<L: Loader> Reconciler<L> {
             tracked.captured = None;
             tracked.trouble = None;
             if self.loads.backlog() > BACKLOG_MAX {
-                continue; // a finished compile makes the next pass
+                continue; // a finished load starts the next pass
             }
             let name = file.clone();
             let captured = tokio::task::spawn_blocking(move || directory::capture(&name, &path, identity)).await;
@@ -332,7 +332,7 @@ impl<L: Loader> Reconciler<L> {
         }
     }
 
-    /// Starts what was captured in this pass; bytes that are not trusted, or were rolled back, are not even compiled.
+    /// Starts to load the bytes that this pass has read. Bytes that are not trusted, or were rolled back, are not even compiled.
     fn compile_captured(&mut self) {
         for (digest, bytes) in std::mem::take(&mut self.waiting) {
             if self.distrust(&digest).is_none() && !self.is_barred(&digest) {
@@ -341,7 +341,7 @@ impl<L: Loader> Reconciler<L> {
         }
     }
 
-    /// At the start: what served before, where something else stands now.
+    /// At the start: loads the versions that served before from files that have other bytes now.
     fn compile_kept(&mut self) {
         let kept = self.files.values().filter_map(|t| t.good.clone()).filter(|digest| self.distrust(digest).is_none());
         let kept: Vec<Digest> = kept.collect();
@@ -374,7 +374,7 @@ impl<L: Loader> Reconciler<L> {
         }
     }
 
-    /// Forgets bytes that no file has or falls back to; also a last good version that turned out bad.
+    /// Forgets bytes that no file has or falls back to, and last good versions that turned out bad.
     fn drop_unwanted(&mut self) {
         for (file, tracked) in &mut self.files {
             if let Some(Compiled::Bad(why)) = tracked.good.as_ref().and_then(|digest| self.compiled.get(digest)) {
@@ -399,7 +399,7 @@ impl<L: Loader> Reconciler<L> {
                     Some(Some(Compiled::Loaded(version, _))) => Some(version.clone()),
                     _ => None,
                 };
-                // What becomes of the file is open as long as its last good version is.
+                // The file's fate is open until its last good version is loaded.
                 let good_pending = good.is_none() && trusted.is_some();
                 let barred = self.barred(file, tracked);
                 let distrusted = tracked.captured.as_ref().and_then(|(_, digest)| self.distrust(digest));
@@ -423,10 +423,10 @@ impl<L: Loader> Reconciler<L> {
             .collect()
     }
 
-    /// Makes a judgement the registry.
+    /// Turns a judgement into the registry.
     fn adopt(&mut self, judgement: Judgement, policies: &Policies) {
         let Judgement { serving, owners, files } = judgement;
-        // A file that is gone and serves nothing gave its names to its new name.
+        // A file that is gone and serves nothing was renamed, and its new name has its task names.
         self.files.retain(|file, tracked| tracked.absent.is_none() || serving.contains_key(file));
         let files: Vec<PluginInfo> = files.into_iter().filter(|info| self.files.contains_key(&info.file)).collect();
         let mut plugins = BTreeMap::new();
@@ -451,7 +451,7 @@ impl<L: Loader> Reconciler<L> {
         }
     }
 
-    /// The plugin as it is, where neither code nor policy changed; else a new one.
+    /// The present plugin if neither code nor policy changed; else a new one.
     fn plugin(&self, file: &str, version: &Version, policies: &Policies) -> Option<Arc<Plugin<L::Code>>> {
         let policy = policies.plugins.get(stem(file)).cloned().unwrap_or_default();
         let limits = policy.limits(&self.limits);
@@ -475,14 +475,14 @@ impl<L: Loader> Reconciler<L> {
     }
 }
 
-/// Whether the first registry need not wait any longer for those that are not judged.
+/// Whether the first registry need not wait longer for files that are not judged.
 fn is_time_to_begin(started: Instant, candidates: &[Candidate]) -> bool {
     let is_ready = |candidate: &Candidate| matches!(candidate.content, Content::Loaded(_)) || candidate.good.is_some();
     let limit = if candidates.iter().any(is_ready) { FIRST_LIMIT } else { EMPTY_LIMIT };
     started.elapsed() >= limit
 }
 
-/// Whether a first registry need not wait for this file: one that waits for a busy machine may take long.
+/// Whether the first registry need not wait for this file, because it waits for a busy machine.
 fn is_judgeable(candidate: &Candidate) -> bool {
     !matches!(candidate.content, Content::Loading(None))
 }

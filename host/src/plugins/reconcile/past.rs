@@ -1,10 +1,9 @@
-//! What the room knows of earlier versions, and how it goes back to one.
+//! Knows the earlier versions, and goes back to one.
 //!
-//! a guard's trial, or a command's bar in the history → load the version to go back to → it serves, the barred bytes do not →
-//! all of it is recorded for the next start.
+//! a lost trial, or a command's bar in the history → load the version to go back to → it serves, and the barred bytes do not → record
 //!
-//! Invariant: the version that serves goes on until the one to go back to is loaded; if none can be, it stays. A decision is about the
-//! version that was looked at: whatever stands in the file by then is judged by itself.
+//! Invariant: the serving version goes on until the one to go back to is loaded. If none can be loaded, it stays. A decision concerns the
+//! version that was examined. Bytes that came into the file later are judged by themselves.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,20 +35,20 @@ use taskhost_core::{
 
 pub(in crate::plugins) struct Past {
     history: History,
-    /// Of the history as it was read.
+    /// The identity of the history as it was read.
     seen: Option<Identity>,
-    /// What is not written yet.
+    /// Events that are not written yet.
     events: Vec<Event>,
-    /// By file, what was told last.
+    /// By file: the state that was last recorded.
     told: BTreeMap<String, Told>,
-    /// By file; only of plugins that have a guard.
+    /// The trials by file; only of plugins with a guard.
     trials: BTreeMap<String, Trial>,
     look: Arc<Notify>,
-    /// Shows commands that a worker is here.
+    /// Shows to commands that a worker serves from here.
     _attending: Option<File>,
 }
 
-/// What was last told of a file: the bytes that serve, those that were refused, and those that stand there and were judged.
+/// The last recorded state of a file: the serving bytes, the refused bytes, and the judged bytes in the file.
 #[derive(Debug, Clone, PartialEq, Default)]
 struct Told {
     serving: Option<Digest>,
@@ -58,7 +57,7 @@ struct Told {
 }
 
 impl Past {
-    /// Blocks on the file system. Also what is wrong with the history.
+    /// Reads the history. Blocks on the file system. Also returns a sentence about a fault of the history.
     pub(in crate::plugins) fn open(state: Option<&State>) -> (Self, Option<String>) {
         let seen = state.and_then(State::history_identity);
         let read = state.map_or_else(|| Ok(History::default()), State::history);
@@ -75,7 +74,7 @@ impl Past {
         (past, trouble)
     }
 
-    /// Told when a trial may be lost.
+    /// Notified when a trial may be lost.
     pub(super) fn look(&self) -> Arc<Notify> {
         self.look.clone()
     }
@@ -88,13 +87,13 @@ impl Past {
         self.trials.get(file).map(|trial| trial.tally.clone())
     }
 
-    /// Whether this version served and was gone back from.
+    /// Whether this version served and was rolled back.
     fn is_rolled_back(&self, file: &str, digest: &str) -> bool {
         let known = self.history.files.get(file).and_then(|line| line.find(digest));
         known.is_some_and(|generation| generation.state == GenerationState::RolledBack)
     }
 
-    /// Whether what a file falls back on was gone back from.
+    /// Whether the version that a file falls back to was rolled back.
     fn serves_on(&self, file: &str, tracked: &Tracked) -> bool {
         tracked.good.as_ref().is_some_and(|good| self.is_rolled_back(file, good))
     }
@@ -105,7 +104,7 @@ impl Past {
         self.events.push(event);
     }
 
-    /// Whether this version replaced another so lately that a restart must not end its trial.
+    /// Whether this version replaced another recently, so that a restart must not end its trial.
     fn is_fresh(&self, file: &str, digest: &str, window: Duration) -> bool {
         let line = self.history.files.get(file);
         let current = line.and_then(|line| line.current().filter(|current| current.digest == digest));
@@ -120,7 +119,7 @@ fn guard_of(policies: &Policies, file: &str) -> Option<Guard> {
 }
 
 impl<L: Loader> Reconciler<L> {
-    /// Reads what others wrote into the history.
+    /// Reads changes of the history by other processes.
     pub(super) async fn look_at_history(&mut self) {
         let Some(state) = self.state.clone() else { return };
         let seen = self.past.seen;
@@ -141,23 +140,23 @@ impl<L: Loader> Reconciler<L> {
                 self.past.seen = identity;
                 tracing::warn!("{text}");
             }
-            // It is read again in the next pass.
+            // The next pass reads it again.
             Err(Unread::Trouble(text)) => tracing::debug!("{text}"),
         }
     }
 
-    /// Ends rollbacks whose file has changed, and begins those that a guard asks for.
+    /// Ends rollbacks whose file has changed, and begins those that a guard demands.
     pub(super) fn look_at_trials(&mut self) {
         for (file, tracked) in &self.files {
             let others = tracked.captured.as_ref().filter(|(_, digest)| self.past.bar(file).is_some_and(|bar| *bar.digest != **digest));
-            // While the version that failed still serves, it is gone back from, whatever stands in the file by now.
+            // While the failed version still serves, it is rolled back, whatever bytes the file has now.
             if let Some((_, digest)) = others.filter(|_| !self.past.serves_on(file, tracked)) {
                 self.past.happened(file, What::Changed { digest: digest.to_string() });
             }
         }
         let policies = self.policy.policies().clone();
         let trials = self.past.trials.iter_mut();
-        // By the guard in force: one that was taken away, or eased, since the version came to serve decides nothing any more.
+        // The guard in force decides. A guard that was removed or eased since no longer counts.
         let trials = trials.filter(|(file, trial)| guard_of(&policies, file).is_some_and(|guard| trial.is_under(&guard)));
         let found: Vec<_> = trials.map(|(file, trial)| (file.clone(), trial.digest.clone(), trial.look())).collect();
         for (file, digest, found) in found {
@@ -180,7 +179,7 @@ impl<L: Loader> Reconciler<L> {
         }
     }
 
-    /// Of the version that failed: what stands in the file by now may be another, which nobody has tried yet.
+    /// Rolls the failed version back. The file may have another version by now, which was never tried.
     fn begin_rollback(&mut self, file: &str, from: &Digest, counts: &str) {
         let Some(to) = self.past.history.files.get(file).and_then(|line| line.before(from)) else {
             tracing::warn!("{file}: {counts}, and there is no version to go back to: mend it, or take it away");
@@ -202,13 +201,13 @@ impl<L: Loader> Reconciler<L> {
         self.past.happened(file, What::RolledBack { from: from.to_string(), bar });
     }
 
-    /// Brings the versions in that were gone back to.
+    /// Loads the versions to go back to.
     pub(super) fn follow_bars(&mut self) {
         let barred: Vec<String> = self.files.keys().filter(|file| self.bar_in_force(file).is_some()).cloned().collect();
         for file in barred {
             while let Some(to) = self.bar_in_force(&file).map(|bar| Digest::from(bar.to.as_str())) {
                 let (why, lasting) = match (self.distrust(&to), self.compiled.get(&to)) {
-                    // Nothing can be said of it before its signature was looked at.
+                    // Nothing is known of it before its signature was verified.
                     (Some(_), _) if self.is_open(&to) => break,
                     (Some(why), _) => (why, false),
                     (None, Some(Compiled::Bad(why))) => (why.clone(), true),
@@ -234,7 +233,7 @@ impl<L: Loader> Reconciler<L> {
         }
     }
 
-    /// Bytes that were barred and are to serve after all: they may not have been compiled, or were dropped.
+    /// Loads bytes again whose bar has ended, because they were not compiled or were dropped.
     fn take_again(&mut self, file: &str) {
         let Some(tracked) = self.files.get_mut(file) else { return };
         if tracked.captured.as_ref().is_some_and(|(_, digest)| !self.compiled.contains_key(digest)) {
@@ -243,13 +242,13 @@ impl<L: Loader> Reconciler<L> {
         }
     }
 
-    /// The bar of a file that is still to be followed: its bytes stand there, or serve.
+    /// The bar of a file, if it still applies: its bytes are in the file, or serve.
     fn bar_in_force(&self, file: &str) -> Option<&Bar> {
         let tracked = self.files.get(file)?;
         self.bar_on(file).or_else(|| self.past.bar(file).filter(|_| self.past.serves_on(file, tracked)))
     }
 
-    /// The bar on the bytes that stand in the file.
+    /// The bar on the bytes in the file.
     fn bar_on(&self, file: &str) -> Option<&Bar> {
         let (_, digest) = self.files.get(file)?.captured.as_ref()?;
         self.past.bar(file).filter(|bar| *bar.digest == **digest)
@@ -261,7 +260,7 @@ impl<L: Loader> Reconciler<L> {
         tracked.good.as_ref().is_some_and(|good| **good == *bar.to).then(|| bar.why.clone())
     }
 
-    /// Whether every file that has these bytes was rolled back from them.
+    /// Whether these bytes are rolled back in every file that has them.
     pub(super) fn is_barred(&self, digest: &Digest) -> bool {
         if self.past.history.files.values().all(|line| line.bar.is_none()) {
             return false;
@@ -271,12 +270,12 @@ impl<L: Loader> Reconciler<L> {
         holders.peek().is_some() && holders.all(|(file, _)| self.bar_on(file).is_some())
     }
 
-    /// What bars want to be kept in memory.
+    /// The versions that bars need in memory.
     pub(super) fn gone_back_to(&self) -> impl Iterator<Item = Digest> {
         self.files.keys().filter_map(|file| self.bar_in_force(file)).map(|bar| Digest::from(bar.to.as_str()))
     }
 
-    /// Counts for what serves now. A version that took another's place is on trial, unless it was gone back to.
+    /// Makes counters for the serving versions. A version that replaced another is on trial, unless it came by a rollback.
     pub(super) fn put_on_trial(&mut self, file: &str, version: &Version, policies: &Policies) {
         let Some(guard) = guard_of(policies, file) else {
             self.past.trials.remove(file);
@@ -287,7 +286,7 @@ impl<L: Loader> Reconciler<L> {
             Some(known) if known.digest == version.digest && known.is_under(&guard) => known,
             Some(known) if known.digest == version.digest => known.anew(guard, self.past.look()),
             mut known => {
-                // Also one that was gone back from by hand, or by another worker.
+                // Also a version that was rolled back by hand, or by another worker.
                 if let Some(known) = known.as_mut().filter(|known| self.past.is_rolled_back(file, &known.digest)) {
                     known.leave();
                 }
@@ -301,7 +300,7 @@ impl<L: Loader> Reconciler<L> {
         self.past.trials.insert(file.to_owned(), trial);
     }
 
-    /// Whether a plugin counts where its attempts should be counted.
+    /// Whether a plugin's attempts are counted by the right counter.
     pub(super) fn counts_right(&self, file: &str, plugin: &Plugin<L::Code>) -> bool {
         match (&plugin.tally, self.past.trials.get(file)) {
             (None, None) => true,
@@ -310,7 +309,7 @@ impl<L: Loader> Reconciler<L> {
         }
     }
 
-    /// Remembers what serves for the next start, and what happened. A state directory that fails keeps nothing from serving.
+    /// Records the serving versions and the events for the next start. A failing state directory keeps nothing from serving.
     pub(super) async fn record(&mut self) {
         self.past.trials.retain(|file, _| self.plugins.contains_key(file));
         self.tell_history();
@@ -335,7 +334,7 @@ impl<L: Loader> Reconciler<L> {
         self.state_trouble = trouble;
     }
 
-    /// Remembers what serves for the next start, if that is new. `None`: nothing is new, or there is no state directory.
+    /// Records the serving versions for the next start, if they are new. `None`: nothing is new, or there is no state directory.
     pub(super) async fn record_served(&mut self) -> Option<Result<(), String>> {
         let state = self.state.clone()?;
         let files: BTreeMap<String, String> =
@@ -352,7 +351,7 @@ impl<L: Loader> Reconciler<L> {
         Some(written)
     }
 
-    /// What serves and what is refused, where that is new.
+    /// The new events: versions that serve or are refused now.
     fn tell_history(&mut self) {
         let registry = self.registry.borrow().clone();
         let mut told = BTreeMap::new();
@@ -360,7 +359,7 @@ impl<L: Loader> Reconciler<L> {
             let captured = self.files.get(&info.file).and_then(|tracked| tracked.captured.as_ref()).map(|(_, digest)| digest.clone());
             let serving = self.plugins.get(&info.file);
             let error = info.error.clone().filter(|_| info.status == PluginStatus::Failed);
-            // One that the machine can't load now was looked at as well; only one that is new, and being loaded, was not.
+            // A version that the machine can't load now was examined too. Only a new version that is being loaded was not.
             let is_judged = info.status != PluginStatus::Loading || info.error.is_some();
             let judged = captured.clone().filter(|_| is_judged);
             let now = Told { serving: serving.map(|plugin| plugin.id.digest.as_str().into()), refused: captured.zip(error), judged };

@@ -1,4 +1,4 @@
-//! What a pass changed, in the log, and what is wrong with the room as a whole.
+//! Tells the changes of a pass, and the faults of the room as a whole.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -9,7 +9,7 @@ use taskhost_core::{
     observe::{Event, Observers},
 };
 
-/// Tells what changed, once: facts to the observers, warnings to the log.
+/// Tells each change once: facts to the observers, warnings to the log.
 pub(super) fn tell<C>(before: &Registry<C>, now: &Registry<C>, observers: &Observers) {
     let (old_files, new_files) = (by_file(before), by_file(now));
     for info in &now.files {
@@ -50,7 +50,7 @@ pub(super) fn same<C>(a: &Registry<C>, b: &Registry<C>) -> bool {
 }
 
 impl<L: Loader> Reconciler<L> {
-    /// What is wrong with the whole room is shown at every file it concerns: `plugin list` lists files.
+    /// Shows a fault of the whole room at every file that it concerns, because `plugin list` lists files.
     pub(super) fn with_trouble(&self, mut files: Vec<PluginInfo>) -> Vec<PluginInfo> {
         for info in &mut files {
             info.warnings.extend(self.policy.missing().get(stem(&info.file)).cloned().unwrap_or_default());

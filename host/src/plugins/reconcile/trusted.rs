@@ -1,9 +1,9 @@
-//! Who is trusted within a pass: which bytes are signed, and which files and directories others may write to.
+//! Decides trust within a pass: which bytes are signed, and which files and directories others may write to.
 
 use super::{Loader, PolicyFile, Reconciler, Signatures, Tracked, Wanted};
 use crate::plugins::{digest::Digest, state::State, writable::Writable};
 
-/// Sentences about what decides on plugins, beside their directory, where others may write to it. Blocks on the file system.
+/// Sentences about files that decide about plugins and that others may write to. Blocks on the file system.
 pub(super) fn exposed(writable: Writable, policy: &PolicyFile, signatures: Option<&Signatures>, state: Option<&State>) -> Vec<String> {
     if writable == Writable::Allow {
         return Vec::new();
@@ -12,7 +12,7 @@ pub(super) fn exposed(writable: Writable, policy: &PolicyFile, signatures: Optio
 }
 
 impl<L: Loader> Reconciler<L> {
-    /// Verifies what is new, and what new keys or signatures are there for. Trust that came late makes bytes be captured again.
+    /// Verifies new bytes, and bytes with new keys or signatures. Bytes that are trusted only now are read again.
     pub(super) async fn look_at_signatures(&mut self) {
         let Some(mut signatures) = self.signatures.clone() else { return };
         let captured = |(file, t): (&String, &Tracked)| Some(Wanted::File(t.captured.as_ref()?.1.clone(), self.dir.join(file)));
@@ -40,7 +40,7 @@ impl<L: Loader> Reconciler<L> {
         self.signatures.as_ref()?.distrust(digest).map(str::to_owned)
     }
 
-    /// Whether nothing can be said of these bytes yet.
+    /// Whether nothing is known of these bytes yet.
     pub(super) fn is_open(&self, digest: &Digest) -> bool {
         self.signatures.as_ref().is_some_and(|signatures| signatures.is_open(digest))
     }
