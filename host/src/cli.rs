@@ -1,6 +1,6 @@
 //! The command line: parse → settings → one subcommand → print → exit code.
 //!
-//! One file a subcommand; clap is named nowhere else. What was asked for goes to stdout alone, everything else to stderr.
+//! One file a subcommand; clap is named nowhere else. A command prints its answer to stdout and everything else to stderr.
 //!
 //! Exit codes: 0 done, 1 the task failed (or something here did), 2 usage, 3 broker unreachable, 4 timed out waiting.
 
@@ -59,7 +59,7 @@ struct Cli {
     command: Command,
 }
 
-/// What every command takes.
+/// The options of every command.
 #[derive(Debug, Args)]
 struct Global {
     /// Where tasks live: redis://HOST:PORT or sqlite:PATH [default: sqlite:taskhost.db]
@@ -137,8 +137,8 @@ pub fn main() -> ExitCode {
     code
 }
 
-/// Reads the words. `--wait 30s` is `--wait=30s` where that alone can be read; where the word may be an argument as well, `enqueue` asks
-/// the body.
+/// Parses the words. `--wait 30s` means `--wait=30s` if nothing else can be meant. If the word may be an argument too, `enqueue` asks the
+/// body's parameters.
 fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
     let cli = Cli::try_parse_from(words);
     let Some(joined) = enqueue::with_wait_joined(words) else { return cli };
@@ -154,7 +154,7 @@ fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
     }
 }
 
-/// Needs no settings, and takes none: what it compiles was chosen by others.
+/// Runs the compiler's process. It reads no settings, because others chose the bytes that it compiles.
 fn compile(memory: u64, cpu: u64, nice: i32) -> ExitCode {
     match engine::compile_plugin(memory, cpu, nice, std::io::stdin().lock(), std::io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -174,10 +174,10 @@ fn start(cli: Cli) -> Result<(), Failure> {
         flags.extend(command.flags());
     }
     let settings = Settings::load(cli.global.config.as_deref(), &flags)?;
-    // A worker's log is what it has to say; of a command only what goes wrong is worth a line.
+    // A worker logs at its level. A command logs only failures.
     let level = match cli.command {
         Command::Worker(_) => "info",
-        // An attempt costs what it costs in a worker, the span of its log lines included.
+        // An attempt costs as much as in a worker, including the span of its log lines.
         Command::Bench(_) => "warn,taskhost::worker::attempt=info",
         _ => "warn",
     };
@@ -191,7 +191,7 @@ fn start(cli: Cli) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::Failed(format!("failed to start the runtime: {error}; raise the limit of open files or threads")))?;
     let done = control.block_on(dispatch(cli.command, settings));
-    // A thread blocked on stdin or DNS must not hold the process back.
+    // A thread that is blocked on stdin or DNS must not keep the process from ending.
     control.shutdown_background();
     done
 }
@@ -208,7 +208,7 @@ async fn dispatch(command: Command, settings: Settings) -> Result<(), Failure> {
         Command::Workers(args) => workers::call(&args, &settings).await,
         Command::Bench(args) => Box::pin(bench::call(args, settings)).await,
         Command::Run(args) => run::call(args, &settings).await,
-        // Taken care of before there are settings.
+        // Handled before settings are read.
         Command::CompilePlugin { .. } => Ok(()),
     }
 }
@@ -220,10 +220,10 @@ impl Global {
     }
 }
 
-/// Help and version are what was asked for; everything else is a usage error, exit 2.
+/// Help and version are answers; everything else is a usage error, exit 2.
 fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
-        // A closed stdout is no reason to complain about help that nobody reads.
+        // A closed stdout is no error if the output was help.
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
@@ -237,7 +237,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// An error names the word that it does not understand: one that may be an address holds a password.
+/// Hides words in clap's error that may be addresses with passwords.
 fn without_addresses(text: &str, words: impl Iterator<Item = String>) -> String {
     let addresses = words.filter_map(|word| {
         let at = word.find("://").filter(|at| word[*at..].contains('@') || word[*at..].contains("pass"))?;

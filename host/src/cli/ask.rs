@@ -1,4 +1,4 @@
-//! What several commands ask: the broker behind an address, a task wherever it is, a person who must agree.
+//! Questions of several commands: connect to the broker, find a task in any queue, ask a person for consent.
 
 use std::{
     io::{self, BufRead, IsTerminal},
@@ -28,7 +28,7 @@ pub(super) async fn find(broker: &dyn Tasks, queue: Option<&QueueName>, id: &Tas
     broker.find(queue, id).await?.ok_or_else(|| no_such_task(queue, id))
 }
 
-/// Says of each that is parked what it waits for: the workers are asked when one is.
+/// Fills in what each parked task waits for. Asks the workers if any task is parked.
 pub(super) async fn what_they_wait_for(broker: &dyn Directory, views: &mut [TaskView]) -> Result<(), Failure> {
     let mut parked = views.iter_mut().filter(|view| view.state == State::Parked).peekable();
     if parked.peek().is_none() {
@@ -53,7 +53,7 @@ pub(super) fn no_such_task(queue: Option<&QueueName>, id: &TaskId) -> Failure {
     ))
 }
 
-/// Asks a person at a terminal; without one, only `--yes` says yes.
+/// Asks a person at a terminal. Without a terminal only `--yes` agrees.
 pub(super) fn agreed(question: &str, yes: bool) -> Result<(), Failure> {
     if yes {
         return Ok(());
@@ -70,7 +70,7 @@ pub(super) fn agreed(question: &str, yes: bool) -> Result<(), Failure> {
     }
 }
 
-/// A plugin file that a live worker has not judged yet: what it offers is not in the catalogue.
+/// A plugin file that a live worker has not judged yet, so that its bodies are missing in the catalogue.
 pub(super) async fn loading(broker: &dyn Directory) -> Result<Option<String>, Failure> {
     let mut plugins = broker.workers().await?.into_iter().flat_map(|worker| worker.plugins);
     Ok(plugins.find(|plugin| plugin.status == PluginStatus::Loading).map(|plugin| plugin.file))

@@ -1,6 +1,6 @@
-//! `bench`: the words, the table, and this host as what `taskhost_bench` measures.
+//! `bench`: the options, the table, and this host as the subject of `taskhost_bench`.
 //!
-//! Invariant: the benchmark's own place is removed afterwards, also after Ctrl-C.
+//! Invariant: the benchmark removes its own prefix or file afterwards, also after Ctrl-C.
 
 use std::{
     collections::HashMap,
@@ -134,7 +134,7 @@ pub(super) async fn call(args: BenchArgs, settings: Settings) -> Result<(), Fail
         _ = interrupt.recv() => Err(Failure::Failed("stopped; what the benchmark had enqueued is removed".to_owned())),
         _ = terminate.recv() => Err(Failure::Failed("stopped; what the benchmark had enqueued is removed".to_owned())),
     };
-    // Also after a failure; then the failure is what is said.
+    // Also after a failure, which is then the message.
     let cleared = place.close().await;
     let report = done?;
     cleared?;
@@ -158,7 +158,7 @@ fn print(report: &Report) -> Result<(), Failure> {
 
 async fn measure(args: &BenchArgs, settings: &Settings, place: &Place) -> Result<Report, Failure> {
     let host = ThisHost::load(&args.plugin, settings).await?;
-    // The bar is drawn on a terminal only.
+    // The progress bar is drawn on a terminal only.
     let bar = indicatif::ProgressBar::new(0);
     bar.set_style(indicatif::ProgressStyle::default_bar());
     let step = |done: usize, all: usize| {
@@ -171,7 +171,7 @@ async fn measure(args: &BenchArgs, settings: &Settings, place: &Place) -> Result
     Ok(report?)
 }
 
-/// This program with the plugin that is measured.
+/// This program with the measured plugin.
 struct ThisHost {
     engine: Arc<Engine>,
     plugin: Arc<Plugin>,
@@ -292,7 +292,7 @@ fn succeeded(outcome: &Outcome) -> Result<(), String> {
     }
 }
 
-/// The engine; it tells the benchmark of every attempt that ended.
+/// The engine. It tells the benchmark about every attempt that ended.
 struct Counted {
     engine: Arc<Engine>,
     ended: Ended,
@@ -325,7 +325,7 @@ impl From<BenchError> for Failure {
     }
 }
 
-/// A broker that is not there: `add` asks nothing of it.
+/// Services without a broker, because `add` needs none.
 struct Nothing;
 
 fn nobody<T>() -> Result<T, ServiceError> {

@@ -1,10 +1,10 @@
 //! `enqueue --bulk`: newline-delimited JSON, streamed to the broker in batches; ids to stdout in the order of the lines.
 //!
-//! read → check → send when a batch is full or the reader has nothing more at hand → print ids; the next lines are read while the
-//! broker takes the last batches.
+//! read → check → send when a batch is full or the reader would block → print ids. The next lines are read while the broker takes the last
+//! batches.
 //!
-//! Invariant: a line that is refused is named and keeps no other line back; a reader of the ids that leaves keeps none back either; memory
-//! holds a few batches, however long the file.
+//! Invariant: a refused line is named and delays no other line. A reader of the ids that leaves delays none either. Memory holds a few
+//! batches, however long the file is.
 
 use std::{
     collections::BTreeMap,
@@ -35,16 +35,16 @@ use taskhost_core::{
 
 const BATCH_TASKS: usize = 1_000;
 const BATCH_BYTES: usize = 4 << 20;
-/// Batches that the broker has and did not answer yet.
+/// The most batches that the broker has not answered yet.
 const UNDER_WAY: usize = 2;
-/// So many turns of the runtime bring a batch onto the wire.
+/// How often to yield so that the runtime sends a batch.
 const TURNS: usize = 3;
-/// Beyond any payload limit that makes sense; guards against a file without line ends.
+/// The longest line, beyond any sensible payload limit. It protects against a file without line ends.
 const LINE_BYTES: u64 = 256 << 20;
-/// After so many, further refusals are counted and not printed.
+/// The most refusals that are printed. Further ones are only counted.
 const SHOWN_REFUSALS: usize = 20;
 
-/// What some editors put before the first line of a UTF-8 file.
+/// The mark that some editors put before UTF-8.
 const MARK: &[u8] = "\u{feff}".as_bytes();
 
 pub(super) async fn call(
@@ -101,7 +101,7 @@ async fn read(
     let mut line = Vec::new();
     let mut number = 0_u64;
     loop {
-        // The next read may block for long (a pipe): what is at hand goes out first.
+        // The next read from a pipe may block for long, so the lines at hand are sent first.
         if reader.buffer().is_empty() {
             bulk.send().await?;
             bulk.settle(0).await?;
@@ -133,7 +133,7 @@ async fn read(
     bulk.settle(0).await
 }
 
-/// What was asked and answered: the lines, their tasks.
+/// One batch: its lines and tasks.
 type Sent = (Vec<Source>, Vec<NewTask>, Result<Vec<Enqueued>, BrokerError>);
 
 struct Bulk<'a> {
@@ -163,7 +163,7 @@ impl<'a> Bulk<'a> {
         }
     }
 
-    /// Puts the batch on its way and goes on: the broker takes it while the next lines are read.
+    /// Sends the batch and goes on, so that the broker takes it while the next lines are read.
     async fn send(&mut self) -> Result<(), Failure> {
         if self.batch.is_empty() {
             return Ok(());
@@ -198,7 +198,7 @@ impl<'a> Bulk<'a> {
 
     async fn sent(&mut self, (lines, tasks, answers): Sent) -> Result<(), Failure> {
         let answers = match answers {
-            // One task over the limit refuses the whole call: find out which, one by one.
+            // One task over the limit refuses the whole call. Enqueue them one by one to find it.
             Err(BrokerError::Invalid(_)) => {
                 for (line, task) in lines.iter().zip(&tasks) {
                     match self.broker.enqueue(std::slice::from_ref(task)).await {
@@ -236,7 +236,7 @@ impl<'a> Bulk<'a> {
     }
 
     fn broken(&self, last: u64, error: &BrokerError) -> Failure {
-        // What was sent after the batch that failed may be done as well: ids of one's own make that harmless.
+        // Batches after the failed one may be enqueued too. With ids of your own, enqueueing again is harmless.
         Failure::Broker(format!("{error}\n  lines up to {last} are done ({} enqueued); go on from line {}", self.enqueued, last + 1))
     }
 
@@ -264,7 +264,7 @@ impl<'a> Bulk<'a> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
-    /// Why it was refused before, in a file of `--rejected`.
+    /// The earlier reason for its refusal, in a file of `--rejected`.
     #[serde(default, rename = "refused")]
     _refused: IgnoredAny,
     task: TaskName,
@@ -323,7 +323,7 @@ impl Time {
     }
 }
 
-/// The broker's time, told by our own monotonic clock: reading a pipe may take long.
+/// The broker's time, continued by our monotonic clock, because reading a pipe may take long.
 struct Clock {
     read: Millis,
     at: Instant,
@@ -343,7 +343,7 @@ fn task(
     checker: Option<&mut Checker<'_>>,
 ) -> Result<NewTask, String> {
     let line: Line = serde_json::from_slice(line).map_err(|error| {
-        // serde counts within the line, where "line 1" would mislead.
+        // serde counts lines within the line, so its "line 1" would mislead.
         let text = error.to_string();
         let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
         format!("{text} (column {}); a line is like {{\"task\": \"add\", \"args\": [1, 1]}}", error.column())

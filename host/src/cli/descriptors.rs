@@ -1,16 +1,16 @@
-//! Whether this process may open as many files as its queues want, asked before it begins.
+//! Checks at the start that this process may open enough files for its queues.
 
 use rustix::process::{Resource, getrlimit};
 
 use super::failure::Failure;
 use crate::config::{BrokerAddress, Settings};
 
-/// What a worker opens without queues: runtimes, libraries, the broker, plugins under way, log and state.
+/// The descriptors of a worker without queues: runtimes, libraries, the broker, plugins under way, log and state.
 const BASE: u64 = 64;
-/// So many queues of a Redis have a connection each, to wait on; so many of the others share one.
+/// How many queues of a Redis have a waiting connection each, and how many of the others share one.
 const APART: u64 = 128;
 const TOGETHER: u64 = 32;
-/// Connections that each queue has in a cluster of three masters.
+/// The connections of each queue in a cluster of three masters.
 const IN_CLUSTER: u64 = 3;
 
 /// Refuses queues that this process could not wait on.

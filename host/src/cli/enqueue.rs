@@ -1,4 +1,4 @@
-//! `enqueue`: words of a command line become a task, checked against what the live plugins offer.
+//! `enqueue`: builds a task from the command line, and checks it against the catalogue.
 //!
 //! words → the catalogue's parameters → [`NewTask`] → broker → the id, or with `--wait` the result, on stdout.
 
@@ -74,12 +74,12 @@ pub(super) struct EnqueueArgs {
     /// With --bulk: write the lines that are refused to FILE, with the reason, to be mended and enqueued
     #[arg(long, value_name = "FILE")]
     rejected: Option<PathBuf>,
-    /// The same words with the one behind `--wait` read as its limit.
+    /// The same words, read with the word behind `--wait` as its limit.
     #[arg(skip)]
     pub(super) joined: Option<Box<EnqueueArgs>>,
 }
 
-/// The words with `--wait 30s` written as `--wait=30s`; `None` where no such thing stands there.
+/// The words with `--wait 30s` written as `--wait=30s`; `None` if there is no such pair.
 pub(super) fn with_wait_joined(words: &[OsString]) -> Option<Vec<OsString>> {
     let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
     let is_limit = |word: &OsString| word.to_str().is_some_and(|text| text != "0" && units::duration(text).is_ok());
@@ -100,12 +100,12 @@ pub(super) fn optional_time(text: &str) -> Result<Limit, String> {
 }
 
 pub(super) async fn call(mut args: EnqueueArgs, settings: &Settings) -> Result<(), Failure> {
-    // Not by clap, which forgets what an option requires when that conflicts with another word.
+    // clap forgets a required option if that option conflicts with another word.
     if args.rejected.is_some() && args.bulk.is_none() {
         return Err(Failure::Usage("--rejected is for the lines of --bulk FILE: name that too, or leave this out".to_owned()));
     }
     let broker = ask::broker(settings).await?;
-    // By the broker's clock: ours may be wrong, and it is the broker's that decides.
+    // By the broker's clock, which decides. Ours may be wrong.
     let now = if matches!(args.expires, Some(Start::In(_))) { broker.now().await? } else { Millis(0) };
     let defaults = args.defaults(now)?;
     if let Some(file) = &args.bulk {
@@ -141,7 +141,7 @@ pub(super) async fn call(mut args: EnqueueArgs, settings: &Settings) -> Result<(
 }
 
 impl EnqueueArgs {
-    /// Whether the word behind `--wait` is its limit or an argument: whichever leaves the body with arguments that it takes.
+    /// Decides whether the word behind `--wait` is its limit or an argument, by the arguments that the body takes.
     fn settled(mut self, catalogue: &Catalogue, payload_limit: usize) -> Result<Self, Failure> {
         let Some(joined) = self.joined.take() else { return Ok(self) };
         let takes = |args: &Self| -> Result<bool, Failure> {
@@ -156,7 +156,7 @@ impl EnqueueArgs {
                 ));
                 Ok(self)
             }
-            // Wrong either way: what is wrong is said of what was most likely meant.
+            // Wrong in both readings: the error speaks of the more likely one.
             (false, _) if !catalogue.offers.is_empty() => Ok(*joined),
             _ => Err(Failure::Usage(format!(
                 "`--wait {limit}` may be a limit or an argument here: write `--wait={limit}` for the limit, or put the argument before `--wait`"

@@ -1,23 +1,23 @@
-//! How a command fails: the sentence on stderr and the exit code.
+//! The failure of a command: its sentence on stderr and its exit code.
 
 use std::{io, process::ExitCode};
 
 use taskhost_broker::BrokerError;
 
-/// By what the caller's script does next.
+/// The kinds differ by what a calling script does next.
 #[derive(Debug)]
 pub enum Failure {
-    /// 1: the task failed; the text is what is known of it.
+    /// 1: the task failed. The text says all that is known.
     Task(String),
-    /// 1: something here failed that is neither the task nor the broker.
+    /// 1: neither the task nor the broker failed, but something here.
     Failed(String),
-    /// 2: asked wrongly.
+    /// 2: wrong usage.
     Usage(String),
     /// 3: the broker can't be reached, or refuses.
     Broker(String),
-    /// 4: the time given for waiting is over; the task goes on.
+    /// 4: the time for waiting is over. The task goes on.
     TimedOut(String),
-    /// 0: whoever read our stdout has gone, such as `head`.
+    /// 0: the reader of stdout has left, such as `head`.
     ClosedPipe,
 }
 
@@ -60,7 +60,7 @@ impl From<BrokerError> for Failure {
     }
 }
 
-/// Of writing to stdout.
+/// An error of writing to stdout.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.kind() {

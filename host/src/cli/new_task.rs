@@ -1,4 +1,4 @@
-//! A task from what was said on a command line or in a line of bulk: defaults filled in, refusals in words.
+//! Builds a task from a command line or a bulk line: fills in defaults, and words refusals.
 
 use std::time::Duration;
 
@@ -7,19 +7,19 @@ use taskhost_core::{
     task::{Millis, NewTask, QueueName, Start, TaskId, TaskName, TaskOptions, Unique},
 };
 
-/// What a task has where its own line, or its body's hint, does not say.
+/// The values of a task whose own line, and whose body's hint, give none.
 #[derive(Debug)]
 pub(super) struct Defaults {
     pub(super) queue: Option<QueueName>,
     pub(super) start: Start,
     pub(super) expires: Option<Millis>,
-    /// Not twice at a time, for this time.
+    /// The time of the unique key.
     pub(super) unique: Option<Duration>,
     pub(super) options: TaskOptions,
 }
 
 impl Defaults {
-    /// A task with these; `catalogue` gives the hint for the queue.
+    /// A task with these values. `catalogue` gives the hint for the queue.
     pub(super) fn task(&self, name: &TaskName, args: String, catalogue: &Catalogue) -> NewTask {
         let hint = catalogue.offers.get(name).and_then(|offer| offer.body.hints.queue.clone());
         NewTask {
@@ -33,7 +33,7 @@ impl Defaults {
     }
 }
 
-/// What is the same task where nothing else is said: its name and arguments.
+/// The default unique key: name and arguments.
 pub(super) fn same(name: &TaskName, args: &str) -> String {
     format!("{name} {args}")
 }
@@ -46,7 +46,7 @@ pub(super) fn duplicate(wanted: &TaskId, holder: &TaskId) -> String {
     }
 }
 
-/// A refusal of arguments, with the way round it.
+/// A refusal of arguments, and how to enqueue anyway.
 pub(super) fn refusal(error: &ArgumentsError) -> String {
     match error {
         ArgumentsError::UnknownTask { .. } => format!("{error}\n  `--unchecked` enqueues it anyway; it waits for a plugin that offers it"),

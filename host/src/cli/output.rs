@@ -1,7 +1,7 @@
-//! What is printed: lines, tables without borders, JSON, ages. Colours only on a terminal, and not with `NO_COLOR`.
+//! Prints lines, tables without borders, JSON and ages. Colours only on a terminal, and not with `NO_COLOR`.
 //!
-//! Invariant: a reader that goes away (`| head`) ends a command that reads quietly, and one that changes things not at all: that one
-//! prints through a [`Sink`]. Every text passes through `text` on its way out, so nobody's control characters reach a terminal.
+//! Invariant: if the reader leaves (`| head`), a command that reads ends quietly. A command that changes things goes on, because it prints
+//! through a [`Sink`]. Every text passes through `text`, so no control characters reach a terminal.
 
 use std::{
     env,
@@ -20,12 +20,12 @@ use taskhost_core::{
     text::clean_json,
 };
 
-/// One line to stdout, of a command that reads.
+/// Prints one line to stdout, for a command that reads.
 pub(super) fn line(text: &str) -> Result<(), Failure> {
     Ok(write(&clean_lines(text))?)
 }
 
-/// JSON as it was written, but for what a terminal would obey: that is escaped as JSON escapes it.
+/// Prints JSON as it was written. Control characters are escaped as JSON escapes them.
 pub(super) fn json_text(text: &str) -> Result<(), Failure> {
     Ok(write(&clean_json(text))?)
 }
@@ -37,20 +37,20 @@ fn write(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// One line to stderr; when even that is closed there is nobody left to tell.
+/// Prints one line to stderr. If stderr is closed, nobody can be told.
 pub(super) fn note(text: &str) {
     telemetry::line(&clean_lines(text));
 }
 
-/// The last line of a command that has changed something.
+/// Prints the last line of a command that has changed something.
 pub(super) fn told(text: &str) -> Result<(), Failure> {
     let mut sink = Sink::default();
     sink.line(text);
     sink.end(Ok(()))
 }
 
-/// The stdout of a command that changes things: neither a reader that leaves nor a full disk ends the change halfway. What could not be
-/// printed is counted, and said when all is done.
+/// The stdout of a command that changes things. Neither a reader that leaves nor a full disk ends the change halfway. Lines that could not be
+/// printed are counted and reported at the end.
 #[derive(Debug, Default)]
 pub(super) struct Sink {
     failed: Option<io::Error>,
@@ -70,7 +70,7 @@ impl Sink {
         }
     }
 
-    /// When the change is over, however it went. Nobody needs to be told that a reader has left.
+    /// Ends the output after the change, with its result. A reader that has left is not an error.
     pub(super) fn end(self, went: Result<(), Failure>) -> Result<(), Failure> {
         let Some(error) = self.failed.filter(|error| error.kind() != io::ErrorKind::BrokenPipe) else { return went };
         let lines = if self.untold == 1 { "1 line".to_owned() } else { format!("{} lines", self.untold) };
@@ -82,7 +82,7 @@ impl Sink {
     }
 }
 
-/// Pretty on a terminal, one line otherwise, so that `jq` and `read` both like it.
+/// Pretty on a terminal, otherwise on one line for `jq` and `read`.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
     let text = if io::stdout().is_terminal() { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
     json_text(&text.map_err(|error| Failure::Failed(format!("failed to write as JSON: {error}")))?)
@@ -93,7 +93,7 @@ fn colours() -> bool {
     io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// A table without borders; nothing at all when it has no rows.
+/// A table without borders. Without rows it prints nothing.
 pub(super) struct Rows {
     table: Table,
     empty: bool,
@@ -103,7 +103,7 @@ impl Rows {
     pub(super) fn new(header: &[&str]) -> Self {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        // Cut by nobody: a narrow terminal wraps, a pipe gets whole lines.
+        // Lines are not cut: a narrow terminal wraps them, and a pipe gets whole lines.
         table.set_content_arrangement(ContentArrangement::Disabled);
         if colours() {
             table.enforce_styling();
@@ -119,25 +119,25 @@ impl Rows {
         self.empty = false;
     }
 
-    /// To stdout; `nothing` is said on stderr instead when there are no rows.
+    /// Prints to stdout. Without rows it prints `nothing` to stderr.
     pub(super) fn print(self, nothing: &str) -> Result<(), Failure> {
         if self.empty {
             note(nothing);
             return Ok(());
         }
-        // The style pads every cell by a space on both sides; the left edge and line ends need none.
+        // The style pads every cell by a space on both sides. The left edge and line ends need none.
         let text: Vec<String> = self.table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned()).collect();
-        // Its cells are clean, and the colours between them are ours.
+        // The cells are clean, and the colours are ours.
         Ok(write(&text.join("\n"))?)
     }
 }
 
-/// A cell of plain text, whoever wrote it.
+/// A cell of plain text from anybody.
 pub(super) fn cell(text: impl std::fmt::Display) -> Cell {
     Cell::new(clean(&text.to_string()))
 }
 
-/// A cell for a number that stands right when it is not zero.
+/// A cell for a number, aligned right; empty for zero.
 pub(super) fn count(number: u64) -> Cell {
     if number == 0 { Cell::new("-") } else { Cell::new(number) }
 }
@@ -167,7 +167,7 @@ pub(super) fn age(of: Millis, now: Millis) -> String {
     if first.ends_with("ms") { "now".to_owned() } else { first.to_owned() }
 }
 
-/// How long ago, as a phrase: `3s ago`; `now` when it was just now.
+/// How long ago, as a phrase: `3s ago` or `now`.
 pub(super) fn ago(of: Millis, now: Millis) -> String {
     match age(of, now).as_str() {
         "now" | "0s" => "now".to_owned(),
@@ -175,7 +175,7 @@ pub(super) fn ago(of: Millis, now: Millis) -> String {
     }
 }
 
-/// How long until, in one unit; `now` when it is past.
+/// How long until, in one unit; `now` if it is past.
 pub(super) fn until(when: Millis, now: Millis) -> String {
     match age(now, when).as_str() {
         "now" | "0s" => "now".to_owned(),
@@ -191,7 +191,7 @@ pub(super) fn instant(at: Millis) -> String {
         .map_or_else(|| at.0.to_string(), |time| time.format("%Y-%m-%d %H:%M:%S UTC").to_string())
 }
 
-/// What became of a task in a few words: its result, its error, or where it stands.
+/// A task in a few words: its result, its error, or its place.
 pub(super) fn gist(view: &TaskView, now: Millis) -> String {
     match (view.state, &view.result, &view.error, view.errors.last()) {
         (State::Succeeded, Some(result), ..) => result.get().to_owned(),

@@ -1,4 +1,4 @@
-//! `plugin`: what the live workers offer, what a file offers, the contract, a new project.
+//! `plugin`: shows the plugins of live workers and of files, prints the contract, and begins projects.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use taskhost_core::{
     task::CodeId,
 };
 
-/// The contract, as this version of the host speaks it.
+/// The contract of this host.
 const WIT: &str = include_str!("../../../wit/plugin.wit");
 
 #[derive(Debug, Subcommand)]
@@ -68,7 +68,7 @@ pub(super) struct FileArgs {
 }
 
 impl PluginCommand {
-    /// As settings, where a command takes some.
+    /// The options as settings.
     pub(super) fn flags(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::History(args) => args.flags(),
@@ -227,7 +227,7 @@ async fn inspect_file(args: &FileArgs, settings: &Settings, verdict_only: bool) 
     ))
 }
 
-/// A file and what its policy says to it.
+/// A file and its policy.
 #[derive(Debug, Serialize)]
 struct Inspected<'a> {
     #[serde(flatten)]
@@ -239,7 +239,7 @@ struct Inspected<'a> {
     wants: plugins::Wants,
 }
 
-/// What the file may ask for, what it is granted, and what to paste for the rest.
+/// The wishes of the file, its grants, and the lines for the rest.
 fn asked(inspection: &plugins::Inspection, policy: Option<&Path>) -> String {
     let plugin = &inspection.plugin;
     let wants = plugin.wants(&inspection.imports);
@@ -281,7 +281,7 @@ fn limits(plugin: &plugins::Plugin) -> String {
 }
 
 impl FileArgs {
-    /// A name has neither a dot nor a slash.
+    /// Whether it is a name: no dot and no slash.
     fn is_file(&self) -> bool {
         self.plugin.contains(['/', '.'])
     }

@@ -1,4 +1,4 @@
-//! `plugin history` and `plugin rollback`: what this machine's workers remember of a plugin's versions.
+//! `plugin history` and `plugin rollback`: the versions of a plugin that this machine's workers remember.
 //!
 //! Both read the state directory that the workers use, and need no broker.
 
@@ -15,7 +15,7 @@ use crate::{
     plugins::{self, Generation, GenerationState, PluginsError},
 };
 
-/// How long a worker may take to follow; it looks every two seconds, and may have to compile.
+/// How long a worker may take to follow. It looks every two seconds, and may have to compile.
 const FOLLOWED: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Args)]
@@ -42,7 +42,7 @@ pub(super) struct RollbackArgs {
     place: Place,
 }
 
-/// Where the workers were told to look.
+/// The directories of the workers.
 #[derive(Debug, Args)]
 struct Place {
     /// The plugin directory of the workers [default: ./plugins]
@@ -112,7 +112,7 @@ pub(super) async fn roll_back(args: &RollbackArgs, settings: &Settings) -> Resul
                 let what = format!("{}: {to} could not be loaded any more; see `taskhost plugin history {}`", asked.file, args.name);
                 return Err(Failure::Failed(what));
             }
-            // Such as when its key is not trusted any more: it was passed over.
+            // It was passed over, for example because its key is no longer trusted.
             if asked.from.as_ref().is_some_and(|from| from.digest != current.digest) {
                 let now = format!("version {} ({})", output::clean(&current.version), short(current));
                 let what = format!("{}: {to} can't serve now, so {now} does; see `taskhost plugin list`", asked.file);

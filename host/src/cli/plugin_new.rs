@@ -1,7 +1,6 @@
 //! `plugin new`: a project with one body, its native test and everything needed to build it outside of this repository.
 //!
-//! The SDK and the contract of this very version are written into `vendor/`, so that the plugin fits the host that made it and
-//! needs nothing but crates.io.
+//! Writes the SDK and the contract of this version into `vendor/`, so that the plugin fits this host and needs only crates.io.
 
 use std::{
     fs,
@@ -24,7 +23,7 @@ pub(super) struct NewArgs {
     dir: Option<PathBuf>,
 }
 
-/// The workspace this host was built from: its versions are the plugin's too.
+/// The manifest of this host's workspace, whose versions the plugin uses too.
 const WORKSPACE: &str = include_str!("../../../Cargo.toml");
 const MANIFEST: &str = include_str!("plugin_new/manifest.txt");
 const CARGO_CONFIG: &str = include_str!("plugin_new/config.txt");
@@ -49,7 +48,7 @@ pub(super) fn call(args: &NewArgs) -> Result<(), Failure> {
     told
 }
 
-/// Path and text of everything that is written.
+/// The path and text of each file.
 fn files(name: &str) -> Vec<(String, String)> {
     let fill = |text: &str| text.replace("@name@", name).replace("@lib@", &name.replace('-', "_"));
     let manifest = format!(
@@ -78,7 +77,7 @@ fn section(header: &str) -> String {
     lines.join("\n") + "\n"
 }
 
-/// The rule for plugin names, which Cargo shares but for what it reserves.
+/// Checks a plugin's name. Cargo has the same rule, but reserves some names.
 fn check_name(name: &str) -> Result<(), Failure> {
     let fits = (1..=64).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_lowercase())

@@ -1,4 +1,4 @@
-//! `plugin keygen|sign|verify`: minisign keys and signatures, also usable with minisign itself.
+//! `plugin keygen|sign|verify`: keys and signatures in minisign's format.
 
 use std::{
     fs::OpenOptions,
@@ -81,7 +81,7 @@ fn sign_each(args: &SignArgs, secret: &str, password: Option<&String>, sink: &mu
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let signature = plugins::sign(secret, password.cloned(), &bytes, &format!("file:{name}")).map_err(Failure::Failed)?;
         let path = plugins::signature_path(file);
-        // A worker must never see half of it.
+        // A worker must never see half a signature.
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut new =
             tempfile::Builder::new().prefix(".sign-").tempfile_in(parent).map_err(|error| cannot("write beside", file, &error))?;
@@ -97,7 +97,7 @@ fn sign_each(args: &SignArgs, secret: &str, password: Option<&String>, sink: &mu
 pub(super) fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     let trust = Trust::read(&args.trust).map_err(Failure::Usage)?;
     let mut bad = Vec::new();
-    // It changes nothing, but its exit code is what is asked for: that is known when all are checked.
+    // All plugins are checked before the command ends, because its exit code is the answer.
     let mut sink = Sink::default();
     for file in &args.files {
         let bytes = std::fs::read(file).map_err(|error| cannot("read the plugin", file, &error))?;

@@ -1,4 +1,4 @@
-//! `queue`: how full they are; pause, resume, purge.
+//! `queue`: lists, pauses, resumes and purges queues.
 
 use clap::{Args, Subcommand};
 
@@ -85,7 +85,7 @@ pub(super) async fn call(command: QueueCommand, settings: &Settings) -> Result<(
     }
 }
 
-/// Refuses a name that is no queue: most likely it is misspelt.
+/// Refuses an unknown queue, because its name is most likely misspelt.
 async fn known(broker: &dyn Broker, queue: &QueueName, way_round: &str) -> Result<(), Failure> {
     let mut known: Vec<QueueName> = broker.queues().await?.into_iter().map(|view| view.queue).collect();
     known.extend(broker.workers().await?.into_iter().flat_map(|worker| worker.queues));

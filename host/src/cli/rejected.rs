@@ -1,8 +1,8 @@
-//! `enqueue --bulk … --rejected FILE`: the refused lines with the reason, as lines that can be mended and enqueued again.
+//! `enqueue --bulk … --rejected FILE`: writes the refused lines with their reasons, to be mended and enqueued again.
 //!
-//! A line that is a JSON object stays one, with `refused` in it, which `--bulk` passes over. Any other becomes the text of `line`.
+//! A JSON object stays one and gets the key `refused`, which `--bulk` ignores. Any other line becomes the text of `line`.
 //!
-//! Invariant: the file is made by this call, and only if a line is refused: a file that is there is somebody's.
+//! Invariant: this call makes the file, and only if a line is refused. An existing file is never overwritten.
 
 use std::{
     collections::BTreeMap,
@@ -16,11 +16,11 @@ use serde_json::value::RawValue;
 
 use super::failure::Failure;
 
-/// Where a task comes from.
+/// The source of a task.
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) number: u64,
-    /// Its text, where refused lines are kept.
+    /// Its text, if refused lines are written.
     text: Option<Box<[u8]>>,
 }
 
@@ -61,7 +61,7 @@ impl Rejected {
             Some(file) => file,
             none => none.insert(BufWriter::new(File::create_new(&self.path)?)),
         };
-        // Raw values, so that no number is changed on its way.
+        // Raw values, so that no number changes.
         if let Ok(mut object) = serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(&text) {
             object.insert("refused".to_owned(), serde_json::value::to_raw_value(&refused)?);
             serde_json::to_writer(&mut *out, &object)?;
@@ -71,7 +71,7 @@ impl Rejected {
         out.write_all(b"\n")
     }
 
-    /// What to do with them, when at least one was refused.
+    /// What to do with the file, if at least one line was refused.
     pub(super) fn end(mut self) -> String {
         let flushed = self.file.as_mut().map_or(Ok(()), BufWriter::flush);
         let path = self.path.display();

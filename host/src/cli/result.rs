@@ -1,4 +1,4 @@
-//! `result`: what a task returned, alone on stdout; with `--json` all that is known of the task, whatever became of it.
+//! `result`: prints a task's result alone; with `--json` the whole task, however it ended.
 
 use clap::Args;
 

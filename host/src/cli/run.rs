@@ -1,8 +1,8 @@
-//! `run`: one attempt of a body on the real engine, with no broker and no worker: the author's loop.
+//! `run`: makes one attempt of a body on the real engine, without a broker or worker, for plugin authors.
 //!
-//! file → inspect under a policy → invoke with a kv that lives as long as the attempt → the result on stdout.
+//! file → inspect under a policy → invoke with a kv that lives as long as the attempt → the result on stdout
 //!
-//! What the body logs, prints and enqueues is shown on stderr; nothing of it outlives the command.
+//! Shows the body's log, output and children on stderr. Nothing outlives the command.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -115,7 +115,7 @@ pub(super) async fn call(args: RunArgs, settings: &Settings) -> Result<(), Failu
             if let Some(code) = &error.code {
                 lines.push(format!("  code: {}", output::clean(code)));
             }
-            // What else stands there is the end of stderr, which has been shown as it came.
+            // Other details are the end of stderr, which was shown already.
             let own = matches!(error.kind, ErrorKind::Retry | ErrorKind::Permanent | ErrorKind::InvalidArguments);
             for line in output::clean_lines(error.detail.as_deref().filter(|_| own).unwrap_or_default().trim()).lines() {
                 lines.push(format!("  | {line}"));
@@ -130,7 +130,7 @@ pub(super) async fn call(args: RunArgs, settings: &Settings) -> Result<(), Failu
     }
 }
 
-/// A child that would come to be with the success.
+/// A child that a worker would enqueue with the success.
 fn enqueued(child: &NewTask) -> String {
     format!("taskhost: would enqueue {} {} in queue `{}`", child.name, output::short(&child.args, 200), child.queue)
 }
@@ -148,7 +148,7 @@ impl RunArgs {
         })
     }
 
-    /// What the policy grants, and what the flags add.
+    /// The grants of the policy and of the flags.
     fn grants(&self, policy: &Grants) -> Grants {
         let mut grants = policy.clone();
         grants.env.extend(self.env.iter().cloned());

@@ -1,4 +1,4 @@
-//! `schedule`: name a rule and a task; the workers enqueue it by the clock.
+//! `schedule`: adds, lists and steers schedules; workers enqueue their tasks.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -18,7 +18,7 @@ use taskhost_core::{
     task::{Millis, NewTask, TaskName},
 };
 
-/// How many firings `add` shows.
+/// How many due times `add` shows.
 const SHOWN_FIRINGS: usize = 5;
 
 #[derive(Debug, Subcommand)]
@@ -93,7 +93,7 @@ pub(super) struct AddArgs {
     unchecked: bool,
 }
 
-/// One of the words that stand in `taskhost.toml` too.
+/// A word with the same spelling as in `taskhost.toml`.
 fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(serde_json::Value::from(text)).map_err(|error| error.to_string())
 }
@@ -153,7 +153,7 @@ async fn add(broker: &dyn Broker, args: AddArgs, payload_limit: usize) -> Result
     crate::schedule::validate(&schedule).map_err(|error| Failure::Usage(error.to_string()))?;
     let before = broker.schedules().await?.into_iter().find(|old| old.name == schedule.name);
     if let Some(old) = &before {
-        // Later than what stood there, whatever the clocks said.
+        // Later than the stored definition, whatever the clocks say.
         schedule.defined_at = now.max(Millis(old.defined_at.0.saturating_add(1)));
         if old.source == Source::Toml {
             output::note(&format!(
@@ -184,10 +184,10 @@ struct Listed {
     schedule: Schedule,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     next: Vec<Millis>,
-    /// The keys in which it is not what a live worker's `taskhost.toml` says.
+    /// The keys that differ from a live worker's `taskhost.toml`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     differs: Vec<String>,
-    /// It came from a `taskhost.toml` and stands in none any more.
+    /// It came from a `taskhost.toml`, and no live worker's file has it now.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     orphan: bool,
 }
@@ -241,7 +241,7 @@ fn last(schedule: &Schedule) -> Option<Millis> {
     due.parse().ok().map(Millis)
 }
 
-/// Says so when the file says the opposite of what was just done.
+/// Warns if a live worker's file says the opposite of the change.
 async fn note_of_file(broker: &dyn Broker, name: &str, paused: bool) -> Result<(), Failure> {
     if let Some((worker, _)) = Files::read(broker).await?.named(name).filter(|(_, file)| file.paused == Some(!paused)) {
         output::note(&format!(
@@ -294,7 +294,7 @@ async fn remove_orphans(broker: &dyn Broker, yes: bool) -> Result<(), Failure> {
     sink.end(went)
 }
 
-/// Enqueues what a firing would, under an id of its own.
+/// Enqueues the task of a firing, under an id of its own.
 async fn run(broker: &dyn Broker, name: &str) -> Result<(), Failure> {
     let schedules = broker.schedules().await?;
     let Some(schedule) = schedules.into_iter().find(|schedule| schedule.name == name) else { return found(false, name) };

@@ -1,6 +1,6 @@
-//! What the live workers' `taskhost.toml` files say of the stored schedules.
+//! Compares stored schedules with the `taskhost.toml` files of live workers.
 //!
-//! A worker announces the schedules of its file. Where files differ, the one of the worker that started last counts, as in the broker.
+//! A worker announces the schedules of its file. If files differ, that of the worker that started last counts, as in the broker.
 
 use super::{failure::Failure, output};
 use taskhost_broker::{Directory, FileSchedule, Schedule, Source, WorkerInfo};
@@ -11,13 +11,13 @@ pub(super) struct Files(Vec<WorkerInfo>);
 impl Files {
     pub(super) async fn read(broker: &dyn Directory) -> Result<Self, Failure> {
         let mut workers = broker.workers().await?;
-        // One that drains puts nothing back.
+        // A draining worker puts no schedule back.
         workers.retain(|worker| !worker.draining);
         workers.sort_by_key(|worker| worker.started_at);
         Ok(Self(workers))
     }
 
-    /// The newest worker whose file names it, and what the file says.
+    /// The newest worker whose file has it, and the definition in that file.
     pub(super) fn named(&self, name: &str) -> Option<(&WorkerInfo, &FileSchedule)> {
         self.0.iter().rev().find_map(|worker| {
             let said = worker.schedules.iter().flatten().find(|schedule| schedule.name == name)?;
@@ -25,12 +25,12 @@ impl Files {
         })
     }
 
-    /// The keys in which a stored schedule is not what the file says.
+    /// The keys in which a stored schedule differs from the file.
     pub(super) fn differences(&self, schedule: &Schedule) -> Vec<String> {
         self.named(&schedule.name).map_or_else(Vec::new, |(_, file)| file.differs(schedule))
     }
 
-    /// Whether it came from a file, and stands in no live worker's file now.
+    /// Whether it came from a file, and no live worker's file has it now.
     pub(super) fn is_orphan(&self, schedule: &Schedule) -> bool {
         schedule.source == Source::Toml && self.named(&schedule.name).is_none() && self.are_known().is_ok()
     }
@@ -51,7 +51,7 @@ impl Files {
         }
     }
 
-    /// Where it came from, and how it differs from there.
+    /// Its origin, and its differences from there.
     pub(super) fn origin(&self, schedule: &Schedule) -> String {
         let differences = self.differences(schedule).join(", ");
         match schedule.source {

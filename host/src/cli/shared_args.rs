@@ -1,4 +1,4 @@
-//! What several commands take alike: a task's arguments, and where and how it is attempted.
+//! Options that several commands share: a task's arguments, its queue, and its task options.
 
 use std::{
     io::{self, Read},
@@ -14,7 +14,7 @@ use taskhost_core::{
     task::{Carried, OptionFilter, Priority, QueueName, Tag, TaskOptions},
 };
 
-/// The arguments of a task, in one of three ways.
+/// The arguments of a task, given in one of three ways.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Its arguments: JSON where the parameter wants JSON, else plain text
@@ -52,11 +52,11 @@ fn from_stdin(payload_limit: usize) -> Result<String, Failure> {
             "the arguments are larger than the payload limit of {limit}; put the data elsewhere and pass its address, or raise `payload_limit`"
         )));
     }
-    // Some editors put a mark before UTF-8.
+    // Some editors put a byte order mark before UTF-8.
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
-/// Where a task waits and how it is attempted, where its body's hints shall not decide.
+/// The queue and options of a task, which take precedence over its body's hints.
 #[derive(Debug, Args)]
 pub(super) struct Wishes {
     /// Where it waits [default: the body's hint, else default]

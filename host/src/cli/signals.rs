@@ -1,4 +1,4 @@
-//! Signals of a worker.
+//! Handles the signals of a worker.
 //!
 //! | signal | what it does |
 //! |---|---|
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::failure::Failure;
 use crate::worker::Stop;
 
-/// `rustix` and `tokio` name no SIGTSTP and SIGCONT for tokio's listener.
+/// Neither `rustix` nor `tokio` names these two for tokio's listener.
 fn kind(signal: rustix::process::Signal) -> SignalKind {
     SignalKind::from_raw(signal.as_raw())
 }
@@ -25,7 +25,7 @@ pub(super) fn run(stop: Stop, shutdown: CancellationToken) -> Result<impl Future
     let listen = |kind| {
         signal(kind).map_err(|error| Failure::Failed(format!("failed to listen for signals: {error}; raise the limit of open files")))
     };
-    // `nohup` has it ignored: then the terminal may go.
+    // Under `nohup` the signal is ignored, so the terminal may go.
     let terminal = has_terminal() && !is_hangup_ignored();
     let mut ends = [listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::quit())?];
     let mut dumps = [listen(SignalKind::user_defined1())?, listen(SignalKind::user_defined2())?];
@@ -46,7 +46,7 @@ pub(super) fn run(stop: Stop, shutdown: CancellationToken) -> Result<impl Future
                     stop.keep_quiet(true);
                     tracing::info!("SIGTSTP: claims nothing more, what runs goes on; SIGCONT claims again");
                 }
-                // Whoever was stopped by SIGSTOP gets one too.
+                // A process that was stopped by SIGSTOP gets one too.
                 Some(()) = resume.recv() => if std::mem::take(&mut quiet) {
                     stop.keep_quiet(false);
                     tracing::info!("SIGCONT: claims again");
@@ -76,7 +76,7 @@ fn has_terminal() -> bool {
     File::open("/dev/tty").is_ok()
 }
 
-/// Whether whoever started this process had it ignore SIGHUP. Where there is no `/proc` nobody knows.
+/// Whether this process was started with SIGHUP ignored. `false` without `/proc`.
 fn is_hangup_ignored() -> bool {
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangup(&status))
 }

@@ -1,6 +1,6 @@
-//! `task`: list, show, logs; cancel, retry, delete, by id or by filter.
+//! `task`: lists and shows tasks and their logs; cancels, retries and deletes them, by id or by filter.
 //!
-//! Invariant: what is chosen by a filter is counted and agreed to before anything changes.
+//! Invariant: tasks that a filter chose are counted, and a person agrees, before anything changes.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -219,19 +219,19 @@ async fn logs(broker: &dyn Tasks, args: &OneArgs) -> Result<(), Failure> {
     for text in log.lines() {
         match serde_json::from_str::<LogLine>(text) {
             Ok(line) => output::line(&log_line(&line))?,
-            // The oldest line of a log that was cut to size.
+            // The first line of a log that was cut to its limit.
             Err(_) => output::line(&output::clean(text))?,
         }
     }
     Ok(())
 }
 
-/// JSON of one line: between its tokens a line end is as good as a space.
+/// JSON on one line. Between tokens, spaces replace line ends.
 fn one_line(json: &str) -> String {
     json.replace(['\n', '\t'], " ")
 }
 
-/// One line of a body's log, for people. What the body says on further lines is moved in, so that it can't pass for another line.
+/// One line of a body's log, for people. Further lines of its message are indented, so that none passes for another log line.
 pub(super) fn log_line(line: &LogLine) -> String {
     let mut words = vec![line.message.trim_end().replace('\n', "\n    ")];
     words.extend(line.fields.iter().map(|(name, value)| format!("{}={}", output::clean(name), output::clean(value))));
@@ -254,7 +254,7 @@ impl Change {
         }
     }
 
-    /// States in which the change means something.
+    /// Whether the change applies to this state.
     fn fits(self, state: State) -> bool {
         match self {
             Self::Cancel => !state.is_ended(),
@@ -263,7 +263,7 @@ impl Change {
         }
     }
 
-    /// Says that nothing became of tasks that were chosen by a filter, and what to do.
+    /// Says that the change does not apply to the chosen tasks, and what to do.
     fn unfit(self, states: &[State]) -> String {
         let counts = State::ALL.into_iter().filter_map(|state| {
             let count = states.iter().filter(|of| **of == state).count();
@@ -277,7 +277,7 @@ impl Change {
         format!("left as they are: {}; {why}", counts.collect::<Vec<_>>().join(", "))
     }
 
-    /// What became of one task; `Err` when nothing did.
+    /// Changes one task. Returns the outcome, or `Err` with the reason why it stayed the same.
     async fn apply(self, broker: &dyn Tasks, queue: &QueueName, id: &TaskId) -> Result<Result<&'static str, String>, Failure> {
         Ok(match self {
             Self::Cancel => match broker.cancel(queue, id).await? {
@@ -315,7 +315,7 @@ async fn change(broker: &dyn Tasks, args: ManyArgs, change: Change) -> Result<()
         let mut seen = HashSet::new();
         let mut unfit = Vec::new();
         let mut from = None;
-        // A task that moves on meanwhile may be met twice. Views, with their results, are not kept until the end of the list.
+        // A task that changes its state meanwhile may be listed twice. Only ids are kept, not views with their results.
         loop {
             let page = broker.list(&filter, from.as_deref(), PAGE).await?;
             for view in page.tasks {
@@ -337,7 +337,7 @@ async fn change(broker: &dyn Tasks, args: ManyArgs, change: Change) -> Result<()
                 change.unfit(&unfit)
             }));
         }
-        // Those of a state that was asked for by its name are refused; else they are only not meant.
+        // Tasks in a state that was named explicitly are refused. Otherwise they are just left out.
         let named: Vec<_> = unfit.into_iter().filter(|state| args.filter.state.contains(state)).collect();
         refused = named.len();
         if refused > 0 {
@@ -362,7 +362,7 @@ async fn change(broker: &dyn Tasks, args: ManyArgs, change: Change) -> Result<()
     sink.end(went)
 }
 
-/// `refused` tasks were chosen too, and are not to be changed.
+/// `refused`: how many chosen tasks can't be changed.
 async fn change_each(
     broker: &dyn Tasks,
     chosen: &[(QueueName, TaskId)],

@@ -1,6 +1,6 @@
-//! Waiting for a task to end, and saying on stderr what it waits for meanwhile.
+//! Waits for the end of a task, and says on stderr what the task waits for meanwhile.
 //!
-//! The broker pushes the end; between pushes the view tells whether anybody can run it at all.
+//! The broker pushes the end. Until then, looks at the task tell whether any worker can run it.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use taskhost_broker::Broker;
 use taskhost_core::task::{QueueName, State, TaskId, TaskView};
 use taskhost_core::units;
 
-/// Long enough that a worker which is there has answered, short enough that a person has not begun to wonder.
+/// The delay before the first look: long enough for a worker to answer, short enough for a person.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
-/// A task that waits for long is looked at again this often, to say when what it waits for changes.
+/// The time between further looks, to say when the reason of waiting changes.
 const LATER_LOOKS: Duration = Duration::from_secs(10);
 
-/// Waits for the end, `limit` at most; then prints the result to stdout, or fails with what is known. `is_known`: it was just enqueued.
+/// Waits for the end, for `limit` at most. Then prints the result to stdout, or fails with what is known. `is_known`: it was just enqueued.
 pub(super) async fn for_result(
     broker: &dyn Broker,
     queue: Option<&QueueName>,
@@ -29,7 +29,7 @@ pub(super) async fn for_result(
     print_result(&view)
 }
 
-/// Waits for the end, `limit` at most.
+/// Waits for the end, for `limit` at most.
 pub(super) async fn for_end(
     broker: &dyn Broker,
     queue: Option<&QueueName>,
@@ -37,7 +37,7 @@ pub(super) async fn for_end(
     limit: Option<Duration>,
     mut is_known: bool,
 ) -> Result<TaskView, Failure> {
-    // A limit beyond what a clock holds is no limit.
+    // A limit beyond the clock's range is no limit.
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     let mut look = FIRST_LOOK;
     let mut said = String::new();
@@ -67,14 +67,14 @@ pub(super) async fn for_end(
     }
 }
 
-/// It was there, and nobody knows any more how it ended.
+/// The task existed, and its end is no longer known.
 fn gone(id: &TaskId) -> Failure {
     Failure::Failed(format!(
         "task `{id}` has ended or was deleted, and nothing of it is kept, so how it ended is not known; keep results for longer (`result_ttl`)"
     ))
 }
 
-/// Why the task does not run now, if that is worth telling.
+/// Why the task does not run now, if a person should know.
 async fn what_for(broker: &dyn Broker, view: &TaskView) -> Result<String, Failure> {
     let workers = broker.workers().await?;
     let serves = workers.iter().filter(|worker| worker.queues.contains(&view.queue) && !worker.draining).count();
@@ -108,10 +108,10 @@ async fn what_for(broker: &dyn Broker, view: &TaskView) -> Result<String, Failur
     })
 }
 
-/// The result alone on stdout, or a failure with everything that is known of an ended task.
+/// Prints the result alone to stdout, or fails with all that is known of the ended task.
 pub(super) fn print_result(view: &TaskView) -> Result<(), Failure> {
     match (view.state, &view.result) {
-        // Without one: it was not to be kept, and the end was seen all the same.
+        // Without a result: it was not kept, but the end was seen.
         (State::Succeeded, result) => output::json_text(result.as_deref().map_or("null", RawValue::get)).map_err(|failure| {
             failure.and(&format!("task `{0}` has succeeded; `taskhost result {0}` prints its result again, as long as it is kept", view.id))
         }),
@@ -119,7 +119,7 @@ pub(super) fn print_result(view: &TaskView) -> Result<(), Failure> {
     }
 }
 
-/// Of a task without a result: its error, the detail, and the attempts that led there.
+/// The report of a task without a result: its error, the detail, and its attempts.
 pub(super) fn report(view: &TaskView) -> String {
     let mut lines = vec![match &view.error {
         Some(error) => format!("{} `{}` ended {}: {}", view.task, view.id, view.state, output::clean(&error.to_string())),

@@ -1,7 +1,7 @@
-//! `worker`: settings → engine, plugins, broker → the loops, until a signal says stop.
+//! `worker`: settings → engine, plugins, broker → the loops, until a signal stops it.
 //!
-//! Invariant: what can never work ends the process at the start with a sentence; a broker that is merely away is waited for. A loop of
-//! this process that dies ends the process with an error.
+//! Invariant: a setting that can never work ends the process at the start with a sentence. A broker that is away is waited for. A loop that
+//! dies ends the process with an error.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -76,7 +76,7 @@ pub(super) struct WorkerArgs {
 }
 
 impl WorkerArgs {
-    /// As settings: text, read where the file's and the environment's are read.
+    /// The options as text, which is parsed together with the file and the environment.
     pub(super) fn flags(&self) -> Vec<(&'static str, String)> {
         let queues = (!self.queues.is_empty()).then(|| self.queues.join(","));
         let given = [
@@ -99,7 +99,7 @@ impl WorkerArgs {
     }
 }
 
-/// How long loops that were told to end may take to do so.
+/// How long loops may take to end after they were told to.
 const LAST: Duration = Duration::from_secs(10);
 
 pub(super) async fn call(_args: WorkerArgs, settings: Settings) -> Result<(), Failure> {
@@ -109,7 +109,7 @@ pub(super) async fn call(_args: WorkerArgs, settings: Settings) -> Result<(), Fa
     let shutdown = CancellationToken::new();
     loops.spawn(stop.clone().watch("signals", shutdown.clone(), signals::run(stop.clone(), shutdown.clone())?));
     let done = serve(&settings, &stop, &shutdown, &mut loops).await;
-    // Also what ends with the drain, when the worker has ended without a signal.
+    // Also ends the loops that end with the drain, if the worker ended without a signal.
     stop.drain.cancel();
     shutdown.cancel();
     let ended = async { while loops.join_next().await.is_some() {} };
@@ -152,7 +152,7 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
     {
         tracing::warn!("{warning}");
     }
-    // Claiming before the plugins are judged would park what they offer.
+    // Claims before the plugins are judged would park their tasks.
     tokio::select! {
         changed = registry.changed() => changed.map_err(|_| Failure::Failed("the plugins room ended before it began: see the log".to_owned()))?,
         () = stop.drain.cancelled() => return Ok(()),
@@ -194,8 +194,8 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
     }
 }
 
-/// Says which schedules of the file would enqueue what nobody offers, or what their bodies do not take. They are taken all the same: a
-/// plugin may come later.
+/// Warns about schedules of the file whose task nobody offers, or whose arguments the body does not take. They are used all the same, because
+/// a plugin may come later.
 async fn warn_of_schedules(broker: &dyn Broker, settings: &Settings, registry: &watch::Receiver<Arc<Registry>>) {
     if settings.schedules.is_empty() {
         return;
@@ -221,7 +221,7 @@ pub(super) fn engine(settings: &Settings, slots: usize) -> Result<Arc<Engine>, F
     start(settings, slots, Compiler::new)
 }
 
-/// The engine of a command that somebody waits for: it compiles like any other program.
+/// The engine of a command: it compiles at normal priority, because a person waits.
 pub(super) fn foreground_engine(settings: &Settings) -> Result<Arc<Engine>, Failure> {
     start(settings, 1, Compiler::foreground)
 }
@@ -241,7 +241,7 @@ fn start(settings: &Settings, slots: usize, compiler: fn(PathBuf) -> Compiler) -
     .map_err(|error| Failure::Failed(error.to_string()))
 }
 
-/// This very program: by what the kernel runs, since the file may have been replaced by a newer one.
+/// This program, as the kernel runs it, because a newer one may have replaced its file.
 fn this_program() -> Option<PathBuf> {
     let running = PathBuf::from("/proc/self/exe");
     if running.exists() { Some(running) } else { std::env::current_exe().ok() }
@@ -250,7 +250,7 @@ fn this_program() -> Option<PathBuf> {
 /// The delay before the next try to reach the broker.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
 
-/// Connects, and tries again for as long as it takes; `None` when told to stop meanwhile.
+/// Connects, and tries again until it succeeds; `None` if the worker is stopped meanwhile.
 async fn patiently(settings: &Settings, stop: &Stop) -> Result<Option<Arc<dyn Broker>>, Failure> {
     let mut failures = 0;
     loop {

@@ -1,4 +1,4 @@
-//! `workers`: who is alive, and what each one runs.
+//! `workers`: lists the live workers and their attempts.
 
 use clap::Args;
 

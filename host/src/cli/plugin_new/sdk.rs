@@ -1,4 +1,4 @@
-//! What `plugin new` copies: the SDK and the contract, as they were when this host was built. A test keeps the list whole.
+//! The files that `plugin new` copies: the SDK and the contract of this build. A test keeps the list complete.
 
 macro_rules! files {
     ($($path:literal)*) => {
@@ -6,7 +6,7 @@ macro_rules! files {
     };
 }
 
-/// Path in this repository, which is also the path below `vendor/`, and text.
+/// The path in this repository, which is also the path below `vendor/`, and the text.
 pub(super) const FILES: &[(&str, &str)] = files![
     "plugin-sdk/Cargo.toml"
     "plugin-sdk/README.md"
