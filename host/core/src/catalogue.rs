@@ -1,4 +1,4 @@
-//! What bodies there are, as data, and whether arguments fit one: pure.
+//! The known bodies, as data, and the check of arguments against them. Pure.
 //!
 //! A plugin's `describe` gives a [`Description`] → workers announce it with the file it came from → [`Catalogue`] answers
 //! "is there such a body, and does it take these arguments?" before a task is enqueued.
@@ -20,7 +20,7 @@ pub use arguments::{ArgumentsError, Checker, Given, near};
 pub use hints::Bound;
 pub use schema::signature;
 
-/// What a plugin says of itself.
+/// A plugin's description of itself.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Description {
     pub version: String,
@@ -50,7 +50,7 @@ pub struct Parameter {
     pub optional: bool,
 }
 
-/// What a body suggests of its own handling, already parsed; unknown or unreadable hints are left out with a warning.
+/// A body's suggestions for its own handling, parsed. Unknown or unreadable hints are left out with a warning.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Hints {
@@ -98,11 +98,11 @@ pub struct PluginInfo {
     /// File name, such as `math.wasm`.
     pub file: String,
     pub status: PluginStatus,
-    /// The code that serves, also when the file itself is bad.
+    /// The code that serves, also if the file itself is bad.
     pub serving: Option<CodeId>,
-    /// What is wrong with the file, and what to do about it.
+    /// The fault of the file, and what to do about it.
     pub error: Option<String>,
-    /// Things that did not keep it from being loaded.
+    /// Faults that did not keep it from being loaded.
     pub warnings: Vec<String>,
     pub description: Option<Description>,
 }
@@ -110,13 +110,13 @@ pub struct PluginInfo {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PluginStatus {
-    /// The file's own bytes serve.
+    /// The bytes of the file serve.
     Serving,
     /// Being compiled; `serving` is its last good version, if any.
     Loading,
     /// Refused; its last good version serves, if any.
     Failed,
-    /// Its guard, or somebody, went back to the version that serves.
+    /// A guard or a command went back to the version that serves.
     RolledBack,
 }
 

@@ -1,12 +1,11 @@
-//! The cron dialect: a rule's text → [`Rule`] → when it fires next. Pure.
+//! The cron dialect: reads a rule, and computes when it fires next. Pure.
 //!
 //! text → zone, nickname or fields (`parse`) → the `cron` crate's calendar over wall-clock time → instants of the zone
 //!
-//! What is standard comes from crontab(5) and from robfig/cron's documentation; where they differ or are silent, the rule here
-//! stands in the documentation of [`Rule`]. The crate is asked about wall-clock time only, as if it were UTC, so that a change of the
-//! clock never reaches it.
+//! The dialect follows crontab(5) and robfig/cron. The documentation of [`Rule`] says what holds if they differ or are silent. The crate only
+//! sees wall-clock time, as if it were UTC, so changes of the clock never reach it.
 //!
-//! Invariant: a rule that was read fires at least once, and `next_after(t)` is later than `t`.
+//! Invariant: a valid rule fires at least once, and `next_after(t)` is later than `t`.
 
 use std::{str::FromStr, time::Duration};
 
@@ -20,7 +19,7 @@ mod parse;
 #[cfg(test)]
 mod tests;
 
-/// Why a rule is refused: each a sentence that names the field and says what is allowed there.
+/// Why a rule is refused: a sentence that names the field and the allowed values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CronError {
     /// Not 5 or 6 fields, an unknown nickname, or nothing at all.
@@ -62,16 +61,16 @@ pub struct Rule {
 enum When {
     /// Whole seconds, at least one.
     Every(Duration),
-    /// Whichever comes first; two where either day field may match. `hourly`: all 24 hours are in it.
+    /// The earliest of these calendars counts; there are two if either day field may match. `hourly`: the rule names all 24 hours.
     Calendars { any: Vec<Calendar>, hourly: bool },
 }
 
 impl Rule {
-    /// Reads a rule; `zone` is an IANA name and counts where the rule does not name one itself.
+    /// Reads a rule. `zone` is an IANA name, used if the rule names no zone itself.
     pub fn parse(text: &str, zone: &str) -> Result<Self, CronError> {
         let (zone, when) = parse::rule(text, zone)?;
         let rule = Self { zone, when };
-        // One turn of the calendar beginning at any year holds every day there is; 2000 to 2100 is the part that matters.
+        // The years 2000 to 2100 contain every possible day of the calendar.
         if rule.next_after(Millis(0), Millis(946_684_800_000)).is_none() {
             return Err(CronError::Never(text.trim().to_owned()));
         }
@@ -118,14 +117,14 @@ impl Rule {
                 MappedLocalTime::Single(at) | MappedLocalTime::Ambiguous(at, _) => at.to_utc(),
                 MappedLocalTime::None => self.end_of_gap(wall)?,
             };
-            // Not later: `after` is in the second turn of an hour whose first turn had this firing.
+            // Not later: `after` is in the repeated hour, and this firing was in its first turn.
             if at > after {
                 return Some(at);
             }
         }
     }
 
-    /// Real time in stretches of one offset each: what matches the wall clock of its stretch fires.
+    /// Goes through real time in stretches of one offset each. Times that match the wall clock of their stretch fire.
     fn next_hourly(&self, any: &[Calendar], after: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let mut from = after;
         let mut offset = self.offset(from);
@@ -154,7 +153,7 @@ impl Rule {
         None
     }
 
-    /// The first instant whose wall clock is beyond `wall`, a time that the zone leaves out.
+    /// The first instant after `wall`, a time that the zone skips.
     fn end_of_gap(&self, wall: NaiveDateTime) -> Option<DateTime<Utc>> {
         let near = wall.and_utc();
         let (before, beyond) = (near.checked_sub_signed(TimeDelta::days(2))?, near.checked_add_signed(TimeDelta::days(2))?);

@@ -1,7 +1,7 @@
-//! A task and what may become of it: plain data, no I/O.
+//! A task, from its request to its end: plain data, no I/O.
 //!
-//! [`NewTask`] is asked for → [`Task`] is claimed → an attempt ends in an [`Outcome`] → `retry::judge` turns it into a
-//! [`Verdict`] → the broker records it and shows a [`TaskView`].
+//! [`NewTask`] is enqueued → [`Task`] is claimed → an attempt ends in an [`Outcome`] → `retry::judge` turns it into a [`Verdict`] → the
+//! broker records it and shows a [`TaskView`]
 //!
 //! Invariant: values of these types are valid. Names and ids are checked where they are made, limits where they enter.
 
@@ -34,7 +34,7 @@ impl Millis {
     }
 }
 
-/// Where "now" comes from. Brokers decide by their own clock; this one serves what the host decides by itself.
+/// Tells the time. Brokers decide by their own clock; this one is for the host's own decisions.
 pub trait Clock: Send + Sync + fmt::Debug + 'static {
     fn now(&self) -> Millis;
 }
@@ -92,7 +92,7 @@ impl<'de> Deserialize<'de> for Priority {
 pub enum Start {
     #[default]
     Now,
-    /// So long after the broker has taken it, by the broker's clock.
+    /// This long after the broker has taken it, by the broker's clock.
     In(Duration),
     /// Not before this time, by the broker's clock.
     At(Millis),
@@ -107,7 +107,7 @@ pub struct Unique {
     pub ttl: Duration,
 }
 
-/// A task as it is asked for. Its id is fixed beforehand, so that enqueueing it again is safe.
+/// A task as a producer requests it. Its id is fixed beforehand, so that enqueueing it again is safe.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewTask {
     pub id: TaskId,
@@ -116,7 +116,7 @@ pub struct NewTask {
     pub args: String,
     pub queue: QueueName,
     pub start: Start,
-    /// Cancelled instead of run when it has not started by then.
+    /// The task is cancelled if it has not started by then.
     pub expires: Option<Millis>,
     pub unique: Option<Unique>,
     /// The caller is about to await the end: the broker tells it for a minute, also if the result is kept for less.
@@ -156,7 +156,7 @@ pub struct Task {
     pub options: TaskOptions,
 }
 
-/// Why an attempt has no result; the words stand in results, logs and `--error` filters.
+/// Why an attempt has no result. The words are used in results, logs and `--error` filters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ErrorKind {
@@ -177,7 +177,7 @@ pub enum ErrorKind {
     ResultTooLarge,
     /// Nobody offered the task's name for `unknown_task_ttl`.
     UnknownTask,
-    /// What stands in the broker is no task that can be run: somebody else wrote it, or it was damaged.
+    /// The stored record is not a task that can run: another program wrote it, or it was damaged.
     Unreadable,
     // neither
     Cancelled,
@@ -186,7 +186,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// Whether another attempt may do better.
+    /// Whether another attempt may succeed.
     pub fn is_retryable(self) -> bool {
         matches!(
             self,
@@ -237,10 +237,10 @@ pub struct TaskError {
     pub kind: ErrorKind,
     /// One line, for people.
     pub message: String,
-    /// For programs, such as `http-503`.
+    /// A code for programs, such as `http-503`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
-    /// Anything longer: the guest's own detail, or the last 8 KiB of its stderr.
+    /// A longer text: the guest's own detail, or the last 8 KiB of its stderr.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
@@ -257,15 +257,15 @@ impl fmt::Display for TaskError {
     }
 }
 
-/// How one attempt ended, as the engine saw it.
+/// The end of one attempt, as the engine saw it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// The body returned: its result as compact JSON, and the tasks it enqueued, which come to be with the success only.
+    /// The body returned. The result is compact JSON; the children are enqueued only with the success.
     Done { result: String, children: Vec<NewTask> },
-    /// It did not. `after` is the body's own wish for the delay before the next attempt.
+    /// The body failed. `after` is the delay that it asked for before the next attempt.
     Failed { error: TaskError, after: Option<Duration> },
-    /// The host could not give the attempt what it needs (memory of the process, a pool slot): not the task's fault,
-    /// handed back uncounted after `delay`.
+    /// The host could not equip the attempt (memory of the process, a pool slot). This is not the task's fault: it is handed back uncounted
+    /// after `delay`.
     HostFault { reason: String, delay: Duration },
 }
 
@@ -276,7 +276,7 @@ pub enum Follow {
     Enqueue(NewTask),
 }
 
-/// What follows from an outcome: what the broker is asked to record.
+/// What the broker is asked to record.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
     Succeed {
@@ -307,7 +307,7 @@ pub enum Verdict {
 pub struct CodeId {
     /// The plugin's name: its file's stem.
     pub plugin: String,
-    /// What the plugin says of itself.
+    /// The version that the plugin names.
     pub version: String,
     /// SHA-256 of the `.wasm`, 64 lower-case hex digits.
     pub digest: String,

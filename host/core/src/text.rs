@@ -1,7 +1,7 @@
-//! Text that a guest, a file or the broker wrote, made safe to show: the one rule for tables, errors and logs.
+//! Makes text of a guest, a file or the broker safe to show. One rule for tables, errors and logs.
 //!
-//! Every character that steers a terminal or turns the direction of a line is shown by its number instead. People get `\u{9b}`, JSON gets
-//! `\u009b`, which a JSON parser reads as the same character.
+//! Characters that steer a terminal or change the direction of a line are shown by number. People see `\u{9b}`. JSON gets `\u009b`, which a
+//! parser reads as the same character.
 
 use std::{
     borrow::Cow,
@@ -44,7 +44,7 @@ fn push(cleaned: &mut String, c: char) {
     if is_unsafe(c) { cleaned.extend(c.escape_unicode()) } else { cleaned.push(c) }
 }
 
-/// Cleans one record of a log on its way: every line but the first is moved in, so that no text can pass for the next record.
+/// Cleans one record of a log while it is written. Every line but the first is indented, so that none can pass for the next record.
 #[derive(Debug)]
 pub struct CleanRecord<W>(pub W);
 
@@ -64,12 +64,12 @@ impl<W: Write> Write for CleanRecord<W> {
     }
 }
 
-/// The short way for nearly every text: printable ASCII.
+/// The fast path: nearly every text is printable ASCII.
 fn is_plain(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
-/// Of a JSON text, or of lines of it, the same JSON.
+/// The same JSON with escapes, for a JSON text or lines of JSON.
 pub fn clean_json(text: &str) -> Cow<'_, str> {
     if is_plain(text) || !text.chars().any(is_unsafe_in_json) {
         return Cow::Borrowed(text);
@@ -84,7 +84,7 @@ fn is_unsafe_in_json(c: char) -> bool {
     is_unsafe(c) && !matches!(c, '\n' | '\t')
 }
 
-/// Cleans JSON on its way.
+/// Cleans JSON while it is written.
 #[derive(Debug)]
 pub struct CleanJson<W>(pub W);
 
@@ -97,9 +97,9 @@ impl<W: Write> Write for CleanJson<W> {
         while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_unsafe_in_json(*c)) {
             self.0.write_str(&rest[..at])?;
             match c {
-                // Only between tokens: within a string JSON does not allow it.
+                // Only between tokens, because JSON does not allow it within a string.
                 '\r' => self.0.write_char(' ')?,
-                // All of them stand below U+10000 and are one escape.
+                // All of them are below U+10000, so one escape is enough.
                 c => write!(self.0, "\\u{:04x}", u32::from(c))?,
             }
             rest = &rest[at + c.len_utf8()..];

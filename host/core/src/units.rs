@@ -1,13 +1,12 @@
 //! Durations, sizes and times as text: `30s`, `64MiB`, `2026-01-01T09:00:00Z`.
 //!
-//! Each reader answers with a sentence that says what it takes, so that a flag, a variable and a line of `taskhost.toml`
-//! are refused in the same words.
+//! A refusal is a sentence that says what is allowed. An option, a variable and a line of `taskhost.toml` are refused in the same words.
 
 use std::time::Duration;
 
 use crate::task::{Millis, Start};
 
-/// `30s`, `5m`, `1h 30m`, `250ms`. A number without a unit is refused: it might be meant in seconds or in milliseconds.
+/// `30s`, `5m`, `1h 30m`, `250ms`. A number without a unit is refused, because it could mean seconds or milliseconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     if text == "0" {

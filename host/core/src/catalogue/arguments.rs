@@ -1,9 +1,8 @@
-//! Arguments: what a person or a program gave → the JSON array that a body takes, or a sentence that says why not.
+//! Turns arguments of a person or a program into the JSON array that a body takes, or a sentence that says why they do not fit.
 //!
-//! find the body → give each word its parameter → read words as JSON where the schema wants it → judge each value by its schema
+//! find the body → give each word its parameter → read words as JSON if the schema wants it → check each value against its schema
 //!
-//! Invariant: values keep the text they were given in (integers of any length, floats to the last digit); they are parsed only
-//! to be judged.
+//! Invariant: values keep their text (integers of any length, floats to the last digit). They are parsed only for the check.
 
 use std::{
     collections::{HashMap, HashSet},

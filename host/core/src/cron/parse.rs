@@ -1,7 +1,7 @@
-//! A rule's text → its zone and the calendars of the `cron` crate.
+//! Reads a rule's text: its zone, and the calendars of the `cron` crate.
 //!
-//! Each field is read here into the set of its values, so that every mistake has a sentence of its own, and given to the crate as
-//! a plain list: the crate wants seconds first, days of the week from 1 = Sunday, and both day fields to match.
+//! Each field is read into the set of its values, so that every mistake gets its own sentence, and passed to the crate as a plain list. The
+//! crate wants seconds first, weekdays from 1 = Sunday, and both day fields to match.
 
 use std::{collections::BTreeSet, time::Duration};
 

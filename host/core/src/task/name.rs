@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// What is wrong with a name, as a sentence that says what is allowed.
+/// The fault of a name, as a sentence that says what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidName(String);
@@ -98,14 +98,14 @@ impl TaskId {
 }
 
 impl TaskId {
-    /// Under which a task is shown whose own id is none.
+    /// The id under which a task with an invalid id is shown.
     pub fn unreadable(mark: impl fmt::Display) -> Self {
         Self(format!("unreadable:{mark}").into())
     }
 }
 
 impl TaskName {
-    /// What stands for a name that is none.
+    /// The name that is shown in place of an invalid one.
     pub fn unreadable() -> Self {
         Self("unreadable".into())
     }

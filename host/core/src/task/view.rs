@@ -1,18 +1,18 @@
-//! A task as it is shown: what `task show --json` prints.
+//! A task as it is shown, for example by `task show --json`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{CodeId, Millis, QueueName, TaskError, TaskId, TaskName, TaskOptions};
 
-/// Where a task is in its life.
+/// The state of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// Delayed, or waiting for its next attempt (`tries` > 0).
     Scheduled,
     Ready,
-    /// Nobody here can start it now.
+    /// No worker can start it now.
     Parked,
     Running,
     Succeeded,
@@ -23,7 +23,7 @@ pub enum State {
 impl State {
     pub const ALL: [Self; 7] = [Self::Scheduled, Self::Ready, Self::Parked, Self::Running, Self::Succeeded, Self::Dead, Self::Cancelled];
 
-    /// Whether nothing more will happen to it by itself.
+    /// Whether it has ended.
     pub fn is_ended(self) -> bool {
         matches!(self, Self::Succeeded | Self::Dead | Self::Cancelled)
     }
@@ -57,13 +57,13 @@ impl std::str::FromStr for State {
     }
 }
 
-/// What a parked task waits for, as the live workers say.
+/// What a parked task waits for, according to the live workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WaitsFor {
     /// No worker of its queue has a plugin that offers its name.
     Plugin,
-    /// The plugin that offers it has as many attempts as its `concurrency` allows.
+    /// Its plugin has as many attempts as its `concurrency` allows.
     Slot,
 }
 
@@ -80,7 +80,7 @@ pub struct ErrorEntry {
     pub error: TaskError,
 }
 
-/// What a running body last said of its progress.
+/// The last progress report of a running body.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     pub done: u64,
@@ -90,14 +90,14 @@ pub struct Progress {
     pub note: String,
 }
 
-/// All that is known of a task.
+/// Everything that is known of a task.
 #[derive(Debug, Clone, Serialize)]
 pub struct TaskView {
     pub id: TaskId,
     pub task: TaskName,
     pub queue: QueueName,
     pub state: State,
-    /// While it is parked. Brokers leave it out: whoever shows the task asks the workers.
+    /// Set while it is parked. Brokers leave it out; the caller asks the workers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<WaitsFor>,
     pub args: Box<RawValue>,
@@ -120,7 +120,7 @@ pub struct TaskView {
     pub started_at: Option<Millis>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Millis>,
-    /// Who runs it, or ran it last.
+    /// The worker that runs it, or ran it last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
