@@ -137,12 +137,40 @@ fn every_file_has_a_header_and_a_length() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// `KEYS` is the one list of settings and defaults. The README and the help of the worker repeat it.
 #[test]
-fn every_setting_stands_in_the_readme() {
+fn the_readme_and_the_help_name_every_setting_with_its_default() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    for (key, _, _) in taskhost::config::KEYS {
-        assert!(readme.contains(&format!("`{key}`")), "README.md leaves out the setting `{key}`");
+    let table = readme.split("## Settings").nth(1).and_then(|rest| rest.split("\n\nThe same file").next()).expect("the table of settings");
+    let mut listed = std::collections::BTreeMap::new();
+    for row in table.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<_> = row.split('|').map(|cell| quoted(cell)).collect();
+        let defaults = cells[2].iter().map(|text| Some(text.as_str())).chain(std::iter::repeat(None));
+        listed.extend(cells[1].iter().cloned().zip(defaults.map(|text| text.map(str::to_owned))));
     }
+    let help = fs::read_to_string(root().join("host/src/cli/worker.rs")).unwrap();
+    let mut shown = std::collections::BTreeMap::new();
+    let mut default = None;
+    for line in help.lines().map(str::trim) {
+        if let Some((_, rest)) = line.split_once("[default: ") {
+            default = rest.strip_suffix(']').map(str::to_owned);
+        } else if let Some((name, _)) = line.split_once(": Option<String>,") {
+            shown.extend(default.take().map(|default| (name.to_owned(), default)));
+        }
+    }
+    assert!(shown.len() > 5, "the help of the worker names defaults: {shown:?}");
+    for (key, default, _) in taskhost::config::KEYS {
+        let row = listed.get(*key).unwrap_or_else(|| panic!("README.md leaves out the setting `{key}`"));
+        if !default.is_empty() {
+            assert_eq!(row.as_deref(), Some(*default), "README.md: the default of `{key}`");
+            assert_eq!(shown.get(*key).map_or(*default, String::as_str), *default, "`taskhost worker --help`: the default of `{key}`");
+        }
+    }
+}
+
+/// The texts between backticks.
+fn quoted(cell: &str) -> Vec<String> {
+    cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
 /// cargo-deny checks this and more where it is installed. This test checks the licences and the sources everywhere.

@@ -1,13 +1,11 @@
-//! What can go wrong for a producer.
+//! The errors of a producer.
 
 use std::time::Duration;
 
 use taskhost_broker::BrokerError;
 use taskhost_core::task::{State, TaskError, TaskId};
 
-use crate::Handle;
-
-/// Split by what the caller does next.
+/// Why a call failed, by what the caller does next.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The request can't be enqueued as it is: a name, an argument, a size, an address. Nothing happened; mend the request.
@@ -28,14 +26,4 @@ pub enum ClientError {
     /// The result is JSON of another shape than the type that was asked for.
     #[error("the result of task `{id}` has another shape: {error}")]
     Shape { id: TaskId, error: serde_json::Error },
-}
-
-/// A bulk that ended early.
-#[derive(Debug, thiserror::Error)]
-#[error("{} tasks were enqueued, then: {error}", enqueued.len())]
-pub struct BulkError {
-    /// The tasks of the steps before the one that failed.
-    pub enqueued: Vec<Handle>,
-    #[source]
-    pub error: ClientError,
 }

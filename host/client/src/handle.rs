@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use taskhost_broker::{Broker, CancelReply};
 use taskhost_core::task::{ErrorKind, QueueName, State, TaskError, TaskId, TaskView};
 
-use crate::ClientError;
+use crate::error::ClientError;
 
 /// A task in its queue; cheap to clone.
 #[derive(Clone)]

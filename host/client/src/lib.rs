@@ -29,11 +29,13 @@
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run()).unwrap();
 //! ```
 
+mod bulk;
 mod error;
 mod handle;
 mod request;
 
-pub use error::{BulkError, ClientError};
+pub use bulk::BulkError;
+pub use error::ClientError;
 pub use handle::Handle;
 pub use request::Request;
 pub use taskhost_broker::{BrokerError, BrokerSettings, CancelReply, Durability};

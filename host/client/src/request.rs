@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use taskhost_core::task::{Millis, NewTask, Priority, Start, TaskName, Unique};
 
-use crate::ClientError;
+use crate::error::ClientError;
 
 /// A task to be enqueued: a name, arguments, and what deviates from the defaults. Its id is fixed when it is made.
 ///

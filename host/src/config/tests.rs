@@ -96,6 +96,15 @@ fn queues_carry_weights_in_three_spellings() {
     assert!(refusal("queues = 'a,a'").contains("once"));
 }
 
+/// The `Default` of each room's settings is for tests and for users of the library. It must not be a second truth.
+#[test]
+fn the_defaults_of_the_rooms_are_those_of_the_table() {
+    let settings = load("", &[], &[]).unwrap();
+    assert_eq!(format!("{:?}", settings.bounds), format!("{:?}", BrokerSettings::default()));
+    assert_eq!(format!("{:?}", settings.limits), format!("{:?}", Limits::default()));
+    assert_eq!(settings.retry, RetrySettings::default());
+}
+
 #[test]
 fn schedules_are_read_whole() {
     let file = "[schedules.bu]\nrule = '57 9 * * ?'\ntask = 'transferBU'\nargs = [1, 'x']\ntz = 'Asia/Shanghai'\noverlap = 'skip'\nretries = 0\ntags = ['night', 'eu']\n";

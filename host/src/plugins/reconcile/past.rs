@@ -16,15 +16,15 @@ use tokio::sync::Notify;
 
 use super::{Compiled, Reconciler, Tracked};
 use crate::plugins::{
-    Guard, Plugin, Tally,
     digest::Digest,
     directory::Identity,
-    guard::{Found, Trial},
+    guard::{Found, Guard, Tally, Trial},
     history::{Bar, Event, GenerationState, History, What},
     judge::Version,
     loads::{Loader, Source},
     name::stem,
     policy::Policies,
+    registry::Plugin,
     rollback::short,
     state::{Index, State, Unread},
 };
