@@ -100,7 +100,7 @@ impl Center {
         self.state().requests.clone()
     }
 
-    /// What was put, by path.
+    /// The stored bodies, by path.
     pub(crate) fn put(&self) -> BTreeMap<String, Value> {
         self.state().put.clone()
     }
@@ -123,7 +123,7 @@ impl Drop for Center {
             self.shared.ended.store(true, Ordering::Release);
         }
         self.shared.changed.notify_all();
-        // Wakes the acceptor; if even that fails, there is none to wait for.
+        // Wakes the acceptor. If that fails, there is no acceptor to wait for.
         if TcpStream::connect(self.address).is_ok()
             && let Some(acceptor) = self.acceptor.take()
         {
@@ -139,7 +139,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             if shared.ended.load(Ordering::Acquire) {
                 return;
             }
-            // A client that goes away in the middle is none of our business.
+            // A client may go away in the middle.
             scope.spawn(move || drop(serve(stream, shared)));
         }
     });

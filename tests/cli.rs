@@ -90,7 +90,7 @@ fn every_command_has_a_help_text_with_an_example() {
         if command.len() < 2 {
             assert!(output.stdout.contains("Example"), "{command:?} shows no example");
         }
-        // What stands in every help text is shown once, with the first.
+        // The part that all help texts share is shown once, with the first.
         let text = if whole.is_empty() { output.stdout.clone() } else { without_globals(&output.stdout) };
         whole.push(format!("$ taskhost {} --help\n{text}\n", command.join(" ")));
     }

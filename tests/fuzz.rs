@@ -225,7 +225,7 @@ async fn load(engine: &Arc<Engine>, bytes: &[u8]) -> Result<bool, String> {
     }
 }
 
-/// What policies are written with, and what nearly is.
+/// The words of policies, and words that are nearly those.
 const WORDS: &[&str] = &[
     "[plugins.math]\n",
     "[plugins.org-transfer]\n",

@@ -326,7 +326,7 @@ async fn a_worker_is_hurt_by_nobody() {
     let guests: Vec<_> = probes.chain(written().iter().map(|(name, _, expected)| (*name, "[]", *expected))).collect();
     for (name, args, expected) in guests {
         let (mut as_expected, mut otherwise) = (0, Vec::new());
-        // What runs to its deadline is there for each core; what fails at once begins again at once.
+        // A guest that runs to its deadline is there for each core. A guest that fails at once begins again at once.
         let lanes = if expected.starts_with("timed out") { 2 } else { 1 };
         let turns = scene
             .turns(&[(name, args); 2][..lanes], TIMES, |ended| {
@@ -336,7 +336,7 @@ async fn a_worker_is_hurt_by_nobody() {
             })
             .await;
         let _ = writeln!(table, "  {name}{args}: {}, {} MiB", turns.line(), scene.resident() >> 20);
-        // What gets little of a busy machine may come to its deadline first, and ends as it should with the machine to itself.
+        // On a busy machine a guest may reach its deadline first. Alone it ends as it should.
         otherwise.retain(|message| !message.contains("timed out after 1 s"));
         for _ in 0..MOST_TURNS {
             if as_expected == 0 {
@@ -455,7 +455,7 @@ async fn compiling_twenty_megabytes_starves_nobody() {
     assert!(bound("Max address space").is_some(), "{limits}");
     assert!(read("environ").is_empty(), "it knows nothing of the host's environment");
 
-    // Whoever takes the file away takes its compiler along; a larger one is not even read.
+    // Removing the file ends its compiler. A larger file is not even read.
     fs::remove_file(scene.host.plugin("large")).expect("our own file");
     until("the compiler is gone", || compiler_of(scene.worker.pid()).is_none());
     turns.alone.0.extend(scene.adds(BESIDE, || true).await.0);

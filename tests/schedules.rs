@@ -104,7 +104,7 @@ fn listed(host: &Taskhost, name: &str) -> Option<serde_json::Value> {
     all.as_array().expect("an array").iter().find(|schedule| schedule["name"] == name).cloned()
 }
 
-/// A worker that has read the file: `name` stands in the broker, and the worker has said what stands in its file.
+/// A worker that has read the file: the broker has `name`, and the worker has announced its file's schedules.
 fn read_by_a_worker(host: &Taskhost, name: &str, so: impl Fn(&serde_json::Value) -> bool) -> crate::support::program::Worker {
     let worker = host.worker(&[]);
     let id = format!(":{}:", worker.pid());

@@ -1,4 +1,4 @@
-//! What an operator does about plugins that are not trusted, with the real program: look, grant, sign.
+//! An operator and plugins that are not trusted, with the real program: inspect, grant, sign.
 
 use std::{
     fs,
@@ -38,14 +38,14 @@ impl Desk {
         program.output().expect("the program starts")
     }
 
-    /// What it printed, when it did well.
+    /// Its output, after a success.
     fn said(&self, args: &[&str]) -> String {
         let output = self.run(args);
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// What it complained of.
+    /// Its errors, after a failure.
     fn refused(&self, args: &[&str]) -> String {
         let output = self.run(args);
         assert!(!output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stdout));
@@ -129,7 +129,7 @@ fn a_policy_takes_hold_without_a_restart_and_a_bad_edit_changes_nothing() {
     assert!(worker.stop().success());
 }
 
-/// What a container without a home, or with a volume that root made for everybody, does to a command and to a worker.
+/// Commands and workers in a container without a home, and with a volume that root made for everybody.
 #[test]
 fn without_a_writable_home_a_body_runs_and_it_is_said_what_is_lost() {
     let desk = Desk::new();

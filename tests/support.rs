@@ -1,4 +1,4 @@
-//! What the tests of the whole program share: the program itself, small plugins, and the vocabulary of `taskhost_testing`.
+//! Shared by the tests of the whole program: the program itself, small plugins, and the vocabulary of `taskhost_testing`.
 
 pub(crate) mod program;
 pub(crate) mod tiny;

@@ -14,7 +14,7 @@ use super::support::{
 };
 
 const SWAPS: u32 = 200;
-/// What a leak of every generation would exceed, and a worker at work does not.
+/// A bound that a leak of every generation would exceed, and a working worker does not.
 const ROOM_KIB: u64 = 64 << 10;
 
 /// One version that was put in place.
@@ -183,7 +183,7 @@ async fn note(broker: &dyn Broker, valid: &mut HashMap<u32, Put>, n: u32) -> Vec
     bytes
 }
 
-/// Until the worker has judged what stands in the file.
+/// Waits until the worker has judged the bytes in the file.
 async fn wait_for(broker: &dyn Broker, digest: &str, is_bad: bool) {
     let begun = tokio::time::Instant::now();
     loop {
@@ -319,7 +319,7 @@ fn a_thousand_plugins_are_served_from_a_cold_and_from_a_warm_cache() {
         assert_eq!(host.ok(&["enqueue", "body777", "--wait"]), "777\n");
         let rss = worker.rss();
         let busy = {
-            // What it costs to have them and do nothing: measured, not waited for.
+            // The cost of an idle worker with these plugins is measured over a fixed time.
             let before = worker.ticks();
             thread::sleep(Duration::from_secs(4));
             (worker.ticks() - before) * 10 / 4

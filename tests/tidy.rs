@@ -1,4 +1,4 @@
-//! What ARCHITECTURE.md promises of the code's shape: layers, rooms that own a library, headers, lengths.
+//! Checks the promises of ARCHITECTURE.md about the code's shape: layers, rooms that own a library, headers, lengths.
 
 use std::{
     fs,
@@ -88,7 +88,7 @@ fn imports(code: &str, room: &str) -> bool {
             if word == room {
                 return true;
             }
-            // What follows `::` belongs to the path before it.
+            // The word after `::` belongs to the path before it.
             if !c.is_whitespace() && c != ':' || c == '\n' {
                 word.clear();
             } else if c == ':' {

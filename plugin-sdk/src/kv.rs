@@ -20,7 +20,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{TaskError, host};
 
-/// The value of a key, read from JSON; `None` where there is none.
+/// The value of a key, read from JSON; `None` if there is none.
 ///
 /// ```
 /// # use taskhost_sdk::prelude::*;

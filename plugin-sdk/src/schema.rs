@@ -37,7 +37,7 @@ use std::{
 pub trait Schema {
     /// Whether `null` is a value, so that a trailing parameter may be left out.
     const OPTIONAL: bool = false;
-    /// Whether a float may stand in it; then results are searched for NaN and infinity.
+    /// Whether it may contain a float. Then results are searched for NaN and infinity.
     const HOLDS_FLOATS: bool = true;
 
     /// Writes the schema.

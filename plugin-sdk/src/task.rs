@@ -150,7 +150,7 @@ impl<'a> Arguments<'a> {
         serde_json::from_str(text).map_err(|error| self.mismatch(index, text, &error))
     }
 
-    // Not generic, so that it stands in the component once.
+    // Not generic, so that the component has it once.
     #[cold]
     fn mismatch(&self, index: usize, text: &str, error: &serde_json::Error) -> TaskError {
         let Parameter { name, expects, .. } = self.parameters[index];

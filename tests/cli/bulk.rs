@@ -51,7 +51,7 @@ fn every_refused_line_is_in_a_file_that_can_be_mended_and_enqueued() {
     assert_eq!(lines[60]["line"], "no json");
     assert!(lines[61]["refused"].as_str().unwrap().contains("payload limit"));
 
-    // What somebody has not looked at yet is not overwritten.
+    // An existing file is not overwritten.
     refused(&host.run(&["enqueue", "--unchecked", "--bulk", "tasks.ndjson", "--rejected", "rejected.ndjson"]), 2, &["is there already"]);
 
     let mended = kept.replace("two words", "add");

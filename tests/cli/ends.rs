@@ -1,4 +1,4 @@
-//! What is said of ends: to whoever waits, also when nothing is kept of them, and to whoever steers tasks by the help's words.
+//! Reports of ends: for callers that wait, also if nothing is kept, and for operators who steer tasks as the help says.
 
 use std::thread;
 
@@ -115,7 +115,7 @@ fn a_bulk_line_knows_what_enqueue_knows() {
     let shown = host.json(&["task", "show", "at", "--json"]);
     assert_eq!((&shown["max_attempts"], &shown["due_at"]), (&1.into(), &4_073_504_400_000_u64.into()));
     assert!(shown["expires_at"].is_u64());
-    // What is said for all lines.
+    // Options for all lines.
     let same = "{\"task\":\"add\",\"args\":[7,7]}\n".repeat(2);
     let output = host.run_with(&["enqueue", "--unchecked", "--unique", "1h", "--retries", "1", "--bulk", "-"], &same);
     let ids: Vec<&str> = output.stdout.lines().collect();

@@ -1,4 +1,4 @@
-//! What the options of `enqueue` mean once a worker runs the task, and what the worker says of it.
+//! The options of `enqueue`, once a worker runs the task.
 
 use serde_json::Value;
 use taskhost_core::task::{Clock, SystemClock};

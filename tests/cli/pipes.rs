@@ -1,4 +1,4 @@
-//! Who reads stdout leaves, or its disk is full: what changes things goes on to its end and says so.
+//! The reader of stdout leaves, or its disk is full: a command that changes things goes on to its end and says so.
 
 use std::{fs::File, process::Stdio};
 
@@ -31,7 +31,7 @@ fn change_everything(host: &Taskhost, stdout: fn() -> Stdio, code: i32, said: &s
         let output = host.run_into(words, stdout());
         assert_eq!(output.code, code, "{words:?}: {output:?}");
         assert!(output.stderr.contains(said) && !output.stderr.contains("panicked"), "{words:?}: {output:?}");
-        // What to do with a new key or project is said all the same.
+        // The next step with a new key or project is printed all the same.
         assert!(!said.is_empty() || output.stderr.is_empty() || words[0] == "plugin", "{words:?}: {output:?}");
         output.stderr
     };
@@ -78,7 +78,7 @@ fn change_everything(host: &Taskhost, stdout: fn() -> Stdio, code: i32, said: &s
 fn a_reader_that_leaves_ends_no_change_halfway() {
     for host in [Taskhost::new(), Taskhost::on_redis()] {
         let host = &host;
-        // What a command says on stderr beside that is not asked about here.
+        // Other lines on stderr are not checked here.
         let quiet = |words: &[&str]| host.run_into_closed_pipe(words).code;
         host.write("more.ndjson", &lines("more", 4_000));
         assert_eq!(quiet(&["enqueue", "--unchecked", "--bulk", "more.ndjson"]), 0);

@@ -1,4 +1,4 @@
-//! What guests, files and the broker say is printed by every command and by the log, and steers no terminal.
+//! Every command and the log print text of guests, files and the broker, and no such text steers a terminal.
 
 use std::{fs, time::Duration};
 

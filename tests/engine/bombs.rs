@@ -150,7 +150,7 @@ async fn floods_are_kept_in_bounds() {
             _ => assert!(kept > 32 << 10 && passed_on == 10_000, "{what}: the newest are kept: {kept} bytes, {passed_on} lines"),
         }
     }
-    // What no allowance covers ends at the deadline.
+    // A guest that reaches no other limit ends at the deadline.
     let mut endless = probe("flood", r#"["stdout",1000000000000]"#).await;
     endless.timeout = Duration::from_millis(300);
     assert_eq!(told(run(endless).await).1, "timed out after 300 ms");

@@ -73,7 +73,7 @@ async fn a_compiler_that_breaks_is_not_the_end() {
             other => panic!("{does}: {other:?}"),
         }
     }
-    // What the machine did, or what is not there, may be different next time.
+    // A failure of the machine may not happen next time.
     let by_the_machine = ["kill -KILL $$", "kill -INT $$", "kill -HUP $$", "echo no artefact", "yes >&2; exit 1", "exit 127"].map(script);
     for compiler in by_the_machine.into_iter().chain([Some("/nowhere/at/all".into())]) {
         match compile(&apart(None, compiler), &bytes).await {
@@ -113,7 +113,7 @@ async fn a_disk_that_is_full_is_not_held_against_a_plugin() {
 async fn a_command_that_somebody_waits_for_compiles_at_normal_priority() {
     let dir = private_dir();
     let (path, told) = (dir.path().join("compiler"), dir.path().join("told"));
-    // What it is told last is its nice value.
+    // The last argument is its nice value.
     std::fs::write(&path, format!("#!/bin/sh\necho $4 > {}; exec {} \"$@\"\n", told.display(), program().display())).unwrap();
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     let with = async |compiler: Compiler| {

@@ -85,7 +85,7 @@ async fn asked(broker: &dyn Broker) -> (Duration, Duration) {
     (took[500], took[990])
 }
 
-/// What it prints stands in docs/performance.md; what it holds is only that nobody waits for the loops.
+/// docs/performance.md has the printed figures. The test only asserts that nobody waits for the loops.
 #[tokio::test]
 async fn the_broker_is_asked_beside_endless_loops_and_before_them() {
     let server = RedisServer::make().await;

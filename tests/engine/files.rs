@@ -1,4 +1,4 @@
-//! What the engine is given: components that will never load, and compiled code kept on disk.
+//! Files for the engine: components that never load, and compiled code kept on disk.
 
 use std::{
     fs,

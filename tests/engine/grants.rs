@@ -1,4 +1,4 @@
-//! What a policy grants and what it does not, seen from within guests.
+//! Grants and denials of policies, seen from within guests.
 
 use std::{
     collections::VecDeque,
@@ -57,12 +57,12 @@ async fn nothing_is_granted_that_no_policy_grants() {
         let attempted = run(asking).await;
         assert!(attempted.log.contains("denied: "), "{body}: {}", attempted.log);
         let (kind, message) = told(attempted);
-        // What another host may answer is worth another try, as far as the SDK can tell.
+        // Another host may answer, so the SDK tries again.
         assert_eq!(kind, if body == "fetch" { ErrorKind::Retry } else { ErrorKind::Permanent }, "{body}: {message}");
         assert!(message.contains("denied") && message.contains(line), "{body}: {message}");
         assert!(services.kv.lock().unwrap().is_empty());
     }
-    // What the contract gives everybody: who it is, a log, clocks, random numbers.
+    // The contract gives these to everybody: the context, a log, clocks, random numbers.
     for (body, args) in [("about", "[]"), ("chatter", r#"["x"]"#), ("spin", "[0.001]")] {
         result(run(probing(body, args, Grants::default()).await).await);
     }
@@ -156,7 +156,7 @@ async fn mirror(answer: Option<String>) -> (u16, Arc<std::sync::Mutex<Vec<String
                 seen.lock().unwrap().push(head);
                 let _ = stream.write_all(answer.as_bytes()).await;
                 let _ = stream.shutdown().await;
-                // What the client still says, such as the end of an empty body, must not meet a closed door.
+                // Read the rest of the request, such as the end of an empty body, so that the client meets no closed connection.
                 while stream.read_buf(&mut Vec::with_capacity(1024)).await.is_ok_and(|read| read > 0) {}
             });
         }

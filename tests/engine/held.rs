@@ -14,7 +14,7 @@ use taskhost_core::task::{ErrorKind, Outcome};
 
 const FULL: &str = "memory limit of 64 MiB reached";
 
-/// One function of an instance that stands in the component already.
+/// One function of an instance that the component has already.
 const fn known(name: &'static str, types: &'static str, core: &'static str) -> Import<'static> {
     Import { interface: "", types, name, function: "", core }
 }

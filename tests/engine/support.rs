@@ -1,4 +1,4 @@
-//! What an engine test says: a guest, a call, and how it must end.
+//! The vocabulary of the engine's tests: a guest, a call, and its expected end.
 
 use std::{
     collections::BTreeMap,
@@ -81,7 +81,7 @@ pub(crate) fn call(code: &Arc<Code>, body: &str, args: &str) -> Call {
     }
 }
 
-/// What stays within taskhost: kv, and any child into any queue that these tests name.
+/// Grants kv, and any child into any queue that these tests name.
 pub(crate) fn granted() -> Grants {
     let enqueue = EnqueueGrant { tasks: vec!["*".into()], queues: vec!["mail".into()], rate: None };
     Grants { kv: Some(KvGrant::default()), enqueue: Some(enqueue), ..Grants::default() }

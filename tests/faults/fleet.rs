@@ -38,7 +38,7 @@ pub(crate) struct Fleet {
     pub(crate) lease: Duration,
     /// Whether the workers see each other's lock files, as those of one machine do.
     pub(crate) shares_state: bool,
-    /// What else stands in the environment of those started from now on, such as a fault from below.
+    /// Further environment variables of processes that start from now on, such as a fault from below.
     pub(crate) environment: Vec<(&'static str, String)>,
     started: usize,
 }
@@ -207,7 +207,7 @@ pub(crate) async fn succeeded(broker: &dyn Broker) -> u64 {
     broker.queues().await.expect("queues").iter().filter_map(|queue| queue.counts.get(&State::Succeeded)).sum()
 }
 
-/// What became of the tasks that were acknowledged.
+/// The fate of the acknowledged tasks.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     pub(crate) tasks: usize,

@@ -1,4 +1,4 @@
-//! What happens between a worker and its Redis: messages lost at every step, connections half open, a server that restarts,
+//! Faults between a worker and its Redis: messages lost at every step, connections half open, a server that restarts,
 //! is away, or has no memory left.
 
 use std::{
@@ -205,7 +205,7 @@ async fn a_relay_that_is_repeated_after_the_child_is_gone_adds_nothing() {
     assert!(direct.find(Some(&mail), &child.id).await.expect("find").is_none(), "nothing is kept");
     assert_eq!(broker.relay(&place).await.expect("relay"), 1, "the entry is still there");
     assert!(there.claim(9).await.is_empty(), "added again");
-    // What keeps it from coming again goes by itself.
+    // The stub that keeps it from coming again expires by itself.
     let mut raw = redis::Client::open(server.url()).and_then(|client| client.get_connection()).expect("connect");
     let left: i64 = redis::cmd("PTTL").arg(format!("th:{{mail}}:stub:{}", child.id)).query(&mut raw).expect("a time");
     assert!((590_000..=600_000).contains(&left), "ten minutes after its end: {left} ms");

@@ -142,7 +142,7 @@ pub(super) async fn patient_notes(broker: &dyn Broker, queue: &QueueName, count:
     tasks.into_iter().map(|task| task.id).collect()
 }
 
-/// What became of those that were acknowledged before: what survived must end. How many are lost.
+/// The fate of the tasks that were acknowledged before: survivors must end. Returns how many are lost.
 pub(super) async fn report(what: &str, broker: &Arc<dyn Broker>, queue: &QueueName, ids: &[TaskId]) -> usize {
     let begun = Instant::now();
     until("what survived has ended", async || super::fleet::try_open(&**broker).await == Some(0)).await;

@@ -2,7 +2,7 @@
 
 use crate::engine::hostile::Guest;
 
-/// What a tiny plugin does.
+/// The behaviour of a tiny plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Does {
     /// Its body answers with its number.

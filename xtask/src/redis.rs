@@ -40,7 +40,7 @@ pub(crate) fn valkey(root: &Path) -> Result<PathBuf> {
     Ok(found)
 }
 
-/// The server's program; installs it as root with the system's package manager when there is none.
+/// The server's program. If there is none, it is installed by root with the system's package manager.
 pub(crate) fn server() -> Result<PathBuf> {
     if let Some(found) = find() {
         return Ok(found);

@@ -23,7 +23,7 @@ impl Attempts {
         Arc::new(Self { expected, ended: AtomicUsize::new(0), all: Notify::new(), failed: Mutex::new(None) })
     }
 
-    /// What a worker calls after each attempt.
+    /// Called by a worker after each attempt.
     pub(crate) fn ended(self: &Arc<Self>) -> Ended {
         let attempts = self.clone();
         Arc::new(move |outcome| {

@@ -1,5 +1,5 @@
-//! What the machine could do at most, in the same run: bare SETs, claims and finishes that run nothing, and isolated
-//! calls that nobody claimed. What taskhost does is given as a share of these, because machines vary and so do days.
+//! The ceilings of the machine, in the same run: bare SETs, claims and finishes that run nothing, and isolated calls without a broker. Other
+//! figures are given as a share of these, because machines vary, and so do days.
 
 use std::{sync::Arc, time::Instant};
 

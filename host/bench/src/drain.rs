@@ -25,7 +25,7 @@ use crate::{
 /// The share of tasks that a drain on one slot takes, a round trip each, and on ten.
 const FEWER: [(usize, usize); 2] = [(1, 20), (10, 4)];
 
-/// What one drain took.
+/// The cost of one drain.
 struct Drained {
     count: usize,
     took: Duration,

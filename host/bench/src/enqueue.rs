@@ -1,4 +1,4 @@
-//! What enqueueing takes: one task a call on a kept connection, and many a call.
+//! The cost of enqueueing: one task a call on an open connection, and many a call.
 
 use std::{sync::Arc, time::Instant};
 

@@ -2,7 +2,7 @@
 
 use crate::grown::Grown;
 
-/// What was measured, in the order it is shown.
+/// The figures, in the order in which they are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Figure {
     RoundTrips,
@@ -92,7 +92,7 @@ impl Figure {
         }
     }
 
-    /// What it can at most be, or at least for what takes time.
+    /// The figure that is its ceiling; for a duration, its floor.
     pub(crate) fn ceiling(self) -> Option<Self> {
         match self {
             Self::EnqueueSingle => Some(Self::RoundTrips),

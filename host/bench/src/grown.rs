@@ -1,6 +1,6 @@
-//! What grows in the growth figures.
+//! The quantities that grow in the growth figures.
 
-/// What grows.
+/// A quantity that grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Grown {
     /// Tasks that wait beside those that are claimed and finished.

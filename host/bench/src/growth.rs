@@ -82,7 +82,7 @@ async fn depth(bench: &mut Bench<'_>, waiting: usize) -> Result<(), BenchError> 
     Ok(())
 }
 
-/// What is drained, and by how many.
+/// The queues to drain, and the number of workers.
 #[derive(Debug, Clone, Copy)]
 struct Fleet {
     queues: usize,

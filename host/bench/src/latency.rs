@@ -1,4 +1,4 @@
-//! What one task waits for: from the enqueue to the result when all is idle, and beyond its due time when it is delayed.
+//! Latencies of one task: from the enqueue to the result in an idle system, and from the due time to the start of a delayed task.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ pub(crate) async fn idle(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     let asked = if bench.options.repeat == 1 { ASKED / 2 } else { ASKED };
     let attempts = Attempts::new(usize::MAX);
     let look = async {
-        // What a start needs is not what idling costs.
+        // The cost of the start does not count as the cost of idling.
         ended(asker.await_end(Some(&bench.queue), &enqueued(&*asker, bench, 0).await?, LIMIT).await?)?;
         tokio::time::sleep(Duration::from_secs(1)).await;
         let before = Usage::now(bench.place).await?;

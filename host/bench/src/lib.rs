@@ -1,4 +1,4 @@
-//! What taskhost does on this machine with the user's own broker, and what the machine could do at most.
+//! Measures taskhost on this machine with the user's own broker, beside the most that the machine could do.
 //!
 //! a place of its own → ceilings → enqueue → drain → end to end → latency → delayed tasks → cold start → [`Report`].
 //!

@@ -85,7 +85,7 @@ impl Place {
         }
     }
 
-    /// What the server has used; `None`: there is no server.
+    /// The server's usage; `None` without a server.
     pub(crate) async fn load(&self) -> Result<Option<ServerLoad>, BenchError> {
         match self {
             Self::Redis { broker, .. } => Ok(Some(broker.load().await?)),
@@ -112,7 +112,7 @@ impl Place {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }
-            // What has ended stays: it is behind an index, and costs the next part nothing.
+            // Ended tasks stay: they are behind an index and cost the next part nothing.
             Self::Sqlite { broker, .. } => {
                 for queue in broker.queues().await? {
                     broker.purge(&queue.queue).await?;

@@ -1,4 +1,4 @@
-//! What is measured and with what: the options, and what every part shares.
+//! The options of the benchmark, and the parts' shared values.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -11,7 +11,7 @@ pub(crate) const QUEUE: &str = "bench";
 /// Slots that drains are shown for, beside the default.
 pub(crate) const SLOTS: [usize; 4] = [1, 10, 50, 200];
 
-/// What is measured together.
+/// A part: figures that are measured together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// The most that the machine could do.
@@ -54,7 +54,7 @@ pub struct Options {
     pub lease: Duration,
 }
 
-/// What every part needs.
+/// The values that every part needs.
 pub(crate) struct Bench<'a> {
     pub(crate) place: &'a Place,
     pub(crate) subject: &'a dyn Subject,

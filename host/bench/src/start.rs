@@ -14,7 +14,7 @@ use crate::{
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// After so long the worker takes a plugin file as settled.
+/// After this time the worker takes a plugin file as settled.
 const AGED: Duration = Duration::from_secs(4);
 
 pub(crate) async fn cold_and_warm(bench: &mut Bench<'_>) -> Result<(), BenchError> {

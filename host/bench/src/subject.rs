@@ -1,4 +1,4 @@
-//! What is measured: a host that runs workers and isolated calls of one body `(number, number) -> number`.
+//! The measured host: it runs workers, and isolated calls of one body `(number, number) -> number`.
 
 use std::{fmt, path::Path, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! What this process and the broker's server have used so far; the difference of two looks is what a part took.
+//! The usage of this process and of the broker's server so far. The difference of two looks is the cost of a part.
 
 use std::{fs, time::Duration};
 

@@ -17,7 +17,7 @@ use crate::error::ClientError;
 /// # let _ = request;
 /// ```
 ///
-/// A wrong value (a name that is none, a priority beyond 9) is refused when the request is enqueued.
+/// A wrong value (an invalid name, a priority over 9) is refused when the request is enqueued.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The first thing that was wrong, as a sentence.

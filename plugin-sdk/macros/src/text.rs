@@ -1,4 +1,4 @@
-//! What the texts in attributes may be: durations, names, rules. Said at compile time, where the author still looks.
+//! Checks the texts in attributes (durations, names, rules) at compile time, so that the author sees the mistake.
 
 /// `30s`, `2m`, `1h30m`, `500ms`: whole numbers with units, largest first or not.
 pub(crate) fn check_duration(text: &str) -> Result<(), String> {

@@ -4,7 +4,7 @@
 //! ecf: staged records that were not pushed yet → PUT {ECF_URL}/KIND/{id} → how many were pushed
 //!
 //! Both go on where an earlier attempt of theirs stopped: transfer keeps a page cursor for its task, ecf marks each record it pushed.
-//! What is done twice changes nothing: staging compares, PUT is idempotent.
+//! Repeating a step changes nothing: staging compares, and PUT is idempotent.
 
 mod ecf;
 mod record;

@@ -1,4 +1,4 @@
-//! What is moved, and how it stands in kv.
+//! The moved records, and how kv stores them.
 //!
 //! staged:KIND:ID   a [`Staged`] record: what the centre said last, and which of it ECF has
 //! cursor:KIND      a [`Cursor`]: how far a transfer came that is not done
@@ -46,7 +46,7 @@ pub(crate) struct Page {
     pub(crate) next: Option<u64>,
 }
 
-/// A record as it stands in kv.
+/// A record as kv stores it.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Staged {
     /// Of the record's JSON.

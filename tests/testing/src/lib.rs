@@ -350,7 +350,7 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// What a test's attempt ends in.
+/// The end of a test's attempt.
 #[derive(Debug, Clone)]
 pub struct End {
     pub verdict: Verdict,
