@@ -11,8 +11,8 @@ use spdx::{Expression, ParseMode};
 const ROWS: [&[&str]; 10] = [
     &["text", "backoff"],
     &["task", "telemetry", "private"],
-    &["catalogue", "observe"],
-    &["retry", "cron", "workflow"],
+    &["catalogue", "observe", "units"],
+    &["retry", "cron"],
     &["engine", "broker"],
     &["plugins"],
     &["worker", "schedule"],

@@ -16,18 +16,24 @@ use rustix::process::{Pid, Signal, kill_process};
 use taskhost_broker::Broker;
 use taskhost_core::task::{ErrorKind, NewTask, QueueName, State, TaskId, TaskView};
 use tempfile::TempDir;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::support::{
     named,
     program::{built, share_the_key},
 };
 
-/// Waits until no other scenario with worker processes runs: on two cores they would delay each other's heartbeats.
-pub(crate) async fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::const_new(());
-    TURN.lock().await
+/// Waits until fewer than two other scenarios with worker processes run. With more, they would delay each other's heartbeats on two cores.
+pub(crate) async fn turn() -> SemaphorePermit<'static> {
+    TURNS.acquire().await.expect("never closed")
 }
+
+/// Waits until no other scenario runs: this one loads the whole machine, or asserts how long something takes.
+pub(crate) async fn alone() -> SemaphorePermit<'static> {
+    TURNS.acquire_many(2).await.expect("never closed")
+}
+
+static TURNS: Semaphore = Semaphore::const_new(2);
 
 /// The limit of each wait for the end of a scenario.
 pub(crate) const END: Duration = Duration::from_secs(120);

@@ -14,7 +14,7 @@ use taskhost_core::task::{NewTask, Start, State, TaskId};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    fleet::{Fleet, Process, account_within, turn},
+    fleet::{Fleet, Process, account_within, alone},
     ground::{DURABLE, Ground},
     proxy::{Act, Moment, Proxy},
 };
@@ -28,13 +28,13 @@ const OPEN: u64 = 2_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn redis() {
-    let _turn = turn().await;
+    let _turn = alone().await;
     soak(Ground::redis()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn sqlite() {
-    let _turn = turn().await;
+    let _turn = alone().await;
     soak(Ground::sqlite()).await;
 }
 
