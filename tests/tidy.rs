@@ -144,7 +144,7 @@ fn the_readme_and_the_help_name_every_setting_with_its_default() {
     let table = readme.split("## Settings").nth(1).and_then(|rest| rest.split("\n\nThe same file").next()).expect("the table of settings");
     let mut listed = std::collections::BTreeMap::new();
     for row in table.lines().filter(|line| line.starts_with("| `")) {
-        let cells: Vec<_> = row.split('|').map(|cell| quoted(cell)).collect();
+        let cells: Vec<_> = row.split('|').map(quoted).collect();
         let defaults = cells[2].iter().map(|text| Some(text.as_str())).chain(std::iter::repeat(None));
         listed.extend(cells[1].iter().cloned().zip(defaults.map(|text| text.map(str::to_owned))));
     }
