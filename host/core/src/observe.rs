@@ -59,7 +59,8 @@ pub enum Event<'a> {
     AttemptStarted(Attempt<'a>),
     /// An attempt has ended. Without an `outcome` the worker dropped it: its drain time was over, or the host's own code panicked.
     AttemptEnded { attempt: Attempt<'a>, outcome: Option<&'a Outcome>, used: Used },
-    /// The broker has recorded the end of an attempt, or that its task is handed back or parked.
+    /// The broker has recorded the end of an attempt, or that its task is handed back or parked. It comes after the [`Event::AttemptEnded`] of
+    /// that attempt. Any worker may claim the task again before this one is told of the record: events of the next attempt may come first.
     Finished(Finished<'a>),
     /// A call of the broker has ended.
     CallEnded { verb: &'static str, queue: Option<&'a QueueName>, took: Duration, error: Option<&'a (dyn Error + 'static)> },
