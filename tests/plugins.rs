@@ -8,12 +8,12 @@ use std::{
 };
 
 use taskhost::{
-    engine::{About, Call, Engine, EngineSettings, Limits, LogLine, ServiceError, Services, System},
+    engine::{About, Call, Engine, EngineSettings, Limits, ServiceError, Services, System},
     plugins::{Plugin, Plugins, PluginsError, PluginsSettings, Registry, Writable, inspect},
 };
 use taskhost_core::{
     catalogue::{PluginInfo, PluginStatus},
-    task::{Millis, Outcome, Progress, QueueName, TaskId, TaskName},
+    task::{LogLine, Millis, Outcome, Progress, QueueName, TaskId, TaskName},
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

@@ -8,7 +8,7 @@ use std::{
 use spdx::{Expression, ParseMode};
 
 /// Rooms of one row never meet; imports go to lower rows only. Lowest first.
-const ROWS: [&[&str]; 10] = [
+const ROWS: [&[&str]; 11] = [
     &["text", "backoff"],
     &["task", "telemetry", "private"],
     &["catalogue", "observe", "units"],
@@ -17,6 +17,7 @@ const ROWS: [&[&str]; 10] = [
     &["plugins"],
     &["worker", "schedule"],
     &["config"],
+    &["ops"],
     &["cli"],
     &["main"],
 ];
@@ -97,6 +98,30 @@ fn imports(code: &str, room: &str) -> bool {
         }
         word == room
     })
+}
+
+/// `ops` has the use cases; the command line parses and prints. Only the command that starts a worker puts the loops of lower rooms together.
+#[test]
+fn the_command_line_asks_ops_alone() {
+    let starts_a_worker = ["cli/worker.rs", "cli/signals.rs"].map(Path::new);
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        let room = room_of(&path);
+        if room == "cli" && !starts_a_worker.contains(&path.as_path()) {
+            let lower = ["engine", "plugins", "worker", "schedule"].into_iter().filter(|lower| imports(&text, lower));
+            wrong.extend(lower.map(|lower| format!("{}: imports {lower}", path.display())));
+            if text.contains("taskhost_broker") {
+                wrong.push(format!("{}: names the broker", path.display()));
+            }
+        }
+        let of_a_terminal = ["stdin", "stdout", "stderr", "print!", "println!", "ExitCode", "process::exit", "is_terminal"];
+        if room == "ops" {
+            let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            let named = code.flat_map(|line| of_a_terminal.iter().filter(|word| line.contains(**word)));
+            wrong.extend(named.map(|word| format!("{}: names {word}", path.display())));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

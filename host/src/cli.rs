@@ -10,16 +10,16 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     config::{ConfigError, Settings},
-    engine, telemetry,
+    ops, telemetry,
 };
 
-mod ask;
 mod bench;
 mod bulk;
+mod consent;
 mod descriptors;
 mod enqueue;
+mod enqueue_notes;
 mod failure;
-mod new_task;
 mod output;
 mod plugin;
 mod plugin_history;
@@ -30,7 +30,6 @@ mod rejected;
 mod result;
 mod run;
 mod schedule;
-mod schedule_file;
 mod shared_args;
 mod signals;
 mod task;
@@ -103,7 +102,7 @@ enum Command {
     /// Run one attempt of a body right here: no broker, no worker
     Run(run::RunArgs),
     /// What a worker has done in another process: a component on stdin becomes code on stdout
-    #[command(name = engine::COMPILE_SUBCOMMAND, hide = true)]
+    #[command(name = ops::COMPILE_SUBCOMMAND, hide = true)]
     CompilePlugin {
         /// Bytes of memory that it may take
         memory: u64,
@@ -156,7 +155,7 @@ fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
 
 /// Runs the compiler's process. It reads no settings, because others chose the bytes that it compiles.
 fn compile(memory: u64, cpu: u64, nice: i32) -> ExitCode {
-    match engine::compile_plugin(memory, cpu, nice, std::io::stdin().lock(), std::io::stdout().lock()) {
+    match ops::compile_plugin(memory, cpu, nice, std::io::stdin().lock(), std::io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         Err((status, why)) => {
             output::note(&why);

@@ -61,7 +61,7 @@ pub use error::EngineError;
 pub use guest::{About, Code, Terms};
 pub use limits::{EnqueueGrant, FileGrant, FileMode, Grants, HttpGrant, KvGrant, Limits, Rate, SecretGrant, SecretSource};
 pub use network::{Network, System};
-pub use services::{LogLine, ServiceError, Services};
+pub use services::{ServiceError, Services};
 pub use settings::EngineSettings;
 
 /// The engine of this process, with its own runtime for guests.

@@ -56,6 +56,7 @@
 pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod ops;
 pub mod plugins;
 mod private;
 pub mod schedule;

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::support::{Fake, call, engine, error, granted, load, plugin, result, run, told};
-use taskhost::engine::{Call, Code, Grants, HttpGrant, Limits, LogLine};
-use taskhost_core::task::{ErrorKind, Outcome};
+use taskhost::engine::{Call, Code, Grants, HttpGrant, Limits};
+use taskhost_core::task::{ErrorKind, LogLine, Outcome};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,

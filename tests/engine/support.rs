@@ -10,10 +10,9 @@ use std::{
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 use taskhost::engine::{
-    About, Attempted, Call, Code, Engine, EngineError, EngineSettings, EnqueueGrant, Grants, KvGrant, LogLine, ServiceError, Services,
-    System, Terms,
+    About, Attempted, Call, Code, Engine, EngineError, EngineSettings, EnqueueGrant, Grants, KvGrant, ServiceError, Services, System, Terms,
 };
-use taskhost_core::task::{ErrorKind, Millis, Outcome, Progress, QueueName, TaskError, TaskId};
+use taskhost_core::task::{ErrorKind, LogLine, Millis, Outcome, Progress, QueueName, TaskError, TaskId};
 use tokio_util::sync::CancellationToken;
 
 /// Longer than any test takes on a busy machine; the timeout of calls that must not time out.

@@ -15,7 +15,7 @@ mod view;
 
 pub use name::{InvalidName, QueueName, TaskId, TaskName};
 pub use options::{Carried, OptionFilter, Tag, Tags, TaskOptions};
-pub use view::{ErrorEntry, Progress, State, TaskView, WaitsFor};
+pub use view::{ErrorEntry, LogLine, Progress, State, TaskView, WaitsFor};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]

@@ -107,6 +107,37 @@ pub fn duration_in_words(span: Duration) -> String {
     }
 }
 
+/// How long ago, in one unit: `3s`, `5m`, `2h`, `4d`; `now` below a second.
+pub fn age(of: Millis, now: Millis) -> String {
+    let shown = show_duration(now.since(of));
+    let first = shown.split(' ').next().unwrap_or_default();
+    if first.ends_with("ms") { "now".to_owned() } else { first.to_owned() }
+}
+
+/// How long ago, as a phrase: `3s ago` or `now`.
+pub fn ago(of: Millis, now: Millis) -> String {
+    match age(of, now).as_str() {
+        "now" | "0s" => "now".to_owned(),
+        age => format!("{age} ago"),
+    }
+}
+
+/// How long until, as a phrase: `in 3s`, or `now` if it is past.
+pub fn until(when: Millis, now: Millis) -> String {
+    match age(now, when).as_str() {
+        "now" | "0s" => "now".to_owned(),
+        rest => format!("in {rest}"),
+    }
+}
+
+/// An instant for people, in UTC: `2026-01-31 09:00:00 UTC`.
+pub fn show_instant(at: Millis) -> String {
+    i64::try_from(at.0)
+        .ok()
+        .and_then(chrono::DateTime::from_timestamp_millis)
+        .map_or_else(|| at.0.to_string(), |time| time.format("%Y-%m-%d %H:%M:%S UTC").to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,5 +192,23 @@ mod tests {
         assert_eq!(show_duration(Duration::from_millis(90_061_001)), "1d 1h");
         assert_eq!(show_duration(Duration::from_secs(90)), "1m 30s");
         assert_eq!(show_duration(Duration::ZERO), "0s");
+    }
+
+    #[test]
+    fn ages_have_one_unit() {
+        let now = Millis(10_000_000);
+        assert_eq!(age(Millis(10_000_000 - 90_000), now), "1m");
+        assert_eq!(age(Millis(9_999_900), now), "now");
+        assert_eq!(age(Millis(20_000_000), now), "0s");
+        assert_eq!(until(Millis(10_300_000), now), "in 5m");
+        assert_eq!(until(Millis(1), now), "now");
+        assert_eq!(until(Millis(10_000_300), now), "now");
+    }
+
+    #[test]
+    fn what_was_just_now_is_not_now_ago() {
+        let now = Millis(10_000_000);
+        assert_eq!(ago(Millis(10_000_000 - 90_000), now), "1m ago");
+        assert_eq!([9_999_900, 10_000_000, 20_000_000].map(|at| ago(Millis(at), now)), ["now"; 3]);
     }
 }

@@ -41,7 +41,7 @@ mod tests {
 
     #[test]
     fn a_thousand_queues_want_no_thousand_descriptors_but_in_a_cluster() {
-        let redis = |url| BrokerAddress::Redis(taskhost_broker::redis::RedisUrl::parse(url).unwrap());
+        let redis = |url| BrokerAddress::parse(url).unwrap();
         assert_eq!(wanted(&redis("redis://h"), 1000), 220);
         assert_eq!(wanted(&redis("redis+cluster://h"), 1000), 3064);
     }

@@ -7,19 +7,21 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::Args;
 
 use super::{
-    ask, bulk,
+    bulk,
+    enqueue_notes::{duplicate, note_unchecked},
     failure::Failure,
-    new_task::{Defaults, duplicate, refusal},
     output,
     shared_args::{Arguments, Wishes, pair},
     wait,
 };
-use crate::config::Settings;
-use taskhost_broker::Enqueued;
-use taskhost_core::units;
+use crate::{
+    config::Settings,
+    ops::{Checks, Defaults, Enqueued, Ops, OpsError, Wanted},
+};
 use taskhost_core::{
-    catalogue::{Catalogue, Given},
+    catalogue::Given,
     task::{Millis, NewTask, Start, TaskId, TaskName, TaskOptions},
+    units,
 };
 
 #[derive(Debug, Args)]
@@ -38,7 +40,7 @@ pub(super) struct EnqueueArgs {
     delay: Option<Duration>,
     /// Start no sooner than at this time (RFC 3339, or seconds since 1970)
     #[arg(long, value_name = "TIME", value_parser = units::instant)]
-    at: Option<taskhost_core::task::Millis>,
+    at: Option<Millis>,
     /// Cancel it if it has not started by then: a time, or 10m from now on
     #[arg(long, value_name = "TIME", value_parser = units::start)]
     expires: Option<Start>,
@@ -99,54 +101,46 @@ pub(super) fn optional_time(text: &str) -> Result<Limit, String> {
     if text.is_empty() { Ok(Limit(None)) } else { units::duration(text).map(|limit| Limit(Some(limit))) }
 }
 
-pub(super) async fn call(mut args: EnqueueArgs, settings: &Settings) -> Result<(), Failure> {
+pub(super) async fn call(args: EnqueueArgs, settings: &Settings) -> Result<(), Failure> {
     // clap forgets a required option if that option conflicts with another word.
     if args.rejected.is_some() && args.bulk.is_none() {
         return Err(Failure::Usage("--rejected is for the lines of --bulk FILE: name that too, or leave this out".to_owned()));
     }
-    let broker = ask::broker(settings).await?;
+    let ops = Ops::connect(settings).await?;
     // By the broker's clock, which decides. Ours may be wrong.
-    let now = if matches!(args.expires, Some(Start::In(_))) { broker.now().await? } else { Millis(0) };
+    let now = if matches!(args.expires, Some(Start::In(_))) { ops.now().await? } else { Millis(0) };
     let defaults = args.defaults(now)?;
     if let Some(file) = &args.bulk {
-        return bulk::call(&*broker, file, args.rejected.as_deref(), &defaults, args.unchecked).await;
+        return bulk::call(&ops, file, args.rejected.as_deref(), &defaults, args.unchecked).await;
     }
-    let mut catalogue = if args.unchecked { Catalogue::default() } else { broker.catalogue().await? };
-    if let Some(name) = args.task.as_ref().filter(|name| !catalogue.offers.is_empty() && !catalogue.offers.contains_key(*name))
-        && let Some(file) = ask::loading(&*broker).await?
-    {
-        output::note(&format!("taskhost: `{file}` is still being loaded by a worker, so `{name}` is enqueued unchecked"));
-        (args.unchecked, catalogue) = (true, Catalogue::default());
-    }
-    let args = args.settled(&catalogue, settings.bounds.payload_limit)?;
+    let checks = ops.checks(args.task.as_ref(), args.unchecked).await?;
+    let args = args.settled(&checks, settings.bounds.payload_limit)?;
     let Some(name) = &args.task else {
         return Err(Failure::Usage("name the task to enqueue, such as `taskhost enqueue add 1 1`".to_owned()));
     };
     let given = args.arguments.given(settings.bounds.payload_limit)?;
-    let task = NewTask { awaited: args.wait.is_some(), ..args.task(&defaults, name, &given, &catalogue)? };
-    let wanted = task.id.clone();
-    let queue = task.queue.clone();
-    let answers = broker.enqueue(std::slice::from_ref(&task)).await?;
-    let id = match answers.into_iter().next() {
-        Some(Enqueued::Duplicate { holder }) => {
-            output::note(&duplicate(&wanted, &holder));
+    note_unchecked(&checks, &format!("`{name}` is enqueued"));
+    let task = NewTask { awaited: args.wait.is_some(), ..args.task(&defaults, name, &given, &checks)? };
+    let id = match ops.enqueue(&task).await? {
+        Enqueued::Duplicate { holder } => {
+            output::note(&duplicate(&task.id, &holder));
             holder
         }
-        _ => wanted,
+        Enqueued::Added => task.id,
     };
     match args.wait {
-        Some(Limit(limit)) => wait::for_result(&*broker, Some(&queue), &id, limit, true).await,
+        Some(Limit(limit)) => wait::for_result(&ops, Wanted { queue: Some(&task.queue), id: &id, limit, is_known: true }).await,
         None => output::told(id.as_str()),
     }
 }
 
 impl EnqueueArgs {
     /// Decides whether the word behind `--wait` is its limit or an argument, by the arguments that the body takes.
-    fn settled(mut self, catalogue: &Catalogue, payload_limit: usize) -> Result<Self, Failure> {
+    fn settled(mut self, checks: &Checks, payload_limit: usize) -> Result<Self, Failure> {
         let Some(joined) = self.joined.take() else { return Ok(self) };
         let takes = |args: &Self| -> Result<bool, Failure> {
             let given = args.arguments.given(payload_limit)?;
-            Ok(args.task.as_ref().is_some_and(|name| catalogue.check(name, &given).is_ok()))
+            Ok(args.task.as_ref().is_some_and(|name| checks.takes(name, &given)))
         };
         let limit = joined.wait.and_then(|Limit(limit)| limit).map_or_else(String::new, units::show_duration);
         match (takes(&self)?, takes(&joined)?) {
@@ -157,7 +151,7 @@ impl EnqueueArgs {
                 Ok(self)
             }
             // Wrong in both readings: the error speaks of the more likely one.
-            (false, _) if !catalogue.offers.is_empty() => Ok(*joined),
+            (false, _) if matches!(checks, Checks::Against(_)) => Ok(*joined),
             _ => Err(Failure::Usage(format!(
                 "`--wait {limit}` may be a limit or an argument here: write `--wait={limit}` for the limit, or put the argument before `--wait`"
             ))),
@@ -186,16 +180,9 @@ impl EnqueueArgs {
         })
     }
 
-    fn task(&self, defaults: &Defaults, name: &TaskName, given: &Given, catalogue: &Catalogue) -> Result<NewTask, Failure> {
-        let args = if catalogue.offers.is_empty() {
-            if !self.unchecked {
-                output::note(&format!("taskhost: no worker has announced anything yet, so `{name}` is enqueued unchecked"));
-            }
-            given.unchecked()
-        } else {
-            catalogue.check(name, given)
-        };
-        let mut task = defaults.task(name, args.map_err(|error| Failure::Usage(refusal(&error)))?, catalogue);
+    fn task(&self, defaults: &Defaults, name: &TaskName, given: &Given, checks: &Checks) -> Result<NewTask, Failure> {
+        let args = checks.check(name, given).map_err(OpsError::from)?;
+        let mut task = defaults.task(name, args, checks);
         if let Some(id) = &self.id {
             task.id = id.clone();
         }

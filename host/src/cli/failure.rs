@@ -2,7 +2,9 @@
 
 use std::{io, process::ExitCode};
 
-use taskhost_broker::BrokerError;
+use taskhost_core::catalogue::ArgumentsError;
+
+use crate::ops::{BrokerError, OpsError, PluginsError};
 
 /// The kinds differ by what a calling script does next.
 #[derive(Debug)]
@@ -57,6 +59,49 @@ impl From<BrokerError> for Failure {
                 Self::Broker(text)
             }
         }
+    }
+}
+
+/// Adds how a person at a terminal goes on.
+impl From<OpsError> for Failure {
+    fn from(error: OpsError) -> Self {
+        let text = error.to_string();
+        match error {
+            OpsError::NoSuchTask { .. } => Self::Usage(format!("{text}; `taskhost task list` shows what there is")),
+            OpsError::NotEnded { id, .. } => Self::TimedOut(format!("{text}; `taskhost result {id} --wait` waits on")),
+            OpsError::NoSuchQueue { .. } => Self::Usage(format!("{text}; `taskhost queue list` shows what there is")),
+            OpsError::NoSuchSchedule(_) => Self::Usage(format!("{text}; `taskhost schedule list` shows what there is")),
+            OpsError::ScheduleStandsInFile { schedule, .. } => {
+                Self::Usage(format!("{text}, or keep it from firing with `taskhost schedule pause {schedule}`"))
+            }
+            OpsError::Arguments(error) => Self::Usage(refusal(&error)),
+            OpsError::NoSuchPlugin(_) => Self::Usage(format!("{text}; `taskhost plugin list` shows what there is")),
+            OpsError::BulkBroken { .. } => Self::Broker(text),
+            OpsError::Unchanged(_)
+            | OpsError::FilesUnknown(_)
+            | OpsError::Schedule(_)
+            | OpsError::NoSuchBody { .. }
+            | OpsError::BulkUnreadable { .. }
+            | OpsError::Plugins(PluginsError::Directory(_) | PluginsError::Policy(_) | PluginsError::File(_)) => Self::Usage(text),
+            OpsError::Forgotten(_) | OpsError::Machine(_) | OpsError::Plugins(PluginsError::State(_) | PluginsError::Machine(_)) => {
+                Self::Failed(text)
+            }
+            OpsError::Broker(error) => error.into(),
+        }
+    }
+}
+
+impl From<PluginsError> for Failure {
+    fn from(error: PluginsError) -> Self {
+        OpsError::from(error).into()
+    }
+}
+
+/// A refusal of arguments, and how to enqueue anyway.
+pub(super) fn refusal(error: &ArgumentsError) -> String {
+    match error {
+        ArgumentsError::UnknownTask { .. } => format!("{error}\n  `--unchecked` enqueues it anyway; it waits for a plugin that offers it"),
+        _ => error.to_string(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Prints lines, tables without borders, JSON and ages. Colours only on a terminal, and not with `NO_COLOR`.
+//! Prints lines, tables without borders and JSON. Colours only on a terminal, and not with `NO_COLOR`.
 //!
 //! Invariant: if the reader leaves (`| head`), a command that reads ends quietly. A command that changes things goes on, because it prints
 //! through a [`Sink`]. Every text passes through `text`, so no control characters reach a terminal.
@@ -14,11 +14,7 @@ use serde::Serialize;
 use super::failure::Failure;
 use crate::telemetry;
 pub(super) use taskhost_core::text::{clean, clean_lines};
-use taskhost_core::units;
-use taskhost_core::{
-    task::{Millis, State, TaskView, WaitsFor},
-    text::clean_json,
-};
+use taskhost_core::{task::State, text::clean_json};
 
 /// Prints one line to stdout, for a command that reads.
 pub(super) fn line(text: &str) -> Result<(), Failure> {
@@ -160,79 +156,9 @@ pub(super) fn short(text: &str, most: usize) -> String {
     if text.chars().count() <= most { text } else { text.chars().take(most.saturating_sub(1)).chain(['…']).collect() }
 }
 
-/// How long ago, in one unit: `3s`, `5m`, `2h`, `4d`.
-pub(super) fn age(of: Millis, now: Millis) -> String {
-    let shown = units::show_duration(now.since(of));
-    let first = shown.split(' ').next().unwrap_or_default();
-    if first.ends_with("ms") { "now".to_owned() } else { first.to_owned() }
-}
-
-/// How long ago, as a phrase: `3s ago` or `now`.
-pub(super) fn ago(of: Millis, now: Millis) -> String {
-    match age(of, now).as_str() {
-        "now" | "0s" => "now".to_owned(),
-        age => format!("{age} ago"),
-    }
-}
-
-/// How long until, in one unit; `now` if it is past.
-pub(super) fn until(when: Millis, now: Millis) -> String {
-    match age(now, when).as_str() {
-        "now" | "0s" => "now".to_owned(),
-        rest => format!("in {rest}"),
-    }
-}
-
-/// An instant for people, in UTC.
-pub(super) fn instant(at: Millis) -> String {
-    i64::try_from(at.0)
-        .ok()
-        .and_then(chrono::DateTime::from_timestamp_millis)
-        .map_or_else(|| at.0.to_string(), |time| time.format("%Y-%m-%d %H:%M:%S UTC").to_string())
-}
-
-/// A task in a few words: its result, its error, or its place.
-pub(super) fn gist(view: &TaskView, now: Millis) -> String {
-    match (view.state, &view.result, &view.error, view.errors.last()) {
-        (State::Succeeded, Some(result), ..) => result.get().to_owned(),
-        (State::Parked, ..) => match view.waits_for {
-            Some(WaitsFor::Slot) => format!("waiting for a free slot of the plugin that offers `{}`", view.task),
-            Some(WaitsFor::Plugin) | None => format!("waiting for a plugin that offers `{}`", view.task),
-        },
-        (State::Scheduled, _, _, last) => {
-            let when = view.due_at.map_or_else(String::new, |due| until(due, now));
-            last.map_or(when.clone(), |last| format!("{when}, after {}", last.error))
-        }
-        (State::Running, ..) => view.progress.as_ref().map_or_else(String::new, |progress| {
-            let of = progress.total.map_or_else(String::new, |total| format!("/{total}"));
-            format!("{}{of} {}", progress.done, progress.note)
-        }),
-        (_, _, Some(error), _) => error.to_string(),
-        _ => String::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ages_have_one_unit() {
-        let now = Millis(10_000_000);
-        assert_eq!(age(Millis(10_000_000 - 90_000), now), "1m");
-        assert_eq!(age(Millis(9_999_900), now), "now");
-        assert_eq!(age(Millis(20_000_000), now), "0s");
-        assert_eq!(until(Millis(10_300_000), now), "in 5m");
-        assert_eq!(until(Millis(1), now), "now");
-        assert_eq!(until(Millis(10_000_300), now), "now");
-    }
-
-    #[test]
-    fn what_was_just_now_is_not_now_ago() {
-        let now = Millis(10_000_000);
-        assert_eq!(ago(Millis(10_000_000 - 90_000), now), "1m ago");
-        assert_eq!([9_999_900, 10_000_000, 20_000_000].map(|at| ago(Millis(at), now)), ["now"; 3]);
-    }
 
     #[test]
     fn a_guests_text_cannot_steer_the_terminal() {

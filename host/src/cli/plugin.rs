@@ -1,25 +1,23 @@
 //! `plugin`: shows the plugins of live workers and of files, prints the contract, and begins projects.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{
-    ask,
     failure::Failure,
     output::{self, Rows, cell},
-    plugin_history, plugin_new, plugin_sign, worker,
+    plugin_history, plugin_new, plugin_sign,
 };
-use crate::{config::Settings, plugins};
-use taskhost_broker::Directory;
-use taskhost_core::units;
+use crate::{
+    config::Settings,
+    ops::{self, Inspection, Ops, Plugin, SeenPlugin, Wants},
+};
 use taskhost_core::{
     catalogue::{self, Description, PluginInfo, PluginStatus},
     task::CodeId,
+    units,
 };
 
 /// The contract of this host.
@@ -80,9 +78,9 @@ impl PluginCommand {
 
 pub(super) async fn call(command: PluginCommand, settings: &Settings) -> Result<(), Failure> {
     match command {
-        PluginCommand::List { json } => list(&*ask::broker(settings).await?, json).await,
+        PluginCommand::List { json } => list(&Ops::connect(settings).await?, json).await,
         PluginCommand::Inspect(args) if args.is_file() => inspect_file(&args, settings, false).await,
-        PluginCommand::Inspect(args) => inspect_live(&*ask::broker(settings).await?, &args).await,
+        PluginCommand::Inspect(args) => inspect_live(&Ops::connect(settings).await?, &args).await,
         PluginCommand::Check(args) => inspect_file(&args, settings, true).await,
         PluginCommand::History(args) => plugin_history::list(&args, settings),
         PluginCommand::Rollback(args) => plugin_history::roll_back(&args, settings).await,
@@ -94,32 +92,13 @@ pub(super) async fn call(command: PluginCommand, settings: &Settings) -> Result<
     }
 }
 
-/// One file as one or more workers see it.
-#[derive(Debug, Serialize)]
-struct Listed {
-    #[serde(flatten)]
-    info: PluginInfo,
-    workers: Vec<String>,
-}
-
-async fn list(broker: &dyn Directory, json: bool) -> Result<(), Failure> {
-    let workers = broker.workers().await?;
-    let mut files: BTreeMap<String, Vec<Listed>> = BTreeMap::new();
-    for worker in &workers {
-        for info in &worker.plugins {
-            let same = files.entry(info.file.clone()).or_default();
-            match same.iter_mut().find(|listed| listed.info == *info) {
-                Some(listed) => listed.workers.push(worker.id.clone()),
-                None => same.push(Listed { info: info.clone(), workers: vec![worker.id.clone()] }),
-            }
-        }
-    }
-    let listed: Vec<Listed> = files.into_values().flatten().collect();
+async fn list(ops: &Ops, json: bool) -> Result<(), Failure> {
+    let seen = ops.plugins().await?;
     if json {
-        return output::json(&listed);
+        return output::json(&seen);
     }
     let mut rows = Rows::new(&["FILE", "STATUS", "SERVES", "DIGEST", "WORKERS", "BODIES"]);
-    for Listed { info, workers } in &listed {
+    for SeenPlugin { info, workers } in &seen {
         let bodies = info.description.as_ref().map_or(&[][..], |description| &description.bodies);
         let names: Vec<&str> = bodies.iter().map(|body| body.name.as_str()).collect();
         rows.add(vec![
@@ -131,13 +110,13 @@ async fn list(broker: &dyn Directory, json: bool) -> Result<(), Failure> {
             cell(if names.is_empty() { "-".to_owned() } else { names.join(" ") }),
         ]);
     }
-    let nothing = if workers.is_empty() {
+    let nothing = if seen.is_empty() && ops.workers().await?.is_empty() {
         "taskhost: no live worker, so nothing is served; start one with `taskhost worker --plugins ./plugins`"
     } else {
         "taskhost: the live workers see no plugin; drop a .wasm into their plugin directory"
     };
     rows.print(nothing)?;
-    for Listed { info, .. } in &listed {
+    for SeenPlugin { info, .. } in &seen {
         if let Some(error) = &info.error {
             output::line(&format!("\n{}: {error}", output::clean(&info.file)))?;
         }
@@ -161,18 +140,10 @@ fn short_digest(code: &CodeId) -> &str {
     code.digest.get(..12).unwrap_or(&code.digest)
 }
 
-async fn inspect_live(broker: &dyn Directory, args: &FileArgs) -> Result<(), Failure> {
-    let workers = broker.workers().await?;
-    let wanted = format!("{}.wasm", args.plugin);
-    let found = workers.iter().flat_map(|worker| &worker.plugins).find(|info| info.file == wanted || info.file == args.plugin);
-    let Some(info) = found else {
-        return Err(Failure::Usage(format!(
-            "no live worker sees a plugin `{}`, and there is no such file; `taskhost plugin list` shows what there is",
-            args.plugin
-        )));
-    };
+async fn inspect_live(ops: &Ops, args: &FileArgs) -> Result<(), Failure> {
+    let info = ops.plugin(&args.plugin).await?;
     if args.json {
-        return output::json(info);
+        return output::json(&info);
     }
     if let Some(error) = &info.error {
         output::note(&format!("taskhost: {}: {}", info.file, output::clean_lines(error)));
@@ -184,11 +155,9 @@ async fn inspect_live(broker: &dyn Directory, args: &FileArgs) -> Result<(), Fai
 }
 
 async fn inspect_file(args: &FileArgs, settings: &Settings, verdict_only: bool) -> Result<(), Failure> {
-    let engine = worker::foreground_engine(settings)?;
     let policy = args.policy.as_deref().or(settings.file.as_deref());
-    let inspected = plugins::inspect(args.plugin.as_ref(), &engine, policy, settings.trust.as_deref(), &settings.limits).await;
-    engine.stop();
-    let inspection = inspected.map_err(|error| Failure::Failed(error.to_string()))?;
+    // The exit code is the verdict on the file.
+    let inspection = ops::inspect(settings, args.plugin.as_ref(), policy).await.map_err(|error| Failure::Failed(error.to_string()))?;
     let plugin = &inspection.plugin;
     for warning in &inspection.warnings {
         output::note(&format!("taskhost: {}: warning: {warning}", plugin.file));
@@ -236,11 +205,11 @@ struct Inspected<'a> {
     signature: String,
     imports: &'a [String],
     #[serde(flatten)]
-    wants: plugins::Wants,
+    wants: Wants,
 }
 
 /// The wishes of the file, its grants, and the lines for the rest.
-fn asked(inspection: &plugins::Inspection, policy: Option<&Path>) -> String {
+fn asked(inspection: &Inspection, policy: Option<&Path>) -> String {
     let plugin = &inspection.plugin;
     let wants = plugin.wants(&inspection.imports);
     let imports: Vec<String> = inspection.imports.iter().map(|import| output::clean(import)).collect();
@@ -267,11 +236,11 @@ fn asked(inspection: &plugins::Inspection, policy: Option<&Path>) -> String {
     lines.join("\n")
 }
 
-fn signature(inspection: &plugins::Inspection) -> String {
+fn signature(inspection: &Inspection) -> String {
     inspection.signature.clone().unwrap_or_else(|why| format!("refused: {why}"))
 }
 
-fn limits(plugin: &plugins::Plugin) -> String {
+fn limits(plugin: &Plugin) -> String {
     let limits = &plugin.limits;
     let mut phrases =
         vec![format!("memory {}", units::show_size(limits.memory)), format!("timeout {}", units::show_duration(limits.timeout))];

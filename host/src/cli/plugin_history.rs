@@ -2,8 +2,6 @@
 //!
 //! Both read the state directory that the workers use, and need no broker.
 
-use std::time::{Duration, Instant};
-
 use clap::Args;
 
 use super::{
@@ -12,11 +10,9 @@ use super::{
 };
 use crate::{
     config::Settings,
-    plugins::{self, Generation, GenerationState, PluginsError},
+    ops::{self, Followed, Generation, GenerationState, RolledBack},
 };
-
-/// How long a worker may take to follow. It looks every two seconds, and may have to compile.
-const FOLLOWED: Duration = Duration::from_secs(30);
+use taskhost_core::units;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  taskhost plugin history math")]
@@ -73,14 +69,14 @@ impl RollbackArgs {
 }
 
 pub(super) fn list(args: &HistoryArgs, settings: &Settings) -> Result<(), Failure> {
-    let generations = plugins::history(&settings.plugins, &settings.state, &args.name).map_err(failure)?;
+    let generations = ops::history(&settings.plugins, &settings.state, &args.name)?;
     if args.json {
         return output::json(&generations);
     }
     let mut rows = Rows::new(&["SINCE", "VERSION", "DIGEST", "STATE"]);
     for generation in &generations {
         let version = if generation.version.is_empty() { "-".to_owned() } else { output::clean(&generation.version) };
-        rows.add(vec![cell(output::instant(generation.at)), cell(version), cell(short(generation)), state(generation.state)]);
+        rows.add(vec![cell(units::show_instant(generation.at)), cell(version), cell(short(generation)), state(generation.state)]);
     }
     rows.print("taskhost: no version of it was ever looked at")?;
     for generation in &generations {
@@ -92,36 +88,27 @@ pub(super) fn list(args: &HistoryArgs, settings: &Settings) -> Result<(), Failur
 }
 
 pub(super) async fn roll_back(args: &RollbackArgs, settings: &Settings) -> Result<(), Failure> {
-    let asked = plugins::roll_back(&settings.plugins, &settings.state, &args.name).map_err(failure)?;
-    let to = format!("version {} ({})", output::clean(&asked.to.version), short(&asked.to));
-    if !asked.attended {
-        return output::told(&format!(
-            "{}: {to} serves from the next start: no worker of this machine runs on this directory now",
-            asked.file
-        ));
-    }
-    let begun = Instant::now();
-    while begun.elapsed() < FOLLOWED {
-        let generations = plugins::history(&settings.plugins, &settings.state, &args.name).map_err(failure)?;
-        if let Some(current) = generations.iter().find(|generation| generation.state == GenerationState::Current) {
-            if current.digest == asked.to.digest {
-                return output::told(&format!("{}: {to} serves again, until other bytes stand in the file", asked.file));
-            }
-            let given_up = generations.iter().any(|g| g.digest == asked.to.digest && g.state == GenerationState::Refused);
-            if given_up {
-                let what = format!("{}: {to} could not be loaded any more; see `taskhost plugin history {}`", asked.file, args.name);
-                return Err(Failure::Failed(what));
-            }
-            // It was passed over, for example because its key is no longer trusted.
-            if asked.from.as_ref().is_some_and(|from| from.digest != current.digest) {
-                let now = format!("version {} ({})", output::clean(&current.version), short(current));
-                let what = format!("{}: {to} can't serve now, so {now} does; see `taskhost plugin list`", asked.file);
-                return Err(Failure::Failed(what));
-            }
+    let (RolledBack { file, to, .. }, followed) = ops::roll_back(settings, &args.name).await?;
+    let to = version(&to);
+    match followed {
+        Followed::AtNextStart => {
+            output::told(&format!("{file}: {to} serves from the next start: no worker of this machine runs on this directory now"))
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        Followed::Serves => output::told(&format!("{file}: {to} serves again, until other bytes stand in the file")),
+        Followed::NotLoaded => {
+            Err(Failure::Failed(format!("{file}: {to} could not be loaded any more; see `taskhost plugin history {}`", args.name)))
+        }
+        Followed::Otherwise(current) => {
+            Err(Failure::Failed(format!("{file}: {to} can't serve now, so {} does; see `taskhost plugin list`", version(&current))))
+        }
+        Followed::NotYet => {
+            Err(Failure::Failed(format!("{file}: {to} was asked for, but no worker has followed yet: see `taskhost plugin list`")))
+        }
     }
-    Err(Failure::Failed(format!("{}: {to} was asked for, but no worker has followed yet: see `taskhost plugin list`", asked.file)))
+}
+
+fn version(generation: &Generation) -> String {
+    format!("version {} ({})", output::clean(&generation.version), short(generation))
 }
 
 fn short(generation: &Generation) -> &str {
@@ -134,12 +121,5 @@ fn state(state: GenerationState) -> comfy_table::Cell {
         GenerationState::Good => cell("good"),
         GenerationState::RolledBack => cell("rolled back").fg(comfy_table::Color::Yellow),
         GenerationState::Refused => cell("refused").fg(comfy_table::Color::Red),
-    }
-}
-
-fn failure(error: PluginsError) -> Failure {
-    match error {
-        PluginsError::State(text) | PluginsError::Machine(text) => Failure::Failed(text),
-        PluginsError::Directory(text) | PluginsError::Policy(text) | PluginsError::File(text) => Failure::Usage(text),
     }
 }

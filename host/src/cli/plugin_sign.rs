@@ -13,7 +13,7 @@ use super::{
     failure::Failure,
     output::{self, Sink},
 };
-use crate::plugins::{self, Trust};
+use crate::ops::{self, Trust};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  taskhost plugin keygen deploy        # makes deploy.key and deploy.pub")]
@@ -51,7 +51,7 @@ pub(super) struct VerifyArgs {
 }
 
 pub(super) fn keygen(args: &KeygenArgs) -> Result<(), Failure> {
-    let (secret, public) = plugins::keygen(password(args.password_file.as_deref())?).map_err(Failure::Failed)?;
+    let (secret, public) = ops::keygen(password(args.password_file.as_deref())?).map_err(Failure::Failed)?;
     let end = |end: &str| {
         let mut path = args.name.as_os_str().to_owned();
         path.push(end);
@@ -79,8 +79,8 @@ fn sign_each(args: &SignArgs, secret: &str, password: Option<&String>, sink: &mu
     for file in &args.files {
         let bytes = std::fs::read(file).map_err(|error| cannot("read the plugin", file, &error))?;
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let signature = plugins::sign(secret, password.cloned(), &bytes, &format!("file:{name}")).map_err(Failure::Failed)?;
-        let path = plugins::signature_path(file);
+        let signature = ops::sign(secret, password.cloned(), &bytes, &format!("file:{name}")).map_err(Failure::Failed)?;
+        let path = ops::signature_path(file);
         // A worker must never see half a signature.
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut new =
@@ -101,7 +101,7 @@ pub(super) fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     let mut sink = Sink::default();
     for file in &args.files {
         let bytes = std::fs::read(file).map_err(|error| cannot("read the plugin", file, &error))?;
-        match plugins::read_signature(file).and_then(|signature| trust.check(&bytes, &signature)) {
+        match ops::read_signature(file).and_then(|signature| trust.check(&bytes, &signature)) {
             Ok(key) => sink.line(&format!("{}: signed by {key}", file.display())),
             Err(why) => bad.push(format!("{}: {why}", file.display())),
         }

@@ -3,16 +3,17 @@
 use clap::{Args, Subcommand};
 
 use super::{
-    ask,
+    consent,
     failure::Failure,
     output::{self, Rows, cell, count},
 };
-use crate::config::Settings;
-use taskhost_broker::{Broker, Tasks};
-use taskhost_core::units;
+use crate::{
+    config::Settings,
+    ops::{Ops, OpsError, Purgeable},
+};
 use taskhost_core::{
-    catalogue,
     task::{QueueName, State},
+    units,
 };
 
 #[derive(Debug, Subcommand)]
@@ -51,33 +52,29 @@ pub(super) struct Named {
 }
 
 pub(super) async fn call(command: QueueCommand, settings: &Settings) -> Result<(), Failure> {
-    let broker = ask::broker(settings).await?;
+    let ops = Ops::connect(settings).await?;
     match command {
-        QueueCommand::List { json } => list(&*broker, json).await,
+        QueueCommand::List { json } => list(&ops, json).await,
         QueueCommand::Pause { named: Named { queue }, create } => {
-            if !create {
-                known(&*broker, &queue, "; `--create` pauses it all the same").await?;
-            }
-            broker.pause(&queue).await?;
+            ops.pause_queue(&queue, create).await.map_err(|error| match error {
+                error @ OpsError::NoSuchQueue { .. } => {
+                    Failure::Usage(format!("{error}; `--create` pauses it all the same; `taskhost queue list` shows what there is"))
+                }
+                error => error.into(),
+            })?;
             output::told(&format!("queue `{queue}` is paused"))
         }
         QueueCommand::Resume(Named { queue }) => {
-            known(&*broker, &queue, "").await?;
-            broker.resume(&queue).await?;
+            ops.resume_queue(&queue).await?;
             output::told(&format!("queue `{queue}` goes on"))
         }
         QueueCommand::Purge { named: Named { queue }, yes } => {
-            let queues = broker.queues().await?;
-            let waiting: u64 = queues
-                .iter()
-                .filter(|view| view.queue == queue)
-                .flat_map(|view| [State::Ready, State::Scheduled, State::Parked].map(|state| view.counts.get(&state).copied().unwrap_or(0)))
-                .sum();
+            let Purgeable { waiting, is_known } = ops.purgeable(&queue).await?;
             if waiting > 0 {
-                ask::agreed(&format!("Delete the {waiting} waiting tasks of queue `{queue}`?"), yes)?;
+                consent::agreed(&format!("Delete the {waiting} waiting tasks of queue `{queue}`?"), yes)?;
             }
-            let purged = broker.purge(&queue).await?;
-            if !queues.iter().any(|view| view.queue == queue) {
+            let purged = ops.purge(&queue).await?;
+            if !is_known {
                 output::note(&format!("taskhost: no queue `{queue}` is known; `taskhost queue list` shows what there is"));
             }
             output::told(&format!("{purged} tasks deleted from queue `{queue}`"))
@@ -85,25 +82,8 @@ pub(super) async fn call(command: QueueCommand, settings: &Settings) -> Result<(
     }
 }
 
-/// Refuses an unknown queue, because its name is most likely misspelt.
-async fn known(broker: &dyn Broker, queue: &QueueName, way_round: &str) -> Result<(), Failure> {
-    let mut known: Vec<QueueName> = broker.queues().await?.into_iter().map(|view| view.queue).collect();
-    known.extend(broker.workers().await?.into_iter().flat_map(|worker| worker.queues));
-    known.extend(broker.schedules().await?.into_iter().map(|schedule| schedule.queue));
-    if known.contains(queue) {
-        return Ok(());
-    }
-    let near = catalogue::near(queue.as_str(), known.iter().map(QueueName::as_str));
-    let meant = near.first().map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-    Err(Failure::Usage(format!(
-        "no queue `{queue}` is known: it holds no task, no schedule is for it, and no live worker claims from it{meant}{way_round}; `taskhost queue list` shows \
-         what there is"
-    )))
-}
-
-async fn list(broker: &dyn Tasks, json: bool) -> Result<(), Failure> {
-    let mut queues = broker.queues().await?;
-    queues.sort_by(|a, b| a.queue.cmp(&b.queue));
+async fn list(ops: &Ops, json: bool) -> Result<(), Failure> {
+    let queues = ops.queues().await?;
     if json {
         return output::json(&queues);
     }

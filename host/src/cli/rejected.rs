@@ -15,20 +15,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::failure::Failure;
-
-/// The source of a task.
-#[derive(Debug)]
-pub(super) struct Source {
-    pub(super) number: u64,
-    /// Its text, if refused lines are written.
-    text: Option<Box<[u8]>>,
-}
-
-impl Source {
-    pub(super) fn new(number: u64, line: &[u8], kept: bool) -> Self {
-        Self { number, text: kept.then(|| line.trim_ascii().into()) }
-    }
-}
+use crate::ops::Source;
 
 #[derive(Debug)]
 pub(super) struct Rejected {

@@ -3,12 +3,14 @@
 use clap::Args;
 
 use super::{
-    ask,
     enqueue::{Limit, optional_time},
     failure::Failure,
     output, wait,
 };
-use crate::config::Settings;
+use crate::{
+    config::Settings,
+    ops::{Ops, Wanted},
+};
 use taskhost_core::task::{QueueName, State, TaskId};
 
 #[derive(Debug, Args)]
@@ -28,11 +30,11 @@ pub(super) struct ResultArgs {
 }
 
 pub(super) async fn call(args: ResultArgs, settings: &Settings) -> Result<(), Failure> {
-    let broker = ask::broker(settings).await?;
-    let queue = args.queue.as_ref();
+    let ops = Ops::connect(settings).await?;
+    let (queue, id) = (args.queue.as_ref(), &args.id);
     let view = match args.wait {
-        Some(Limit(limit)) => wait::for_end(&*broker, queue, &args.id, limit, false).await?,
-        None => ask::find(&*broker, queue, &args.id).await?,
+        Some(Limit(limit)) => wait::for_end(&ops, Wanted { queue, id, limit, is_known: false }).await?,
+        None => ops.task(queue, id).await?,
     };
     if args.json {
         output::json(&view)?;

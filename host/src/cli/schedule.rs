@@ -1,25 +1,19 @@
 //! `schedule`: adds, lists and steers schedules; workers enqueue their tasks.
 
 use clap::{Args, Subcommand};
-use serde::Serialize;
 
 use super::{
-    ask,
+    consent,
+    enqueue_notes::note_unchecked,
     failure::Failure,
-    new_task,
-    output::{self, Rows, cell},
-    schedule_file::Files,
+    output::{self, Rows, Sink, cell},
     shared_args::{Arguments, Wishes},
 };
-use crate::config::Settings;
-use taskhost_broker::{Broker, CatchUp, Overlap, Schedule, Source};
-use taskhost_core::{
-    cron::Rule,
-    task::{Millis, NewTask, TaskName},
+use crate::{
+    config::Settings,
+    ops::{AddedSchedule, CatchUp, NewSchedule, Ops, OpsError, Overlap, ScheduleSource, SeenSchedule},
 };
-
-/// How many due times `add` shows.
-const SHOWN_FIRINGS: usize = 5;
+use taskhost_core::{task::TaskName, units};
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Example:\n  taskhost schedule add bu \"57 9 * * ?\" transferBU --tz Asia/Shanghai")]
@@ -99,63 +93,36 @@ fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
 }
 
 pub(super) async fn call(command: ScheduleCommand, settings: &Settings) -> Result<(), Failure> {
-    let broker = ask::broker(settings).await?;
+    let ops = Ops::connect(settings).await?;
     match command {
-        ScheduleCommand::Add(args) => add(&*broker, *args, settings.bounds.payload_limit).await,
-        ScheduleCommand::List { json } => list(&*broker, json).await,
-        ScheduleCommand::Pause(Named { name }) => {
-            found(broker.pause_schedule(&name, true).await?, &name)?;
-            output::told(&format!("schedule `{name}` is paused"))?;
-            note_of_file(&*broker, &name, true).await
-        }
-        ScheduleCommand::Resume(Named { name }) => {
-            found(broker.pause_schedule(&name, false).await?, &name)?;
-            output::told(&format!("schedule `{name}` goes on"))?;
-            note_of_file(&*broker, &name, false).await
-        }
-        ScheduleCommand::Run(Named { name }) => run(&*broker, &name).await,
-        ScheduleCommand::Remove(RemoveArgs { name: Some(name), .. }) => remove(&*broker, &name).await,
-        ScheduleCommand::Remove(RemoveArgs { name: None, yes, .. }) => remove_orphans(&*broker, yes).await,
+        ScheduleCommand::Add(args) => add(&ops, *args, settings.bounds.payload_limit).await,
+        ScheduleCommand::List { json } => list(&ops, json).await,
+        ScheduleCommand::Pause(Named { name }) => pause(&ops, &name, true).await,
+        ScheduleCommand::Resume(Named { name }) => pause(&ops, &name, false).await,
+        ScheduleCommand::Run(Named { name }) => output::told(ops.run_schedule(&name).await?.as_str()),
+        ScheduleCommand::Remove(RemoveArgs { name: Some(name), .. }) => remove(&ops, &name).await,
+        ScheduleCommand::Remove(RemoveArgs { name: None, yes, .. }) => remove_orphans(&ops, yes).await,
     }
 }
 
-async fn add(broker: &dyn Broker, args: AddArgs, payload_limit: usize) -> Result<(), Failure> {
-    let catalogue = if args.unchecked { taskhost_core::catalogue::Catalogue::default() } else { broker.catalogue().await? };
+async fn add(ops: &Ops, args: AddArgs, payload_limit: usize) -> Result<(), Failure> {
+    let checks = ops.checks(Some(&args.task), args.unchecked).await?;
+    note_unchecked(&checks, &format!("`{}` is scheduled", args.task));
     let given = args.arguments.given(payload_limit)?;
-    let checked = if catalogue.offers.is_empty() {
-        if !args.unchecked {
-            output::note(&format!("taskhost: no worker has announced anything yet, so `{}` is scheduled unchecked", args.task));
-        }
-        given.unchecked()
-    } else {
-        catalogue.check(&args.task, &given)
-    };
-    let hint = catalogue.offers.get(&args.task).and_then(|offer| offer.body.hints.queue.clone());
-    let now = broker.now().await?;
-    let mut schedule = Schedule {
+    let new = NewSchedule {
         name: args.name,
         rule: args.rule,
         timezone: args.tz,
-        args: checked.map_err(|error| Failure::Usage(new_task::refusal(&error)))?,
+        args: checks.check(&args.task, &given).map_err(OpsError::from)?,
         task: args.task,
-        queue: args.wishes.queue.clone().or(hint).unwrap_or_default(),
+        options: args.wishes.options()?,
+        queue: args.wishes.queue,
         catch_up: args.catch_up,
         overlap: args.overlap,
-        source: Source::Cli,
-        defined_at: now,
-        says_paused: None,
-        created_at: now,
-        paused: false,
-        last: now,
-        last_task: None,
-        options: args.wishes.options()?,
     };
-    crate::schedule::validate(&schedule).map_err(|error| Failure::Usage(error.to_string()))?;
-    let before = broker.schedules().await?.into_iter().find(|old| old.name == schedule.name);
-    if let Some(old) = &before {
-        // Later than the stored definition, whatever the clocks say.
-        schedule.defined_at = now.max(Millis(old.defined_at.0.saturating_add(1)));
-        if old.source == Source::Toml {
+    let AddedSchedule { schedule, old, next, now } = ops.add_schedule(new, &checks).await?;
+    if let Some(old) = &old {
+        if old.source == ScheduleSource::Toml {
             output::note(&format!(
                 "taskhost: `{}` also stands in a taskhost.toml: the next worker that starts with it takes it from there",
                 schedule.name
@@ -165,54 +132,21 @@ async fn add(broker: &dyn Broker, args: AddArgs, payload_limit: usize) -> Result
             output::note(&format!("taskhost: `{0}` is paused and stays so; `taskhost schedule resume {0}` lets it fire", schedule.name));
         }
     }
-    broker.put_schedule(&schedule).await?;
     let mut lines = vec![format!("schedule `{}` enqueues {} {}", schedule.name, schedule.task, output::short(&schedule.args, 200))];
-    let rule = rule(&schedule)?;
-    lines.extend(rule.firings(now, now).take(SHOWN_FIRINGS).map(|at| format!("  {}  {}", rule.show(at), output::until(at, now))));
+    lines.extend(next.iter().map(|(at, text)| format!("  {text}  {}", units::until(*at, now))));
     output::told(&lines.join("\n"))
 }
 
-fn rule(schedule: &Schedule) -> Result<Rule, Failure> {
-    Rule::parse(&schedule.rule, &schedule.timezone)
-        .map_err(|error| Failure::Usage(format!("schedule `{}`: {error}; add it again with a rule that can be read", schedule.name)))
-}
-
-/// A schedule, and when it fires next.
-#[derive(Debug, Serialize)]
-struct Listed {
-    #[serde(flatten)]
-    schedule: Schedule,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    next: Vec<Millis>,
-    /// The keys that differ from a live worker's `taskhost.toml`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    differs: Vec<String>,
-    /// It came from a `taskhost.toml`, and no live worker's file has it now.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    orphan: bool,
-}
-
-async fn list(broker: &dyn Broker, json: bool) -> Result<(), Failure> {
-    let now = broker.now().await?;
-    let mut schedules = broker.schedules().await?;
-    schedules.sort_by(|a, b| a.name.cmp(&b.name));
-    let files = Files::read(broker).await?;
-    let next = |schedule: &Schedule, most: usize| -> Vec<Millis> {
-        let fires = !schedule.paused;
-        rule(schedule).ok().filter(|_| fires).map_or_else(Vec::new, |rule| rule.firings(schedule.created_at, now).take(most).collect())
-    };
+async fn list(ops: &Ops, json: bool) -> Result<(), Failure> {
+    let schedules = ops.schedules().await?;
     if json {
-        let listed = schedules.into_iter().map(|schedule| Listed {
-            next: next(&schedule, SHOWN_FIRINGS),
-            differs: files.differences(&schedule),
-            orphan: files.is_orphan(&schedule),
-            schedule,
-        });
-        return output::json(&listed.collect::<Vec<_>>());
+        return output::json(&schedules);
     }
+    let now = ops.now().await?;
     let mut rows = Rows::new(&["NAME", "RULE", "ZONE", "TASK", "ARGS", "QUEUE", "NEXT", "LAST", "FROM"]);
-    for schedule in &schedules {
-        let first = next(schedule, 1).first().map(|at| format!("{} ({})", output::instant(*at), output::until(*at, now)));
+    for seen in &schedules {
+        let schedule = &seen.schedule;
+        let first = seen.next.first().map(|at| format!("{} ({})", units::show_instant(*at), units::until(*at, now)));
         rows.add(vec![
             cell(&schedule.name),
             cell(&schedule.rule),
@@ -221,89 +155,70 @@ async fn list(broker: &dyn Broker, json: bool) -> Result<(), Failure> {
             cell(output::short(&schedule.args, 40)),
             cell(&schedule.queue),
             cell(first.unwrap_or_else(|| if schedule.paused { "paused".to_owned() } else { "never".to_owned() })),
-            cell(last(schedule).map_or_else(|| "-".to_owned(), |at| output::ago(at, now))),
-            cell(files.origin(schedule)),
+            cell(seen.last_firing().map_or_else(|| "-".to_owned(), |at| units::ago(at, now))),
+            cell(origin(seen)),
         ]);
     }
-    if schedules.iter().any(|schedule| files.is_orphan(schedule)) {
+    if schedules.iter().any(|seen| seen.is_orphan) {
         output::note("taskhost: `schedule remove --orphans` removes those that stand in no live worker's taskhost.toml any more");
     }
-    let catalogue = broker.catalogue().await?;
-    for schedule in schedules.iter().filter(|schedule| !catalogue.offers.contains_key(&schedule.task)) {
+    for SeenSchedule { schedule, .. } in schedules.iter().filter(|seen| !seen.is_offered) {
         output::note(&format!("taskhost: `{}` enqueues `{}`, which no plugin offers yet", output::clean(&schedule.name), schedule.task));
     }
     rows.print("taskhost: no schedule yet; `taskhost schedule add --help` shows how one is added")
 }
 
-/// The due time of its last firing: `last` also moves when it is resumed or its rule changes.
-fn last(schedule: &Schedule) -> Option<Millis> {
-    let due = schedule.last_task.as_ref()?.as_str().rsplit_once(':')?.1;
-    due.parse().ok().map(Millis)
+/// Its origin, and its differences from there.
+fn origin(seen: &SeenSchedule) -> String {
+    let differences = seen.differs.join(", ");
+    match seen.schedule.source {
+        ScheduleSource::Cli if differences.is_empty() => "cli".to_owned(),
+        ScheduleSource::Cli => format!("cli (taskhost.toml differs: {differences})"),
+        ScheduleSource::Toml if seen.is_orphan => "taskhost.toml (no longer in it)".to_owned(),
+        ScheduleSource::Toml if differences.is_empty() => "taskhost.toml".to_owned(),
+        ScheduleSource::Toml => format!("taskhost.toml (differs: {differences})"),
+    }
 }
 
-/// Warns if a live worker's file says the opposite of the change.
-async fn note_of_file(broker: &dyn Broker, name: &str, paused: bool) -> Result<(), Failure> {
-    if let Some((worker, _)) = Files::read(broker).await?.named(name).filter(|(_, file)| file.paused == Some(!paused)) {
+async fn pause(ops: &Ops, name: &str, paused: bool) -> Result<(), Failure> {
+    let contradicting = ops.pause_schedule(name, paused).await?;
+    output::told(&format!("schedule `{name}` {}", if paused { "is paused" } else { "goes on" }))?;
+    if let Some(worker) = contradicting {
         output::note(&format!(
             "taskhost: the taskhost.toml of worker `{}` says `paused = {}`: the next worker that starts with it does as it says",
-            output::clean(&worker.id),
+            output::clean(&worker),
             !paused
         ));
     }
     Ok(())
 }
 
-async fn remove(broker: &dyn Broker, name: &str) -> Result<(), Failure> {
-    let stored = broker.schedules().await?.into_iter().find(|schedule| schedule.name == name);
-    if stored.is_some()
-        && let Some((worker, _)) = Files::read(broker).await?.named(name)
-    {
-        return Err(Failure::Usage(format!(
-            "schedule `{name}` stands in the taskhost.toml of worker `{}`, which would put it back: take it out there and start the worker \
-             anew, or keep it from firing with `taskhost schedule pause {name}`",
-            output::clean(&worker.id)
-        )));
-    }
-    found(broker.remove_schedule(name).await?, name)?;
-    if stored.is_some_and(|schedule| schedule.source == Source::Toml) {
+async fn remove(ops: &Ops, name: &str) -> Result<(), Failure> {
+    if ops.remove_schedule(name).await? {
         output::note("taskhost: it came from a taskhost.toml: a worker that starts with it there puts it back");
     }
     output::told(&format!("schedule `{name}` is removed"))
 }
 
-async fn remove_orphans(broker: &dyn Broker, yes: bool) -> Result<(), Failure> {
-    let files = Files::read(broker).await?;
-    files.are_known().map_err(Failure::Usage)?;
-    let mut orphans = broker.schedules().await?;
-    orphans.retain(|schedule| files.is_orphan(schedule));
+async fn remove_orphans(ops: &Ops, yes: bool) -> Result<(), Failure> {
+    let orphans = ops.orphans().await?;
     if orphans.is_empty() {
         output::note("taskhost: each schedule that came from a taskhost.toml stands in a live worker's");
         return Ok(());
     }
-    let names: Vec<_> = orphans.iter().map(|schedule| format!("`{}`", output::clean(&schedule.name))).collect();
-    ask::agreed(&format!("Remove {}?", names.join(", ")), yes)?;
-    let mut sink = output::Sink::default();
+    let names: Vec<_> = orphans.iter().map(|name| format!("`{}`", output::clean(name))).collect();
+    consent::agreed(&format!("Remove {}?", names.join(", ")), yes)?;
+    let mut sink = Sink::default();
     let removed = async {
-        for Schedule { name, .. } in &orphans {
-            broker.remove_schedule(name).await?;
-            sink.line(&format!("schedule `{}` is removed", output::clean(name)));
+        for name in &orphans {
+            match ops.remove_schedule(name).await {
+                // Somebody else has removed it meanwhile.
+                Ok(_) | Err(OpsError::NoSuchSchedule(_)) => sink.line(&format!("schedule `{}` is removed", output::clean(name))),
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(())
     };
     let went = removed.await;
     sink.end(went)
-}
-
-/// Enqueues the task of a firing, under an id of its own.
-async fn run(broker: &dyn Broker, name: &str) -> Result<(), Failure> {
-    let schedules = broker.schedules().await?;
-    let Some(schedule) = schedules.into_iter().find(|schedule| schedule.name == name) else { return found(false, name) };
-    let task = NewTask { queue: schedule.queue, options: schedule.options, ..NewTask::new(schedule.task, schedule.args) };
-    // Its id is fresh, so it can't be a duplicate.
-    broker.enqueue(std::slice::from_ref(&task)).await?;
-    output::told(task.id.as_str())
-}
-
-fn found(there: bool, name: &str) -> Result<(), Failure> {
-    if there { Ok(()) } else { Err(Failure::Usage(format!("no schedule `{name}`; `taskhost schedule list` shows what there is"))) }
 }

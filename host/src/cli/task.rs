@@ -2,23 +2,25 @@
 //!
 //! Invariant: tasks that a filter chose are counted, and a person agrees, before anything changes.
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
 use super::{
-    ask,
+    consent,
     failure::Failure,
     output::{self, Rows, Sink, cell},
     shared_args::OptionFilterWords,
     wait,
 };
-use crate::{config::Settings, engine::LogLine};
-use taskhost_broker::{Broker, CancelReply, DeleteReply, RetryReply, TaskFilter, Tasks};
-use taskhost_core::units;
+use crate::{
+    config::Settings,
+    ops::{Change, Listing, Ops, OpsError, TaskFilter, gist, what_it_waits_for},
+};
 use taskhost_core::{
-    task::{Carried, QueueName, State, TaskId, TaskName, TaskView},
+    task::{Carried, LogLine, QueueName, State, TaskId, TaskName},
     text::clean_json,
+    units,
 };
 
 #[derive(Debug, Subcommand)]
@@ -97,32 +99,27 @@ struct Filter {
     options: OptionFilterWords,
 }
 
-/// How many tasks a page of a listing has.
-const PAGE: usize = 500;
-
 pub(super) async fn call(command: TaskCommand, settings: &Settings) -> Result<(), Failure> {
-    let broker = ask::broker(settings).await?;
+    let ops = Ops::connect(settings).await?;
     match command {
-        TaskCommand::List(args) => list(&*broker, args).await,
-        TaskCommand::Show(args) => show(&*broker, &args).await,
-        TaskCommand::Logs(args) => logs(&*broker, &args).await,
-        TaskCommand::Cancel(args) => change(&*broker, args, Change::Cancel).await,
-        TaskCommand::Retry(args) => change(&*broker, args, Change::Retry).await,
-        TaskCommand::Delete(args) => change(&*broker, args, Change::Delete).await,
+        TaskCommand::List(args) => list(&ops, args).await,
+        TaskCommand::Show(args) => show(&ops, &args).await,
+        TaskCommand::Logs(args) => logs(&ops, &args).await,
+        TaskCommand::Cancel(args) => change(&ops, args, Change::Cancel).await,
+        TaskCommand::Retry(args) => change(&ops, args, Change::Retry).await,
+        TaskCommand::Delete(args) => change(&ops, args, Change::Delete).await,
     }
 }
 
-async fn list(broker: &dyn Broker, args: ListArgs) -> Result<(), Failure> {
-    let filter = args.filter.filter();
-    let (mut tasks, more) = pages(broker, &filter, args.limit).await?;
-    if more {
+async fn list(ops: &Ops, args: ListArgs) -> Result<(), Failure> {
+    let Listing { tasks, has_more } = ops.tasks(&args.filter.filter(), args.limit).await?;
+    if has_more {
         output::note(&format!("taskhost: there are more; --limit {} shows more of them", args.limit.saturating_mul(10)));
     }
-    ask::what_they_wait_for(broker, &mut tasks).await?;
     if args.json {
         return output::json(&tasks);
     }
-    let now = broker.now().await?;
+    let now = ops.now().await?;
     // An option has a column if a listed task has it.
     let shown: Vec<_> = tasks.iter().map(|view| view.options.carried.shown()).collect();
     let has = |name: &str| shown.iter().flatten().any(|(other, value)| *other == name && !value.is_empty());
@@ -137,8 +134,8 @@ async fn list(broker: &dyn Broker, args: ListArgs) -> Result<(), Failure> {
             cell(&view.queue),
             output::state(view.state),
             cell(view.tries),
-            cell(output::age(view.ended_at.unwrap_or(view.enqueued_at), now)),
-            cell(output::short(&output::gist(view, now), 80)),
+            cell(units::age(view.ended_at.unwrap_or(view.enqueued_at), now)),
+            cell(output::short(&gist(view, now), 80)),
         ];
         row.extend(shown.iter().filter(|(name, _)| has(name)).map(|(_, value)| cell(value)));
         rows.add(row);
@@ -146,28 +143,12 @@ async fn list(broker: &dyn Broker, args: ListArgs) -> Result<(), Failure> {
     rows.print("taskhost: no such task")
 }
 
-/// At most `limit` tasks, and whether there are more.
-async fn pages(broker: &dyn Tasks, filter: &TaskFilter, limit: usize) -> Result<(Vec<TaskView>, bool), Failure> {
-    let mut tasks = Vec::new();
-    let mut from = None;
-    while tasks.len() < limit {
-        let page = broker.list(filter, from.as_deref(), PAGE.min(limit - tasks.len())).await?;
-        tasks.extend(page.tasks);
-        from = page.next;
-        if from.is_none() {
-            break;
-        }
-    }
-    Ok((tasks, from.is_some()))
-}
-
-async fn show(broker: &dyn Broker, args: &OneArgs) -> Result<(), Failure> {
-    let mut view = ask::find(broker, args.queue.as_ref(), &args.id).await?;
-    ask::what_they_wait_for(broker, std::slice::from_mut(&mut view)).await?;
+async fn show(ops: &Ops, args: &OneArgs) -> Result<(), Failure> {
+    let view = ops.task(args.queue.as_ref(), &args.id).await?;
     if args.json {
         return output::json(&view);
     }
-    let at = output::instant;
+    let at = units::show_instant;
     let mut lines = vec![
         format!("id        {}", view.id),
         format!("task      {}", view.task),
@@ -187,7 +168,7 @@ async fn show(broker: &dyn Broker, args: &OneArgs) -> Result<(), Failure> {
     let texts = [("worker", view.worker.clone()), ("plugin", code)];
     lines.extend(texts.into_iter().filter_map(|(name, text)| Some(format!("{name:<9} {}", output::clean(&text?)))));
     if view.state == State::Parked {
-        lines.push(format!("waits     {}", output::gist(&view, view.enqueued_at).trim_start_matches("waiting ")));
+        lines.push(format!("waits     {}", what_it_waits_for(&view.task, view.waits_for).trim_start_matches("waiting ")));
     }
     if let Some(progress) = &view.progress {
         let of = progress.total.map_or_else(String::new, |total| format!(" of {total}"));
@@ -205,9 +186,8 @@ async fn show(broker: &dyn Broker, args: &OneArgs) -> Result<(), Failure> {
     output::line(&lines.join("\n"))
 }
 
-async fn logs(broker: &dyn Tasks, args: &OneArgs) -> Result<(), Failure> {
-    let log = broker.log(args.queue.as_ref(), &args.id).await?;
-    let log = log.ok_or_else(|| ask::no_such_task(args.queue.as_ref(), &args.id))?;
+async fn logs(ops: &Ops, args: &OneArgs) -> Result<(), Failure> {
+    let log = ops.log(args.queue.as_ref(), &args.id).await?;
     let log = log.trim_end();
     if log.is_empty() {
         output::note("taskhost: it logged nothing, or its attempt has not ended");
@@ -235,136 +215,82 @@ fn one_line(json: &str) -> String {
 pub(super) fn log_line(line: &LogLine) -> String {
     let mut words = vec![line.message.trim_end().replace('\n', "\n    ")];
     words.extend(line.fields.iter().map(|(name, value)| format!("{}={}", output::clean(name), output::clean(value))));
-    format!("{} #{} {:>6} {}", output::instant(line.at), line.attempt, line.level, words.join(" "))
+    format!("{} #{} {:>6} {}", units::show_instant(line.at), line.attempt, line.level, words.join(" "))
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Change {
-    Cancel,
-    Retry,
-    Delete,
-}
-
-impl Change {
-    fn verb(self) -> &'static str {
-        match self {
-            Self::Cancel => "Cancel",
-            Self::Retry => "Retry",
-            Self::Delete => "Delete",
-        }
-    }
-
-    /// Whether the change applies to this state.
-    fn fits(self, state: State) -> bool {
-        match self {
-            Self::Cancel => !state.is_ended(),
-            Self::Retry => matches!(state, State::Dead | State::Cancelled | State::Scheduled),
-            Self::Delete => state != State::Running,
-        }
-    }
-
-    /// Says that the change does not apply to the chosen tasks, and what to do.
-    fn unfit(self, states: &[State]) -> String {
-        let counts = State::ALL.into_iter().filter_map(|state| {
-            let count = states.iter().filter(|of| **of == state).count();
-            (count > 0).then(|| format!("{count} {state}"))
-        });
-        let why = match self {
-            Self::Cancel => "what has ended can't be cancelled",
-            Self::Retry => "only dead, cancelled and delayed tasks are retried",
-            Self::Delete => "what runs is deleted after `taskhost task cancel` has stopped it",
-        };
-        format!("left as they are: {}; {why}", counts.collect::<Vec<_>>().join(", "))
-    }
-
-    /// Changes one task. Returns the outcome, or `Err` with the reason why it stayed the same.
-    async fn apply(self, broker: &dyn Tasks, queue: &QueueName, id: &TaskId) -> Result<Result<&'static str, String>, Failure> {
-        Ok(match self {
-            Self::Cancel => match broker.cancel(queue, id).await? {
-                CancelReply::Cancelled => Ok("cancelled"),
-                CancelReply::Asked => Ok("asked to stop"),
-                CancelReply::AlreadyEnded(state) => Err(format!("already ended: it is {state}")),
-                CancelReply::NotFound => Err("no such task".to_owned()),
-            },
-            Self::Retry => match broker.retry(queue, id).await? {
-                RetryReply::Ready => Ok("ready"),
-                RetryReply::NotEnded(state) => Err(format!("only dead, cancelled and delayed tasks are retried: it is {state}")),
-                RetryReply::Duplicate { holder } => Err(format!("`{holder}` is the same task and has not ended: wait for it or cancel it")),
-                RetryReply::NotFound => Err("no such task".to_owned()),
-            },
-            Self::Delete => match broker.delete(queue, id).await? {
-                DeleteReply::Deleted => Ok("deleted"),
-                DeleteReply::Running => Err("it runs: `taskhost task cancel` stops it first".to_owned()),
-                DeleteReply::NotFound => Err("no such task".to_owned()),
-            },
-        })
+/// The command's name for a change.
+fn verb(change: Change) -> &'static str {
+    match change {
+        Change::Cancel => "cancel",
+        Change::Retry => "retry",
+        Change::Delete => "delete",
     }
 }
 
-async fn change(broker: &dyn Tasks, args: ManyArgs, change: Change) -> Result<(), Failure> {
-    let mut chosen: Vec<(QueueName, TaskId)> = Vec::new();
-    let mut refused = 0;
-    if args.ids.is_empty() {
-        if args.filter.is_empty() {
-            return Err(Failure::Usage(format!(
-                "name the tasks: by id, or by a filter such as `taskhost task {} --state dead`",
-                change.verb().to_lowercase()
-            )));
-        }
-        let filter = args.filter.filter();
-        let mut seen = HashSet::new();
-        let mut unfit = Vec::new();
-        let mut from = None;
-        // A task that changes its state meanwhile may be listed twice. Only ids are kept, not views with their results.
-        loop {
-            let page = broker.list(&filter, from.as_deref(), PAGE).await?;
-            for view in page.tasks {
-                let key = (view.queue, view.id);
-                if seen.insert(key.clone()) {
-                    if change.fits(view.state) { chosen.push(key) } else { unfit.push(view.state) }
-                }
-            }
-            from = page.next;
-            if from.is_none() {
-                break;
-            }
-        }
-        if chosen.is_empty() {
-            let verb = change.verb().to_lowercase();
-            return Err(Failure::Usage(if unfit.is_empty() {
-                format!("nothing to {verb}: no task is like that; `taskhost task list` shows what there is")
-            } else {
-                change.unfit(&unfit)
-            }));
-        }
-        // Tasks in a state that was named explicitly are refused. Otherwise they are just left out.
-        let named: Vec<_> = unfit.into_iter().filter(|state| args.filter.state.contains(state)).collect();
-        refused = named.len();
-        if refused > 0 {
-            output::note(&format!("taskhost: {}", change.unfit(&named)));
-        }
-        let noun = if chosen.len() == 1 { "task" } else { "tasks" };
-        ask::agreed(&format!("{} {} {noun}?", change.verb(), chosen.len()), args.yes)?;
-    } else {
-        if !args.filter.only_queue() {
-            return Err(Failure::Usage("give ids or filters, not both".to_owned()));
-        }
-        for id in &args.ids {
-            let queue = match &args.filter.queue {
-                Some(queue) => queue.clone(),
-                None => ask::find(broker, None, id).await?.queue,
-            };
-            chosen.push((queue, id.clone()));
-        }
-    }
+/// Says that the change does not apply to the chosen tasks, and what to do.
+fn unfit(change: Change, states: &[State]) -> String {
+    let counts = State::ALL.into_iter().filter_map(|state| {
+        let count = states.iter().filter(|of| **of == state).count();
+        (count > 0).then(|| format!("{count} {state}"))
+    });
+    let why = match change {
+        Change::Cancel => "what has ended can't be cancelled",
+        Change::Retry => "only dead, cancelled and delayed tasks are retried",
+        Change::Delete => "what runs is deleted after `taskhost task cancel` has stopped it",
+    };
+    format!("left as they are: {}; {why}", counts.collect::<Vec<_>>().join(", "))
+}
+
+async fn change(ops: &Ops, args: ManyArgs, change: Change) -> Result<(), Failure> {
+    let (chosen, refused) = if args.ids.is_empty() { by_filter(ops, &args, change).await? } else { (by_id(ops, &args).await?, 0) };
     let mut sink = Sink::default();
-    let went = change_each(broker, &chosen, refused, change, &mut sink).await;
+    let went = change_each(ops, &chosen, refused, change, &mut sink).await;
     sink.end(went)
+}
+
+async fn by_id(ops: &Ops, args: &ManyArgs) -> Result<Vec<(QueueName, TaskId)>, Failure> {
+    if !args.filter.only_queue() {
+        return Err(Failure::Usage("give ids or filters, not both".to_owned()));
+    }
+    let mut chosen = Vec::new();
+    for id in &args.ids {
+        let queue = match &args.filter.queue {
+            Some(queue) => queue.clone(),
+            None => ops.task(None, id).await?.queue,
+        };
+        chosen.push((queue, id.clone()));
+    }
+    Ok(chosen)
+}
+
+/// The tasks that the filter chose and a person agreed to, and how many can't be changed.
+async fn by_filter(ops: &Ops, args: &ManyArgs, change: Change) -> Result<(Vec<(QueueName, TaskId)>, usize), Failure> {
+    let verb = verb(change);
+    if args.filter.is_empty() {
+        return Err(Failure::Usage(format!("name the tasks: by id, or by a filter such as `taskhost task {verb} --state dead`")));
+    }
+    let chosen = ops.choose(&args.filter.filter(), change).await?;
+    if chosen.tasks.is_empty() {
+        return Err(Failure::Usage(if chosen.unfit.is_empty() {
+            format!("nothing to {verb}: no task is like that; `taskhost task list` shows what there is")
+        } else {
+            unfit(change, &chosen.unfit)
+        }));
+    }
+    // Tasks in a state that was named explicitly are refused. Otherwise they are just left out.
+    let named: Vec<_> = chosen.unfit.into_iter().filter(|state| args.filter.state.contains(state)).collect();
+    if !named.is_empty() {
+        output::note(&format!("taskhost: {}", unfit(change, &named)));
+    }
+    let noun = if chosen.tasks.len() == 1 { "task" } else { "tasks" };
+    let question = format!("{}{} {} {noun}?", verb[..1].to_uppercase(), &verb[1..], chosen.tasks.len());
+    consent::agreed(&question, args.yes)?;
+    Ok((chosen.tasks, named.len()))
 }
 
 /// `refused`: how many chosen tasks can't be changed.
 async fn change_each(
-    broker: &dyn Tasks,
+    ops: &Ops,
     chosen: &[(QueueName, TaskId)],
     mut refused: usize,
     change: Change,
@@ -372,13 +298,15 @@ async fn change_each(
 ) -> Result<(), Failure> {
     let all = chosen.len() + refused;
     for (at, (queue, id)) in chosen.iter().enumerate() {
-        let changed = change.apply(broker, queue, id).await;
-        let so_far = |failure: Failure| failure.and(&format!("{at} of {} tasks came before that; ask again for the rest", chosen.len()));
-        match changed.map_err(so_far)? {
-            Ok(done) => sink.line(&format!("{id} {done}")),
-            Err(why) => {
+        match ops.change(change, queue, id).await {
+            Ok(changed) => sink.line(&format!("{id} {changed}")),
+            Err(OpsError::Unchanged(why)) => {
                 refused += 1;
                 output::note(&format!("taskhost: `{id}`: {why}"));
+            }
+            Err(error) => {
+                let so_far = format!("{at} of {} tasks came before that; ask again for the rest", chosen.len());
+                return Err(Failure::from(error).and(&so_far));
             }
         }
     }

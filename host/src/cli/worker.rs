@@ -3,21 +3,21 @@
 //! Invariant: a setting that can never work ends the process at the start with a sentence. A broker that is away is waited for. A loop that
 //! dies ends the process with an error.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use clap::Args;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{ask, descriptors, failure::Failure, signals};
+use super::{descriptors, failure::Failure, signals};
 use crate::{
     config::{BrokerAddress, Settings},
-    engine::{Compiler, Engine, EngineSettings, System},
+    ops::{self, Ops, OpsError},
     plugins::{self, Plugins, PluginsSettings, Registry, Writable},
     schedule, telemetry,
     worker::{self, Stop, WorkerSettings},
 };
-use taskhost_broker::{Broker, BrokerError, FileSchedule};
+use taskhost_broker::FileSchedule;
 use taskhost_core::{
     backoff::Backoff,
     catalogue::{Given, Offer},
@@ -123,7 +123,7 @@ pub(super) async fn call(_args: WorkerArgs, settings: Settings) -> Result<(), Fa
 }
 
 async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, loops: &mut JoinSet<()>) -> Result<(), Failure> {
-    let engine = engine(settings, settings.concurrency)?;
+    let engine = ops::worker_engine(settings, settings.concurrency)?;
     let room = PluginsSettings {
         dir: settings.plugins.clone(),
         state: settings.state.clone(),
@@ -146,7 +146,8 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
         "taskhost worker starting"
     );
     loops.spawn(stop.clone().watch("plugins", shutdown.clone(), opened.run(shutdown.clone())));
-    let Some(broker) = patiently(settings, stop).await? else { return Ok(()) };
+    let Some(ops) = patiently(settings, stop).await? else { return Ok(()) };
+    let broker = ops.broker().clone();
     if let BrokerAddress::Sqlite(path) = &settings.broker
         && let Some(warning) = plugins::exposed("the tasks in", path.as_ref()).filter(|_| settings.writable != Writable::Allow)
     {
@@ -164,7 +165,7 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
         tracing::info!("no plugin offers anything yet: drop a .wasm into `{}`", settings.plugins.display());
     }
     tokio::select! {
-        () = warn_of_schedules(&*broker, settings, &registry) => {}
+        () = warn_of_schedules(&ops, settings, &registry) => {}
         () = stop.drain.cancelled() => return Ok(()),
     }
     let schedules = schedule::run(broker.clone(), settings.schedules.clone(), observers.clone(), stop.drain.clone());
@@ -196,11 +197,11 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
 
 /// Warns about schedules of the file whose task nobody offers, or whose arguments the body does not take. They are used all the same, because
 /// a plugin may come later.
-async fn warn_of_schedules(broker: &dyn Broker, settings: &Settings, registry: &watch::Receiver<Arc<Registry>>) {
+async fn warn_of_schedules(ops: &Ops, settings: &Settings, registry: &watch::Receiver<Arc<Registry>>) {
     if settings.schedules.is_empty() {
         return;
     }
-    let mut known = match broker.catalogue().await {
+    let mut known = match ops.catalogue().await {
         Ok(catalogue) => catalogue,
         Err(error) => return tracing::debug!(%error, "the schedules of taskhost.toml are not checked"),
     };
@@ -216,48 +217,17 @@ async fn warn_of_schedules(broker: &dyn Broker, settings: &Settings, registry: &
     }
 }
 
-/// The engine of a worker, for `slots` attempts at once.
-pub(super) fn engine(settings: &Settings, slots: usize) -> Result<Arc<Engine>, Failure> {
-    start(settings, slots, Compiler::new)
-}
-
-/// The engine of a command: it compiles at normal priority, because a person waits.
-pub(super) fn foreground_engine(settings: &Settings) -> Result<Arc<Engine>, Failure> {
-    start(settings, 1, Compiler::foreground)
-}
-
-fn start(settings: &Settings, slots: usize, compiler: fn(PathBuf) -> Compiler) -> Result<Arc<Engine>, Failure> {
-    Engine::start(EngineSettings {
-        slots,
-        guest_memory: settings.guest_memory,
-        descriptors: None,
-        threads: settings.threads,
-        cache: Some(settings.cache.clone()),
-        state: Some(settings.state.clone()),
-        cache_bytes: settings.cache_bytes,
-        compiler: this_program().map(compiler),
-        network: Arc::new(System),
-    })
-    .map_err(|error| Failure::Failed(error.to_string()))
-}
-
-/// This program, as the kernel runs it, because a newer one may have replaced its file.
-fn this_program() -> Option<PathBuf> {
-    let running = PathBuf::from("/proc/self/exe");
-    if running.exists() { Some(running) } else { std::env::current_exe().ok() }
-}
-
 /// The delay before the next try to reach the broker.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
 
 /// Connects, and tries again until it succeeds; `None` if the worker is stopped meanwhile.
-async fn patiently(settings: &Settings, stop: &Stop) -> Result<Option<Arc<dyn Broker>>, Failure> {
+async fn patiently(settings: &Settings, stop: &Stop) -> Result<Option<Ops>, Failure> {
     let mut failures = 0;
     loop {
         let error = match once(settings).await {
-            Ok(broker) => return Ok(Some(broker)),
-            Err(error) if !error.is_transient() => return Err(error.into()),
-            Err(error) => error,
+            Ok(ops) => return Ok(Some(ops)),
+            Err(OpsError::Broker(error)) if error.is_transient() => error,
+            Err(error) => return Err(error.into()),
         };
         let delay = RETRY.delay(failures, fastrand::f64());
         failures += 1;
@@ -269,12 +239,12 @@ async fn patiently(settings: &Settings, stop: &Stop) -> Result<Option<Arc<dyn Br
     }
 }
 
-async fn once(settings: &Settings) -> Result<Arc<dyn Broker>, BrokerError> {
-    let broker = ask::connect(&settings.broker, settings.bounds.clone()).await?;
-    let health = broker.check().await?;
+async fn once(settings: &Settings) -> Result<Ops, OpsError> {
+    let ops = Ops::connect(settings).await?;
+    let health = ops.health().await?;
     tracing::info!(broker = health.about, "connected");
     for warning in health.warnings {
         tracing::warn!("{warning}");
     }
-    Ok(broker)
+    Ok(ops)
 }

@@ -3,11 +3,11 @@
 use clap::Args;
 
 use super::{
-    ask,
     failure::Failure,
     output::{self, Rows, cell, count},
 };
-use crate::config::Settings;
+use crate::{config::Settings, ops::Ops};
+use taskhost_core::units;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  taskhost workers --json | jq '.[].running'")]
@@ -18,13 +18,12 @@ pub(super) struct WorkersArgs {
 }
 
 pub(super) async fn call(args: &WorkersArgs, settings: &Settings) -> Result<(), Failure> {
-    let broker = ask::broker(settings).await?;
-    let mut workers = broker.workers().await?;
-    workers.sort_by(|a, b| a.id.cmp(&b.id));
+    let ops = Ops::connect(settings).await?;
+    let workers = ops.workers().await?;
     if args.json {
         return output::json(&workers);
     }
-    let now = broker.now().await?;
+    let now = ops.now().await?;
     let mut rows = Rows::new(&["WORKER", "UP", "QUEUES", "RUNNING", "SLOTS", "PLUGINS", "STATE"]);
     for worker in workers {
         let queues: Vec<&str> = worker.queues.iter().map(AsRef::as_ref).collect();
@@ -33,7 +32,7 @@ pub(super) async fn call(args: &WorkersArgs, settings: &Settings) -> Result<(), 
         let plugins = if failing == 0 { serving.to_string() } else { format!("{serving} ({failing} bad)") };
         rows.add(vec![
             cell(&worker.id),
-            cell(output::age(worker.started_at, now)),
+            cell(units::age(worker.started_at, now)),
             cell(queues.join(",")),
             count(worker.running.len() as u64),
             cell(worker.concurrency),

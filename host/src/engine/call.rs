@@ -30,7 +30,7 @@ pub struct Call {
 #[derive(Debug)]
 pub struct Attempted {
     pub outcome: Outcome,
-    /// Newline-delimited JSON of [`LogLine`](super::LogLine): the newest 64 KiB.
+    /// Newline-delimited JSON of [`LogLine`](taskhost_core::task::LogLine): the newest 64 KiB.
     pub log: String,
     pub ran: Duration,
     pub cpu: Duration,

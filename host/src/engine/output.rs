@@ -10,14 +10,8 @@ use wasmtime_wasi::{
     p2::{OutputStream, Pollable, StreamResult},
 };
 
-use super::{
-    account::Account,
-    cpu::Meter,
-    limits::Limits,
-    sentence,
-    services::{LogLine, Services},
-};
-use taskhost_core::task::{Clock, SystemClock};
+use super::{account::Account, cpu::Meter, limits::Limits, sentence, services::Services};
+use taskhost_core::task::{Clock, LogLine, SystemClock};
 
 /// The most bytes of one line; the rest is cut.
 const LINE: usize = 8 << 10;

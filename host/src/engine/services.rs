@@ -1,7 +1,7 @@
 //! The services that need the broker. The worker gives them to an attempt.
 
 use async_trait::async_trait;
-use taskhost_core::task::{Millis, Progress};
+use taskhost_core::task::{LogLine, Progress};
 
 /// A guest's requests that need the broker. Called on the guests' runtime.
 #[async_trait]
@@ -23,16 +23,4 @@ pub enum ServiceError {
     /// The plugin's store has no room for it.
     Full(String),
     Unavailable(String),
-}
-
-/// One line that a body logged.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct LogLine {
-    pub at: Millis,
-    pub attempt: u32,
-    /// `trace` … `error`; `stdout` and `stderr` for printed lines.
-    pub level: String,
-    pub message: String,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub fields: Vec<(String, String)>,
 }

@@ -11,9 +11,9 @@ use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::task::TaskTracker;
 
 use super::progress::LatestProgress;
-use crate::engine::{KvGrant, LogLine, ServiceError, Services};
+use crate::engine::{KvGrant, ServiceError, Services};
 use taskhost_broker::{Broker, KvError, KvRoom};
-use taskhost_core::task::{CodeId, Progress, QueueName, Task, TaskId};
+use taskhost_core::task::{CodeId, LogLine, Progress, QueueName, Task, TaskId};
 
 /// How long the broker may take for one question of a guest.
 const ANSWER: Duration = Duration::from_secs(5);

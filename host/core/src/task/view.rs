@@ -67,6 +67,18 @@ pub enum WaitsFor {
     Slot,
 }
 
+/// One line that a body logged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogLine {
+    pub at: Millis,
+    pub attempt: u32,
+    /// `trace` … `error`; `stdout` and `stderr` for printed lines.
+    pub level: String,
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<(String, String)>,
+}
+
 /// One of the last five errors of a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ErrorEntry {

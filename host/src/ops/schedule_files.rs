@@ -2,14 +2,16 @@
 //!
 //! A worker announces the schedules of its file. If files differ, that of the worker that started last counts, as in the broker.
 
-use super::{failure::Failure, output};
 use taskhost_broker::{Directory, FileSchedule, Schedule, Source, WorkerInfo};
+use taskhost_core::text::clean;
+
+use super::error::OpsError;
 
 /// The workers that fire schedules now.
 pub(super) struct Files(Vec<WorkerInfo>);
 
 impl Files {
-    pub(super) async fn read(broker: &dyn Directory) -> Result<Self, Failure> {
+    pub(super) async fn read(broker: &(impl Directory + ?Sized)) -> Result<Self, OpsError> {
         let mut workers = broker.workers().await?;
         // A draining worker puts no schedule back.
         workers.retain(|worker| !worker.draining);
@@ -36,30 +38,16 @@ impl Files {
     }
 
     /// Whether all files are known; else why not.
-    pub(super) fn are_known(&self) -> Result<(), String> {
+    pub(super) fn are_known(&self) -> Result<(), OpsError> {
         if self.0.is_empty() {
-            return Err(
-                "there is no live worker to say what its taskhost.toml names; start one, or remove a schedule by its name".to_owned()
-            );
+            return Err(OpsError::FilesUnknown("there is no live worker to say what its taskhost.toml names; start one".to_owned()));
         }
         match self.0.iter().find(|worker| worker.schedules.is_none()) {
             None => Ok(()),
-            Some(worker) => Err(format!(
-                "worker `{}` is of an older taskhost and does not say what its taskhost.toml names; stop it, or remove a schedule by its name",
-                output::clean(&worker.id)
-            )),
-        }
-    }
-
-    /// Its origin, and its differences from there.
-    pub(super) fn origin(&self, schedule: &Schedule) -> String {
-        let differences = self.differences(schedule).join(", ");
-        match schedule.source {
-            Source::Cli if differences.is_empty() => "cli".to_owned(),
-            Source::Cli => format!("cli (taskhost.toml differs: {differences})"),
-            Source::Toml if self.is_orphan(schedule) => "taskhost.toml (no longer in it)".to_owned(),
-            Source::Toml if differences.is_empty() => "taskhost.toml".to_owned(),
-            Source::Toml => format!("taskhost.toml (differs: {differences})"),
+            Some(worker) => Err(OpsError::FilesUnknown(format!(
+                "worker `{}` is of an older taskhost and does not say what its taskhost.toml names; stop it",
+                clean(&worker.id)
+            ))),
         }
     }
 }

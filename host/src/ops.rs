@@ -1,0 +1,52 @@
+//! The use cases of an operator and of a producer, without a terminal. The command line is one face of them.
+//!
+//! settings → [`Ops::connect`] → one method for each use case → plain answers, or an [`OpsError`]
+//!
+//! Invariant: nothing here reads stdin, prints, ends the process or knows an exit code. What a person should hear meanwhile goes to a callback.
+//! An error says what is wrong; the face adds how its users go on.
+
+mod attempt;
+mod bench;
+mod bulk;
+mod change;
+mod connection;
+mod engine;
+mod error;
+mod gist;
+mod new_task;
+mod plugin_files;
+mod plugins;
+mod queues;
+mod schedule_files;
+mod schedules;
+mod tasks;
+mod wait;
+mod workers;
+
+pub use attempt::{AttemptOrder, Heard, attempt};
+pub use bench::BenchHost;
+pub use bulk::{BulkReport, LineError, Source};
+pub use change::{Change, Changed, Chosen};
+pub use connection::Ops;
+pub use engine::{foreground_engine, worker_engine};
+pub use error::{OpsError, Unchanged};
+pub use gist::{gist, what_it_waits_for};
+pub use new_task::{Checks, Defaults, Unchecked};
+pub use plugin_files::{Followed, inspect, roll_back};
+pub use plugins::SeenPlugin;
+pub use queues::Purgeable;
+pub use schedules::{AddedSchedule, NewSchedule, SeenSchedule};
+pub use tasks::Listing;
+pub use wait::{Waiting, Wanted};
+
+/// The plain data of lower rooms that answers and requests consist of.
+pub use crate::{
+    engine::{Attempted, COMPILE_SUBCOMMAND, HttpGrant, compile_plugin},
+    plugins::{
+        Generation, GenerationState, Inspection, Plugin, PluginsError, RolledBack, Trust, Wants, history, http_grant, keygen,
+        read_signature, sign, signature_path,
+    },
+};
+pub use taskhost_broker::{
+    BrokerError, CatchUp, Enqueued, Health, Overlap, QueueView, Schedule, Source as ScheduleSource, TaskFilter, WorkerInfo,
+};

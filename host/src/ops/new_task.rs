@@ -1,0 +1,137 @@
+//! Builds tasks and checks their arguments against what the live workers offer.
+
+use std::time::Duration;
+
+use taskhost_broker::Enqueued;
+use taskhost_core::{
+    catalogue::{ArgumentsError, Catalogue, Checker, Given, PluginStatus},
+    task::{Millis, NewTask, QueueName, Start, TaskName, TaskOptions, Unique},
+};
+
+use super::{connection::Ops, error::OpsError};
+
+/// The values of a task whose own request, and whose body's hint, give none.
+#[derive(Debug)]
+pub struct Defaults {
+    pub queue: Option<QueueName>,
+    pub start: Start,
+    pub expires: Option<Millis>,
+    /// The time of the unique key.
+    pub unique: Option<Duration>,
+    pub options: TaskOptions,
+}
+
+/// How arguments are checked.
+#[derive(Debug)]
+pub enum Checks {
+    /// Against the bodies that live workers offer.
+    Against(Catalogue),
+    No(Unchecked),
+}
+
+/// Why arguments are not checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unchecked {
+    /// The caller wants it so.
+    Wanted,
+    /// No worker has announced anything yet.
+    NothingAnnounced,
+    /// A worker has not judged this plugin file yet, so its bodies are missing in the catalogue.
+    Loading(String),
+}
+
+/// [`Checks`] for many tasks: schemas are compiled once.
+pub(super) struct ManyChecks<'a> {
+    checks: &'a Checks,
+    checker: Option<Checker<'a>>,
+}
+
+impl Defaults {
+    /// A task with these values. The body's hint, if its arguments are checked, gives the queue where nothing else does.
+    pub fn task(&self, name: &TaskName, args: String, checks: &Checks) -> NewTask {
+        NewTask {
+            queue: self.queue.clone().or_else(|| checks.queue_hint(name)).unwrap_or_default(),
+            start: self.start,
+            expires: self.expires,
+            unique: self.unique.map(|ttl| Unique { key: same(name, &args), ttl }),
+            options: self.options.clone(),
+            ..NewTask::new(name.clone(), args)
+        }
+    }
+}
+
+/// The default unique key: name and arguments.
+pub(super) fn same(name: &TaskName, args: &str) -> String {
+    format!("{name} {args}")
+}
+
+impl Checks {
+    /// The arguments as a compact JSON array.
+    pub fn check(&self, name: &TaskName, given: &Given) -> Result<String, ArgumentsError> {
+        match self {
+            Self::Against(catalogue) => catalogue.check(name, given),
+            Self::No(_) => given.unchecked(),
+        }
+    }
+
+    /// Whether a body is known to take these arguments.
+    pub fn takes(&self, name: &TaskName, given: &Given) -> bool {
+        matches!(self, Self::Against(catalogue) if catalogue.check(name, given).is_ok())
+    }
+
+    pub(super) fn queue_hint(&self, name: &TaskName) -> Option<QueueName> {
+        match self {
+            Self::Against(catalogue) => catalogue.offers.get(name)?.body.hints.queue.clone(),
+            Self::No(_) => None,
+        }
+    }
+}
+
+impl<'a> ManyChecks<'a> {
+    pub(super) fn new(checks: &'a Checks) -> Self {
+        let checker = match checks {
+            Checks::Against(catalogue) => Some(Checker::new(catalogue)),
+            Checks::No(_) => None,
+        };
+        Self { checks, checker }
+    }
+
+    pub(super) fn checks(&self) -> &'a Checks {
+        self.checks
+    }
+
+    pub(super) fn check(&mut self, name: &TaskName, given: &Given) -> Result<String, ArgumentsError> {
+        match &mut self.checker {
+            Some(checker) => checker.check(name, given),
+            None => given.unchecked(),
+        }
+    }
+}
+
+impl Ops {
+    /// How to check the arguments of a task of this `name`, or of any task without one. While a worker loads plugins, a name that nobody
+    /// offers may still come.
+    pub async fn checks(&self, name: Option<&TaskName>, is_unchecked: bool) -> Result<Checks, OpsError> {
+        if is_unchecked {
+            return Ok(Checks::No(Unchecked::Wanted));
+        }
+        let catalogue = self.broker.catalogue().await?;
+        if catalogue.offers.is_empty() {
+            return Ok(Checks::No(Unchecked::NothingAnnounced));
+        }
+        if name.is_some_and(|name| catalogue.offers.contains_key(name)) {
+            return Ok(Checks::Against(catalogue));
+        }
+        let mut plugins = self.broker.workers().await?.into_iter().flat_map(|worker| worker.plugins);
+        Ok(match plugins.find(|plugin| plugin.status == PluginStatus::Loading) {
+            Some(plugin) => Checks::No(Unchecked::Loading(plugin.file)),
+            None => Checks::Against(catalogue),
+        })
+    }
+
+    /// Enqueues one task. A duplicate answers with the task that is there.
+    pub async fn enqueue(&self, task: &NewTask) -> Result<Enqueued, OpsError> {
+        let answers = self.broker.enqueue(std::slice::from_ref(task)).await?;
+        Ok(answers.into_iter().next().unwrap_or(Enqueued::Added))
+    }
+}

@@ -1,0 +1,14 @@
+//! Lists the live workers.
+
+use taskhost_broker::WorkerInfo;
+
+use super::{connection::Ops, error::OpsError};
+
+impl Ops {
+    /// The live workers, by id.
+    pub async fn workers(&self) -> Result<Vec<WorkerInfo>, OpsError> {
+        let mut workers = self.broker.workers().await?;
+        workers.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(workers)
+    }
+}
