@@ -37,7 +37,7 @@ mod writable;
 use directory::Listing;
 use loads::{EngineLoader, Loader, Loads};
 use policy_file::PolicyFile;
-use reconcile::{Past, Reconciler};
+use reconcile::{Past, Reconciler, Start};
 use signature::TrustFile;
 use signed::Signatures;
 use state::{Index, OpenError, State, Unread};
@@ -73,13 +73,13 @@ impl Plugins {
 
     /// Tells these observers which plugins serve, are refused and are rolled back. Without one, these facts are not logged.
     pub fn observed(mut self, observers: Observers) -> Self {
-        self.reconciler.observers = observers;
+        self.reconciler.observe(observers);
         self
     }
 
     /// Empty until the first registry is published, which counts as a change.
     pub fn registry(&self) -> channel::Receiver<Arc<Registry>> {
-        self.reconciler.registry.subscribe()
+        self.reconciler.subscribe()
     }
 
     /// Reconciles until `shutdown`. The first registry is published when all files of the start are judged, or after a second with those
@@ -101,8 +101,8 @@ fn open<L: Loader>(settings: PluginsSettings, loader: L) -> Result<Reconciler<L>
         Listing::Unreadable(text) => return Err(PluginsError::Directory(text)),
     }
     let policy = PolicyFile::open(policy.as_deref())?;
-    let trust = trust.map(|path| TrustFile::open(&path)).transpose()?.map(Signatures::new);
-    let exposed = policy.exposed().or_else(|| trust.as_ref().and_then(Signatures::exposed));
+    let signatures = trust.map(|path| TrustFile::open(&path)).transpose()?.map(Signatures::new);
+    let exposed = policy.exposed().or_else(|| signatures.as_ref().and_then(Signatures::exposed));
     if let Some(text) = exposed.filter(|_| writable == Writable::Refuse) {
         return Err(PluginsError::Policy(text));
     }
@@ -126,6 +126,6 @@ fn open<L: Loader>(settings: PluginsSettings, loader: L) -> Result<Reconciler<L>
     let (state, index, trouble) = state;
     let (past, past_trouble) = Past::open(state.as_deref());
     let loads = Loads::new(Arc::new(loader), state.clone());
-    let (registry, _) = channel::channel(Arc::default());
-    Ok(Reconciler::new((dir, writable), limits, policy, trust, (state, index, past, trouble.or(past_trouble)), loads, registry))
+    let trouble = trouble.or(past_trouble);
+    Ok(Reconciler::new(Start { dir, writable, limits, policy, signatures, state, index, past, trouble, loads }))
 }

@@ -90,7 +90,7 @@ async fn turn<B: Schedules + ?Sized>(broker: &B, file: &mut File, plans: &mut Pl
         let mut trouble = None;
         for (name, done, met) in fired {
             if let Some(done) = done {
-                plans.settle(&name, done);
+                plans.done_up_to(&name, done);
             }
             trouble = trouble.or(met);
         }
@@ -118,7 +118,7 @@ enum Trouble {
     Broker(BrokerError),
 }
 
-/// Fires one schedule's due times in order. Answers its name, up to where they are settled, and the trouble that kept it from going on.
+/// Fires one schedule's due times in order. Answers its name, up to where they are fired or given up, and the trouble that kept it from going on.
 async fn fire_all<B: Schedules + ?Sized>(
     broker: &B,
     plans: &Plans,
@@ -137,7 +137,7 @@ async fn fire_all<B: Schedules + ?Sized>(
     (name, done, None)
 }
 
-/// Fires one due time. `Ok`: it is settled by this host or another, or it can never be fired and the log says why.
+/// Fires one due time. `Ok`: this host or another has fired it, or it can never be fired and the log says why.
 async fn fire<B: Schedules + ?Sized>(broker: &B, schedule: &Schedule, observers: &Observers, due: Millis) -> Result<(), Trouble> {
     let name = &schedule.name;
     let task = match task(schedule, due) {

@@ -54,7 +54,7 @@ pub(crate) async fn all(bench: &mut Bench<'_>) -> Result<(), BenchError> {
 /// Claims and finishes beside `waiting` tasks; as many come in, their time not counted, so that the queue stays as deep.
 async fn depth(bench: &mut Bench<'_>, waiting: usize) -> Result<(), BenchError> {
     enqueue::fill(bench, waiting).await?;
-    bench.place.settle(&bench.queue, waiting).await?;
+    bench.place.until_calm(&bench.queue, waiting).await?;
     let broker = bench.place.broker();
     let lease = bench.options.lease;
     let who = broker.register(&bench.queue, lease).await?;

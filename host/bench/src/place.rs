@@ -93,11 +93,12 @@ impl Place {
         }
     }
 
-    /// As a queue is that has been so deep for a while: after it has grown by so many, a server goes on rearranging what it keeps.
-    pub(crate) async fn settle(&self, queue: &QueueName, grown: usize) -> Result<(), BenchError> {
+    /// Waits until the server has rearranged its tables after a queue grew by so many tasks. So a deep queue is measured as one that has long been
+    /// deep.
+    pub(crate) async fn until_calm(&self, queue: &QueueName, grown: usize) -> Result<(), BenchError> {
         if let Self::Redis { broker, .. } = self {
             tokio::time::sleep(REARRANGED * u32::try_from(grown).unwrap_or(u32::MAX)).await;
-            broker.settle(queue).await?;
+            broker.until_rearranged(queue).await?;
         }
         Ok(())
     }

@@ -114,7 +114,7 @@ pub(super) async fn call(args: EnqueueArgs, settings: &Settings) -> Result<(), F
         return bulk::call(&ops, file, args.rejected.as_deref(), &defaults, args.unchecked).await;
     }
     let checks = ops.checks(args.task.as_ref(), args.unchecked).await?;
-    let args = args.settled(&checks, settings.bounds.payload_limit)?;
+    let args = args.with_limit_decided(&checks, settings.bounds.payload_limit)?;
     let Some(name) = &args.task else {
         return Err(Failure::Usage("name the task to enqueue, such as `taskhost enqueue add 1 1`".to_owned()));
     };
@@ -136,7 +136,7 @@ pub(super) async fn call(args: EnqueueArgs, settings: &Settings) -> Result<(), F
 
 impl EnqueueArgs {
     /// Decides whether the word behind `--wait` is its limit or an argument, by the arguments that the body takes.
-    fn settled(mut self, checks: &Checks, payload_limit: usize) -> Result<Self, Failure> {
+    fn with_limit_decided(mut self, checks: &Checks, payload_limit: usize) -> Result<Self, Failure> {
         let Some(joined) = self.joined.take() else { return Ok(self) };
         let takes = |args: &Self| -> Result<bool, Failure> {
             let given = args.arguments.given(payload_limit)?;

@@ -70,7 +70,7 @@ async fn on(engine: &Arc<Engine>, settings: &Settings, order: AttemptOrder, hear
     let hint = plugin.description.bodies.iter().find(|body| body.name == order.body).and_then(|body| body.hints.timeout_ms);
     let limits = Limits { memory: order.memory.unwrap_or(plugin.limits.memory), ..(*plugin.limits).clone() };
     let bound = Bound { policy: limits.timeout_ceiling, setting: limits.timeout };
-    let timeout = order.timeout.unwrap_or_else(|| bound.settle(hint.map(Duration::from_millis)));
+    let timeout = order.timeout.unwrap_or_else(|| bound.bind(hint.map(Duration::from_millis)));
     let grants = extended(&plugin.grants, &order);
     let call = Call {
         terms: Terms { limits: limits.into(), grants: grants.into(), ..plugin.terms() }.into(),

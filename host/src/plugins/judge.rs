@@ -79,7 +79,7 @@ pub(super) fn judge(owners: &Owners, candidates: &[Candidate], rules: Rules<'_>)
     let owners: Owners =
         owners.iter().map(|(name, file)| (name.clone(), heirs.get(file.as_str()).unwrap_or(&file.as_str()).to_string())).collect();
     let mut contest = Contest::new(&owners, candidates, rules, &heirs);
-    contest.settle();
+    contest.resolve_clashes();
     contest.raise();
     let files = candidates.iter().enumerate().map(|(i, candidate)| contest.info(i, candidate)).collect();
     let mut judgement = Judgement { files, ..Judgement::default() };
@@ -169,7 +169,7 @@ impl<'a> Contest<'a> {
 
     /// Steps losers down until no name is claimed twice. A file owns the names that it already serves, so a step down can only take a name
     /// from a newcomer, never from the old version of another file.
-    fn settle(&mut self) {
+    fn resolve_clashes(&mut self) {
         while let Some((name, winner, losers)) = self.first_clash() {
             for loser in losers {
                 let (winner, file) = (self.files[winner], self.files[loser]);

@@ -18,7 +18,7 @@ pub(super) struct File {
     /// When this host first looked, by the broker's clock.
     start: Option<Millis>,
     /// By name: when the broker took this host's definition.
-    settled: HashMap<String, Millis>,
+    taken: HashMap<String, Millis>,
     /// Schedules that the broker refused, so that the log says it once.
     refused: HashSet<String>,
 }
@@ -49,21 +49,21 @@ impl File {
         let mut put = false;
         for schedule in &self.defined {
             let (name, old) = (&schedule.name, stored.get(&*schedule.name).copied());
-            let settled = self.settled.get(name).copied();
-            if !is_wanted(schedule, old, settled) {
-                self.settled.entry(name.clone()).or_insert(start);
+            let taken = self.taken.get(name).copied();
+            if !is_wanted(schedule, old, taken) {
+                self.taken.entry(name.clone()).or_insert(start);
                 continue;
             }
             // Later than the old definition, whatever the clocks said, because this host started later.
-            let defined_at = settled.unwrap_or_else(|| start.max(old.map_or(start, |old| Millis(old.defined_at.0.saturating_add(1)))));
+            let defined_at = taken.unwrap_or_else(|| start.max(old.map_or(start, |old| Millis(old.defined_at.0.saturating_add(1)))));
             let now = broker.now().await?;
             let new = Schedule { defined_at, created_at: now, last: now, ..schedule.clone() };
             let new = if old.is_none() { plans.remembered(new) } else { new };
             match broker.put_schedule(&new).await {
                 Ok(()) => {
                     put = true;
-                    self.settled.insert(name.clone(), defined_at);
-                    if settled.is_some() && old.is_none() {
+                    self.taken.insert(name.clone(), defined_at);
+                    if taken.is_some() && old.is_none() {
                         tracing::warn!(schedule = name, "this schedule of taskhost.toml was missing in the broker: put again");
                     } else {
                         tracing::info!(schedule = name, rule = schedule.rule, "schedule taken from taskhost.toml");
@@ -94,10 +94,10 @@ impl File {
     }
 }
 
-/// Whether the broker should get this schedule in place of `old`. `settled`: when the broker took this host's definition, if it did.
-fn is_wanted(schedule: &Schedule, old: Option<&Schedule>, settled: Option<Millis>) -> bool {
+/// Whether the broker should get this schedule in place of `old`. `taken`: when the broker took this host's definition, if it did.
+fn is_wanted(schedule: &Schedule, old: Option<&Schedule>, taken: Option<Millis>) -> bool {
     let Some(old) = old else { return true };
-    match settled {
+    match taken {
         Some(defined_at) => !old.is_defined_as(schedule) && old.defined_at < defined_at,
         None => !old.is_defined_as(schedule) || schedule.says_paused.is_some_and(|paused| paused != old.paused),
     }

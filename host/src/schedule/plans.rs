@@ -19,7 +19,7 @@ pub(super) struct Plan {
     pub(super) schedule: Schedule,
     /// `None`: the rule can't be read, and the log has said so.
     rule: Option<Rule>,
-    /// Due times up to here are settled: a host fired them, or they were given up.
+    /// Up to here each due time was fired by a host or given up.
     pub(super) done: Millis,
 }
 
@@ -32,8 +32,8 @@ impl Plans {
         self.0.get(name)
     }
 
-    /// The due times of a schedule are settled up to `done`.
-    pub(super) fn settle(&mut self, name: &str, done: Millis) {
+    /// Each due time of a schedule up to `done` was fired or given up.
+    pub(super) fn done_up_to(&mut self, name: &str, done: Millis) {
         if let Some(plan) = self.0.get_mut(name) {
             plan.done = plan.done.max(done);
         }

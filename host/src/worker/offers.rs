@@ -63,7 +63,7 @@ impl Offers {
             let retries = Bound { policy: limits.retries, setting: retry.max_attempts.saturating_sub(1) };
             let offer = Offer {
                 code: plugin.id.clone().into(),
-                hints: hints.settled(timeout, retries),
+                hints: hints.bound(timeout, retries),
                 timeout: limits.timeout,
                 ceiling: limits.timeout_ceiling,
                 concurrency: plugin.concurrency,

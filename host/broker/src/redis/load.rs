@@ -54,7 +54,7 @@ impl RedisBroker {
 
     /// Lets the server finish rehashing the `ready` set of `queue` after it grew. Each lookup moves the set's table one step, so there are
     /// as many lookups as members.
-    pub async fn settle(&self, queue: &QueueName) -> Result<()> {
+    pub async fn until_rearranged(&self, queue: &QueueName) -> Result<()> {
         let ready = self.keys.of(queue, "ready");
         let members = number(&self.commands.send(redis::cmd("ZCARD").arg(&ready)).await?);
         let mut nobody = redis::cmd("ZMSCORE");

@@ -23,26 +23,26 @@ pub struct Bound<T> {
 
 impl<T: Ord + Copy> Bound<T> {
     /// What holds where the enqueuer says nothing.
-    pub fn settle(self, hint: Option<T>) -> T {
+    pub fn bind(self, hint: Option<T>) -> T {
         let most = self.policy.unwrap_or(self.setting);
         hint.map_or(most, |hint| hint.min(most))
     }
 }
 
 impl Hints {
-    /// As they are followed: every hint that is a number comes to what its bound leaves of it.
-    pub fn settled(mut self, timeout: Bound<Duration>, retries: Bound<u32>) -> Self {
+    /// The hints in force: timeout and retries are cut to their bounds.
+    pub fn bound(mut self, timeout: Bound<Duration>, retries: Bound<u32>) -> Self {
         let wished = self.timeout_ms.map(Duration::from_millis);
-        self.timeout_ms = Some(u64::try_from(timeout.settle(wished).as_millis()).unwrap_or(u64::MAX));
-        self.retries = Some(retries.settle(self.retries));
+        self.timeout_ms = Some(u64::try_from(timeout.bind(wished).as_millis()).unwrap_or(u64::MAX));
+        self.retries = Some(retries.bind(self.retries));
         self
     }
 
     /// The keys that are understood.
     pub const KEYS: [&str; 7] = ["timeout", "retries", "queue", "cron", "http", "env", "enqueue"];
 
-    /// Reads `timeout`, `retries`, `queue`, `cron`, and what is wanted of the policy: `http`, `env`, `enqueue`; other keys are for hosts to come and are silently left out. A key given twice
-    /// counts as it stands last. The warnings are sentences: the hint, and what it should look like.
+    /// Reads `timeout`, `retries`, `queue`, `cron`, and the wishes for the policy: `http`, `env`, `enqueue`. Other keys are for later hosts and
+    /// are ignored. Of a key that is given twice, the last one counts. Each warning is a sentence that names the hint and its form.
     pub fn parse(pairs: &[(String, String)]) -> (Self, Vec<String>) {
         let (mut hints, mut warnings) = (Self::default(), Vec::new());
         for (key, value) in pairs {
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_hint_asks_for_less_than_the_setting_and_a_policy_decides_otherwise() {
-        for (policy, hint, settled) in [
+        for (policy, hint, bound) in [
             (None, None, 60),
             (None, Some(5), 5),
             (None, Some(600), 60),
@@ -126,13 +126,13 @@ mod tests {
             (Some(300), Some(600), 300),
             (Some(300), Some(5), 5),
         ] {
-            assert_eq!(Bound { policy, setting: 60 }.settle(hint), settled, "policy {policy:?}, hint {hint:?}");
+            assert_eq!(Bound { policy, setting: 60 }.bind(hint), bound, "policy {policy:?}, hint {hint:?}");
         }
         let hints = Hints { timeout_ms: Some(364 * 24 * 3_600_000), retries: Some(1_000_000), ..Hints::default() };
         let (timeout, retries) = (Bound { policy: None, setting: Duration::from_secs(3) }, Bound { policy: None, setting: 0 });
-        let settled = hints.clone().settled(timeout, retries);
-        assert_eq!((settled.timeout_ms, settled.retries), (Some(3000), Some(0)));
-        let allowed = hints.settled(Bound { policy: Some(Duration::from_secs(3600)), ..timeout }, Bound { policy: Some(9), ..retries });
+        let bound = hints.clone().bound(timeout, retries);
+        assert_eq!((bound.timeout_ms, bound.retries), (Some(3000), Some(0)));
+        let allowed = hints.bound(Bound { policy: Some(Duration::from_secs(3600)), ..timeout }, Bound { policy: Some(9), ..retries });
         assert_eq!((allowed.timeout_ms, allowed.retries), (Some(3_600_000), Some(9)));
     }
 

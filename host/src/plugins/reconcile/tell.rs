@@ -2,8 +2,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Loader, Reconciler, Signatures};
-use crate::plugins::{digest::Digest, name::stem, policy::Policies, registry::Registry};
+use super::{files::Files, versions::Versions};
+use crate::plugins::{digest::Digest, loads::Loader, name::stem, policy_file::PolicyFile, registry::Registry, signed::Signatures};
 use taskhost_core::{
     catalogue::{PluginInfo, PluginStatus},
     observe::{Event, Observers},
@@ -49,31 +49,43 @@ pub(super) fn same<C>(a: &Registry<C>, b: &Registry<C>) -> bool {
         && a.bodies.iter().all(|(name, plugin)| b.bodies.get(name).is_some_and(|other| Arc::ptr_eq(plugin, other)))
 }
 
-impl<L: Loader> Reconciler<L> {
-    /// Shows a fault of the whole room at every file that it concerns, because `plugin list` lists files.
-    pub(super) fn with_trouble(&self, mut files: Vec<PluginInfo>) -> Vec<PluginInfo> {
-        for info in &mut files {
-            info.warnings.extend(self.policy.missing().get(stem(&info.file)).cloned().unwrap_or_default());
-            info.warnings.extend(self.files.get(&info.file).and_then(|tracked| tracked.warning.clone()));
-            let unkept = info.serving.as_ref().and_then(|code| self.loads.unkept(&Digest::from(code.digest.as_str())));
-            info.warnings.extend(unkept);
-            info.warnings.extend(self.directory_trouble.clone());
-            info.warnings.extend(self.policy.trouble().map(str::to_owned));
-            info.warnings.extend(self.signatures.as_ref().and_then(Signatures::trouble).map(str::to_owned));
-        }
-        files
+/// Shows a fault of the whole room at every file that it concerns, because `plugin list` lists files.
+pub(super) fn with_faults<L: Loader>(
+    mut infos: Vec<PluginInfo>,
+    files: &Files,
+    policy: &PolicyFile,
+    versions: &Versions<L>,
+) -> Vec<PluginInfo> {
+    for info in &mut infos {
+        info.warnings.extend(policy.missing().get(stem(&info.file)).cloned().unwrap_or_default());
+        info.warnings.extend(files.by_name.get(&info.file).and_then(|tracked| tracked.warning.clone()));
+        let unkept = info.serving.as_ref().and_then(|code| versions.loads.unkept(&Digest::from(code.digest.as_str())));
+        info.warnings.extend(unkept);
+        info.warnings.extend(files.trouble.clone());
+        info.warnings.extend(faults_of_settings(policy, versions));
     }
+    infos
+}
 
-    pub(super) fn warnings(&self, policies: &Policies) -> Vec<String> {
-        let stems: Vec<&str> = self.files.keys().map(|file| stem(file)).collect();
-        let mut warnings = policies.unused(&stems);
-        warnings.extend(self.directory_trouble.clone().or_else(|| self.writable_warning.clone()));
-        warnings.extend(self.policy.trouble().map(str::to_owned));
-        warnings.extend(self.signatures.as_ref().and_then(Signatures::trouble).map(str::to_owned));
-        warnings.extend(self.exposed.iter().cloned());
-        warnings.extend(self.state_trouble.clone());
-        warnings
-    }
+/// The faults of the room as a whole, but for those of `elsewhere`.
+pub(super) fn faults<L: Loader>(
+    files: &Files,
+    policy: &PolicyFile,
+    versions: &Versions<L>,
+    elsewhere: impl IntoIterator<Item = String>,
+) -> Vec<String> {
+    let stems: Vec<&str> = files.by_name.keys().map(|file| stem(file)).collect();
+    let mut faults = policy.policies().unused(&stems);
+    faults.extend(files.trouble.clone().or_else(|| files.warning.clone()));
+    faults.extend(faults_of_settings(policy, versions));
+    faults.extend(elsewhere);
+    faults
+}
+
+/// What is wrong with the policies and the keys.
+fn faults_of_settings<'a, L: Loader>(policy: &'a PolicyFile, versions: &'a Versions<L>) -> impl Iterator<Item = String> + 'a {
+    let keys = versions.signatures.as_ref().and_then(Signatures::trouble);
+    policy.trouble().into_iter().chain(keys).map(str::to_owned)
 }
 
 fn by_file<C>(registry: &Registry<C>) -> HashMap<&str, &PluginInfo> {

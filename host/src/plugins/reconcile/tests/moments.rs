@@ -13,7 +13,7 @@ const POINTS: [&str; 8] = ["listed", "noted", "captured", "trials looked at", "b
 /// A room whose passes call `at`, with the registry that is in force.
 fn room(place: &Place, mut at: impl FnMut(&str, &Registry<String>) + Send + 'static) -> Room {
     let mut reconciler = place.open(None);
-    let registry = reconciler.registry.subscribe();
+    let registry = reconciler.subscribe();
     reconciler.at = Some(Box::new(move |point| at(point, &registry.borrow())));
     Place::run(reconciler)
 }
