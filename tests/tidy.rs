@@ -8,10 +8,11 @@ use std::{
 use spdx::{Expression, ParseMode};
 
 /// Rooms of one row never meet; imports go to lower rows only. Lowest first.
-const ROWS: [&[&str]; 11] = [
+const ROWS: [&[&str]; 12] = [
     &["text", "backoff"],
     &["task", "telemetry", "private"],
-    &["catalogue", "observe", "units"],
+    &["units"],
+    &["catalogue", "observe"],
     &["retry", "cron"],
     &["engine", "broker"],
     &["plugins"],
@@ -184,7 +185,7 @@ fn the_readme_and_the_help_name_every_setting_with_its_default() {
         }
     }
     assert!(shown.len() > 5, "the help of the worker names defaults: {shown:?}");
-    for (key, default, _) in taskhost::config::KEYS {
+    for taskhost::config::Key { name: key, default, .. } in taskhost::config::KEYS {
         let row = listed.get(*key).unwrap_or_else(|| panic!("README.md leaves out the setting `{key}`"));
         if !default.is_empty() {
             assert_eq!(row.as_deref(), Some(*default), "README.md: the default of `{key}`");

@@ -9,7 +9,7 @@ use std::{env, ffi::OsString, path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    config::{ConfigError, Settings},
+    config::{ConfigError, Key, Settings},
     ops, telemetry,
 };
 
@@ -175,7 +175,7 @@ fn start(cli: Cli) -> Result<(), Failure> {
     let settings = Settings::load(cli.global.config.as_deref(), &flags)?;
     // A worker logs at its level. A command logs only failures.
     let level = match cli.command {
-        Command::Worker(_) => "info",
+        Command::Worker(_) => Key::of("log").map_or("info", |key| key.default),
         // An attempt costs as much as in a worker, including the span of its log lines.
         Command::Bench(_) => "warn,taskhost::worker::attempt=info",
         _ => "warn",

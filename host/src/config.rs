@@ -13,49 +13,16 @@ use std::{
 
 use crate::{engine::Limits, plugins::Writable};
 use taskhost_broker::{BrokerSettings, Durability, Schedule};
-use taskhost_core::units;
-use taskhost_core::{backoff::Backoff, catalogue, retry::RetrySettings, task::QueueName};
+use taskhost_core::{backoff::Backoff, catalogue, retry::RetrySettings, task::QueueName, units};
 
 mod arguments;
 mod file;
+mod keys;
 
+pub use keys::{ENVIRONMENT_PREFIX, KEYS, Key, Kind};
 pub use taskhost_broker::BrokerAddress;
 
-/// Every setting: its key in `taskhost.toml` (upper-cased behind `TASKHOST_` its environment name), its default as text, and what it is.
-pub const KEYS: &[(&str, &str, &str)] = &[
-    ("broker", "sqlite:taskhost.db", "redis://…, rediss://…, redis+unix://…, redis+sentinel://…, redis+cluster://… or sqlite:PATH"),
-    ("prefix", "th", "what every Redis key begins with"),
-    ("plugins", "./plugins", "the directory whose *.wasm files are the plugins"),
-    ("state", "", "where last good plugins are kept; by default $XDG_STATE_HOME/taskhost"),
-    ("cache", "", "where compiled code is kept; by default $XDG_CACHE_HOME/taskhost"),
-    ("cache_size", "2GiB", "the compiled code is trimmed to this size"),
-    ("queues", "default", "what a worker claims from, with weights: `mail=3,default`"),
-    ("concurrency", "", "attempts at once in a worker; by default 128 for each core"),
-    ("threads", "", "threads that run guests; by default one for each core"),
-    ("lease", "30s", "how long a silent worker keeps what it claimed"),
-    ("drain", "25s", "how long attempts may go on after the first SIGTERM"),
-    ("grace", "5s", "how long a cancelled body may go on"),
-    ("result_ttl", "1h", "how long a result is kept after the task's end"),
-    ("payload_limit", "1MiB", "arguments with headers, and a result: at most so much each"),
-    ("dead_count", "10000", "the dead set of a queue keeps so many tasks"),
-    ("dead_age", "30d", "and none older than this"),
-    ("unknown_task_ttl", "24h", "a task that no plugin offers is dead after this time"),
-    ("durability", "master", "what is acknowledged is on the Redis `master`, or on a `replica` too"),
-    ("memory", "64MiB", "what one attempt may use, where the plugin's policy does not say"),
-    ("guest_memory", "", "what all attempts of a worker may use together; by default half of the machine's memory"),
-    ("timeout", "60s", "how long an attempt may take, where nobody else says"),
-    ("retries", "3", "attempts after the first, where nobody else says"),
-    ("backoff", "1s", "the delay before the first retry; doubled each time"),
-    ("backoff_cap", "1h", "the longest delay before a retry"),
-    ("require_signed", "false", "only plugins signed with a key of `trust` serve"),
-    ("trust", "", "a file of minisign public keys, for `require_signed`"),
-    ("plugin_dir_writable", "warn", "when others may write to plugins, policies or trusted keys: warn, refuse or allow"),
-    ("log", "info", "a level, or a filter such as `info,taskhost::worker=debug`"),
-    ("log_format", "pretty", "pretty or json"),
-];
-
-/// The prefix of environment variables for settings.
-pub const ENVIRONMENT_PREFIX: &str = "TASKHOST_";
+use keys::{prefix, queues};
 
 /// The environment variable that names `taskhost.toml` or another file.
 pub const ENVIRONMENT_CONFIG: &str = "TASKHOST_CONFIG";
@@ -143,18 +110,18 @@ impl Settings {
                 gathered.0.insert(key, given.clone());
             }
         }
-        for (key, _, _) in KEYS {
-            let name = environment_name(key);
+        for key in KEYS {
+            let name = key.environment_name();
             // An empty variable counts as not set, because shells and compose files leave variables out like this.
             if let Some(text) = variable(&name).filter(|text| !text.is_empty()) {
-                gathered.0.insert(key, Given { text, place: name });
+                gathered.0.insert(key.name, Given { text, place: name });
             }
         }
         for (name, _) in environment {
             let name = name.to_string_lossy();
-            let known = name == ENVIRONMENT_CONFIG || KEYS.iter().any(|(key, _, _)| environment_name(key) == name);
+            let known = name == ENVIRONMENT_CONFIG || KEYS.iter().any(|key| key.environment_name() == name);
             if name.starts_with(ENVIRONMENT_PREFIX) && !known {
-                let known_names: Vec<String> = KEYS.iter().map(|(key, _, _)| environment_name(key)).collect();
+                let known_names: Vec<String> = KEYS.iter().map(Key::environment_name).collect();
                 warnings.push(format!(
                     "`{name}` in the environment sets nothing{}",
                     did_you_mean(&name, known_names.iter().map(String::as_str))
@@ -162,7 +129,7 @@ impl Settings {
             }
         }
         for (key, text) in flags {
-            gathered.0.insert(key, Given { text: text.clone(), place: format!("--{}", key.replace('_', "-")) });
+            gathered.0.insert(key, Given { text: text.clone(), place: Key::of(key).map_or_else(|| (*key).to_owned(), Key::flag) });
         }
         let schedules = file.map(|file| file.schedules).unwrap_or_default();
         gathered.validate(found, schedules, warnings, variable)
@@ -174,7 +141,7 @@ impl Gathered {
         &self,
         file: Option<PathBuf>,
         schedules: Vec<Schedule>,
-        warnings: Vec<String>,
+        mut warnings: Vec<String>,
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Settings, ConfigError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -185,11 +152,7 @@ impl Gathered {
             (None, Some(state)) => Path::new(state).join("cache"),
             (None, None) => user_directory(variable, "XDG_CACHE_HOME", ".cache"),
         };
-        let lease = self.get("lease", units::positive_duration)?;
-        if lease < Duration::from_secs(1) {
-            return Err(self.refused("lease", "a lease is at least `1s`"));
-        }
-        let trust = match (self.get("require_signed", truth)?, self.given("trust")) {
+        let trust = match (self.word("require_signed")? == "true", self.given("trust")) {
             (true, Some(path)) => Some(PathBuf::from(path)),
             (true, None) => return Err(self.refused("require_signed", "it needs `trust`, the file of the keys to trust")),
             (false, Some(_)) => {
@@ -198,49 +161,60 @@ impl Gathered {
             (false, None) => None,
         };
         let broker = self.get("broker", BrokerAddress::parse)?;
-        let durability = self.get("durability", durability)?;
+        let durability = match self.word("durability")? {
+            "replica" => Durability::Replica,
+            _ => Durability::Master,
+        };
         if durability == Durability::Replica && matches!(broker, BrokerAddress::Sqlite(_)) {
             return Err(self.refused("durability", "SQLite has no replicas: use a Redis that has one, or leave this out"));
         }
-        let payload = usize::try_from(self.get("payload_limit", units::size)?).unwrap_or(usize::MAX);
+        let payload = self.size("payload_limit")?.map_or(usize::MAX, as_usize);
+        let (memory, guest_memory) =
+            (self.size("memory")?.unwrap_or(u64::MAX), self.size("guest_memory")?.unwrap_or_else(half_of_the_memory));
+        if guest_memory < memory {
+            let (all, one) = (units::show_size(guest_memory), units::show_size(memory));
+            warnings
+                .push(format!("`guest_memory` ({all} for all attempts) is less than `memory` ({one} for one): no attempt gets that much"));
+        }
         Ok(Settings {
             broker,
             bounds: BrokerSettings {
                 prefix: self.get("prefix", prefix)?,
-                result_ttl: self.get("result_ttl", units::duration)?,
+                result_ttl: self.duration("result_ttl")?,
                 payload_limit: payload,
-                dead_count: self.get("dead_count", number)?,
-                dead_age: self.get("dead_age", units::positive_duration)?,
-                unknown_task_ttl: self.get("unknown_task_ttl", units::positive_duration)?,
+                dead_count: self.number("dead_count")?.unwrap_or(u64::MAX),
+                dead_age: self.duration("dead_age")?,
+                unknown_task_ttl: self.duration("unknown_task_ttl")?,
                 durability,
             },
             plugins: self.get("plugins", |text| Ok(PathBuf::from(text)))?,
             state,
             cache,
-            cache_bytes: self.get("cache_size", units::size)?,
+            cache_bytes: self.size("cache_size")?.unwrap_or(u64::MAX),
             file,
             trust,
-            writable: self.get("plugin_dir_writable", writable)?,
-            queues: self.get("queues", queues)?,
-            concurrency: self.get_or("concurrency", positive, 128 * cores)?,
-            threads: self.get_or("threads", positive, cores)?,
-            lease,
-            drain: self.get("drain", units::duration)?,
-            grace: self.get("grace", units::duration)?,
-            guest_memory: self.get_or("guest_memory", units::size, half_of_the_memory())?,
-            limits: Limits {
-                memory: self.get("memory", units::size)?,
-                timeout: self.get("timeout", units::positive_duration)?,
-                payload,
-                ..Limits::default()
+            writable: match self.word("plugin_dir_writable")? {
+                "refuse" => Writable::Refuse,
+                "allow" => Writable::Allow,
+                _ => Writable::Warn,
             },
+            queues: self.get("queues", queues)?,
+            concurrency: self.number("concurrency")?.map_or(128 * cores, as_usize),
+            threads: self.number("threads")?.map_or(cores, as_usize),
+            lease: self.duration("lease")?,
+            drain: self.duration("drain")?,
+            grace: self.duration("grace")?,
+            guest_memory,
+            limits: Limits { memory, timeout: self.duration("timeout")?, payload, ..Limits::default() },
             retry: RetrySettings {
-                max_attempts: self.get("retries", |text| Ok(u32::try_from(number(text)?).unwrap_or(u32::MAX).saturating_add(1)))?,
-                backoff: Backoff::new(self.get("backoff", units::duration)?, self.get("backoff_cap", units::duration)?),
+                max_attempts: self
+                    .number("retries")?
+                    .map_or(u32::MAX, |retries| u32::try_from(retries).unwrap_or(u32::MAX).saturating_add(1)),
+                backoff: Backoff::new(self.duration("backoff")?, self.duration("backoff_cap")?),
             },
             schedules,
             log: self.given("log").map(str::to_owned),
-            log_json: self.get("log_format", log_format)?,
+            log_json: self.word("log_format")? == "json",
             warnings,
         })
     }
@@ -251,12 +225,26 @@ impl Gathered {
 
     /// The value given for `key`, else its default.
     fn get<T>(&self, key: &'static str, read: impl Fn(&str) -> Result<T, String>) -> Result<T, ConfigError> {
-        let default = KEYS.iter().find(|(name, _, _)| *name == key).map_or("", |(_, default, _)| default);
+        let default = Key::of(key).map_or("", |key| key.default);
         read(self.given(key).unwrap_or(default)).map_err(|why| self.refused(key, &why))
     }
 
-    fn get_or<T>(&self, key: &'static str, read: impl Fn(&str) -> Result<T, String>, default: T) -> Result<T, ConfigError> {
-        self.given(key).map_or(Ok(default), |text| read(text).map_err(|why| self.refused(key, &why)))
+    fn duration(&self, key: &'static str) -> Result<Duration, ConfigError> {
+        self.get(key, |text| row(key)?.duration(text))
+    }
+
+    fn word(&self, key: &'static str) -> Result<&'static str, ConfigError> {
+        self.get(key, |text| row(key)?.word(text))
+    }
+
+    /// `None`: its default is computed.
+    fn size(&self, key: &'static str) -> Result<Option<u64>, ConfigError> {
+        self.get(key, |text| if text.is_empty() { Ok(None) } else { row(key)?.size(text).map(Some) })
+    }
+
+    /// `None`: its default is computed.
+    fn number(&self, key: &'static str) -> Result<Option<u64>, ConfigError> {
+        self.get(key, |text| if text.is_empty() { Ok(None) } else { row(key)?.number(text).map(Some) })
     }
 
     fn refused(&self, key: &str, why: &str) -> ConfigError {
@@ -264,9 +252,12 @@ impl Gathered {
     }
 }
 
-/// `TASKHOST_RESULT_TTL` for `result_ttl`.
-pub fn environment_name(key: &str) -> String {
-    format!("{ENVIRONMENT_PREFIX}{}", key.to_ascii_uppercase())
+fn row(key: &str) -> Result<&'static Key, String> {
+    Key::of(key).ok_or_else(|| format!("no setting `{key}` is known: please report this, it is a fault of this program"))
+}
+
+fn as_usize(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 /// `; did you mean …?`, or an empty text.
@@ -293,72 +284,6 @@ fn half_of_the_memory() -> u64 {
 #[cfg(not(target_os = "linux"))]
 fn half_of_the_memory() -> u64 {
     4 << 30
-}
-
-fn writable(text: &str) -> Result<Writable, String> {
-    match text {
-        "warn" => Ok(Writable::Warn),
-        "refuse" => Ok(Writable::Refuse),
-        "allow" => Ok(Writable::Allow),
-        _ => Err(format!("`warn`, `refuse` or `allow` is wanted here: `{text}`")),
-    }
-}
-
-fn truth(text: &str) -> Result<bool, String> {
-    match text {
-        "true" => Ok(true),
-        "false" => Ok(false),
-        _ => Err(format!("`true` or `false` is wanted here: `{text}`")),
-    }
-}
-
-fn number(text: &str) -> Result<u64, String> {
-    text.trim().replace('_', "").parse().map_err(|_| format!("a whole number is wanted here: `{text}`"))
-}
-
-fn positive(text: &str) -> Result<usize, String> {
-    match number(text)? {
-        0 => Err(format!("a number of at least 1 is wanted here: `{text}`")),
-        value => usize::try_from(value).map_err(|_| format!("this number is too large: `{text}`")),
-    }
-}
-
-/// A Redis key prefix: no braces, which would move the hash tag.
-fn prefix(text: &str) -> Result<String, String> {
-    let fits = (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b));
-    if fits { Ok(text.to_owned()) } else { Err(format!("a prefix has 1 to 32 characters of A-Z a-z 0-9 . _ : -: `{text}`")) }
-}
-
-fn durability(text: &str) -> Result<Durability, String> {
-    match text {
-        "master" => Ok(Durability::Master),
-        "replica" => Ok(Durability::Replica),
-        _ => Err(format!("durability is `master` or `replica`: `{text}`")),
-    }
-}
-
-fn log_format(text: &str) -> Result<bool, String> {
-    match text {
-        "json" => Ok(true),
-        "pretty" => Ok(false),
-        _ => Err(format!("a log format is `pretty` or `json`: `{text}`")),
-    }
-}
-
-/// `mail=3,default`.
-fn queues(text: &str) -> Result<Vec<(QueueName, u32)>, String> {
-    let mut queues: Vec<(QueueName, u32)> = Vec::new();
-    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        let (name, weight) = part.split_once('=').unwrap_or((part, "1"));
-        let name = QueueName::new(name.trim()).map_err(|error| error.to_string())?;
-        let weight = weight.trim().parse().ok().filter(|weight| (1..=1000).contains(weight));
-        let weight = weight.ok_or_else(|| format!("a queue's weight is a number from 1 to 1000, such as `mail=3`: `{part}`"))?;
-        if queues.iter().any(|(known, _)| *known == name) {
-            return Err(format!("a queue is named once: `{name}`"));
-        }
-        queues.push((name, weight));
-    }
-    if queues.is_empty() { Err("name at least one queue, such as `default`".to_owned()) } else { Ok(queues) }
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ pub use call::{Attempted, Call};
 pub use compile_process::{Compiler, SUBCOMMAND as COMPILE_SUBCOMMAND, compile_plugin};
 pub use error::EngineError;
 pub use guest::{About, Code, Terms};
-pub use limits::{EnqueueGrant, FileGrant, FileMode, Grants, HttpGrant, KvGrant, Limits, Rate, SecretGrant, SecretSource};
+pub use limits::{EnqueueGrant, FileGrant, FileMode, Grants, HttpGrant, KvGrant, Limits, MEMORY, Rate, SecretGrant, SecretSource};
 pub use network::{Network, System};
 pub use services::{ServiceError, Services};
 pub use settings::EngineSettings;

@@ -60,7 +60,7 @@ mod waiter;
 
 pub use invoke::{Invoke, Work};
 pub use offers::{Offer, Offers};
-pub use settings::{WorkerSettings, worker_id};
+pub use settings::{WEIGHTS, WorkerSettings, worker_id};
 pub use stop::Stop;
 pub use summary::{Summary, WorkerError};
 

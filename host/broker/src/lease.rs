@@ -2,7 +2,7 @@
 //!
 //! Invariant: a claimed task has one holder. After the lease is lost, the holder can finish nothing.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
@@ -158,6 +158,9 @@ pub enum Finished {
 
 /// One answer for each finish, in the order given.
 pub type FinishReply = Vec<Finished>;
+
+/// How long leases may be. A shorter one would not outlast a slow heartbeat; a longer one would hold the tasks of a lost worker for years.
+pub const LEASES: RangeInclusive<Duration> = Duration::from_millis(300)..=Duration::from_secs(365 * 24 * 3600);
 
 /// The last sixth of a lease, in whole milliseconds.
 ///

@@ -29,7 +29,7 @@ pub use connect::connect;
 pub use directory::{Directory, Health, RunningInfo, WorkerInfo};
 pub use error::{BrokerError, Result};
 pub use kv::{Kv, KvError, KvRoom};
-pub use lease::{Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, LeaseReply, Leased, Member, grace};
+pub use lease::{Claimed, Extended, Finish, FinishReply, Finished, Incarnation, LEASES, Lease, LeaseReply, Leased, Member, grace};
 pub use listing::{TaskFilter, TaskPage};
 pub use produce::{Enqueued, Produce};
 pub use schedule::{CatchUp, FileSchedule, Fired, Overlap, Schedule, Schedules, Source};

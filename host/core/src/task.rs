@@ -14,7 +14,7 @@ mod options;
 mod view;
 
 pub use name::{InvalidName, QueueName, TaskId, TaskName};
-pub use options::{Carried, OptionFilter, Tag, Tags, TaskOptions};
+pub use options::{Carried, MOST_RETRIES, OptionFilter, Tag, Tags, TaskOptions};
 pub use view::{ErrorEntry, LogLine, Progress, State, TaskView, WaitsFor};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.

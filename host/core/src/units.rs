@@ -9,15 +9,18 @@ use crate::task::{Millis, Start};
 /// `30s`, `5m`, `1h 30m`, `250ms`. A number without a unit is refused, because it could mean seconds or milliseconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    let value = humantime::parse_duration(text).map_err(|_| format!("a duration is written like `30s`, `5m` or `1h 30m`: `{text}`"))?;
+    let value = any_duration(text).ok_or_else(|| format!("a duration is written like `30s`, `5m` or `1h 30m`: `{text}`"))?;
     // Beyond this, adding it to a clock in milliseconds would no longer be exact in the broker.
     if value > Duration::from_secs(100 * 366 * 24 * 3600) {
         return Err(format!("a duration is at most 100 years: `{text}`"));
     }
     Ok(value)
+}
+
+/// A duration of any length, for callers with a sentence of their own; `None` if it is written otherwise.
+pub fn any_duration(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    if text == "0" { Some(Duration::ZERO) } else { humantime::parse_duration(text).ok() }
 }
 
 /// A duration that is not zero.

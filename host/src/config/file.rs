@@ -15,7 +15,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{ConfigError, Given, KEYS, arguments, did_you_mean};
+use super::{ConfigError, Given, KEYS, Key, Kind, arguments, did_you_mean};
 use crate::{plugins::Policies, schedule};
 use taskhost_broker::{CatchUp, Overlap, Schedule, Source};
 use taskhost_core::task::{Carried, Millis, Priority, QueueName, TaskName, TaskOptions};
@@ -64,15 +64,15 @@ impl Reader<'_> {
     }
 
     fn setting(&self, key: &str, at: usize, value: &Spanned<DeValue<'_>>) -> Result<(&'static str, Given), ConfigError> {
-        let Some((known, _, _)) = KEYS.iter().find(|(known, _, _)| *known == key) else {
-            let names = KEYS.iter().map(|(name, _, _)| *name).chain(["plugin_dir", "schedules"]);
+        let Some(known) = Key::of(key) else {
+            let names = KEYS.iter().map(|key| key.name).chain(["plugin_dir", "schedules"]);
             return Err(self.refused(at, &format!("unknown key `{key}`{}", did_you_mean(key, names))));
         };
-        let text = scalar(value.get_ref()).or_else(|| if *known == "queues" { queues(value.get_ref()) } else { None });
+        let text = scalar(value.get_ref()).or_else(|| if matches!(known.kind, Kind::Queues) { queues(value.get_ref()) } else { None });
         let Some(text) = text else {
             return Err(self.refused(at, &format!("`{key}` takes a text or a number, not {}", value.get_ref().type_str())));
         };
-        Ok((known, Given { text, place: format!("{}:{}: `{key}`", self.path.display(), self.line(at)) }))
+        Ok((known.name, Given { text, place: format!("{}:{}: `{key}`", self.path.display(), self.line(at)) }))
     }
 
     fn check_policies(&self) -> Result<(), ConfigError> {

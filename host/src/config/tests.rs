@@ -35,7 +35,7 @@ fn every_default_is_valid_and_documented() {
     assert_eq!(settings.broker.to_string(), "sqlite:taskhost.db");
     assert_eq!(settings.state, Path::new("/anna/.local/state/taskhost"));
     assert_eq!(settings.cache, Path::new("/anna/.cache/taskhost"));
-    assert!(KEYS.iter().all(|(_, _, about)| !about.is_empty()));
+    assert!(KEYS.iter().all(|key| !key.about.is_empty()));
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn durability_by_a_replica_needs_a_redis() {
     assert_eq!(load("", &[], &[]).unwrap().bounds.durability, Durability::Master);
     let text = refusal("durability = 'replica'");
     assert!(text.contains("taskhost.toml:1: `durability`: SQLite has no replicas: use a Redis"), "{text}");
-    assert!(refusal("durability = 'both'").contains("durability is `master` or `replica`: `both`"));
+    assert!(refusal("durability = 'both'").contains("`master` or `replica` is wanted here: `both`"));
 }
 
 #[test]
@@ -76,6 +76,54 @@ fn a_bad_value_names_the_place_it_stands_at() {
     );
     assert!(refusal("lease = \n").starts_with("taskhost.toml:1: "));
     assert!(refusal("broker = ['x']\n").starts_with("taskhost.toml:1: `broker` takes a text or a number"));
+}
+
+/// Every setting with bounds, one step beyond each of them.
+#[test]
+fn a_value_out_of_its_bounds_is_refused_with_the_bound() {
+    let mut bounds = 0;
+    for key in KEYS {
+        let beyond: Vec<(String, &str)> = match &key.kind {
+            Kind::Duration(range) => vec![
+                (format!("{}ms", range.start().as_millis().saturating_sub(1)), "at least"),
+                (format!("{}ms", range.end().as_millis().saturating_add(1)), "at most"),
+            ],
+            Kind::Size(range) | Kind::Number(range) => vec![
+                ((u128::from(*range.start()).saturating_sub(1)).to_string(), "at least"),
+                ((u128::from(*range.end()) + 1).to_string(), "at most"),
+            ],
+            Kind::Word(_) => vec![("perhaps".to_owned(), "is wanted here")],
+            Kind::Broker | Kind::Prefix | Kind::Path | Kind::Queues | Kind::LogFilter => continue,
+        };
+        for (text, why) in beyond {
+            // Where zero is allowed there is nothing below, and nothing is above what the type holds.
+            if let Err(error) = load("", &[(key.name, &text)], &[]) {
+                let error = error.to_string();
+                assert!(error.starts_with(&key.flag()) && (error.contains(why) || text.len() > 19), "{}: {error}", key.name);
+                bounds += 1;
+            }
+        }
+    }
+    assert!(bounds > 15, "only {bounds} bounds were met");
+    for (key, text, why) in [
+        ("lease", "299ms", "--lease: it is at least `300ms`: `299ms`"),
+        ("memory", "1KiB", "--memory: it is at least `64KiB`: `1KiB`"),
+        ("memory", "5GiB", "--memory: it is at most `4GiB`: `5GiB`"),
+        ("concurrency", "0", "--concurrency: it is at least `1`: `0`"),
+        ("retries", "4294967296", "--retries: it is at most `1000000`: `4294967296`"),
+        ("queues", "a=1001", "--queue: a queue's weight is a number from 1 to 1000, such as `mail=3`: `a=1001`"),
+    ] {
+        assert_eq!(load("", &[(key, text)], &[]).unwrap_err().to_string(), why);
+    }
+}
+
+#[test]
+fn less_memory_for_all_than_for_one_is_warned_about() {
+    let settings = load("guest_memory = '32MiB'", &[], &[]).unwrap();
+    assert_eq!(
+        settings.warnings,
+        ["`guest_memory` (32 MiB for all attempts) is less than `memory` (64 MiB for one): no attempt gets that much"]
+    );
 }
 
 #[test]

@@ -2,12 +2,16 @@
 
 use std::{
     collections::BTreeMap,
+    ops::RangeInclusive,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
+
+/// What an attempt may have as [`Limits::memory`]: from one page of a guest to all that a wasm32 guest can address.
+pub const MEMORY: RangeInclusive<u64> = 64 << 10..=4 << 30;
 
 /// The limits of one attempt. Each has a default.
 #[derive(Debug, Clone, PartialEq)]

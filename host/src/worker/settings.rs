@@ -1,10 +1,13 @@
 //! The settings of one worker, and the bounds that they keep.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
 
 use super::summary::WorkerError;
-use taskhost_broker::FileSchedule;
-use taskhost_core::{observe::Observers, retry::RetrySettings, task::QueueName};
+use taskhost_broker::{FileSchedule, LEASES};
+use taskhost_core::{observe::Observers, retry::RetrySettings, task::QueueName, units};
+
+/// The weights that queues may have.
+pub const WEIGHTS: RangeInclusive<u32> = 1..=1000;
 
 /// The settings of a worker.
 #[derive(Debug, Clone)]
@@ -60,8 +63,9 @@ impl WorkerSettings {
             return refuse("a worker needs at least one queue: name one with `--queue`".into());
         }
         for (index, (queue, weight)) in self.queues.iter().enumerate() {
-            if !(1..=10_000).contains(weight) {
-                return refuse(format!("the weight of a queue is a number from 1 to 10000: `{queue}={weight}`"));
+            if !WEIGHTS.contains(weight) {
+                let (least, most) = (WEIGHTS.start(), WEIGHTS.end());
+                return refuse(format!("the weight of a queue is a number from {least} to {most}: `{queue}={weight}`"));
             }
             if self.queues[..index].iter().any(|(other, _)| other == queue) {
                 return refuse(format!("a queue is named once, with one weight: `{queue}`"));
@@ -70,8 +74,9 @@ impl WorkerSettings {
         if self.concurrency == 0 {
             return refuse("concurrency is at least 1: `0`".into());
         }
-        if self.lease < Duration::from_millis(300) {
-            return refuse(format!("the lease is at least 300ms, and 30s does for most: `{:?}`", self.lease));
+        if !LEASES.contains(&self.lease) {
+            let (least, most) = (units::show_duration(*LEASES.start()), units::show_duration(*LEASES.end()));
+            return refuse(format!("the lease is from {least} to {most}, and 30s does for most: `{:?}`", self.lease));
         }
         Ok(())
     }

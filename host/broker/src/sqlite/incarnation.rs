@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    lease::{Claimed, Extended, Incarnation, LeaseReply, Leased, grace},
+    lease::{Claimed, Extended, Incarnation, LEASES, LeaseReply, Leased, grace},
 };
 use taskhost_core::task::{ErrorKind, Millis, QueueName, State, TaskError, TaskId, TaskName};
 
@@ -26,8 +26,6 @@ pub(super) const BATCH: usize = 1_000;
 pub(super) const BATCH_ROWS: i64 = 1_000;
 /// How many bytes of arguments one claim gives out, after its first task.
 const CLAIM_BYTES: usize = 4 << 20;
-/// A foreign lease counts as a year at most.
-const LONGEST_LEASE_MS: i64 = 31_536_000_000;
 /// How many names of parked tasks one claim gives.
 const PARKED_NAMES: usize = 1_000;
 
@@ -199,7 +197,7 @@ fn adopt(step: &mut Step<'_>, queue: &QueueName, n: i64) -> Result<Vec<Leased>, 
     for (other, lease_ms, marked) in expired {
         if !marked {
             let mut mark = step.connection.prepare_cached("UPDATE incarnation SET marked = 1, deadline = ? WHERE n = ?")?;
-            let grace = grace(Duration::from_millis(lease_ms.clamp(0, LONGEST_LEASE_MS).unsigned_abs()));
+            let grace = grace(Duration::from_millis(lease_ms.max(0).unsigned_abs()).min(*LEASES.end()));
             mark.execute([step.now_ms().saturating_add(ms(grace)), other])?;
             continue;
         }

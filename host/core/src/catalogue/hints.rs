@@ -5,13 +5,13 @@
 use std::time::Duration;
 
 use super::Hints;
-use crate::task::QueueName;
+use crate::{
+    task::{MOST_RETRIES, QueueName},
+    units,
+};
 
 /// Longer than this is taken for a slip of the pen, and would overflow a deadline.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// More than this is taken for a slip of the pen.
-const MOST_RETRIES: u32 = 1_000_000;
 
 /// How far a hint goes, whichever it is: the operator's policy for the plugin bounds it, else the worker's own setting. A hint may ask for
 /// less. More than the setting takes a policy that says so.
@@ -79,7 +79,7 @@ fn listed(list: &mut Vec<String>, value: &str) -> Result<(), String> {
 }
 
 fn timeout(value: &str) -> Result<u64, String> {
-    let read = humantime::parse_duration(value).map_err(|_| "a timeout is a time such as `30s` or `2m`")?;
+    let read = units::any_duration(value).ok_or("a timeout is a time such as `30s` or `2m`")?;
     if read < Duration::from_millis(1) || read > LONGEST_TIMEOUT {
         return Err("a timeout is between 1ms and 1 year".into());
     }

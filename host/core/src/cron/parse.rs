@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 use chrono_tz::Tz;
 
 use super::{Calendar, CronError, When};
+use crate::units;
 
 /// The zone, and when it fires.
 pub(super) fn rule(text: &str, zone: &str) -> Result<(Tz, When), CronError> {
@@ -69,7 +70,7 @@ fn nickname(text: &str) -> Result<When, CronError> {
 
 fn every(text: &str) -> Result<When, CronError> {
     let wrong = |why: &str| Err(CronError::Field(format!("`@every {}`: {why}", brief(text))));
-    let Ok(period) = humantime::parse_duration(text) else { return wrong("a period is a time such as `90s` or `1h30m`") };
+    let Some(period) = units::any_duration(text) else { return wrong("a period is a time such as `90s` or `1h30m`") };
     match period {
         _ if period.subsec_nanos() != 0 || period.is_zero() => wrong("a period is at least 1s, in whole seconds"),
         _ if period > Duration::from_secs(366 * 24 * 3600) => wrong("a period is at most a year (366 days)"),

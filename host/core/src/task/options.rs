@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Priority;
 
+/// The most retries that a hint or a setting may give. More is most likely a typing error.
+pub const MOST_RETRIES: u32 = 1_000_000;
+
 /// The options of a task.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct TaskOptions {

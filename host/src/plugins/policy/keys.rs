@@ -9,8 +9,11 @@ use std::{
 use toml::{Spanned, de::DeValue};
 
 use super::{Guard, origin::http_grant, unknown_key};
-use crate::engine::{EnqueueGrant, FileGrant, FileMode, HttpGrant, KvGrant, Rate, SecretGrant, SecretSource};
-use taskhost_core::task::{QueueName, TaskName};
+use crate::engine::{EnqueueGrant, FileGrant, FileMode, HttpGrant, KvGrant, MEMORY, Rate, SecretGrant, SecretSource};
+use taskhost_core::{
+    task::{QueueName, TaskName},
+    units,
+};
 
 type Value<'a> = Spanned<DeValue<'a>>;
 
@@ -229,51 +232,29 @@ fn rate_of_failures(value: &Value<'_>) -> Result<f64, String> {
     rate.ok_or_else(|| format!("`max_failure_rate` is a number from 0 up to, not including, 1, such as 0.5: `{text}`"))
 }
 
-/// The address space of a wasm32 guest ends here.
-const MEMORY_MAX: u64 = 4 << 30;
-
 pub(super) fn memory(value: &Value<'_>) -> Result<u64, String> {
     const SHAPE: &str = "is a size such as \"128MiB\"";
-    let bytes = match value.get_ref() {
-        DeValue::String(text) => size(text).ok_or_else(|| format!("{SHAPE}: `{text}`"))?,
-        DeValue::Integer(number) => number.as_str().parse().map_err(|_| format!("{SHAPE}, or a number of bytes: `{number}`"))?,
-        _ => return Err(SHAPE.to_owned()),
-    };
-    if bytes < 64 << 10 {
+    let bytes = size_as(SHAPE, value)?;
+    if bytes < *MEMORY.start() {
         return Err(format!("is at least \"64KiB\", one page of a guest's memory: {bytes} bytes"));
     }
-    if bytes > MEMORY_MAX {
+    if bytes > *MEMORY.end() {
         return Err(format!("is at most \"4GiB\", all that a 32-bit guest can address: {bytes} bytes"));
     }
     Ok(bytes)
 }
 
-/// `128MiB`, `64KB`, `4096`: binary and decimal units, as IEC 80000-13 writes them.
-fn size(text: &str) -> Option<u64> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor: u64 = match unit.trim() {
-        "" | "B" => 1,
-        "KB" | "kB" => 1_000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(factor)
+fn size_as(shape: &str, value: &Value<'_>) -> Result<u64, String> {
+    match value.get_ref() {
+        DeValue::String(text) => units::size(text).map_err(|_| format!("{shape}: `{text}`")),
+        DeValue::Integer(number) => number.as_str().parse().map_err(|_| format!("{shape}, or a number of bytes: `{number}`")),
+        _ => Err(shape.to_owned()),
+    }
 }
 
 /// A size of any kind.
 pub(super) fn size_of(value: &Value<'_>) -> Result<u64, String> {
-    const SHAPE: &str = "is a size such as \"64MiB\"";
-    match value.get_ref() {
-        DeValue::String(text) => size(text).ok_or_else(|| format!("{SHAPE}: `{text}`")),
-        DeValue::Integer(number) => number.as_str().parse().map_err(|_| format!("{SHAPE}, or a number of bytes: `{number}`")),
-        _ => Err(SHAPE.to_owned()),
-    }
+    size_as("is a size such as \"64MiB\"", value)
 }
 
 /// A size that is kept of every attempt, in memory and in the broker.
@@ -291,7 +272,7 @@ pub(super) fn small(bytes: u64) -> usize {
 pub(super) fn time(value: &Value<'_>) -> Result<Duration, String> {
     const SHAPE: &str = "is a duration such as \"5m\" or \"30s\"";
     let text = value.get_ref().as_str().ok_or(SHAPE)?;
-    let duration = humantime::parse_duration(text).map_err(|_| format!("{SHAPE}: `{text}`"))?;
+    let duration = units::any_duration(text).ok_or_else(|| format!("{SHAPE}: `{text}`"))?;
     if duration.is_zero() {
         return Err(format!("is longer than nothing: `{text}`"));
     }
