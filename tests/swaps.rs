@@ -33,14 +33,11 @@ async fn two_hundred_swaps_under_load_fail_no_task_and_leak_nothing() {
     let worker = host.worker(&[]);
     until("the first version serves", || host.lists(&valid[&0].digest[..12]));
 
-    let (quiet, ended) = (CancellationToken::new(), CancellationToken::new());
-    let load = |stop: &CancellationToken| -> Vec<_> { (0..4).map(|_| tokio::spawn(client(broker.clone(), stop.clone()))).collect() };
-    let clients = load(&quiet);
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    quiet.cancel();
-    let before = all(clients).await;
+    let ended = CancellationToken::new();
+    let load = |enough: usize| -> Vec<_> { (0..4).map(|_| tokio::spawn(client(broker.clone(), ended.clone(), enough))).collect() };
+    let before = all(load(1_000)).await;
 
-    let clients = load(&ended);
+    let clients = load(usize::MAX);
     let mut random = fastrand::Rng::with_seed(20_261_123);
     let (mut judged, mut warm) = (0, 0);
     for n in 1..=SWAPS {
@@ -116,10 +113,10 @@ async fn two_hundred_swaps_under_load_fail_no_task_and_leak_nothing() {
     assert!(worker.stop().success());
 }
 
-/// Enqueues and waits, a batch at a time, until told to stop; every task that ended.
-async fn client(broker: Arc<dyn Broker>, stop: CancellationToken) -> Vec<TaskView> {
+/// Enqueues and waits, a batch at a time, until it is told to stop or so many have ended. Returns the tasks that ended.
+async fn client(broker: Arc<dyn Broker>, stop: CancellationToken, enough: usize) -> Vec<TaskView> {
     let mut ended = Vec::new();
-    while !stop.is_cancelled() {
+    while !stop.is_cancelled() && ended.len() < enough {
         let tasks: Vec<NewTask> = (0..32)
             .map(|_| NewTask {
                 options: TaskOptions { max_attempts: Some(1), ..TaskOptions::default() },

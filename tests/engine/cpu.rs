@@ -9,7 +9,7 @@ use super::{
     hostile::running,
     support::{LONG, call, compile, result, settings},
 };
-use crate::support::{Place, RedisServer};
+use crate::support::{Place, RedisServer, wait_until};
 use taskhost::engine::{Code, Engine, EngineSettings};
 use taskhost_broker::{Broker, BrokerSettings};
 
@@ -103,9 +103,8 @@ async fn the_broker_is_asked_beside_endless_loops_and_before_them() {
         let (engine, endless) = (Arc::clone(&engine), call(&endless, "go", "[]"));
         loops.spawn(async move { engine.invoke(endless).await });
     }
-    // Until they stand in line, two at a time.
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(engine.runnable() >= 2);
+    // Two of them run, the others stand in line.
+    wait_until(LONG, "all loops want CPU", async || engine.runnable() >= 64).await;
     let (beside, beside_slowest) = asked(&*broker).await;
     eprintln!("a round trip to Redis: p50 {idle:?}, p99 {idle_slowest:?}; beside 64 loops: p50 {beside:?}, p99 {beside_slowest:?}");
     assert!(beside < 50 * idle_slowest, "beside the loops {beside:?}, alone at most {idle_slowest:?}");

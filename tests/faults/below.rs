@@ -100,8 +100,8 @@ async fn a_full_disk_refuses_to_enqueue_and_loses_nothing() {
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && said.contains("disk full") && said.contains("free space"), "{refused:?}");
     worker.says("disk full").await;
-    // Longer than the lease: there is no other worker, and this one can't write.
-    tokio::time::sleep(fleet.lease + Duration::from_secs(1)).await;
+    // There is no other worker, and this one can't write.
+    until("its lease is over", async || broker.workers().await.expect("workers").is_empty()).await;
     assert!(!worker.has_ended() && open(&*broker).await > 0, "{}", worker.log());
     std::fs::remove_file(&full).expect("room is made");
     let told = account("a full disk, then room", &broker, &ids).await;

@@ -5,7 +5,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -123,9 +123,13 @@ async fn every_answer_to_a_producer_is_lost_once_and_asking_again_is_safe() {
     // One that waits for the end hears of it although his question was lost.
     let task = named("echo", "[1]");
     direct.enqueue(std::slice::from_ref(&task)).await.expect("enqueue");
-    let waits = lost_once(&proxy, "await", async || broker.await_end(Some(&place), &task.id, Duration::from_secs(60)).await);
+    let asked = AtomicUsize::new(0);
+    let waits = lost_once(&proxy, "await", async || {
+        asked.fetch_add(1, Ordering::SeqCst);
+        broker.await_end(Some(&place), &task.id, Duration::from_secs(60)).await
+    });
     let ends = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        until("it was asked", async || asked.load(Ordering::SeqCst) > 0).await;
         direct.cancel(&place, &task.id).await.expect("cancel")
     };
     let (view, _) = tokio::join!(waits, ends);

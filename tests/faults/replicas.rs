@@ -42,8 +42,8 @@ async fn produce(broker: Arc<dyn Broker>, acknowledged: Arc<Mutex<Vec<(Instant, 
 }
 
 /// Load → cut the replica off → load → kill the master → the replica becomes the master. Returns how many tasks were acknowledged
-/// before the cut, how many after it, and how many of all these are lost.
-async fn failover(settings: BrokerSettings, durability: &str) -> (usize, usize, usize) {
+/// before the cut, how many after it, and how many of all these are lost. `written`: how many the master takes between cut and kill.
+async fn failover(settings: BrokerSettings, durability: &str, written: u64) -> (usize, usize, usize) {
     let mut watched = Watched::start().await;
     let url = watched.url();
     let broker = connect(&url, settings).await;
@@ -53,10 +53,13 @@ async fn failover(settings: BrokerSettings, durability: &str) -> (usize, usize, 
     let (acknowledged, stop) = (Arc::new(Mutex::new(Vec::new())), CancellationToken::new());
     let producers: Vec<_> = (0..3).map(|_| tokio::spawn(produce(Arc::clone(&broker), Arc::clone(&acknowledged), stop.clone()))).collect();
     until("it is under load", async || succeeded(&*broker).await > 150).await;
+    let master = connect(&watched.master.url(), BrokerSettings::default()).await;
+    let known = async || -> u64 { master.queues().await.expect("queues").iter().flat_map(|queue| queue.counts.values()).sum() };
     ask(&watched.replica, &["REPLICAOF", "127.0.0.1", "1"]).await;
     let cut = Instant::now();
     // The sentinels restore the link after about 8 s.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let enough = known().await + written;
+    until("the master alone has new tasks", async || known().await >= enough).await;
     watched.master.kill();
     stop.cancel();
     for producer in producers {
@@ -79,7 +82,7 @@ async fn failover(settings: BrokerSettings, durability: &str) -> (usize, usize, 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn with_durability_replica_a_failover_loses_nothing_acknowledged() {
     let _turn = turn().await;
-    let (before, since, lost) = failover(replica(), "replica").await;
+    let (before, since, lost) = failover(replica(), "replica", 10).await;
     eprintln!("durability replica: {before} acknowledged before the cut, {since} after it, {lost} lost");
     assert!(before >= 150, "under load: {before}");
     assert_eq!(lost, 0, "acknowledged and lost");
@@ -88,8 +91,8 @@ async fn with_durability_replica_a_failover_loses_nothing_acknowledged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn by_default_a_failover_may_lose_what_had_not_been_replicated_and_nothing_else() {
     let _turn = turn().await;
-    let (before, since, lost) = failover(BrokerSettings::default(), "master").await;
-    eprintln!("durability master: {before} acknowledged before the cut, {since} in the 2 s after it, {lost} lost");
+    let (before, since, lost) = failover(BrokerSettings::default(), "master", 200).await;
+    eprintln!("durability master: {before} acknowledged before the cut, {since} after it, {lost} lost");
     assert!(lost > 0, "nothing was lost: then the test of the other durability shows nothing");
     // Some tasks that were acknowledged just before the cut may not have reached the replica yet.
     assert!(lost <= since + before / 10, "{lost} lost of {since} acknowledged after the cut");

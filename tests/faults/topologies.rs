@@ -267,6 +267,18 @@ async fn a_cluster_moves_children_between_slots_and_outlives_a_master() {
     assert!(begun.elapsed() < END);
 }
 
+/// Waits until a node has sent many commands away: to another node, or to come again.
+async fn come_across(node: &RedisServer) {
+    let sent_away = async || -> u64 {
+        let told = text(node, &["INFO", "errorstats"]).await;
+        let of =
+            |kind: &str| told.lines().find_map(|line| line.strip_prefix(&format!("errorstat_{kind}:count="))?.trim().parse::<u64>().ok());
+        ["ASK", "MOVED", "TRYAGAIN"].into_iter().filter_map(of).sum()
+    };
+    let enough = sent_away().await + 20;
+    until("commands were sent away", async || sent_away().await >= enough).await;
+}
+
 impl Cluster {
     /// The node that serves a slot.
     async fn master_of(&self, slot: &str) -> usize {
@@ -292,8 +304,8 @@ impl Cluster {
         let (giver, taker) = (text(from, &["CLUSTER", "MYID"]).await, text(to, &["CLUSTER", "MYID"]).await);
         ask(to, &["CLUSTER", "SETSLOT", slot, "IMPORTING", &giver]).await;
         ask(from, &["CLUSTER", "SETSLOT", slot, "MIGRATING", &taker]).await;
-        // Long enough for both workers and the producer to come across it, with all keys, some and none on either side.
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        // Workers and the producer come across it with all keys on the one side, and below with none.
+        come_across(from).await;
         let mut moved = 0;
         loop {
             let Value::Array(keys) = ask(from, &["CLUSTER", "GETKEYSINSLOT", slot, "50"]).await else { panic!("keys") };
@@ -308,7 +320,7 @@ impl Cluster {
             words.extend(keys.iter().map(String::as_str));
             ask(from, &words).await;
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        come_across(from).await;
         ask(to, &["CLUSTER", "SETSLOT", slot, "NODE", &taker]).await;
         ask(from, &["CLUSTER", "SETSLOT", slot, "NODE", &taker]).await;
         moved
