@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{TaskError, host};
 
-/// Enqueues a task; `args` is a tuple or list with one item a parameter. The id it will have.
+/// Enqueues a task, and returns the id that it will have. `args` is a tuple or list with one item for each parameter.
 ///
 /// ```
 /// # use taskhost_sdk::{prelude::*, testing};
@@ -23,7 +23,7 @@ pub fn enqueue(task: impl Into<String>, args: impl Serialize) -> Result<String, 
     self::task(task).args(args).enqueue()
 }
 
-/// Begins a task that needs more said than name and arguments.
+/// Begins a task with more options than name and arguments.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -48,7 +48,7 @@ pub fn task(task: impl Into<String>) -> NewTask {
     }
 }
 
-/// A task to be enqueued; made by [`task`].
+/// A task to enqueue. [`task`] makes it.
 ///
 /// ```
 /// # use taskhost_sdk::prelude::*;
@@ -61,22 +61,22 @@ pub struct NewTask {
     pub task: String,
     /// A JSON array.
     pub args: String,
-    /// `None`: the queue of the task that enqueues it.
+    /// `None`: the queue of this task.
     pub queue: Option<String>,
     /// Starts the child no earlier than this long after the attempt's success.
     pub delay: Duration,
-    /// 0 to 9, 9 first; `None`: 5.
+    /// 0 to 9; workers claim 9 first. `None`: 5.
     pub priority: Option<u8>,
-    /// The caller's own id.
+    /// An id of the caller's choice.
     pub id: Option<String>,
-    /// Handed to its attempts as they are.
+    /// Headers for its attempts.
     pub headers: Vec<(String, String)>,
-    /// `enqueue` reports a value that can't be enqueued, so that building needs no `?` at each step.
+    /// A value that can't be enqueued. `enqueue` reports it, so that building needs no `?` at each step.
     wrong: Option<String>,
 }
 
 impl NewTask {
-    /// Its arguments: a tuple or list with one item a parameter.
+    /// Its arguments: a tuple or list with one item for each parameter.
     ///
     /// ```
     /// # use taskhost_sdk::prelude::*;
@@ -92,7 +92,7 @@ impl NewTask {
         self
     }
 
-    /// Another queue than that of the task that enqueues it.
+    /// Sets another queue than that of this task.
     ///
     /// ```
     /// # use taskhost_sdk::prelude::*;
@@ -115,7 +115,7 @@ impl NewTask {
         self
     }
 
-    /// 0 to 9, 9 first.
+    /// 0 to 9; workers claim 9 first.
     ///
     /// ```
     /// # use taskhost_sdk::prelude::*;
@@ -126,7 +126,8 @@ impl NewTask {
         self
     }
 
-    /// An id of your own: nothing is enqueued, silently, where it is known already. So a body that is attempted again enqueues once.
+    /// Sets an id of your choice. If the queue knows it already, nothing is enqueued and no error is reported. So a repeated attempt enqueues
+    /// once.
     ///
     /// ```
     /// # use taskhost_sdk::prelude::*;
@@ -137,7 +138,7 @@ impl NewTask {
         self
     }
 
-    /// Something for its attempts to read with [`context::header`](crate::context::header).
+    /// Adds a header, which its attempts read with [`context::header`](crate::context::header).
     ///
     /// ```
     /// # use taskhost_sdk::prelude::*;
@@ -148,7 +149,7 @@ impl NewTask {
         self
     }
 
-    /// Enqueues it; the id it will have.
+    /// Enqueues it, and returns the id that it will have.
     ///
     /// ```
     /// # use taskhost_sdk::{prelude::*, testing};
@@ -163,7 +164,7 @@ impl NewTask {
     }
 }
 
-/// Why a task will not be enqueued. With `?` it is a permanent error: another attempt would do the same.
+/// Why a task is refused. With `?` it is a permanent error, because another attempt would be refused too.
 ///
 /// ```
 /// # use taskhost_sdk::{children::Error, prelude::*};
@@ -171,11 +172,11 @@ impl NewTask {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
-    /// Policy forbids it.
+    /// The policy does not grant it.
     Denied(String),
-    /// A name, id, priority or argument list that no task can have.
+    /// The name, id, priority or arguments are not valid.
     Invalid(String),
-    /// More than an attempt may enqueue.
+    /// The attempt has enqueued as much as it may.
     TooMany(String),
 }
 

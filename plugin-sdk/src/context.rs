@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::{TaskError, TaskResult, host};
 
-/// The task's id; the same in every attempt, so a good key to make outside effects happen once.
+/// The task's id. It is the same in every attempt, so it is a good key to make outside effects idempotent.
 ///
 /// ```
 /// # use taskhost_sdk::{prelude::*, testing};
@@ -17,7 +17,7 @@ pub fn task_id() -> String {
     host::task_id()
 }
 
-/// The queue the task was claimed from.
+/// The queue that the worker claimed the task from.
 ///
 /// ```
 /// # use taskhost_sdk::prelude::*;
@@ -27,7 +27,7 @@ pub fn queue() -> String {
     host::queue()
 }
 
-/// Which attempt this is: 1 for the first.
+/// The number of this attempt. It begins at 1.
 ///
 /// ```
 /// # use taskhost_sdk::{prelude::*, testing};
@@ -38,7 +38,7 @@ pub fn attempt() -> u32 {
     host::attempt()
 }
 
-/// The task is dead when the attempt of this number fails.
+/// The number of the last attempt. If that fails, the task is dead.
 ///
 /// ```
 /// # use taskhost_sdk::prelude::*;
@@ -59,7 +59,7 @@ pub fn enqueued_at() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(host::enqueued_at())
 }
 
-/// When this attempt will be stopped.
+/// When the host will stop this attempt.
 ///
 /// ```
 /// # use taskhost_sdk::prelude::*;
@@ -69,7 +69,7 @@ pub fn deadline() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(host::deadline())
 }
 
-/// How long this attempt may still take; zero once its time is over.
+/// The time left for this attempt; zero after its deadline.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -103,7 +103,7 @@ pub fn header(name: &str) -> Option<String> {
     headers().into_iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
 }
 
-/// Whether somebody cancelled the task or its lease was lost: then return soon, a grace time is running.
+/// Whether somebody cancelled the task, or the worker lost its lease. The body should then return before the grace time is over.
 ///
 /// ```
 /// # use taskhost_sdk::{prelude::*, testing};
@@ -113,7 +113,7 @@ pub fn is_cancelled() -> bool {
     host::is_cancelled()
 }
 
-/// Leaves the body with `?` if it shall stop; to be called between two steps of a long one.
+/// Fails if the body should stop. Call it with `?` between the steps of a long body.
 ///
 /// ```
 /// # use taskhost_sdk::{prelude::*, testing};
@@ -129,8 +129,8 @@ pub fn check_cancelled() -> TaskResult<()> {
     if is_cancelled() { Err(TaskError::cancelled()) } else { Ok(()) }
 }
 
-/// How far this attempt has come: `done` of `total` steps and a word for people. Shown at once, whatever becomes of the attempt; the
-/// newest counts, so it may be called often.
+/// Reports progress: `done` of `total` steps, and a note for people. It is shown at once, also if the attempt fails later. A newer report
+/// replaces an older one, so you may call it often.
 ///
 /// ```
 /// # use taskhost_sdk::{prelude::*, testing};

@@ -1,7 +1,7 @@
 //! Why a body has no result, and how an error becomes one.
 //!
-//! `?` on any error means "may work next time". `.permanent()` and `.or_permanent("…")` mean "will never work". The errors of this
-//! crate know which of the two they are.
+//! `?` on any error means: another attempt may succeed. `.permanent()` and `.or_permanent("…")` mean: no attempt will succeed. The errors of
+//! this crate choose one of the two themselves.
 
 use std::{any::Any, error::Error, fmt, time::Duration};
 
@@ -18,8 +18,7 @@ pub type TaskResult<T> = Result<T, TaskError>;
 
 /// Why an attempt has no result.
 ///
-/// It does not implement [`Error`], so that every type that does can become one with `?`: retryable, its whole chain of causes in the
-/// message.
+/// It does not implement [`Error`]. So every type that does becomes a retryable one with `?`, with its chain of causes in the message.
 ///
 /// ```
 /// # use taskhost_sdk::prelude::*;
@@ -46,21 +45,21 @@ pub struct TaskError {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// May work next time.
+    /// Another attempt may succeed.
     Retry {
-        /// Wait this long instead of the usual backoff.
+        /// The delay before the next attempt, instead of the usual backoff.
         after: Option<Duration>,
     },
-    /// Will never work.
+    /// No attempt will succeed.
     Permanent,
-    /// Not the arguments this body takes.
+    /// The body does not take these arguments.
     InvalidArguments,
-    /// The body stopped because [`context::is_cancelled`](crate::context::is_cancelled) said so.
+    /// The body stopped because [`context::is_cancelled`](crate::context::is_cancelled) returned true.
     Cancelled,
 }
 
 impl TaskError {
-    /// May work next time: the task is tried again while it has attempts left.
+    /// Another attempt may succeed. The task is tried again while it has attempts left.
     ///
     /// ```
     /// # use taskhost_sdk::prelude::*;
@@ -70,7 +69,7 @@ impl TaskError {
         Self::new(Failure::Retry { after: None }, message)
     }
 
-    /// Will never work: the task is dead at once.
+    /// No attempt will succeed. The task is dead at once.
     ///
     /// ```
     /// # use taskhost_sdk::prelude::*;
@@ -80,7 +79,7 @@ impl TaskError {
         Self::new(Failure::Permanent, message)
     }
 
-    /// The arguments have the right types, but make no sense: the task is dead at once.
+    /// The arguments have the right types, but the body can't use them. The task is dead at once.
     ///
     /// ```
     /// # use taskhost_sdk::prelude::*;
@@ -91,7 +90,7 @@ impl TaskError {
         Self::new(Failure::InvalidArguments, message)
     }
 
-    /// Stopped because somebody asked for it; see [`context::check_cancelled`](crate::context::check_cancelled).
+    /// The body stopped because the task was cancelled; see [`context::check_cancelled`](crate::context::check_cancelled).
     ///
     /// ```
     /// # use taskhost_sdk::{Failure, prelude::*};
@@ -115,7 +114,7 @@ impl TaskError {
         Self { failure: Failure::Permanent, ..self }
     }
 
-    /// Try again after this time instead of the usual backoff; makes the error retryable.
+    /// Sets the delay before the next attempt, instead of the usual backoff. Makes the error retryable.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -138,7 +137,7 @@ impl TaskError {
         Self { code: Some(code.as_ref().chars().take(64).map(plain).collect()), ..self }
     }
 
-    /// Anything longer than a line: what the other side answered, which record it was.
+    /// Adds text of more than a line, such as the answer of a server.
     ///
     /// ```
     /// # use taskhost_sdk::prelude::*;
@@ -159,7 +158,7 @@ impl TaskError {
         &self.failure
     }
 
-    /// Whether another attempt may do better.
+    /// Whether another attempt may succeed.
     ///
     /// ```
     /// # use taskhost_sdk::prelude::*;
@@ -212,7 +211,7 @@ impl<E: Error + 'static> From<E> for TaskError {
         let mut cause = error.source();
         while let Some(inner) = cause {
             let text = inner.to_string();
-            // Many errors print their cause themselves: once is enough.
+            // Many errors print their cause themselves, so it is not added a second time.
             if !message.ends_with(&text) {
                 message.push_str(": ");
                 message.push_str(&text);
@@ -235,7 +234,7 @@ impl<E: Error + 'static> From<E> for TaskError {
     }
 }
 
-/// Turns what is missing or wrong into a [`TaskError`] with a message of its own.
+/// Turns `None`, or an error, into a [`TaskError`] with a message.
 ///
 /// ```
 /// # use taskhost_sdk::prelude::*;
@@ -246,7 +245,7 @@ impl<E: Error + 'static> From<E> for TaskError {
 /// assert_eq!(age(Some("x")).unwrap_err().message(), "age is not a number: invalid digit found in string");
 /// ```
 pub trait OrPermanent<T> {
-    /// `None`, or an error: will never work.
+    /// On `None` or an error no attempt will succeed.
     ///
     /// ```
     /// # use taskhost_sdk::prelude::*;
@@ -254,7 +253,7 @@ pub trait OrPermanent<T> {
     /// ```
     fn or_permanent(self, message: impl Into<String>) -> TaskResult<T>;
 
-    /// `None`, or an error: may work next time.
+    /// On `None` or an error another attempt may succeed.
     ///
     /// ```
     /// # use taskhost_sdk::prelude::*;
@@ -287,7 +286,7 @@ fn prefixed(error: TaskError, message: &str, failure: Failure) -> TaskError {
     TaskError { failure, message: format!("{message}: {}", error.message), ..error }
 }
 
-/// Says of an error what it means for the task.
+/// Decides what an error means for the task.
 ///
 /// ```
 /// # use taskhost_sdk::prelude::*;
@@ -299,7 +298,7 @@ fn prefixed(error: TaskError, message: &str, failure: Failure) -> TaskError {
 /// assert_eq!(error.code(), Some("bad-port"));
 /// ```
 pub trait ResultExt<T> {
-    /// Will never work.
+    /// No attempt will succeed.
     ///
     /// ```
     /// # use taskhost_sdk::prelude::*;
@@ -307,7 +306,7 @@ pub trait ResultExt<T> {
     /// ```
     fn permanent(self) -> TaskResult<T>;
 
-    /// May work after this time.
+    /// Another attempt may succeed after this time.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -316,7 +315,7 @@ pub trait ResultExt<T> {
     /// ```
     fn retry_after(self, delay: Duration) -> TaskResult<T>;
 
-    /// With a code for programs; see [`TaskError::with_code`].
+    /// Adds a code for programs; see [`TaskError::with_code`].
     ///
     /// ```
     /// # use taskhost_sdk::prelude::*;

@@ -1,6 +1,6 @@
 //! Outgoing HTTP (feature `http`), as far as the operator granted it: `http = ["https://hr.example.com"]` in the plugin's policy.
 //!
-//! A request is awaited; its response is there as a whole, within one time limit for everything (30 s unless said otherwise).
+//! Awaiting a request sends it and reads the whole response. One time limit holds for all of it: 30 s by default.
 //!
 //! ```
 //! # use taskhost_sdk::{http::Response, prelude::*, testing};
@@ -53,7 +53,7 @@ methods! {
     delete "DELETE" "Begins a DELETE request.";
 }
 
-/// A request; awaiting it sends it.
+/// A request. Awaiting it sends it.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -73,13 +73,13 @@ methods! {
 pub struct Request {
     /// Such as `GET`.
     pub method: String,
-    /// As a whole: `https://host:port/path?query`.
+    /// The whole URL: `https://host:port/path?query`.
     pub url: String,
-    /// Names as they were given.
+    /// Names and values, as they were given.
     pub headers: Vec<(String, String)>,
-    /// Empty: none.
+    /// Empty if there is none.
     pub body: Vec<u8>,
-    /// For everything, the answer's last byte included.
+    /// The time limit, from the connection to the last byte of the response.
     pub timeout: Duration,
 }
 
@@ -116,7 +116,7 @@ impl Request {
         self
     }
 
-    /// Sets the body to a value as JSON, and says so in a header.
+    /// Sets the body to a value as JSON, and the header `content-type`.
     ///
     /// ```
     /// # use taskhost_sdk::prelude::*;
@@ -129,7 +129,7 @@ impl Request {
         Ok(self.header("content-type", "application/json").body(body))
     }
 
-    /// The time limit for everything, the answer's last byte included.
+    /// Sets the time limit, from the connection to the last byte of the response.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -152,7 +152,7 @@ impl IntoFuture for Request {
     }
 }
 
-/// A whole answer.
+/// A whole response.
 ///
 /// ```
 /// # use taskhost_sdk::http::Response;
@@ -168,7 +168,7 @@ pub struct Response {
 }
 
 impl Response {
-    /// An empty answer, for fakes.
+    /// An empty response, for tests.
     ///
     /// ```
     /// # use taskhost_sdk::http::Response;
@@ -182,7 +182,7 @@ impl Response {
         Self { status, headers, body }
     }
 
-    /// With a header, for fakes.
+    /// Adds a header, for tests.
     ///
     /// ```
     /// # use taskhost_sdk::http::Response;
@@ -193,7 +193,7 @@ impl Response {
         self
     }
 
-    /// With a body, for fakes.
+    /// Sets the body, for tests.
     ///
     /// ```
     /// # use taskhost_sdk::http::Response;
@@ -214,7 +214,7 @@ impl Response {
         self.status
     }
 
-    /// The first header of this name, in whatever case.
+    /// The first header of this name. Upper and lower case are the same.
     ///
     /// ```
     /// # use taskhost_sdk::http::Response;
@@ -234,7 +234,7 @@ impl Response {
         &self.body
     }
 
-    /// Its body as text; what is not UTF-8 becomes `�`.
+    /// Its body as text. Bytes that are not UTF-8 become `�`.
     ///
     /// ```
     /// # use taskhost_sdk::http::Response;
@@ -247,7 +247,7 @@ impl Response {
         }
     }
 
-    /// Its body, read as JSON. What is no JSON of this shape may be an error page or a cut-off answer, so with `?` it is tried again.
+    /// Its body, read as JSON. Other content may be an error page or a cut response, so with `?` the task is tried again.
     ///
     /// ```
     /// # use taskhost_sdk::{http::Response, prelude::*};
@@ -259,8 +259,8 @@ impl Response {
             .map_err(|error| Error::Malformed(format!("the answer is not the JSON that was expected: {error}")))
     }
 
-    /// The response itself, if its status is below 400. With `?`, 408, 425, 429 and 5xx are tried again, after the time that
-    /// `retry-after` asks for; the other 4xx are permanent.
+    /// Returns the response if its status is below 400. With `?`, 408, 425, 429 and 5xx are tried again after the time in `retry-after`. The other
+    /// 4xx are permanent.
     ///
     /// ```
     /// # use taskhost_sdk::{http::Response, prelude::*};
@@ -273,7 +273,7 @@ impl Response {
         if self.status < 400 {
             return Ok(self);
         }
-        // The other form of `retry-after`, a date, is rare and needs a clock that agrees: the usual backoff serves.
+        // A date in `retry-after` is rare, and would need equal clocks. The usual backoff is used instead.
         let retry_after = self.header("retry-after").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
         let text = self.text();
         let start = text.char_indices().nth(1_000).map_or(text.as_str(), |(end, _)| &text[..end]);
@@ -281,7 +281,7 @@ impl Response {
     }
 }
 
-/// Why there is no answer, or no good one. With `?` it becomes a [`TaskError`] that is tried again where that may help.
+/// Why there is no response, or no good one. With `?` it becomes a [`TaskError`], retryable where another attempt may succeed.
 ///
 /// ```
 /// # use taskhost_sdk::{http::Error, prelude::*};
@@ -290,15 +290,15 @@ impl Response {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
-    /// The operator has not granted it. Retryable: a grant takes hold without a restart.
+    /// The operator has not granted it. It is retryable, because a grant takes effect without a restart.
     Denied(String),
-    /// Not within the time limit.
+    /// The time limit was exceeded.
     Timeout(String),
-    /// No connection, or it broke before an answer.
+    /// No connection could be made, or it broke before the response.
     Connection(String),
-    /// The answer ended before its end.
+    /// The connection broke within the response.
     CutOff(String),
-    /// The answer is not what was expected.
+    /// The response has not the expected form.
     Malformed(String),
     /// A status of 400 or more, from [`Response::error_for_status`].
     Status {
@@ -306,10 +306,10 @@ pub enum Error {
         status: u16,
         /// The wait that the server asks for.
         retry_after: Option<Duration>,
-        /// The first 1,000 characters of the answer.
+        /// The first 1,000 characters of the body.
         body: String,
     },
-    /// A request that can't be sent. Permanent.
+    /// The request can't be sent. This is permanent.
     Invalid(String),
 }
 

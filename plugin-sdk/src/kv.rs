@@ -1,6 +1,6 @@
-//! The plugin's own small store, shared by all its attempts.
+//! A small store of the plugin, shared by all its attempts.
 //!
-//! A write takes hold at once and outlives a failed attempt; the next attempt may repeat it, so make writes idempotent.
+//! A write takes effect at once, also if the attempt fails later. The next attempt may repeat it, so make writes idempotent.
 //!
 //! ```
 //! # use taskhost_sdk::{prelude::*, testing};
@@ -20,7 +20,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{TaskError, host};
 
-/// The value of a key, read from JSON; `None` if there is none.
+/// Returns the value of a key, read from JSON; `None` if there is none.
 ///
 /// ```
 /// # use taskhost_sdk::prelude::*;
@@ -33,7 +33,7 @@ pub fn get<T: DeserializeOwned>(key: &str) -> Result<Option<T>, Error> {
         .map_err(|error| Error::Invalid(format!("the value of `{key}` is not what was asked for: {error}")))
 }
 
-/// Writes a value as JSON, over the one that was there.
+/// Writes a value as JSON. It replaces an older one.
 ///
 /// ```
 /// # use taskhost_sdk::prelude::*;
@@ -47,7 +47,7 @@ pub fn set<T: Serialize + ?Sized>(key: &str, value: &T) -> Result<(), Error> {
     set_bytes(key, bytes)
 }
 
-/// The value of a key as it stands.
+/// Returns the bytes of a key's value.
 ///
 /// ```
 /// # use taskhost_sdk::prelude::*;
@@ -59,7 +59,7 @@ pub fn get_bytes(key: &str) -> Result<Option<Vec<u8>>, Error> {
     host::kv_get(key)
 }
 
-/// Writes bytes as they stand, over the value that was there.
+/// Writes bytes. They replace an older value.
 ///
 /// ```
 /// # use taskhost_sdk::prelude::*;
@@ -70,7 +70,7 @@ pub fn set_bytes(key: &str, value: impl AsRef<[u8]>) -> Result<(), Error> {
     host::kv_set(key, value.as_ref())
 }
 
-/// Removes a key; whether it was there.
+/// Removes a key. Returns whether it existed.
 ///
 /// ```
 /// # use taskhost_sdk::prelude::*;
@@ -80,7 +80,7 @@ pub fn remove(key: &str) -> Result<bool, Error> {
     host::kv_remove(key)
 }
 
-/// Adds to a decimal integer, 0 when absent, atomically; the sum. Not once only: an attempt that is repeated adds again.
+/// Adds to a decimal integer atomically, and returns the sum. A missing key counts as 0. A repeated attempt adds again.
 ///
 /// ```
 /// # use taskhost_sdk::prelude::*;
@@ -92,7 +92,7 @@ pub fn increment(key: &str, by: i64) -> Result<i64, Error> {
     host::kv_increment(key, by)
 }
 
-/// All keys with this prefix, in byte order, fetched by the thousand as the iterator goes on.
+/// All keys with this prefix, in byte order. The iterator fetches a thousand at a time.
 ///
 /// ```
 /// # use taskhost_sdk::prelude::*;
@@ -107,7 +107,7 @@ pub fn keys(prefix: impl Into<String>) -> Keys {
     Keys { prefix: prefix.into(), page: Vec::new().into_iter(), last: None, ended: false }
 }
 
-/// The iterator of [`keys`]. Keys that are written or removed meanwhile may or may not be among them.
+/// The iterator of [`keys`]. It may or may not return keys that are written or removed meanwhile.
 ///
 /// ```
 /// # use taskhost_sdk::{kv::Keys, prelude::*};
@@ -129,7 +129,7 @@ impl Iterator for Keys {
         const PAGE: u32 = 1_000;
         if self.page.len() == 0 && !self.ended {
             match host::kv_keys(&self.prefix, self.last.as_deref(), PAGE) {
-                // The host may give fewer than were asked for: only an empty page is the end.
+                // The host may return fewer keys than were asked for. Only an empty page is the end.
                 Ok(page) => {
                     self.ended = page.is_empty();
                     self.page = page.into_iter();
@@ -146,7 +146,7 @@ impl Iterator for Keys {
     }
 }
 
-/// Why the store did not do what it was asked. With `?`, `Unavailable` is tried again and the others are permanent.
+/// Why the store refused or failed. With `?`, `Unavailable` is retryable and the others are permanent.
 ///
 /// ```
 /// # use taskhost_sdk::{kv::Error, prelude::*};
@@ -155,11 +155,11 @@ impl Iterator for Keys {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
-    /// Policy forbids it.
+    /// The policy does not grant it.
     Denied(String),
-    /// The plugin's store is full.
+    /// The store of the plugin is full.
     Quota(String),
-    /// A key or value that can't be stored or read, or an `increment` of something that is no number.
+    /// The key or value can't be stored or read, or `increment` found no number.
     Invalid(String),
     /// The broker can't be reached.
     Unavailable(String),

@@ -3,10 +3,10 @@
 //! # Map of the crate
 //!
 //! `#[task]` turns a function into a [`Task`]: a name, parameters with [`Schema`], a `run` from JSON to JSON. `export_plugin!` makes
-//! the component's exports of them. [`context`], [`log`], [`children`], [`kv`] and [`http`] ask the host, through the one seam `host`:
-//! the contract's imports in a guest, the fake of [`testing`] elsewhere.
+//! the component's exports of them. [`context`], [`log`], [`children`], [`kv`] and [`http`] call the host through the module `host`. In a guest
+//! that is the contract's imports; elsewhere it is the fake of [`testing`].
 
-// The macros write `::taskhost_sdk::…`; this makes that path hold in our own tests too.
+// The macros write `::taskhost_sdk::…`. This line makes the path valid in the tests of this crate.
 extern crate self as taskhost_sdk;
 
 pub mod children;
@@ -30,7 +30,7 @@ pub use schema::{Schema, SchemaWriter};
 pub use task::{Parameter, Task};
 pub use taskhost_sdk_macros::{Schema, export_plugin, task};
 
-/// All that a plugin usually needs: `use taskhost_sdk::prelude::*;`
+/// The items that most plugins need: `use taskhost_sdk::prelude::*;`
 ///
 /// ```
 /// use taskhost_sdk::prelude::*;
@@ -49,7 +49,7 @@ pub mod prelude {
     pub use crate::{OrPermanent, ResultExt, Schema, TaskError, TaskResult, children, context, export_plugin, kv, log, task};
 }
 
-/// The items that the macros' code uses; not part of the interface.
+/// The items that the code of the macros uses. They are not part of the interface.
 #[doc(hidden)]
 pub mod __private {
     #[cfg(target_family = "wasm")]

@@ -1,4 +1,4 @@
-//! The task's own log: kept with the task, shown by `taskhost task logs`, forwarded to the worker's log.
+//! The task's log. The host keeps it with the task, `taskhost task logs` shows it, and the worker's log has it too.
 //!
 //! ```
 //! # use taskhost_sdk::{prelude::*, testing};
@@ -13,7 +13,7 @@
 
 use crate::host;
 
-/// How much a line matters.
+/// The importance of a line.
 ///
 /// ```
 /// # use taskhost_sdk::log::Level;
@@ -21,15 +21,15 @@ use crate::host;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// Every step, for its author alone.
+    /// Each step, for the author of the plugin.
     Trace,
     /// Details that help to find a fault.
     Debug,
-    /// Events of a healthy attempt that people want to know.
+    /// Events of a healthy attempt.
     Info,
-    /// Odd, but the attempt goes on.
+    /// Something unexpected. The attempt goes on.
     Warn,
-    /// Why the attempt is about to fail.
+    /// The reason why the attempt will fail.
     Error,
 }
 
@@ -43,7 +43,7 @@ pub fn field(name: impl Into<String>, value: impl ToString) -> Line {
     Line::default().field(name, value)
 }
 
-/// A line that is not written yet.
+/// A line with fields, before it is written.
 ///
 /// ```
 /// # use taskhost_sdk::{log::Line, prelude::*};

@@ -1,7 +1,6 @@
-//! From what a body returns to the JSON that is kept.
+//! Turns the return value of a body into JSON.
 //!
-//! Invariant: NaN and the infinities are errors. JSON has no word for them, and `null` in their place would be a wrong result that
-//! nobody notices.
+//! Invariant: NaN and the infinities are errors. JSON has no values for them, and `null` would be a wrong result that nobody notices.
 
 use serde::{
     Serialize,
@@ -56,7 +55,7 @@ impl std::fmt::Display for NonFinite {
 impl std::error::Error for NonFinite {}
 impl ser::Error for NonFinite {
     fn custom<T: std::fmt::Display>(_: T) -> Self {
-        // A type that refuses to be serialized: the real serializer says so better.
+        // The type refuses to be serialized. The JSON serializer reports that in a better way.
         NonFinite
     }
 }

@@ -1,6 +1,6 @@
 //! JSON Schemas of parameters and results.
 //!
-//! A trait of our own instead of a schema library: it writes text straight away, so a guest carries a few hundred bytes a type.
+//! A trait of this crate writes the text directly. So a type adds a few hundred bytes to a guest; a schema library would add far more.
 
 use std::{
     any::type_name,
@@ -8,10 +8,10 @@ use std::{
     fmt::Write as _,
 };
 
-/// A type that a body can take or return: how its JSON looks. Derive it for structs and for enums without data.
+/// A type that a body can take or return, with the schema of its JSON. Derive it for structs and for enums without data.
 ///
-/// The derive reads serde's `rename`, `rename_all`, `default` and `skip`; any other serde attribute is refused, since the schema would
-/// not say what serde does.
+/// The derive reads serde's `rename`, `rename_all`, `default` and `skip`. It refuses other serde attributes, because the schema would not show
+/// their effect.
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
@@ -37,7 +37,7 @@ use std::{
 pub trait Schema {
     /// Whether `null` is a value, so that a trailing parameter may be left out.
     const OPTIONAL: bool = false;
-    /// Whether it may contain a float. Then results are searched for NaN and infinity.
+    /// Whether it may contain a float. Such results are searched for NaN and infinity.
     const HOLDS_FLOATS: bool = true;
 
     /// Writes the schema.
@@ -66,7 +66,7 @@ pub trait Schema {
 #[derive(Debug, Default)]
 pub struct SchemaWriter {
     text: String,
-    /// Structs being written: one that holds itself is `{}` the second time.
+    /// The structs that are being written. A struct within itself becomes `{}`.
     open: Vec<&'static str>,
 }
 
@@ -91,7 +91,7 @@ impl SchemaWriter {
         writer.finish()
     }
 
-    /// Adds text: a whole schema, or a part of one.
+    /// Adds the text of a schema, or of a part of one.
     ///
     /// ```
     /// # use taskhost_sdk::SchemaWriter;
@@ -102,7 +102,7 @@ impl SchemaWriter {
         self.text.push_str(text);
     }
 
-    /// Writes an object of named fields: name, whether it must be there, its schema.
+    /// Writes an object with named fields. Each has its name, whether it is required, and its schema.
     #[doc(hidden)]
     pub fn object<T>(&mut self, fields: &[Field<'_>]) {
         let name = type_name::<T>();
@@ -143,7 +143,7 @@ impl SchemaWriter {
     }
 }
 
-/// Name, whether it must be there, its schema.
+/// Its name, whether it is required, and its schema.
 type Field<'a> = (&'a str, bool, fn(&mut SchemaWriter));
 
 macro_rules! simple {
@@ -252,7 +252,7 @@ mod tests {
     use serde::{Deserialize, Serialize};
 
     use super::*;
-    // The derive of the same name, which the line above does not bring.
+    // The derive of the same name. The line above imports only the trait.
     use crate::Schema;
 
     fn schema<T: Schema>() -> serde_json::Value {

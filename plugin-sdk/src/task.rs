@@ -1,8 +1,8 @@
 //! A body as the host sees it: a name, parameters with schemas, `run` from JSON to JSON.
 //!
-//! arguments (JSON array) → one raw text a parameter → typed values → the body → result → JSON
+//! arguments (JSON array) → one raw text for each parameter → typed values → the body → result → JSON
 //!
-//! Invariant: whatever the arguments are, the answer is a `TaskError` that names the parameter; nothing here panics.
+//! Invariant: wrong arguments give a `TaskError` that names the parameter. Nothing here panics.
 
 use std::{fmt::Write as _, future::Future};
 
@@ -26,11 +26,11 @@ use crate::{Schema, SchemaWriter, TaskError, TaskResult, result::BodyResult};
 /// assert_eq!(add::DOC, "Adds two integers.");
 /// ```
 pub trait Task {
-    /// The name that tasks are enqueued under.
+    /// The task name.
     const NAME: &'static str;
     /// Markdown; the first line is the summary.
     const DOC: &'static str;
-    /// In order.
+    /// The parameters, in order.
     const PARAMETERS: &'static [Parameter];
     /// `timeout`, `retries`, `queue`, `cron`, as written.
     const HINTS: &'static [(&'static str, &'static str)];
@@ -38,7 +38,7 @@ pub trait Task {
     /// The result's JSON Schema.
     fn returns() -> String;
 
-    /// One attempt: arguments as a JSON array, the result as JSON.
+    /// Runs one attempt. Takes the arguments as a JSON array, and returns the result as JSON.
     fn run(args: &str) -> TaskResult<String>;
 }
 
@@ -69,7 +69,7 @@ impl Parameter {
         Self { name, optional: T::OPTIONAL, schema: T::write_schema, expects: T::expects }
     }
 
-    /// As the body's author calls it.
+    /// The author's name for it.
     ///
     /// ```
     /// # use taskhost_sdk::{Task, prelude::*};
@@ -81,7 +81,7 @@ impl Parameter {
         self.name
     }
 
-    /// Whether it takes `null`; it may be left out if that holds for all after it too.
+    /// Whether it takes `null`. The caller may leave it out if this is true for all parameters after it too.
     ///
     /// ```
     /// # use taskhost_sdk::{Task, prelude::*};
@@ -108,12 +108,12 @@ impl Parameter {
     }
 }
 
-/// How many parameters stand before the optional ones at the end.
+/// The number of parameters before the optional ones at the end.
 pub(crate) fn required(parameters: &[Parameter]) -> usize {
     parameters.len() - parameters.iter().rev().take_while(|p| p.optional).count()
 }
 
-/// Arguments, split but not yet typed.
+/// Arguments that are split, but have no types yet.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Arguments<'a> {
@@ -122,7 +122,7 @@ pub struct Arguments<'a> {
 }
 
 impl<'a> Arguments<'a> {
-    /// Splits a JSON array and counts.
+    /// Splits a JSON array, and checks the number of its items.
     pub fn parse(args: &'a str, parameters: &'static [Parameter]) -> TaskResult<Self> {
         let raw: Vec<&RawValue> = <Vec<&RawValue>>::deserialize(&mut serde_json::Deserializer::from_str(args))
             .map_err(|_| TaskError::invalid_arguments(format!("the arguments are not a JSON array: {}", shortened(args))))?;
@@ -144,18 +144,18 @@ impl<'a> Arguments<'a> {
         Ok(Self { raw, parameters })
     }
 
-    /// The value of one parameter; one that was left out is `null`.
+    /// Reads the value of one parameter. A parameter that was left out is `null`.
     pub fn get<T: DeserializeOwned>(&self, index: usize) -> TaskResult<T> {
         let text = self.raw.get(index).map_or("null", |raw| raw.get());
         serde_json::from_str(text).map_err(|error| self.mismatch(index, text, &error))
     }
 
-    // Not generic, so that the component has it once.
+    // It is not generic, so that the component contains it once.
     #[cold]
     fn mismatch(&self, index: usize, text: &str, error: &serde_json::Error) -> TaskError {
         let Parameter { name, expects, .. } = self.parameters[index];
         let mut message = format!("parameter `{name}` (argument {}): expected {}, got {}", index + 1, expects(), shortened(text));
-        // In a list or an object the reader needs to know which part is meant.
+        // In a list or an object, the message names the part.
         if text.starts_with(['[', '{']) {
             let _ = write!(message, " ({error})");
         }
@@ -163,7 +163,7 @@ impl<'a> Arguments<'a> {
     }
 }
 
-/// A value for an error message: at most 80 characters of it.
+/// At most 80 characters of a value, for an error message.
 fn shortened(text: &str) -> String {
     match text.char_indices().nth(80) {
         None => text.into(),
@@ -171,7 +171,7 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// The value that a body returned, as JSON.
+/// The return value of a body as JSON.
 #[doc(hidden)]
 pub fn finish<R: BodyResult>(result: R) -> TaskResult<String> {
     result.into_json()
@@ -212,7 +212,7 @@ pub const fn same(a: &str, b: &str) -> bool {
     true
 }
 
-/// Runs an async body to its end. A guest with `http` runs it on the reactor of WASI's pollables; all others run it on this thread.
+/// Runs an async body to its end. A guest with `http` runs it on the reactor of WASI's pollables. All others poll it on this thread.
 #[doc(hidden)]
 pub fn block_on<F: Future>(body: F) -> F::Output {
     #[cfg(all(target_family = "wasm", feature = "http"))]

@@ -1,4 +1,4 @@
-//! Attempts without a worker: a plain `cargo test` runs a body, and the test supplies the host's answers.
+//! Attempts without a worker. A plain `cargo test` runs a body, and the test supplies the answers of the host.
 //!
 //! ```
 //! use taskhost_sdk::{prelude::*, testing};
@@ -15,7 +15,7 @@
 //! assert_eq!(attempt.logs()[0].message, "counting");
 //! ```
 //!
-//! A body that is called outside `run` finds an empty attempt of its thread.
+//! A body that is called outside `run` gets an empty attempt of its thread.
 
 use std::{
     cell::RefCell,
@@ -32,7 +32,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::http;
 use crate::{Task, TaskResult, children::NewTask, kv, log::Level, task::block_on};
 
-/// Begins an attempt: the first of four, of a task `task-1` in the queue `default`, with an empty store and nothing granted.
+/// Begins the first of four attempts of a task `task-1` in the queue `default`. Its store is empty, and nothing is granted.
 ///
 /// ```
 /// # use taskhost_sdk::{prelude::*, testing};
@@ -42,7 +42,7 @@ pub fn attempt() -> Attempt {
     Attempt { state: Rc::new(RefCell::new(State::fresh())) }
 }
 
-/// One attempt, and what the host knows of it.
+/// One attempt, and the host's answers to it.
 ///
 /// ```
 /// # use taskhost_sdk::{prelude::*, testing::{self, Attempt}};
@@ -65,7 +65,7 @@ impl Attempt {
         self.with(|state| state.id = id.into())
     }
 
-    /// The queue it was claimed from.
+    /// The queue that the worker claimed it from.
     ///
     /// ```
     /// # use taskhost_sdk::{prelude::*, testing};
@@ -75,7 +75,7 @@ impl Attempt {
         self.with(|state| state.queue = queue.into())
     }
 
-    /// Which attempt it is: 1 for the first.
+    /// The number of the attempt. It begins at 1.
     ///
     /// ```
     /// # use taskhost_sdk::{prelude::*, testing};
@@ -85,7 +85,7 @@ impl Attempt {
         self.with(|state| state.number = number)
     }
 
-    /// How many attempts the task has.
+    /// The number of the last attempt.
     ///
     /// ```
     /// # use taskhost_sdk::{prelude::*, testing};
@@ -95,7 +95,7 @@ impl Attempt {
         self.with(|state| state.max_attempts = max_attempts)
     }
 
-    /// How long it may take from now; a minute unless said otherwise. Nothing stops it: only `context` knows.
+    /// Its time limit from now on; a minute by default. Only `context` shows it; nothing stops the attempt.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -129,7 +129,7 @@ impl Attempt {
         self.with(|state| drop(state.env.insert(name.into(), value.into())))
     }
 
-    /// Somebody has cancelled the task.
+    /// The task was cancelled.
     ///
     /// ```
     /// # use taskhost_sdk::{prelude::*, testing};
@@ -154,7 +154,7 @@ impl Attempt {
         self.with(|state| drop(state.store.borrow_mut().insert(key.into(), value)))
     }
 
-    /// Every call of `kv` fails with this error.
+    /// Each call of `kv` fails with this error.
     ///
     /// ```
     /// # use taskhost_sdk::{prelude::*, testing};
@@ -166,7 +166,7 @@ impl Attempt {
         self.with(|state| state.kv_error = Some(error))
     }
 
-    /// Answers the body's HTTP requests; without it they are denied.
+    /// Answers the body's HTTP requests. Without it they are denied.
     ///
     /// ```
     /// # use taskhost_sdk::{http::Response, prelude::*, testing};
@@ -179,7 +179,7 @@ impl Attempt {
         self.with(|state| state.http = Some(Rc::new(RefCell::new(server))))
     }
 
-    /// Runs a body, or anything else that asks the host: sync or async.
+    /// Runs a body, or other code that calls the host, sync or async.
     ///
     /// ```
     /// # use taskhost_sdk::{prelude::*, testing};
@@ -191,7 +191,7 @@ impl Attempt {
         body().run()
     }
 
-    /// Runs a body as the host does: arguments as a JSON array, the result as JSON.
+    /// Runs a body like the host, with the arguments as a JSON array and the result as JSON.
     ///
     /// ```
     /// # use taskhost_sdk::{prelude::*, testing};
@@ -207,7 +207,7 @@ impl Attempt {
         T::run(args)
     }
 
-    /// The attempt after this one: its number is one higher, and the store and the server are the same.
+    /// The next attempt, with the same store and server.
     ///
     /// ```
     /// # use taskhost_sdk::{prelude::*, testing};
@@ -232,7 +232,7 @@ impl Attempt {
         Self { state: Rc::new(RefCell::new(state)) }
     }
 
-    /// The value of a key in the store now.
+    /// The present value of a key in the store.
     ///
     /// ```
     /// # use taskhost_sdk::testing;
@@ -277,7 +277,7 @@ impl Attempt {
         self.state.borrow().children.clone()
     }
 
-    /// Every progress that was told: done, total, note.
+    /// All reports of progress: done, total, note.
     ///
     /// ```
     /// # use taskhost_sdk::testing;
@@ -314,7 +314,7 @@ impl Attempt {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
-    /// How much it matters.
+    /// Its importance.
     pub level: Level,
     /// For people.
     pub message: String,
@@ -322,7 +322,7 @@ pub struct LogLine {
     pub fields: Vec<(String, String)>,
 }
 
-/// The return type of a body for [`Attempt::run`]: a `TaskResult`, or a future of one. `M` only tells the two apart.
+/// The return type of a body for [`Attempt::run`]: a `TaskResult`, or a future of one. `M` only distinguishes the two.
 ///
 /// ```
 /// # use taskhost_sdk::{prelude::*, testing};
@@ -332,7 +332,7 @@ pub struct LogLine {
 pub trait Run<M> {
     /// The value of the result.
     type Output;
-    /// Drives it to its end.
+    /// Runs it to its end.
     ///
     /// ```
     /// # use taskhost_sdk::{prelude::*, testing::Run};
@@ -422,17 +422,17 @@ impl fmt::Debug for State {
 }
 
 thread_local! {
-    /// The attempts under way on this thread, the innermost last; the first is for bodies called outside `run`.
+    /// The attempts that run on this thread, the innermost last. The first is for bodies that are called outside `run`.
     static CURRENT: RefCell<Vec<Rc<RefCell<State>>>> = RefCell::new(vec![Rc::new(RefCell::new(State::fresh()))]);
 }
 
-/// Asks the attempt under way on this thread.
+/// Calls the attempt that runs on this thread.
 pub(crate) fn current<T>(ask: impl FnOnce(&mut State) -> T) -> T {
     let state = CURRENT.with_borrow(|attempts| attempts[attempts.len() - 1].clone());
     ask(&mut state.borrow_mut())
 }
 
-/// Makes an attempt the current one until it is dropped, also when the body panics.
+/// Makes an attempt the current one until this is dropped, also if the body panics.
 struct Scope;
 
 impl Scope {

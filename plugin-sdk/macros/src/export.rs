@@ -33,7 +33,7 @@ fn write(paths: TokenStream) -> Result<TokenStream> {
 
     Ok(quote! {
         const _: () = {
-            // Outside a guest this alone uses the bodies, so that they are no dead code.
+            // Outside a guest this is the only use of the bodies. Without it they would be dead code.
             const BODIES: &[::taskhost_sdk::__private::Entry] = &[#(#entries),*];
             #(#checks)*
 

@@ -1,4 +1,4 @@
-//! The macros of `taskhost-sdk`. They are documented there; what they write names `::taskhost_sdk` by its path.
+//! The macros of `taskhost-sdk`, which documents them. Their code names `::taskhost_sdk` by its path.
 
 mod export;
 mod schema;
@@ -9,16 +9,16 @@ use proc_macro::TokenStream;
 
 /// Makes a function a body: the code behind a task name.
 ///
-/// The function stays as it is; beside it comes a hidden type of the same name and visibility that implements `Task`, for
-/// `export_plugin!`. The doc comment becomes the body's doc. Parameters are owned types with a `Schema`; trailing `Option`s may be left
-/// out by the caller. It returns `TaskResult<T>` and may be `async`.
+/// The function stays the same. The macro adds a hidden type of the same name and visibility that implements `Task`, for `export_plugin!`. The
+/// doc comment becomes the body's doc. Parameters are owned types with a `Schema`. The caller may leave out `Option`s at the end. The function
+/// returns `TaskResult<T>` and may be `async`.
 ///
-/// | key | what the host is asked for |
+/// | key | request to the host |
 /// |---|---|
 /// | `name = "transferBU"` | the task name, instead of the function's |
 /// | `timeout = "2m"` | `ms`, `s`, `m`, `h`, `d`, also `1h30m` |
 /// | `retries = 5` | attempts beyond the first |
-/// | `http = "https://host"` | an origin it calls; `env = "NAME=example"`, `enqueue = "task"`: what it wants of its policy |
+/// | `http = "https://host"` | an origin that it calls; also `env = "NAME=example"`, `enqueue = "task"`: wishes for the policy |
 /// | `queue = "mail"` | the queue of tasks that name none |
 /// | `cron = "0 9 * * *"` | a schedule that the operator may add |
 ///
@@ -38,10 +38,10 @@ pub fn task(attribute: TokenStream, item: TokenStream) -> TokenStream {
     task::expand(attribute.into(), &item.into()).into()
 }
 
-/// Makes the component's exports: all bodies of the plugin, by path. Once a plugin.
+/// Makes the component's exports from the paths of all bodies. Use it once in a plugin.
 ///
-/// The plugin's version is the package's; `TASKHOST_PLUGIN_VERSION` at build time overrides it. Its doc is the package's description.
-/// Outside a guest it exports nothing, and only checks the names.
+/// The plugin's version is that of the package, or `TASKHOST_PLUGIN_VERSION` at build time. Its doc is the package's description. Outside a guest
+/// the macro exports nothing and only checks the names.
 ///
 /// ```
 /// use taskhost_sdk::prelude::*;
@@ -65,8 +65,8 @@ pub fn export_plugin(paths: TokenStream) -> TokenStream {
     export::expand(paths.into()).into()
 }
 
-/// Derives `Schema`, as serde's derive would write and read the type: `rename`, `rename_all`, `default` and `skip` are read, other serde
-/// attributes are refused.
+/// Derives `Schema` for the JSON that serde's derive writes and reads. It reads `rename`, `rename_all`, `default` and `skip`, and refuses other
+/// serde attributes.
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};

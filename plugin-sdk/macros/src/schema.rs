@@ -1,6 +1,6 @@
 //! `#[derive(Schema)]`: a struct, or an enum without data → its JSON Schema, as serde's derive would write it.
 //!
-//! Invariant: a serde attribute whose effect the schema would not show is a compile error at that attribute.
+//! Invariant: a serde attribute whose effect the schema would not show is a compile error at its place.
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
@@ -119,7 +119,7 @@ fn enumeration(item: &DeriveInput, data: &DataEnum, container: &Serde) -> Result
     Ok((quote!(writer.raw(#schema);), quote!(#expects.into())))
 }
 
-/// A field without a name has nothing that the attributes we read could change.
+/// The attributes that we read change nothing at a field without a name.
 fn unadorned(field: &Field) -> Result<()> {
     match field.attrs.iter().find(|attribute| attribute.path().is_ident("serde")) {
         Some(attribute) => Err(Error::new_spanned(attribute, "Schema reads no serde attributes on fields without names")),
@@ -127,7 +127,7 @@ fn unadorned(field: &Field) -> Result<()> {
     }
 }
 
-/// As it stands between the quotes of a JSON string.
+/// The text between the quotes of a JSON string.
 fn escaped(name: &str) -> String {
     let mut text = String::new();
     for c in name.chars() {

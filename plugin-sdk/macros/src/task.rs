@@ -18,9 +18,9 @@ pub(crate) fn expand(attribute: TokenStream, item: &TokenStream) -> TokenStream 
         let error = error.to_compile_error();
         return quote!(#error #item);
     };
-    // Faults are said without taking the function away, so that its callers do not fail as well.
+    // An error keeps the function, so that its callers compile.
     let task = write(attribute, &function).unwrap_or_else(|error| error.to_compile_error());
-    // A body owns its arguments, may fail and may wait, whether this one makes use of it or not.
+    // A body owns its arguments, may fail and may wait, also if this one does none of it.
     function.attrs.push(syn::parse_quote!(#[allow(clippy::needless_pass_by_value, clippy::unnecessary_wraps, clippy::unused_async)]));
     quote!(#function #task)
 }
@@ -148,7 +148,7 @@ fn parameter(input: &FnArg) -> Result<Parameter> {
     }
 }
 
-/// The doc comment, without the space that stands after `///`.
+/// The doc comment, without the space after `///`.
 fn doc(attributes: &[Attribute]) -> String {
     let mut lines = Vec::new();
     for attribute in attributes {

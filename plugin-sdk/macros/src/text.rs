@@ -27,7 +27,7 @@ pub(crate) fn check_duration(text: &str) -> Result<(), String> {
     if total == 0 { bad() } else { Ok(()) }
 }
 
-/// A task name, as the host takes it.
+/// A task name that the host accepts.
 pub(crate) fn check_task_name(text: &str) -> Result<(), String> {
     let good = text.len() <= 128
         && text.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -39,7 +39,7 @@ pub(crate) fn check_task_name(text: &str) -> Result<(), String> {
     }
 }
 
-/// A queue's name, as the host takes it.
+/// A queue's name that the host accepts.
 pub(crate) fn check_queue_name(text: &str) -> Result<(), String> {
     let good = text.len() <= 64
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -51,7 +51,7 @@ pub(crate) fn check_queue_name(text: &str) -> Result<(), String> {
     }
 }
 
-/// A cron rule, only as far as its shape: the host reads it whole.
+/// The form of a cron rule. The host reads its values.
 pub(crate) fn check_cron(text: &str) -> Result<(), String> {
     let text = text.trim();
     let rule = match text.strip_prefix("CRON_TZ=").or_else(|| text.strip_prefix("TZ=")) {
@@ -65,7 +65,7 @@ pub(crate) fn check_cron(text: &str) -> Result<(), String> {
     }
 }
 
-/// Keys that say what a body wants of its policy; each may be given more than once.
+/// The keys of a body's wishes for its policy. Each may be given more than once.
 pub(crate) fn is_wish(key: &str) -> bool {
     matches!(key, "http" | "env" | "enqueue")
 }

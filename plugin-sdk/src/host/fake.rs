@@ -1,4 +1,4 @@
-//! The seam outside a guest: what a body asks of the host is answered by the attempt that [`testing`](crate::testing) runs.
+//! The calls of the host outside a guest: the attempt that [`testing`](crate::testing) runs answers them.
 
 #[cfg(feature = "http")]
 use crate::http;
@@ -104,7 +104,7 @@ pub(crate) async fn send(request: http::Request) -> Result<http::Response, http:
     let Some(server) = server else {
         return Err(http::Error::Denied(format!("{}: no server here: give the attempt one with `.http(|request| …)`", request.url)));
     };
-    // Called outside `current`, so that it may itself look at the attempt.
+    // It is called outside `current`, so that it may read the attempt.
     let mut server = server.borrow_mut();
     server(&request)
 }

@@ -1,4 +1,4 @@
-//! The seam in a guest: the contract's imports, and the component's exports.
+//! The calls of the host in a guest: the contract's imports. And the component's exports.
 
 use std::time::Duration;
 
@@ -131,7 +131,7 @@ pub mod exported {
     }
 
     fn convert(error: &TaskError) -> WitTaskError {
-        // The contract wants one line: what is beyond it goes to the detail.
+        // The contract wants one line. Further lines become the detail.
         let message = error.message();
         let line = message.lines().next().unwrap_or_default();
         let rest = message.get(line.len()..).unwrap_or_default().trim();

@@ -1,8 +1,8 @@
 //! HTTP in a guest: wstd's client on `wasi:http`.
 //!
-//! request → head and body sent → head → body, whole → response; one time limit over all of it
+//! request → head and body sent → head → whole body → response; one time limit for all of it
 //!
-//! Invariant: what went wrong is told apart by what the caller does next: denied, timed out, no connection, cut off, malformed.
+//! Invariant: the kinds of error differ by what the caller does next: denied, timed out, no connection, cut off, malformed.
 
 use wstd::{
     future::FutureExt as _,
@@ -33,11 +33,11 @@ async fn exchange(request: Request) -> Result<Response, Error> {
     for (name, value) in &headers {
         builder = builder.header(name, value);
     }
-    // Always, also for none: without it the host sends every body in chunks, which some servers do not expect of a GET.
+    // Set it always, also without a body. Otherwise the host sends chunks, which some servers do not expect with a GET.
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length")) {
         builder = builder.header("content-length", body.len());
     }
-    // wstd writes also an empty body, and fails when the host, who wants none, has closed the stream by then; this kind it only ends.
+    // wstd would write an empty body too, and fail if the host has closed the stream. It only ends a body of this kind.
     let body = if body.is_empty() { Body::from_http_body(Empty::<Bytes>::new()) } else { Body::from(body) };
     let outgoing = builder.body(body).map_err(|error| invalid(&error))?;
     if outgoing.uri().authority().is_none() {
@@ -59,7 +59,7 @@ async fn exchange(request: Request) -> Result<Response, Error> {
     let mut body = answer.into_body();
     let bytes = body.contents().await.map_err(|error| told_apart(&url, &error, Error::CutOff))?.to_vec();
     let response = Response::whole(status, headers, bytes);
-    // Some hosts end the stream quietly when the connection breaks.
+    // Some hosts end the stream without an error when the connection breaks.
     let expected = response.header("content-length").and_then(|text| text.parse::<usize>().ok());
     if let Some(expected) = expected
         && response.bytes().len() < expected

@@ -1,7 +1,7 @@
-//! Bodies that count their own attempts by task id, so that lost, doubled and late runs are counted and not guessed.
+//! Bodies that count their own attempts by task id. They make lost, repeated and late runs visible.
 //!
-//! `began/ID` counts attempts that started, `ended/ID` those that came to their end. Who reads both, and the host's own record
-//! of the task, knows what happened.
+//! `began/ID` counts the attempts that started, `ended/ID` those that reached their end. A test compares both with the host's record of the
+//! task.
 
 use std::{
     thread,
@@ -10,7 +10,7 @@ use std::{
 
 use taskhost_sdk::prelude::*;
 
-/// Notes its start, sleeps so many milliseconds, notes its end. The result is how many attempts began so far, this one included.
+/// Counts its start, sleeps for `ms` milliseconds, and counts its end. Returns the number of attempts that began, including this one.
 #[task(timeout = "10m")]
 fn note(ms: u64) -> TaskResult<i64> {
     let began = begin()?;
@@ -23,14 +23,14 @@ fn note(ms: u64) -> TaskResult<i64> {
     Ok(began)
 }
 
-/// As `note`, and enqueues `note` as a child whose id is its own with `.child`, into the queue given.
+/// Like `note`. Also enqueues `note` as a child into `queue`; the id of the child is the own id with `.child`.
 #[task]
 fn note_with_child(ms: u64, queue: String) -> TaskResult<i64> {
     children::task("note").args([ms]).queue(queue).id(format!("{}.child", context::task_id())).enqueue()?;
     note(ms)
 }
 
-/// Notes its start, then stays until it is stopped: what kills its worker while it runs has a poison task.
+/// Counts its start, then runs until it is stopped. A test that kills its worker makes it a poison task.
 #[task(timeout = "10m")]
 fn poison() -> TaskResult<()> {
     begin()?;

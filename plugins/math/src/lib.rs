@@ -14,18 +14,18 @@ fn multiply(a: i64, b: i64) -> TaskResult<i64> {
     a.checked_mul(b).or_permanent("integer overflow")
 }
 
-/// Adds up integers; 0 for none.
+/// Returns the sum of integers; 0 for none.
 #[task]
 fn sum_ints(numbers: Vec<i64>) -> TaskResult<i64> {
-    // The sum decides, not the order: what overflows on the way may still end within 64 bits.
+    // Only the sum counts. A partial sum may be beyond 64 bits.
     let sum: i128 = numbers.into_iter().map(i128::from).sum();
     i64::try_from(sum).ok().or_permanent("integer overflow")
 }
 
-/// Adds up numbers; 0 for none.
+/// Returns the sum of numbers; 0 for none.
 #[task]
 fn sum_floats(numbers: Vec<f64>) -> TaskResult<f64> {
-    // Not `sum()`: that of nothing is -0.0.
+    // `sum()` of an empty list is -0.0.
     Ok(numbers.into_iter().fold(0.0, |sum, number| sum + number))
 }
 

@@ -15,7 +15,7 @@ pub(crate) async fn run(kind: Kind) -> TaskResult<u64> {
     let ecf = base_url("ECF_URL")?;
     let prefix = kind.prefix();
     let mut pushed = 0;
-    // Not during the push: the marks it writes must not disturb the listing.
+    // List before the push, because the push writes marks.
     let keys: Vec<String> = kv::keys(&*prefix).collect::<Result<_, _>>()?;
     for key in &keys {
         context::check_cancelled()?;
@@ -26,7 +26,7 @@ pub(crate) async fn run(kind: Kind) -> TaskResult<u64> {
         let id = key.strip_prefix(&prefix).unwrap_or(key);
         let url = format!("{ecf}/{}/{}", kind.word(), in_path(id));
         http::put(url).json(&staged.record)?.timeout(PUSH_TIMEOUT).await?.error_for_status()?;
-        // After the push: an attempt that dies in between pushes the record again, which changes nothing at ECF.
+        // Mark after the push. An attempt that dies in between pushes the record again, which changes nothing at ECF.
         kv::set(key, &Staged { pushed: Some(staged.hash.clone()), ..staged })?;
         pushed += 1;
         context::progress(pushed, None, "pushed");

@@ -1,10 +1,10 @@
 //! Moves departments, business units and staff from the centre to ECF.
 //!
-//! transfer: GET {CENTER_URL}/KIND?page=N → each record staged in kv, if it changed → how many were staged
-//! ecf: staged records that were not pushed yet → PUT {ECF_URL}/KIND/{id} → how many were pushed
+//! transfer: GET {CENTER_URL}/KIND?page=N → each new or changed record staged in kv → the number of staged records
+//! ecf: staged records that were not pushed yet → PUT {ECF_URL}/KIND/{id} → the number of pushed records
 //!
-//! Both go on where an earlier attempt of theirs stopped: transfer keeps a page cursor for its task, ecf marks each record it pushed.
-//! Repeating a step changes nothing: staging compares, and PUT is idempotent.
+//! Both go on where an earlier attempt stopped: transfer keeps a page cursor for its task, ecf marks each record that it pushed. Repeating a step
+//! changes nothing, because staging compares and PUT is idempotent.
 
 mod ecf;
 mod record;
@@ -13,7 +13,7 @@ mod transfer;
 use record::Kind;
 use taskhost_sdk::prelude::*;
 
-/// Stages the centre's departments; how many are new or changed.
+/// Stages the centre's departments. Returns the number of new and changed ones.
 #[task(
     name = "transferDepartment",
     timeout = "5m",
@@ -25,31 +25,31 @@ async fn transfer_department() -> TaskResult<u64> {
     transfer::run(Kind::Department).await
 }
 
-/// Stages the centre's business units; how many are new or changed.
+/// Stages the centre's business units. Returns the number of new and changed ones.
 #[task(name = "transferBU", timeout = "5m", retries = 5, http = "https://hr.example.com", env = "CENTER_URL=https://hr.example.com/api")]
 async fn transfer_bu() -> TaskResult<u64> {
     transfer::run(Kind::BusinessUnit).await
 }
 
-/// Stages the centre's staff; how many are new or changed.
+/// Stages the centre's staff. Returns the number of new and changed records.
 #[task(name = "transferStaff", timeout = "5m", retries = 5, http = "https://hr.example.com", env = "CENTER_URL=https://hr.example.com/api")]
 async fn transfer_staff() -> TaskResult<u64> {
     transfer::run(Kind::Staff).await
 }
 
-/// Pushes the departments that were staged since their last push to ECF; how many.
+/// Pushes departments to ECF that were staged since their last push. Returns their number.
 #[task(name = "ecfDepartment", timeout = "5m", retries = 5, http = "https://ecf.example.com", env = "ECF_URL=https://ecf.example.com/api")]
 async fn ecf_department() -> TaskResult<u64> {
     ecf::run(Kind::Department).await
 }
 
-/// Pushes the business units that were staged since their last push to ECF; how many.
+/// Pushes business units to ECF that were staged since their last push. Returns their number.
 #[task(name = "ecfBU", timeout = "5m", retries = 5, http = "https://ecf.example.com", env = "ECF_URL=https://ecf.example.com/api")]
 async fn ecf_bu() -> TaskResult<u64> {
     ecf::run(Kind::BusinessUnit).await
 }
 
-/// Pushes the staff that were staged since their last push to ECF; how many.
+/// Pushes staff to ECF that were staged since their last push. Returns their number.
 #[task(name = "ecfStaff", timeout = "5m", retries = 5, http = "https://ecf.example.com", env = "ECF_URL=https://ecf.example.com/api")]
 async fn ecf_staff() -> TaskResult<u64> {
     ecf::run(Kind::Staff).await

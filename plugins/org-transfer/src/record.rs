@@ -1,13 +1,13 @@
 //! The moved records, and how kv stores them.
 //!
-//! staged:KIND:ID   a [`Staged`] record: what the centre said last, and which of it ECF has
-//! cursor:KIND      a [`Cursor`]: how far a transfer came that is not done
+//! staged:KIND:ID   a [`Staged`] record: the newest version of the centre, and the version that ECF has
+//! cursor:KIND      a [`Cursor`]: the place of an unfinished transfer
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use taskhost_sdk::prelude::*;
 
-/// The kind of a moved record. Its word is part of both servers' paths and of the keys.
+/// The kind of a record. Its word is part of both servers' paths and of the keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Department,
@@ -51,7 +51,7 @@ pub(crate) struct Page {
 pub(crate) struct Staged {
     /// Of the record's JSON.
     pub(crate) hash: String,
-    /// The hash that ECF was given last; `None` before the first push.
+    /// The hash of the version that ECF got last; `None` before the first push.
     pub(crate) pushed: Option<String>,
     pub(crate) record: Map<String, Value>,
 }
@@ -62,14 +62,14 @@ impl Staged {
     }
 }
 
-/// How far a transfer came.
+/// The place of a transfer.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Cursor {
-    /// Whose: another task begins anew.
+    /// The task of the transfer. Another task begins at the first page.
     pub(crate) task: String,
-    /// The page to be fetched next.
+    /// The next page.
     pub(crate) page: u64,
-    /// Records staged on the pages before it.
+    /// The number of records staged on earlier pages.
     pub(crate) staged: u64,
 }
 
@@ -86,8 +86,8 @@ pub(crate) fn id_of(record: &Map<String, Value>) -> TaskResult<String> {
     }
 }
 
-/// FNV-1a, 64 bits, of the record's JSON. Its keys are sorted, so the order in which the centre sends them does not count. Not
-/// against an adversary: the centre could harm nobody but itself.
+/// FNV-1a, 64 bits, of the record's JSON. Its keys are sorted, so their order at the centre does not matter. The hash is not safe against an
+/// adversary, but the centre could harm only itself.
 pub(crate) fn hash_of(record: &Map<String, Value>) -> TaskResult<String> {
     let text = serde_json::to_vec(record).permanent()?;
     let hash = text.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));

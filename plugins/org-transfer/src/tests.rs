@@ -1,4 +1,4 @@
-//! The bodies against a centre and an ECF that exist in this test alone.
+//! The bodies against a fake centre and a fake ECF.
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
@@ -11,7 +11,7 @@ use taskhost_sdk::{
 use super::*;
 use crate::record::Staged;
 
-/// Both servers. Faults come once each, in order, at the request of that number (1 for the first).
+/// Both servers. Each fault comes once, in order, at the request of its number, which counts from 1.
 #[derive(Default)]
 struct Servers {
     /// The suffix of every record's name.

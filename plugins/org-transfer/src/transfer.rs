@@ -9,7 +9,7 @@ use crate::{
     record::{Cursor, Kind, Page, Staged, hash_of, id_of},
 };
 
-/// The longest a page may take; a centre that hangs shall not eat the whole attempt.
+/// The time limit for a page, so that a centre that hangs does not use up the attempt.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) async fn run(kind: Kind) -> TaskResult<u64> {
@@ -32,14 +32,14 @@ pub(crate) async fn run(kind: Kind) -> TaskResult<u64> {
         }
         context::progress(cursor.page, None, format!("{} staged", cursor.staged));
         match page.next {
-            // A centre that sends us back would keep us for ever.
+            // With an earlier page as the next, the transfer would never end.
             Some(next) if next <= cursor.page => {
                 return Err(TaskError::permanent(format!("page {} of {} names page {next} as the next", cursor.page, kind.word())));
             }
             Some(next) => cursor.page = next,
             None => break,
         }
-        // After the page's records: an attempt that dies in between does the page again, and finds its records unchanged.
+        // Move the cursor after the page's records. An attempt that dies in between repeats the page and finds no change.
         kv::set(&kind.cursor(), &cursor)?;
     }
 

@@ -1,4 +1,4 @@
-//! Bodies that misbehave on demand, or show one thing the host offers: for trying out a set-up, and for taskhost's own tests.
+//! Bodies that misbehave on demand, or show one service of the host. They are for trying out an installation, and for taskhost's tests.
 
 use std::{
     hint::black_box,
@@ -9,25 +9,25 @@ use std::{
 use serde::{Deserialize, Serialize};
 use taskhost_sdk::prelude::*;
 
-/// Gives back what it got.
+/// Returns its argument.
 #[task]
 fn echo(value: serde_json::Value) -> TaskResult<serde_json::Value> {
     Ok(value)
 }
 
-/// Panics, with the message given.
+/// Panics with this message.
 #[task]
 fn panic_task(message: Option<String>) -> TaskResult<()> {
     panic!("{}", message.unwrap_or_else(|| "panic_task was asked to panic".into()))
 }
 
-/// Panics with a message of so many megabytes.
+/// Panics with a message of this many megabytes.
 #[task]
 fn panic_loudly(megabytes: u32) -> TaskResult<()> {
     panic!("{}", "x".repeat(megabytes as usize * 1_000_000))
 }
 
-/// Fails its first `times` attempts, then returns the number of the attempt that worked.
+/// Fails its first `times` attempts, then returns the number of the attempt.
 #[task]
 fn fail(times: u32) -> TaskResult<u32> {
     let attempt = context::attempt();
@@ -38,13 +38,13 @@ fn fail(times: u32) -> TaskResult<u32> {
     }
 }
 
-/// Fails so that no other attempt is made.
+/// Fails permanently.
 #[task]
 fn fail_permanently(message: Option<String>) -> TaskResult<()> {
     Err(TaskError::permanent(message.unwrap_or_else(|| "fail_permanently was asked to fail".into())))
 }
 
-/// Sleeps so many seconds without using the CPU; ends early, as cancelled, when somebody cancels the task.
+/// Sleeps for this many seconds. Ends early when the task is cancelled.
 #[task(timeout = "1h")]
 fn long_running_task(seconds: f64) -> TaskResult<f64> {
     let end = Instant::now() + duration(seconds)?;
@@ -58,20 +58,20 @@ fn long_running_task(seconds: f64) -> TaskResult<f64> {
     }
 }
 
-/// Sleeps so many seconds in one host call, whatever anybody says meanwhile.
+/// Sleeps for this many seconds in one host call. It does not notice a cancellation.
 #[task(timeout = "1h")]
 fn sleep(seconds: f64) -> TaskResult<f64> {
     thread::sleep(duration(seconds)?);
     Ok(seconds)
 }
 
-/// Computes for so many seconds by the clock, without a pause; the number of rounds it made.
+/// Computes for this many seconds without a pause. Returns the number of rounds.
 #[task(timeout = "1h")]
 fn spin(seconds: f64) -> TaskResult<u64> {
     let limit = duration(seconds)?;
     let start = Instant::now();
     let mut rounds = 0;
-    // The clock is a host call: looked at seldom, so that nearly all the time is the guest's own.
+    // Reading the clock is a host call. It is rare, so that nearly all the time is the guest's own.
     while start.elapsed() < limit {
         compute(1 << 16);
         rounds += 1;
@@ -79,7 +79,7 @@ fn spin(seconds: f64) -> TaskResult<u64> {
     Ok(rounds)
 }
 
-/// Computes a given amount of work, whatever time it takes: so many millions of steps. The last state, so that none can be left out.
+/// Computes this many millions of steps. Returns the last state, so that no step can be optimised away.
 #[task(timeout = "1h")]
 fn burn(millions: u32) -> TaskResult<u64> {
     Ok((0..millions).fold(0, |sum, _| sum ^ compute(1_000_000)))
@@ -93,7 +93,7 @@ fn spin_forever() -> TaskResult<()> {
     }
 }
 
-/// Takes so many MiB of memory and touches each page.
+/// Allocates this many MiB of memory, and writes to each page.
 #[task]
 fn allocate(mebibytes: u32) -> TaskResult<u64> {
     let mut bytes = Vec::new();
@@ -111,7 +111,7 @@ fn recurse() -> TaskResult<u64> {
     Ok(deeper(0))
 }
 
-/// Ends the process, or so it thinks, with this status and without a result.
+/// Exits with this status, without a result.
 #[task]
 fn exit(status: i32) -> TaskResult<()> {
     std::process::exit(status)
@@ -129,14 +129,14 @@ fn chatter(text: String) -> TaskResult<()> {
     Ok(())
 }
 
-/// A text of so many bytes.
+/// Returns a text of this many bytes.
 #[task]
 fn large_result(bytes: u32) -> TaskResult<String> {
     Ok("x".repeat(bytes as usize))
 }
 
-/// Enqueues `n` children, `echo` with 0 to n-1 unless another body is named, and returns their ids. With `then_fail` it fails after
-/// that, so that none of them comes to be.
+/// Enqueues `n` children with the arguments 0 to n-1, and returns their ids. The body is `echo` unless another is named. With `then_fail` it
+/// fails after that, so that no child is created.
 #[task(enqueue = "echo")]
 fn spawn_children(n: u32, body: Option<String>, then_fail: Option<bool>) -> TaskResult<Vec<String>> {
     let body = body.unwrap_or_else(|| "echo".into());
@@ -144,7 +144,7 @@ fn spawn_children(n: u32, body: Option<String>, then_fail: Option<bool>) -> Task
     if then_fail == Some(true) { Err(TaskError::permanent("failed after enqueueing, as asked")) } else { Ok(ids) }
 }
 
-/// Tells its progress at each of `steps` steps, `pause_ms` milliseconds apart.
+/// Reports progress at each of `steps` steps, `pause_ms` milliseconds apart.
 #[task(timeout = "1h")]
 fn progress_demo(steps: u64, pause_ms: Option<u64>) -> TaskResult<u64> {
     for step in 1..=steps {
@@ -157,7 +157,7 @@ fn progress_demo(steps: u64, pause_ms: Option<u64>) -> TaskResult<u64> {
     Ok(steps)
 }
 
-/// Adds to a counter of this plugin's store; the sum.
+/// Adds to a counter in this plugin's store. Returns the sum.
 #[task]
 fn kv_increment(key: String, by: Option<i64>) -> TaskResult<i64> {
     Ok(kv::increment(&key, by.unwrap_or(1))?)
@@ -169,31 +169,31 @@ fn kv_set(key: String, value: serde_json::Value) -> TaskResult<()> {
     Ok(kv::set(&key, &value)?)
 }
 
-/// The value of a key of this plugin's store, or null.
+/// Returns the value of a key in this plugin's store, or null.
 #[task]
 fn kv_get(key: String) -> TaskResult<Option<serde_json::Value>> {
     Ok(kv::get(&key)?)
 }
 
-/// Removes a key from this plugin's store; whether it was there.
+/// Removes a key from this plugin's store. Returns whether it existed.
 #[task]
 fn kv_remove(key: String) -> TaskResult<bool> {
     Ok(kv::remove(&key)?)
 }
 
-/// The keys of this plugin's store that begin with `prefix`.
+/// Returns the keys in this plugin's store that begin with `prefix`.
 #[task]
 fn kv_keys(prefix: Option<String>) -> TaskResult<Vec<String>> {
     Ok(kv::keys(prefix.unwrap_or_default()).collect::<Result<_, _>>()?)
 }
 
-/// A variable of the environment, or null.
+/// Returns a variable of the environment, or null.
 #[task]
 fn env(name: String) -> TaskResult<Option<String>> {
     Ok(context::env(&name))
 }
 
-/// Tells a variable of the environment to everybody who listens: stdout, stderr, log, progress, and its own failure.
+/// Writes a variable of the environment to stdout, stderr, the log, the progress and its own failure.
 #[task]
 fn shout_env(name: String) -> TaskResult<()> {
     let value = context::env(&name).unwrap_or_default();
@@ -210,7 +210,7 @@ fn listen(address: String) -> TaskResult<Vec<String>> {
     Ok([listening, sending].into_iter().map(|tried| tried.map_or_else(|error| error.to_string(), |()| "it worked".into())).collect())
 }
 
-/// Sends a GET; the body of the answer. With `secret`, that variable goes along as a bearer token; with `host`, under a false name.
+/// Sends a GET, and returns the body of the response. `secret` names a variable to send as a bearer token; `host` sets a false host name.
 #[task]
 async fn fetch(url: String, secret: Option<String>, host: Option<String>) -> TaskResult<String> {
     let mut request = http::get(url);
@@ -223,7 +223,7 @@ async fn fetch(url: String, secret: Option<String>, host: Option<String>) -> Tas
     Ok(request.await?.error_for_status()?.text())
 }
 
-/// The text of a file.
+/// Returns the text of a file.
 #[task]
 fn read_file(path: String) -> TaskResult<String> {
     Ok(std::fs::read_to_string(path)?)
@@ -242,7 +242,7 @@ fn connect(address: String) -> TaskResult<()> {
     Ok(())
 }
 
-/// So many lines to the log, to stdout, or as many words of progress: `log`, `stdout` or `progress`.
+/// Writes this many lines to `log`, `stdout` or `progress`.
 #[task]
 fn flood(what: String, times: u64) -> TaskResult<u64> {
     use std::io::Write as _;
@@ -258,7 +258,7 @@ fn flood(what: String, times: u64) -> TaskResult<u64> {
     Ok(times)
 }
 
-/// Writes so many keys of so many bytes into this plugin's store.
+/// Writes this many keys of this many bytes into this plugin's store.
 #[task]
 fn flood_kv(keys: u32, bytes: u32) -> TaskResult<u32> {
     let value = "x".repeat(bytes as usize);
@@ -268,7 +268,7 @@ fn flood_kv(keys: u32, bytes: u32) -> TaskResult<u32> {
     Ok(keys)
 }
 
-/// What the host says of this attempt.
+/// The context of this attempt.
 #[derive(Debug, Serialize, Deserialize, Schema)]
 pub struct About {
     id: String,
@@ -279,7 +279,7 @@ pub struct About {
     headers: Vec<(String, String)>,
 }
 
-/// What the host says of this attempt.
+/// The context of this attempt.
 #[task]
 fn about() -> TaskResult<About> {
     Ok(About {
@@ -332,7 +332,7 @@ fn duration(seconds: f64) -> TaskResult<Duration> {
         .map_err(|_| TaskError::invalid_arguments(format!("parameter `seconds` (argument 1): expected a number of seconds, got {seconds}")))
 }
 
-/// So many steps of a generator that no optimiser shortens.
+/// Runs this many steps of a generator that an optimiser can't shorten.
 fn compute(steps: u32) -> u64 {
     let mut state = black_box(88_172_645_463_325_252_u64);
     for _ in 0..steps {

@@ -2,13 +2,13 @@
 
 use taskhost_sdk::prelude::*;
 
-/// Joins texts, with `separator` between each two if there is one.
+/// Joins texts, with `separator` between them if there is one.
 #[task]
 fn concat(parts: Vec<String>, separator: Option<String>) -> TaskResult<String> {
     Ok(parts.join(separator.as_deref().unwrap_or_default()))
 }
 
-/// Splits a text wherever `separator` stands; without one, at white space.
+/// Splits a text at each `separator`; without one, at white space.
 #[task]
 fn split(text: String, separator: Option<String>) -> TaskResult<Vec<String>> {
     match separator.as_deref() {
