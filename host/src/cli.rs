@@ -61,52 +61,52 @@ struct Cli {
 /// The options of every command.
 #[derive(Debug, Args)]
 struct Global {
-    /// Where tasks live: redis://HOST:PORT or sqlite:PATH [default: sqlite:taskhost.db]
+    /// The broker that stores the tasks: redis://HOST:PORT or sqlite:PATH [default: sqlite:taskhost.db]
     #[arg(long, global = true, value_name = "ADDRESS", help_heading = "Everywhere")]
     broker: Option<String>,
     /// Settings file [default: ./taskhost.toml if there is one]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
     config: Option<PathBuf>,
-    /// A level, or a filter such as info,taskhost::worker=debug
+    /// The level of the log, or a filter such as info,taskhost::worker=debug
     #[arg(long, global = true, value_name = "FILTER", help_heading = "Everywhere")]
     log: Option<String>,
-    /// pretty or json
+    /// The format of the log: pretty or json
     #[arg(long, global = true, value_name = "FORMAT", help_heading = "Everywhere")]
     log_format: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run tasks: claim them, and run their bodies from the plugin directory
+    /// Claim tasks, and run their bodies from the plugin directory
     Worker(worker::WorkerArgs),
-    /// Ask for a task to be run
+    /// Enqueue a task
     Enqueue(enqueue::EnqueueArgs),
     /// Print the result of a task
     Result(result::ResultArgs),
-    /// Show and steer tasks
+    /// List, show, cancel, retry and delete tasks
     #[command(subcommand)]
     Task(task::TaskCommand),
-    /// Show and steer queues
+    /// List, pause, resume and purge queues
     #[command(subcommand)]
     Queue(queue::QueueCommand),
-    /// Enqueue tasks by the clock
+    /// Add, list and steer schedules
     #[command(subcommand)]
     Schedule(schedule::ScheduleCommand),
-    /// Show, check and begin plugins
+    /// List, check, sign and create plugins
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
     /// List the live workers
     Workers(workers::WorkersArgs),
-    /// Measure what taskhost does on this machine with your own broker
+    /// Measure taskhost on this machine with your own broker
     Bench(bench::BenchArgs),
-    /// Run one attempt of a body right here: no broker, no worker
+    /// Run one attempt of a body in this process, without a broker or worker
     Run(run::RunArgs),
-    /// What a worker has done in another process: a component on stdin becomes code on stdout
+    /// The compiler process of a worker: reads a component from stdin, writes code to stdout
     #[command(name = ops::COMPILE_SUBCOMMAND, hide = true)]
     CompilePlugin {
-        /// Bytes of memory that it may take
+        /// The most bytes of memory
         memory: u64,
-        /// Seconds of CPU that it may take
+        /// The most seconds of CPU time
         cpu: u64,
         /// Its nice value
         nice: i32,

@@ -21,28 +21,28 @@ use crate::{
   taskhost bench --only drain --repeat 5
   taskhost bench --only growth --repeat 1 --plot growth.svg
 
-It enqueues under a prefix of its own (in Redis) or into a file of its own (SQLite) and clears up after itself. Other
-users of the same Redis feel the load, and their commands are counted in what is said of Redis.")]
+It uses a prefix of its own (Redis) or a file of its own (SQLite), and removes it at the end. Other users of the same Redis
+feel the load, and their commands are part of the figures of Redis.")]
 pub(super) struct BenchArgs {
-    /// The plugin that offers `add(a, b)`, the body of every task here
+    /// The plugin that offers `add(a, b)`, the body of all tasks
     #[arg(long, value_name = "FILE", default_value = "plugins/math.wasm")]
     plugin: PathBuf,
-    /// Tasks of a drain [default: 200000, with --quick 20000]
+    /// The number of tasks of a drain [default: 200000, with --quick 20000]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
     tasks: Option<u32>,
-    /// How often each figure is taken [default: 3, with --quick 1]
+    /// How often each figure is measured [default: 3, with --quick 1]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=100))]
     repeat: Option<u32>,
-    /// A tenth of the tasks, once
+    /// Measure once, with a tenth of the tasks
     #[arg(long)]
     quick: bool,
-    /// Only figures of this part (may be repeated)
+    /// Measure only this part (may be repeated)
     #[arg(long, value_enum, value_name = "PART")]
     only: Vec<Part>,
-    /// Measure growth as well, and draw it
+    /// Also measure growth, and draw it
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
-    /// Print JSON
+    /// As JSON
     #[arg(long)]
     json: bool,
 }
@@ -50,21 +50,21 @@ pub(super) struct BenchArgs {
 /// What is measured together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
-    /// What the machine could do at most
+    /// The ceilings of this machine
     Ceilings,
-    /// One by one and in bulk, memory of a waiting task
+    /// Enqueueing one by one and in bulk, and the memory of a waiting task
     Enqueue,
-    /// A full queue at several numbers of slots, CPU of a task, memory of a finished one
+    /// Draining a full queue with several numbers of slots; CPU time of a task; memory of an ended task
     Drain,
-    /// Producer and worker at once
+    /// Producer and worker at the same time
     EndToEnd,
-    /// From the enqueue to the result at a waiter, and what an idle worker costs
+    /// The time from enqueue to result, and the cost of an idle worker
     Idle,
     /// How late delayed tasks start
     Delayed,
-    /// From the start of a worker process to its first task's end
+    /// The time from the start of a worker process to the end of its first task
     Start,
-    /// How rates change with what there is; only when it is asked for
+    /// Rates with growing numbers of tasks, queues, workers and plugins; only on request
     Growth,
 }
 

@@ -35,45 +35,45 @@ pub(super) struct EnqueueArgs {
     task: Option<TaskName>,
     #[command(flatten)]
     arguments: Arguments,
-    /// Start no sooner than in this time, such as 5m
+    /// Start after this delay, such as 5m
     #[arg(long = "in", value_name = "TIME", value_parser = units::duration, conflicts_with = "at")]
     delay: Option<Duration>,
-    /// Start no sooner than at this time (RFC 3339, or seconds since 1970)
+    /// Start at this time or later (RFC 3339, or seconds since 1970)
     #[arg(long, value_name = "TIME", value_parser = units::instant)]
     at: Option<Millis>,
-    /// Cancel it if it has not started by then: a time, or 10m from now on
+    /// Cancel it if it has not started by this time, or within a duration such as 10m
     #[arg(long, value_name = "TIME", value_parser = units::start)]
     expires: Option<Start>,
     #[command(flatten)]
     wishes: Wishes,
-    /// Enqueue nothing while the same task with the same arguments has not ended, for this time at most after it may start
+    /// Enqueue nothing while a task of the same name and arguments has not ended; at most for this time after its start time
     #[arg(long, value_name = "TIME", value_parser = units::positive_duration)]
     unique: Option<Duration>,
-    /// What --unique compares, instead of name and arguments
+    /// The key that --unique compares, instead of name and arguments
     #[arg(long, value_name = "KEY", requires = "unique")]
     unique_key: Option<String>,
-    /// Your own id: enqueueing it again enqueues nothing while the task, or its result, is kept
+    /// Your own id; enqueue nothing if a task with this id is still stored
     #[arg(long)]
     id: Option<TaskId>,
-    /// Something for the body to read (may be repeated)
+    /// A header for the body (may be repeated)
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = pair)]
     headers: Vec<(String, String)>,
-    /// How long the result is kept
+    /// Keep the result for this time
     #[arg(long, value_name = "TIME", value_parser = units::positive_duration)]
     result_ttl: Option<Duration>,
     /// Keep no result
     #[arg(long, conflicts_with = "result_ttl")]
     no_result: bool,
-    /// Wait for the end, for TIME at most, and print the result instead of the id
+    /// Wait for the end, at most for TIME, and print the result instead of the id
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = optional_time)]
     wait: Option<Limit>,
-    /// Enqueue whatever it is, also what no plugin offers yet
+    /// Enqueue without a check, also a task that no plugin offers yet
     #[arg(long)]
     unchecked: bool,
-    /// Enqueue every line of FILE (- for stdin), printing the ids
+    /// Enqueue each line of FILE (- for stdin), and print the ids
     #[arg(long, value_name = "FILE", conflicts_with_all = ["task", "wait", "id", "unique_key", "args_json", "named"])]
     bulk: Option<String>,
-    /// With --bulk: write the lines that are refused to FILE, with the reason, to be mended and enqueued
+    /// With --bulk: write refused lines with the reason to FILE, to mend and enqueue them later
     #[arg(long, value_name = "FILE")]
     rejected: Option<PathBuf>,
     /// The same words, read with the word behind `--wait` as its limit.

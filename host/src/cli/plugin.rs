@@ -24,27 +24,29 @@ use taskhost_core::{
 const WIT: &str = include_str!("../../../wit/plugin.wit");
 
 #[derive(Debug, Subcommand)]
-#[command(after_help = "Example:\n  taskhost plugin new greetings && cd greetings && cargo build --release")]
+#[command(after_help = "Example:\n  taskhost plugin new greetings && cd greetings && cargo plugin")]
 pub(super) enum PluginCommand {
-    /// List the plugins that live workers see, and what is wrong with them
+    /// List the plugins that live workers see, with their errors
     List {
         /// As JSON
         #[arg(long)]
         json: bool,
     },
-    /// Show the bodies of a plugin: of a file, or as a live worker serves it
+    /// Show the bodies and the policy of a plugin file, or of a plugin that a live worker serves
+    #[command(after_help = "Examples:\n  taskhost plugin inspect plugins/math.wasm\n  taskhost plugin inspect math")]
     Inspect(FileArgs),
-    /// Load a file as a worker would, and say whether it would serve
+    /// Load a plugin file like a worker, and say whether it would serve
+    #[command(after_help = "Example:\n  taskhost plugin check plugins/math.wasm")]
     Check(FileArgs),
-    /// List the versions of a plugin that this machine's workers know
+    /// List the versions of a plugin that the workers of this machine know
     History(plugin_history::HistoryArgs),
-    /// Go back to the version before, until the file in the plugin directory changes
+    /// Go back to the previous version, until the file in the plugin directory changes
     Rollback(plugin_history::RollbackArgs),
-    /// Begin a plugin in Rust: a project that builds anywhere
+    /// Create a project for a plugin in Rust
     New(plugin_new::NewArgs),
-    /// Make a key pair to sign plugins with
+    /// Create a key pair for signing plugins
     Keygen(plugin_sign::KeygenArgs),
-    /// Sign plugins, for workers that require it
+    /// Sign plugins
     Sign(plugin_sign::SignArgs),
     /// Check the signatures of plugins
     Verify(plugin_sign::VerifyArgs),
@@ -53,7 +55,6 @@ pub(super) enum PluginCommand {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  taskhost plugin inspect plugins/math.wasm")]
 pub(super) struct FileArgs {
     /// A .wasm file, or the name of a plugin that a live worker serves
     plugin: String,

@@ -29,8 +29,8 @@ pub(super) struct HistoryArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  taskhost plugin rollback math
 
-What stands in the plugin directory is left as it is; the version before it serves, also after a restart, until other bytes stand there.
-Again, and it goes back one further.")]
+The file in the plugin directory stays as it is. The previous version serves, also after a restart, until the file changes.
+Called again, it goes back one version further.")]
 pub(super) struct RollbackArgs {
     /// The plugin: its file's name, with or without .wasm
     name: String,

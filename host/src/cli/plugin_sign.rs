@@ -18,7 +18,7 @@ use crate::ops::{self, Trust};
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  taskhost plugin keygen deploy        # makes deploy.key and deploy.pub")]
 pub(super) struct KeygenArgs {
-    /// What the two files are called: NAME.key is secret, NAME.pub belongs into the workers' trust file
+    /// The name of the two files: NAME.key is secret, NAME.pub is for the workers' trust file
     name: PathBuf,
     /// Encrypt the secret key with the first line of this file
     #[arg(long, value_name = "FILE")]

@@ -19,27 +19,27 @@ use taskhost_core::{
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Example:\n  taskhost queue pause mail")]
 pub(super) enum QueueCommand {
-    /// Show every queue: counts by state, age of the oldest ready task
+    /// List the queues, with counts by state and the age of the oldest ready task
     List {
         /// As JSON
         #[arg(long)]
         json: bool,
     },
-    /// Let nothing more start from a queue; what runs goes on
+    /// Stop claims from a queue; running tasks go on
     Pause {
         #[command(flatten)]
         named: Named,
-        /// Also a queue that nobody knows yet
+        /// Also pause a queue that is not known yet
         #[arg(long)]
         create: bool,
     },
-    /// Let a paused queue go on
+    /// Allow claims from a paused queue again
     Resume(Named),
-    /// Delete all that waits in a queue
+    /// Delete all waiting tasks of a queue
     Purge {
         #[command(flatten)]
         named: Named,
-        /// Do not ask
+        /// Do not ask for consent
         #[arg(long, short)]
         yes: bool,
     },

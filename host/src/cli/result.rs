@@ -18,10 +18,10 @@ use taskhost_core::task::{QueueName, State, TaskId};
 pub(super) struct ResultArgs {
     /// The id that `enqueue` printed
     id: TaskId,
-    /// Look in this queue only
+    /// Look only in this queue
     #[arg(long)]
     queue: Option<QueueName>,
-    /// Wait for the end, for TIME at most
+    /// Wait for the end, at most for TIME
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = optional_time)]
     wait: Option<Limit>,
     /// Print the task with its state, result and error as JSON, however it ended

@@ -39,19 +39,19 @@ pub(super) struct RunArgs {
     /// Grant outgoing HTTP to an origin (may be repeated)
     #[arg(long, value_name = "ORIGIN", value_parser = ops::http_grant)]
     http: Vec<HttpGrant>,
-    /// Grant the plugin's own store; here it lives as long as the attempt
+    /// Grant the plugin's store; it is empty and lasts for this attempt
     #[arg(long)]
     kv: bool,
-    /// Grant enqueueing of a task, or of all that begin so with `NAME*` (may be repeated); here it is only shown
+    /// Grant enqueueing of a task, or with `NAME*` of all that begin with NAME (may be repeated); the tasks are only shown
     #[arg(long, value_name = "TASK")]
     enqueue: Vec<String>,
-    /// How long it may take [default: the policy's, else the body's hint, else 60s]
+    /// The time limit [default: the policy's, else the body's hint, else 60s]
     #[arg(long, value_name = "TIME", value_parser = units::positive_duration)]
     timeout: Option<Duration>,
-    /// What it may use [default: the policy's, else 64MiB]
+    /// The memory limit [default: the policy's, else 64MiB]
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     memory: Option<u64>,
-    /// Something for the body to read (may be repeated)
+    /// A header for the body (may be repeated)
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = pair)]
     headers: Vec<(String, String)>,
 }

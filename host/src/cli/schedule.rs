@@ -18,9 +18,9 @@ use taskhost_core::{task::TaskName, units};
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Example:\n  taskhost schedule add bu \"57 9 * * ?\" transferBU --tz Asia/Shanghai")]
 pub(super) enum ScheduleCommand {
-    /// Add a schedule, or replace the one of this name
+    /// Add a schedule, or replace the schedule of this name
     Add(Box<AddArgs>),
-    /// List the schedules, and when each fires next
+    /// List the schedules, each with its next firing
     List {
         /// As JSON
         #[arg(long)]
@@ -30,9 +30,9 @@ pub(super) enum ScheduleCommand {
     Pause(Named),
     /// Let a paused schedule fire again
     Resume(Named),
-    /// Enqueue a schedule's task now, beside its rule; prints the task's id
+    /// Enqueue the task of a schedule now, in addition to its rule, and print the task's id
     Run(Named),
-    /// Remove a schedule, or those that stand in no taskhost.toml any more
+    /// Remove a schedule, or all schedules that no taskhost.toml has any more
     Remove(RemoveArgs),
 }
 
@@ -41,10 +41,10 @@ pub(super) struct RemoveArgs {
     /// The schedule's name
     #[arg(required_unless_present = "orphans", conflicts_with = "orphans")]
     name: Option<String>,
-    /// All that came from a taskhost.toml and stand in no live worker's any more
+    /// All schedules that came from a taskhost.toml and that no live worker's file has any more
     #[arg(long)]
     orphans: bool,
-    /// Do not ask
+    /// Do not ask for consent
     #[arg(long, short, requires = "orphans")]
     yes: bool,
 }
@@ -65,24 +65,24 @@ or @hourly, @daily, @weekly, @monthly, @yearly, @every 90s.")]
 pub(super) struct AddArgs {
     /// Its name
     name: String,
-    /// When it fires
+    /// Its rule; see below
     rule: String,
     /// The task to enqueue
     task: TaskName,
     #[command(flatten)]
     arguments: Arguments,
-    /// The zone its rule is read in, an IANA name
+    /// The time zone of the rule, an IANA name
     #[arg(long, value_name = "ZONE", default_value = "UTC")]
     tz: String,
     #[command(flatten)]
     wishes: Wishes,
-    /// What to do about firings that nobody was there for: skip, once or all
+    /// What to do with firings that were missed because no worker ran: skip, once or all
     #[arg(long, default_value = "once", value_parser = word::<CatchUp>)]
     catch_up: CatchUp,
-    /// When the last firing's task has not ended: allow or skip
+    /// What to do if the task of the last firing has not ended: allow or skip
     #[arg(long, default_value = "allow", value_parser = word::<Overlap>)]
     overlap: Overlap,
-    /// Add it whatever it is, also with a task that no plugin offers yet
+    /// Add it without a check, also with a task that no plugin offers yet
     #[arg(long)]
     unchecked: bool,
 }

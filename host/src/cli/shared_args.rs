@@ -17,13 +17,13 @@ use taskhost_core::{
 /// The arguments of a task, given in one of three ways.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Its arguments: JSON where the parameter wants JSON, else plain text
+    /// Its arguments: JSON if the parameter takes JSON, else plain text
     #[arg(allow_negative_numbers = true)]
     args: Vec<String>,
     /// An argument by name (may be repeated)
     #[arg(long = "arg", value_name = "NAME=VALUE", value_parser = pair)]
     named: Vec<(String, String)>,
-    /// All arguments as one JSON array, or object by name; - reads stdin
+    /// All arguments as one JSON array, or as an object by name; - reads stdin
     #[arg(long, value_name = "JSON", conflicts_with_all = ["args", "named"])]
     args_json: Option<String>,
 }
@@ -59,16 +59,16 @@ fn from_stdin(payload_limit: usize) -> Result<String, Failure> {
 /// The queue and options of a task, which take precedence over its body's hints.
 #[derive(Debug, Args)]
 pub(super) struct Wishes {
-    /// Where it waits [default: the body's hint, else default]
+    /// The queue [default: the body's hint, else default]
     #[arg(long)]
     pub(super) queue: Option<QueueName>,
-    /// 0 to 9; 9 is claimed first [default: 5]
+    /// 0 to 9; workers claim 9 first [default: 5]
     #[arg(long)]
     priority: Option<Priority>,
     /// Attempts after the first [default: the body's hint, else the worker's]
     #[arg(long, value_name = "NUMBER")]
     retries: Option<u32>,
-    /// How long an attempt may take, such as 2m
+    /// The time limit of an attempt, such as 2m
     #[arg(long, value_name = "TIME", value_parser = units::positive_duration)]
     timeout: Option<Duration>,
     #[command(flatten)]
@@ -90,7 +90,7 @@ impl Wishes {
 /// The options that brokers carry without looking at them.
 #[derive(Debug, Args)]
 struct CarriedWords {
-    /// A word by which to find it: 1 to 32 characters of A-Z a-z 0-9 . _ : - (may be repeated, 8 at most)
+    /// A tag to find it by: 1 to 32 characters of A-Z a-z 0-9 . _ : - (may be repeated, 8 at most)
     #[arg(long = "tag", value_name = "WORD")]
     tags: Vec<Tag>,
 }
@@ -106,7 +106,7 @@ impl CarriedWords {
 /// Which tasks a listing shows, by their options.
 #[derive(Debug, Args)]
 pub(super) struct OptionFilterWords {
-    /// Only those with this tag (may be repeated: those with all of them)
+    /// Only tasks with this tag (if repeated: with all of them)
     #[arg(long = "tag", value_name = "WORD")]
     tags: Vec<Tag>,
 }

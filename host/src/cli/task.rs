@@ -26,17 +26,22 @@ use taskhost_core::{
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:\n  taskhost task list --state dead\n  taskhost task retry --state dead --task transferBU --older 1h")]
 pub(super) enum TaskCommand {
-    /// List tasks: running first, then waiting, then ended
+    /// List tasks: first running, then waiting, then ended ones
     List(ListArgs),
-    /// Show all that is known of a task
+    /// Show everything about a task
+    #[command(after_help = "Example:\n  taskhost task show 0199c0de-… --json")]
     Show(OneArgs),
-    /// Show what a task's body logged
+    /// Show the log of a task's body
+    #[command(after_help = "Example:\n  taskhost task logs 0199c0de-…")]
     Logs(OneArgs),
-    /// Keep waiting tasks from running, and stop running ones
+    /// Cancel waiting tasks, and stop running ones
+    #[command(after_help = "Examples:\n  taskhost task cancel 0199c0de-…\n  taskhost task cancel --queue mail --tag newsletter")]
     Cancel(ManyArgs),
     /// Run dead or cancelled tasks again, and delayed ones at once
+    #[command(after_help = "Examples:\n  taskhost task retry 0199c0de-…\n  taskhost task retry --state dead --task transferBU --older 1h")]
     Retry(ManyArgs),
     /// Delete tasks that do not run
+    #[command(after_help = "Examples:\n  taskhost task delete 0199c0de-…\n  taskhost task delete --state dead --error http-404 --yes")]
     Delete(ManyArgs),
 }
 
@@ -45,20 +50,19 @@ pub(super) enum TaskCommand {
 pub(super) struct ListArgs {
     #[command(flatten)]
     filter: Filter,
-    /// At most so many
+    /// The most tasks to list
     #[arg(long, default_value_t = 50, value_name = "NUMBER")]
     limit: usize,
-    /// As JSON, with everything that is known of each
+    /// As JSON, with everything about each task
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  taskhost task show 0199c0de-… --json")]
 pub(super) struct OneArgs {
     /// The id that `enqueue` printed
     id: TaskId,
-    /// Look in this queue only
+    /// Look only in this queue
     #[arg(long)]
     queue: Option<QueueName>,
     /// As JSON
@@ -67,32 +71,31 @@ pub(super) struct OneArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  taskhost task cancel 0199c0de-…\n  taskhost task delete --state dead --error http-404 --yes")]
 pub(super) struct ManyArgs {
-    /// Ids that `enqueue` printed; or choose by the filters below
+    /// Ids that `enqueue` printed, or use the filters below
     ids: Vec<TaskId>,
     #[command(flatten)]
     filter: Filter,
-    /// Do not ask before changing what the filters chose
+    /// Do not ask before changing the tasks that the filters choose
     #[arg(long, short)]
     yes: bool,
 }
 
 #[derive(Debug, Args)]
 struct Filter {
-    /// Only in these states: scheduled, ready, parked, running, succeeded, dead, cancelled
+    /// Only tasks in these states: scheduled, ready, parked, running, succeeded, dead, cancelled
     #[arg(long, value_delimiter = ',', value_name = "STATE")]
     state: Vec<State>,
-    /// Only of this name
+    /// Only tasks of this name
     #[arg(long, value_name = "NAME")]
     task: Option<TaskName>,
-    /// Only in this queue
+    /// Only tasks in this queue
     #[arg(long)]
     queue: Option<QueueName>,
-    /// Only whose error's kind, code or message contains this
+    /// Only tasks whose error has this text in its kind, code or message
     #[arg(long, value_name = "TEXT")]
     error: Option<String>,
-    /// Only those that ended so long ago, such as 1d; if they have not ended: were due, else enqueued
+    /// Only tasks that ended this time ago or earlier, such as 1d; of others the due time counts, else the enqueue time
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     older: Option<Duration>,
     #[command(flatten)]

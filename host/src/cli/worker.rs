@@ -29,48 +29,48 @@ use taskhost_core::{
   taskhost worker --plugins ./plugins
   taskhost worker --broker redis://127.0.0.1:6379 --queue mail=3 --queue default
 
-Every setting has a key in taskhost.toml and a TASKHOST_… variable too; README.md lists them.")]
+Each setting also has a key in taskhost.toml and a TASKHOST_… variable. README.md lists them.")]
 pub(super) struct WorkerArgs {
-    /// Directory whose *.wasm files are the plugins [default: ./plugins]
+    /// The plugin directory: its *.wasm files are the plugins [default: ./plugins]
     #[arg(long, value_name = "DIR")]
     plugins: Option<String>,
     /// Claim from this queue, with this weight (may be repeated) [default: default]
     #[arg(long = "queue", value_name = "NAME[=WEIGHT]")]
     queues: Vec<String>,
-    /// Attempts at once [default: 128 for each core]
+    /// The most attempts at once [default: 128 for each core]
     #[arg(long, value_name = "NUMBER")]
     concurrency: Option<String>,
-    /// How long attempts may go on after SIGTERM [default: 25s]
+    /// The time that attempts may go on after SIGTERM [default: 25s]
     #[arg(long, value_name = "TIME")]
     drain: Option<String>,
-    /// How long a worker that fell silent keeps its tasks [default: 30s]
+    /// The time after which a silent worker loses its tasks [default: 30s]
     #[arg(long, value_name = "TIME")]
     lease: Option<String>,
-    /// How long an attempt may take, where nobody else says [default: 60s]
+    /// The time limit of an attempt, if neither task nor body sets one [default: 60s]
     #[arg(long, value_name = "TIME")]
     timeout: Option<String>,
-    /// Attempts after the first, where nobody else says [default: 3]
+    /// Attempts after the first, if neither task nor body sets a number [default: 3]
     #[arg(long, value_name = "NUMBER")]
     retries: Option<String>,
-    /// What an attempt may use, where no policy says [default: 64MiB]
+    /// The memory of one attempt, if no policy sets it [default: 64MiB]
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,
-    /// What all attempts may use together [default: half of the machine's memory]
+    /// The memory of all attempts together [default: half of the machine's memory]
     #[arg(long, value_name = "SIZE")]
     guest_memory: Option<String>,
     /// Threads that run guests [default: one for each core]
     #[arg(long, value_name = "NUMBER")]
     threads: Option<String>,
-    /// Serve only plugins that are signed with a key of the `--trust` file
+    /// Serve only plugins that are signed with a key in the --trust file
     #[arg(long)]
     require_signed: bool,
-    /// Minisign public keys, one after the other, for --require-signed
+    /// The file of minisign public keys for --require-signed
     #[arg(long, value_name = "FILE")]
     trust: Option<String>,
-    /// When others may write to the plugin directory: warn, refuse or allow [default: warn]
+    /// What to do if others may write to the plugin directory: warn, refuse or allow [default: warn]
     #[arg(long, value_name = "WHAT")]
     plugin_dir_writable: Option<String>,
-    /// Where last good plugins and compiled code are kept
+    /// The directory for last good plugins and compiled code
     #[arg(long, value_name = "DIR")]
     state: Option<String>,
 }
