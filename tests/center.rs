@@ -1,9 +1,9 @@
-//! A centre and an ECF on loopback that misbehave on demand: what `org-transfer` talks to in tests.
+//! A centre and an ECF on loopback that misbehave on demand, for tests of `org-transfer`.
 //!
 //! GET /KIND?page=N → a page of 100 records, three pages in all · PUT /KIND/ID → recorded
 //!
-//! A fault is given for the request of a number (1 for the first) and comes once; everything else is answered well. One thread a
-//! connection, one request a connection; all of them end with the server.
+//! A fault belongs to the request of one number, which counts from 1, and comes once. All other requests get a good answer. Each connection has
+//! one thread and one request. All end with the server.
 
 use std::{
     collections::BTreeMap,
@@ -22,18 +22,18 @@ use serde_json::{Value, json};
 pub(crate) const PAGES: u64 = 3;
 pub(crate) const RECORDS_A_PAGE: u64 = 100;
 
-/// How one request is answered badly.
+/// A bad answer to one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// With this status.
     Status(u16),
-    /// The whole length is promised, half of it sent.
+    /// The head promises the whole length, and half of it is sent.
     Truncated,
-    /// Not at all: the connection stays open until the server ends.
+    /// There is no answer. The connection stays open until the server ends.
     Silent,
-    /// The connection is closed without a word.
+    /// The connection is closed without an answer.
     Closed,
-    /// Well, but only after this time.
+    /// A good answer after this time.
     Slow(Duration),
 }
 
@@ -85,17 +85,17 @@ impl Center {
         self.address.port()
     }
 
-    /// The request of this number (1 for the first since the start) is answered so.
+    /// Sets the answer to the request of this number, which counts from 1.
     pub(crate) fn fail(&self, request: usize, fault: Fault) {
         self.state().faults.insert(request, fault);
     }
 
-    /// From now on every record is another than before.
+    /// Changes all records.
     pub(crate) fn change_records(&self, suffix: &str) {
         self.state().suffix = suffix.into();
     }
 
-    /// Method and path of each request, in the order in which they came.
+    /// Method and path of each request, in the order of arrival.
     pub(crate) fn requests(&self) -> Vec<String> {
         self.state().requests.clone()
     }
@@ -105,7 +105,7 @@ impl Center {
         self.state().put.clone()
     }
 
-    /// Waits until so many requests have come in all; false when the limit is over first.
+    /// Waits until this many requests have come in all. Returns false if the limit is over first.
     pub(crate) fn saw(&self, requests: usize, limit: Duration) -> bool {
         let few = |state: &mut State| state.requests.len() < requests;
         !self.shared.changed.wait_timeout_while(self.state(), limit, few).expect("no thread of ours panicked").1.timed_out()
@@ -157,7 +157,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
         let mut line = String::new();
         reader.read_line(&mut line)?;
         match line.trim().split_once(':') {
-            // To close with something unread would reset the connection, and the answer might be lost.
+            // Closing with unread bytes would reset the connection, and the answer might be lost.
             Some((name, _)) if name.eq_ignore_ascii_case("transfer-encoding") => panic!("a request in chunks: {head}"),
             Some((name, value)) if name.eq_ignore_ascii_case("content-length") => length = value.trim().parse().unwrap_or(0),
             Some(_) => {}

@@ -1,7 +1,8 @@
-//! The command line as a person or a script meets it: the real program, its words, tables, JSON and exit codes.
+//! The command line with the real program: its sentences, tables, JSON and exit codes.
 //!
-//! `options` follows the options of `enqueue` to the attempt, `ends` what is said of ends, `pipes` loses whoever reads, `shown` tries to steer the terminal, `address`
-//! looks for passwords, `database` loses the file, `bulk` feeds odd files, `wrong` asks wrongly. Snapshots (`cli/snapshots`) hold what is shown; ids, times and sizes of terminals are filtered out.
+//! `options` follows the options of `enqueue` to the attempt. `ends` checks reports of ends. `pipes` closes the reader. `shown` tries to steer the
+//! terminal. `address` looks for passwords. `database` removes the file. `bulk` feeds odd files. `wrong` uses commands wrongly. Snapshots
+//! (`cli/snapshots`) hold the output without ids, times and sizes of terminals.
 
 mod address;
 mod bulk;

@@ -1,8 +1,8 @@
-//! What a task costs the host, made so that it can be counted: `cargo xtask count` runs these two tests under callgrind, with few tasks
-//! and with many; the suite runs them with few.
+//! The cost of a task for the host, in instructions. `cargo xtask count` runs these two tests under callgrind, with few tasks and with many. The
+//! suite runs them with few.
 //!
-//! Invariant: a call is the same work on any machine, but for a guest's turns at the ticks; a drain's batches are those that happen to be
-//! together. Valgrind has room for the engine's pool.
+//! Invariant: a call is the same work on any machine, but for the turns of a guest at the ticks. The batches of a drain vary. The engine's pool
+//! fits into valgrind's address space.
 
 use std::{collections::HashMap, env, path::PathBuf, sync::Arc, time::Duration};
 
@@ -18,9 +18,9 @@ use tokio::sync::watch;
 use super::engine::support::{call, result, settings};
 use crate::support::{Place, RedisServer, named, queue, task_name};
 
-/// Under valgrind everything takes some fifty times as long.
+/// Valgrind makes everything some fifty times slower.
 const LONG: Duration = Duration::from_secs(900);
-/// Attempts at once: three memories each are what valgrind has the address space for.
+/// Attempts at once. Each has three memories, and more do not fit into valgrind's address space.
 const SLOTS: usize = 16;
 
 fn tasks() -> usize {

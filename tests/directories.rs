@@ -1,5 +1,5 @@
-//! People and programs replace files in a directory of plugins, in every way, with the real engine. Some ways cause no event of the
-//! kernel, and a flood of events comes in between.
+//! People and programs replace files in a plugin directory, in all common ways, with the real engine. Some ways cause no event of the kernel, and a
+//! flood of events comes in between.
 //!
 //! During each of them the test calls `add` without a pause, and every call must succeed.
 
@@ -23,14 +23,14 @@ use super::plugins::{Place, Room, built, digest_of, done, run, variant};
 /// Replaces `math.wasm` in the directory by these bytes.
 type Way = fn(&Path, &[u8]);
 
-/// As vim does by default: the old file is moved to a backup, a new one written, the backup removed.
+/// Like vim by default: move the old file to a backup, write a new one, remove the backup.
 fn backup_moved_aside(dir: &Path, bytes: &[u8]) {
     fs::rename(dir.join("math.wasm"), dir.join("math.wasm~")).unwrap();
     fs::write(dir.join("math.wasm"), bytes).unwrap();
     fs::remove_file(dir.join("math.wasm~")).unwrap();
 }
 
-/// As vim does with `backupcopy=yes`, and where the file is a link: the backup is a copy, the file is written in place.
+/// Like vim with `backupcopy=yes`, or if the file is a link: copy to a backup, then write in place.
 fn backup_copied(dir: &Path, bytes: &[u8]) {
     fs::copy(dir.join("math.wasm"), dir.join("math.wasm~")).unwrap();
     fs::write(dir.join("4913"), "").unwrap();
@@ -39,7 +39,7 @@ fn backup_copied(dir: &Path, bytes: &[u8]) {
     fs::remove_file(dir.join("math.wasm~")).unwrap();
 }
 
-/// As other editors do: written beside, the old one linked to a backup, then renamed over.
+/// Like other editors: write beside, link the old file to a backup, then rename over it.
 fn renamed_over(dir: &Path, bytes: &[u8]) {
     fs::write(dir.join(".goutputstream-X1Y2Z3"), bytes).unwrap();
     fs::hard_link(dir.join("math.wasm"), dir.join("math.wasm~")).unwrap();
@@ -47,20 +47,20 @@ fn renamed_over(dir: &Path, bytes: &[u8]) {
     fs::remove_file(dir.join("math.wasm~")).unwrap();
 }
 
-/// The real `cp`, over the file as it stands.
+/// The real `cp`, over the existing file.
 fn cp(dir: &Path, bytes: &[u8]) {
     let new = tempfile::NamedTempFile::new().unwrap();
     fs::write(new.path(), bytes).unwrap();
     assert!(Command::new("cp").arg(new.path()).arg(dir.join("math.wasm")).status().unwrap().success());
 }
 
-/// As `install`, `tar` and `unzip` do: unlinked, then written anew.
+/// Like `install`, `tar` and `unzip`: unlink, then write a new file.
 fn unlinked_first(dir: &Path, bytes: &[u8]) {
     fs::remove_file(dir.join("math.wasm")).unwrap();
     fs::write(dir.join("math.wasm"), bytes).unwrap();
 }
 
-/// The real `rsync` where there is one, else what it does: a temporary file, its times set, renamed over.
+/// The real `rsync` if it is installed, else the same steps: write a temporary file, set its times, rename it over the file.
 fn rsync(dir: &Path, bytes: &[u8]) {
     let from = tempfile::tempdir().unwrap();
     fs::write(from.path().join("math.wasm"), bytes).unwrap();
@@ -78,14 +78,14 @@ fn rsync(dir: &Path, bytes: &[u8]) {
     }
 }
 
-/// As `rsync --inplace` does: not truncated first, the same length, block by block.
+/// Like `rsync --inplace`: the same length, block by block, without truncating first.
 fn block_by_block(dir: &Path, bytes: &[u8]) {
     let mut file = fs::File::options().write(true).open(dir.join("math.wasm")).unwrap();
     bytes.chunks(32 << 10).for_each(|piece| file.write_all(piece).unwrap());
     file.set_len(bytes.len() as u64).unwrap();
 }
 
-/// The whole directory is deleted and made anew, as by a deployment that begins from nothing.
+/// A deployment deletes the whole directory and makes it anew.
 fn directory_made_anew(dir: &Path, bytes: &[u8]) {
     fs::remove_dir_all(dir).unwrap();
     fs::create_dir(dir).unwrap();
@@ -102,7 +102,7 @@ fn directory_renamed_over(dir: &Path, bytes: &[u8]) {
     fs::remove_dir_all(old).unwrap();
 }
 
-/// The file becomes a link into another directory, whose file is then written in place: the directory has no event of that.
+/// The file becomes a link into another directory, whose file is then written in place. The plugin directory gets no event.
 fn behind_a_link(dir: &Path, bytes: &[u8]) {
     let away = dir.with_extension("away");
     if !away.exists() {
@@ -114,7 +114,7 @@ fn behind_a_link(dir: &Path, bytes: &[u8]) {
     fs::write(away.join("math.wasm"), bytes).unwrap();
 }
 
-/// The file has a second name elsewhere and is written by that: again there is no event.
+/// The file has a second name elsewhere and is written through that name. Again there is no event.
 fn by_another_name(dir: &Path, bytes: &[u8]) {
     let other = dir.with_extension("other");
     fs::remove_file(dir.join("math.wasm")).unwrap();
@@ -124,7 +124,7 @@ fn by_another_name(dir: &Path, bytes: &[u8]) {
     file.write_all(&[0, 2, 1, b'm']).unwrap();
 }
 
-/// Thousands of events of files that are none of the worker's business, before and after the one that counts.
+/// Thousands of events of other files, before and after the event of the plugin.
 fn in_a_flood(dir: &Path, bytes: &[u8]) {
     let flood = || {
         for n in 0..6_000 {
@@ -154,7 +154,7 @@ const WAYS: [(&str, Way); 12] = [
     ("behind a link", behind_a_link),
 ];
 
-/// Calls `add` until told to stop; every call must be answered, and there must be something to call all the while.
+/// Calls `add` until it is told to stop. Every call must succeed.
 fn caller(room: &Room, stop: &CancellationToken) -> JoinHandle<u64> {
     let (engine, registry, stop) = (room.engine.clone(), room.registry.clone(), stop.clone());
     tokio::spawn(async move {
@@ -163,7 +163,7 @@ fn caller(room: &Room, stop: &CancellationToken) -> JoinHandle<u64> {
             let plugin = served(&registry).expect("`add` is served without a gap");
             assert_eq!(run(&engine, &plugin, "add", "[40,2]").await, done("42"));
             calls += 1;
-            // The machine is needed for more than this.
+            // Leave CPU time for the other tests.
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         calls
@@ -227,7 +227,7 @@ async fn a_kubernetes_volume_is_swapped_under_calls() {
     room.stop().await;
 }
 
-/// As deployments with a `current` link do it: no event either, since another directory is watched.
+/// Like deployments with a `current` link. There is no event either, because another directory is watched.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_to_the_directory_is_turned_under_calls() {
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! The engine on real guests: what they return, and every way in which they may not.
+//! The engine with real guests: their results, and all kinds of failures.
 
 mod bombs;
 pub(crate) mod held;

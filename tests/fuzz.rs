@@ -1,10 +1,9 @@
 //! Thousands of broken files and policies. The host must survive each of them.
 //!
-//! seed → a case: something real, cut, flipped, spliced or invented → the loader or the policy parser → a sentence, or it works.
+//! seed → a case: real bytes that are cut, flipped or spliced, or invented ones → the loader or the policy parser → a sentence, or success
 //!
-//! Without a time to fill (`FUZZ_SECONDS`, from `cargo xtask fuzz`) each target tries a fixed number of cases of a fixed seed. A
-//! case is made of its number alone: `FUZZ_CASE` plays one again, and the number of each is kept in a file before it is tried, so
-//! that a crash of the whole process leaves it behind.
+//! Without `FUZZ_SECONDS` (from `cargo xtask fuzz`) each target tries a fixed number of cases of a fixed seed. The number of a case decides its
+//! bytes, so `FUZZ_CASE` repeats it. Each number is written to a file before its case is tried, so that it is known after a crash.
 
 use std::{
     env, fs,
@@ -39,7 +38,7 @@ struct Campaign {
 }
 
 impl Campaign {
-    /// Of so many cases, unless the environment says otherwise.
+    /// This many cases, unless the environment sets another number.
     fn of(cases: u64) -> Self {
         let number = |name: &str| env::var(name).ok().map(|text| text.parse::<u64>().unwrap_or_else(|_| panic!("{name} is a number")));
         let begun = Instant::now();
@@ -95,7 +94,7 @@ impl Drop for Note {
     }
 }
 
-/// Real components: small ones for the number of tries, built ones for their breadth.
+/// Real components: small ones for many tries, built ones for variety.
 struct Corpus {
     small: Vec<Vec<u8>>,
     built: Vec<Vec<u8>>,
@@ -116,7 +115,7 @@ impl Corpus {
 
     fn case(&self, number: u64) -> Vec<u8> {
         let random = &mut Rng::with_seed(number);
-        // A built one takes a hundred times as long to compile, when it still can be.
+        // A built component takes a hundred times as long to compile.
         let from = if random.u8(..) < 6 { &self.built } else { &self.small };
         let other = &self.small[random.usize(..self.small.len())];
         let mut bytes = from[random.usize(..from.len())].clone();
@@ -146,7 +145,7 @@ fn noise(random: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// One of the ways in which files break, and some in which only a fuzzer breaks them.
+/// Breaks a file in one of several ways.
 fn change(bytes: &mut Vec<u8>, other: &[u8], random: &mut Rng) {
     if bytes.len() < 16 {
         bytes.extend_from_slice(&other[..16]);
@@ -156,7 +155,7 @@ fn change(bytes: &mut Vec<u8>, other: &[u8], random: &mut Rng) {
     match random.u8(..8) {
         0 | 1 => bytes[at] ^= 1 << random.u8(..8),
         2 => bytes[at] = random.u8(..),
-        // Where a number of variable length may end, or begin to be too long.
+        // The end of a number of variable length, or a number that is too long.
         3 => bytes[at] = *random.choice([0x00, 0x01, 0x7f, 0x80, 0xff].iter()).unwrap_or(&0),
         4 => drop(bytes.drain(at..at + length)),
         5 => {
@@ -200,7 +199,7 @@ async fn loader() {
     }
 }
 
-/// Whether the host loaded it; an error is a fault of the host.
+/// Whether the host loaded it. An error is a fault of the host.
 async fn load(engine: &Arc<Engine>, bytes: &[u8]) -> Result<bool, String> {
     let code = match compile(engine, bytes).await {
         Ok(code) => code,
@@ -213,7 +212,7 @@ async fn load(engine: &Arc<Engine>, bytes: &[u8]) -> Result<bool, String> {
     let body = match engine.describe(&code).await {
         Ok((description, _)) => description.bodies[0].name.to_string(),
         Err(EngineError::BadDescription(why)) if !why.contains("panic") => "go".into(),
-        // On a machine that is busier than five seconds.
+        // The machine was busy for more than five seconds.
         Err(EngineError::Busy(_)) => "go".into(),
         Err(other) => return Err(other.to_string()),
     };
@@ -225,7 +224,7 @@ async fn load(engine: &Arc<Engine>, bytes: &[u8]) -> Result<bool, String> {
     }
 }
 
-/// The words of policies, and words that are nearly those.
+/// The words of policies, and similar words.
 const WORDS: &[&str] = &[
     "[plugins.math]\n",
     "[plugins.org-transfer]\n",

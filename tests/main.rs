@@ -1,4 +1,4 @@
-//! The one integration binary: everything that is tested from outside the crate, each room in a module of its own.
+//! The one integration binary: all tests from outside the crate, with a module for each room.
 
 mod center;
 mod cli;

@@ -30,18 +30,18 @@ use super::{
 };
 
 const SLOTS: usize = 16;
-/// A stream of `add`: one each so often, whatever became of the one before.
+/// The pace of the stream of `add`. It does not wait for earlier ones.
 const PACE: Duration = Duration::from_millis(5);
-/// `add`s in a turn beside a guest, at least, and alone.
+/// The least number of `add`s in a turn, beside a guest and alone.
 const BESIDE: u32 = 200;
 const ALONE: u32 = 60;
-/// Turns of each before it is judged: a thousand `add`s, whose p99 is the tenth from the slowest.
+/// Turns of each before the judgement: a thousand `add`s, so the p99 is the tenth slowest.
 const TURNS: usize = 5;
-/// Turns after which what is still over is over.
+/// The most turns. A guest that is over the limit after them fails.
 const MOST_TURNS: usize = 15;
-/// How many times its idle value the p99 of `add` may be beside one of them; beside eight at once, twice that.
+/// The limit for the p99 of `add` beside one guest, as a multiple of its idle value. Beside eight guests it is twice this.
 const TIMES: f64 = 10.0;
-/// How much more memory the worker may hold on to than before, in bytes.
+/// The most bytes of memory that the worker may keep afterwards.
 const KEPT: u64 = 32 << 20;
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -56,7 +56,7 @@ kv = { bytes = "1MiB", keys = 1000 }
 enqueue = { tasks = ["echo"], rate = "2000/m" }
 "#;
 
-/// Guests that no SDK builds, each a plugin of its own with one body of the same name.
+/// Guests that no SDK builds. Each is a plugin with one body of the same name.
 fn written() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let bomb = "(loop $l (br_if $l (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) (unreachable)";
     let deep = "(func $deep (param i64) (result i64) (i64.add (call $deep (i64.add (local.get 0) (i64.const 1))) (local.get 0)))";
@@ -116,7 +116,7 @@ fn written() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     ]
 }
 
-/// Bodies of `probe` that misbehave, and what becomes of them.
+/// Bodies of `probe` that misbehave, and their errors.
 const PROBES: &[(&str, &str, &str)] = &[
     ("spin_forever", "[]", "timed out after 1 s"),
     ("sleep", "[3600]", "timed out after 1 s"),
@@ -133,7 +133,7 @@ const PROBES: &[(&str, &str, &str)] = &[
     ("panic_loudly", "[3]", "panicked at"),
 ];
 
-/// Milliseconds that each of some `add`s took.
+/// The times of some `add`s in milliseconds.
 #[derive(Clone, Default)]
 struct Took(Vec<f64>);
 
@@ -163,7 +163,7 @@ struct Turns {
 }
 
 impl Turns {
-    /// The p99 of the middle one of the turns beside it.
+    /// The p99 of the median turn beside it.
     fn p99(&self) -> f64 {
         Took(self.beside.iter().map(Took::p99).collect()).p50()
     }
@@ -209,7 +209,7 @@ impl Scene {
         Self { host, broker: Arc::new(broker), worker }
     }
 
-    /// `least` `add`s at the usual pace, and more until `done` says so.
+    /// Runs `least` `add`s at the usual pace, and more until `done`.
     async fn adds(&self, least: u32, mut done: impl FnMut() -> bool) -> Took {
         let mut under_way = JoinSet::new();
         let mut pace = tokio::time::interval(PACE);
@@ -221,7 +221,7 @@ impl Scene {
             let broker = Arc::clone(&self.broker);
             under_way.spawn(async move {
                 let begun = Instant::now();
-                // Late is what is measured; the deadlines of this test are for the others.
+                // Lateness is measured here. The deadlines are for the other tasks.
                 let view = end(
                     &*broker,
                     NewTask { options: TaskOptions { timeout: Some(LIMIT), ..TaskOptions::default() }, ..named("add", "[1,1]") },
@@ -235,7 +235,7 @@ impl Scene {
         Took(under_way.join_all().await)
     }
 
-    /// `add` while each of these tasks runs, again and again for a turn; and how these ended.
+    /// Runs `add` beside these tasks, which are repeated for a turn. Also returns their ends.
     async fn beside(&self, tasks: &[(&'static str, &'static str)]) -> (Took, Vec<TaskView>) {
         let until = Instant::now() + PACE * BESIDE;
         let mut hostile = JoinSet::new();
@@ -254,8 +254,8 @@ impl Scene {
         (took, ended.await.expect("nobody panics").concat())
     }
 
-    /// Turns of `add` alone and beside these, until it is under so many times its idle value or there were enough of them. `look` is shown
-    /// how the tasks ended.
+    /// Takes turns of `add` alone and beside these tasks, until the p99 is within the limit or all turns are used. `look` gets the ends of the
+    /// tasks.
     async fn turns(&self, tasks: &[(&'static str, &'static str)], times: f64, mut look: impl FnMut(&[TaskView])) -> Turns {
         let mut turns = Turns { alone: self.adds(ALONE, || true).await, ..Turns::default() };
         while turns.beside.len() < TURNS || (!turns.is_under(times) && turns.beside.len() < MOST_TURNS) {
@@ -326,7 +326,7 @@ async fn a_worker_is_hurt_by_nobody() {
     let guests: Vec<_> = probes.chain(written().iter().map(|(name, _, expected)| (*name, "[]", *expected))).collect();
     for (name, args, expected) in guests {
         let (mut as_expected, mut otherwise) = (0, Vec::new());
-        // A guest that runs to its deadline is there for each core. A guest that fails at once begins again at once.
+        // A guest that runs to its deadline runs once for each core. A guest that fails at once is started again at once.
         let lanes = if expected.starts_with("timed out") { 2 } else { 1 };
         let turns = scene
             .turns(&[(name, args); 2][..lanes], TIMES, |ended| {
@@ -365,7 +365,7 @@ fn settled(scene: &Scene, before: u64, what: &str, table: &str) {
     }
 }
 
-/// Eight hostile plugins, each always at work, beside `add`.
+/// Eight hostile plugins, which all run without a pause, beside `add`.
 async fn eight_at_once(scene: &Scene, before: u64) {
     const EIGHT: [&str; 8] = ["loop", "bomb", "deep", "tables", "fields", "own", "heap", "shout"];
     let mut peak = 0;
@@ -392,7 +392,7 @@ async fn a_guest_with_no_grants_takes_its_memory_of_the_host_and_gives_it_back()
     until("all of them serve", || ["paths.wasm", "probe.wasm"].iter().all(|file| scene.host.lists(file)) && !scene.host.lists("loading"));
     scene.warm().await;
     let before = scene.resident();
-    // A hundred and twenty at once: many more than there are slots, and all that stays is that of the slots.
+    // A hundred and twenty at once are more than the slots. Afterwards the worker keeps only the memory of its slots.
     let mut hostile = JoinSet::new();
     for _ in 0..120 {
         let broker = Arc::clone(&scene.broker);
@@ -408,12 +408,12 @@ async fn a_guest_with_no_grants_takes_its_memory_of_the_host_and_gives_it_back()
     assert!(scene.worker.stop().success());
 }
 
-/// The process that compiles for this worker, if one is there.
+/// The compiler process of this worker, if there is one.
 fn compiler_of(worker: u32) -> Option<u32> {
     let ours = |pid: u32| {
         let dir = Path::new("/proc").join(pid.to_string());
         let stat = fs::read_to_string(dir.join("stat")).ok()?;
-        // After the name in brackets: state, then the parent.
+        // The state and the parent follow the name in brackets.
         let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<u32>().ok()?;
         let words = fs::read(dir.join("cmdline")).ok()?;
         let compiles = words.split(|byte| *byte == 0).any(|word| word == taskhost::engine::COMPILE_SUBCOMMAND.as_bytes());
@@ -430,7 +430,7 @@ async fn compiling_twenty_megabytes_starves_nobody() {
     let _begun = scene.adds(BESIDE, || true).await;
     let mut turns = Turns { alone: scene.adds(BESIDE, || true).await, ..Turns::default() };
 
-    // Never the same twice: nobody has compiled it before.
+    // These bytes are new, so nobody has compiled them.
     scene.host.place("large", &large_component(20 << 20, fastrand::u64(..)));
     until("it is being compiled", || compiler_of(scene.worker.pid()).is_some());
     let child = compiler_of(scene.worker.pid()).expect("it is at work for many seconds");
@@ -439,7 +439,7 @@ async fn compiling_twenty_megabytes_starves_nobody() {
     }
     assert_eq!(compiler_of(scene.worker.pid()), Some(child), "all of these ran beside the compiler");
 
-    // It is held down: low priority, one thread, bounds that the kernel keeps.
+    // It has low priority, one thread, and limits in the kernel.
     let read = |file: &str| fs::read_to_string(format!("/proc/{child}/{file}")).expect("it is at work");
     let stat = read("stat");
     let nice = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(16)?.parse::<i32>().ok());
@@ -466,7 +466,7 @@ async fn compiling_twenty_megabytes_starves_nobody() {
     fs::rename(scene.host.dir().join("huge.wasm"), scene.host.plugin("huge")).expect("into its place");
     std::os::unix::fs::symlink("/etc/shadow", scene.host.plugin("shadow")).expect("a link");
     until("it is refused", || scene.host.lists("huge.wasm has 95 MiB, more than the 64 MiB a plugin may have"));
-    // Whether this user may read it or not: nothing of it is shown.
+    // The output shows nothing of it, whether or not this user may read it.
     until("the link is refused", || ["not WebAssembly", "cannot read shadow.wasm"].iter().any(|why| scene.host.lists(why)));
     assert!(!scene.host.lists("root:"), "{}", scene.host.ok(&["plugin", "list"]));
     let refused = scene.host.run(&["plugin", "check", "plugins/huge.wasm"]);

@@ -1,4 +1,4 @@
-//! Records that cannot be read, before a worker process: it names each in its log once and goes on with the neighbours.
+//! A worker process meets records that it can't read. It names each in its log once, and runs the other tasks.
 
 use redis::Value;
 

@@ -1,4 +1,4 @@
-//! The plugin directory with the real engine and the real `math` and `text`: what is dropped in runs, and goes on running.
+//! The plugin directory with the real engine and the real `math` and `text`: files that are dropped in serve, and go on serving.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use taskhost_core::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// No test comes near it unless what it waits for never happens.
+/// The limit of each wait. A test reaches it only if the event never comes.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// The bytes of a plugin that `cargo xtask plugins` has built.
@@ -27,7 +27,7 @@ pub(crate) fn built(name: &str) -> Vec<u8> {
     fs::read(&path).unwrap_or_else(|e| panic!("{e}: run `cargo xtask plugins` to build {}", path.display()))
 }
 
-/// The same plugin with other bytes: a custom section may stand at the end of every component.
+/// The same plugin with other bytes: a custom section at its end.
 pub(crate) fn variant(bytes: &[u8], n: u8) -> Vec<u8> {
     [bytes, &[0, 3, 1, b'n', n]].concat()
 }
@@ -104,7 +104,7 @@ impl Room {
         self.registry.borrow().clone()
     }
 
-    /// Calls `body` as a worker does: on the plugin that serves it now.
+    /// Calls `body` on the plugin that serves it now, like a worker.
     async fn call(&self, body: &str, args: &str) -> Outcome {
         let plugin = self.registry.borrow().resolve(&TaskName::new(body).unwrap()).cloned();
         run(&self.engine, &plugin.unwrap_or_else(|| panic!("nobody offers {body}")), body, args).await
@@ -138,7 +138,7 @@ pub(crate) async fn run(engine: &Arc<Engine>, plugin: &Plugin, body: &str, args:
     engine.invoke(call).await.outcome
 }
 
-/// Nothing here asks the broker for anything.
+/// No body here calls the broker.
 struct NoServices;
 
 #[async_trait::async_trait]
@@ -223,7 +223,7 @@ async fn calls_go_on_while_a_plugin_is_replaced_copied_over_renamed_and_spoilt()
         let mut file = fs::File::create(path).unwrap();
         for piece in copy.chunks(copy.len() / 8) {
             file.write_all(piece).unwrap();
-            // A slow copy: nothing waits for this.
+            // A slow copy.
             std::thread::sleep(Duration::from_millis(150));
         }
     });

@@ -1,4 +1,4 @@
-//! The schedule loop on real brokers: hosts that share one and fire together, and what becomes of the schedules in a file.
+//! The schedule loop on real brokers: hosts that share a broker and fire together, and the schedules in a file.
 
 use taskhost::schedule;
 use taskhost_broker::{BrokerSettings, CatchUp, Directory, Lease, Overlap, Schedule, Source, TaskFilter, Tasks, redis::RedisBroker};
@@ -57,12 +57,12 @@ async fn two_hosts_fire_every_second_once(place: &impl Place) {
     assert_eq!(fired.iter().map(|(due, _)| *due).collect::<Vec<_>>(), seconds, "each second once, none left out");
     for (due, task) in &fired {
         let late = task.enqueued_at.0.checked_sub(*due).expect("never before it is due");
-        // On an idle machine it is some 20 ms; what counts here is that no second waits for the next refresh.
+        // On an idle machine it is some 20 ms. No firing may wait a second for the next refresh.
         assert!(late < 1_900, "{due} was fired {late} ms late");
     }
 }
 
-/// From the id, `cron:<schedule>:<due ms>`.
+/// The due time in the id `cron:<schedule>:<due ms>`.
 fn due(task: &TaskView) -> u64 {
     task.id.as_str().strip_prefix("cron:tick:").and_then(|due| due.parse().ok()).expect("an id that names schedule and due time")
 }

@@ -11,7 +11,7 @@ use super::{
     support::program::{Taskhost, until},
 };
 
-/// A directory of the operator's, with caches of its own.
+/// A directory of an operator, with its own caches.
 struct Desk(tempfile::TempDir);
 
 impl Desk {
@@ -73,7 +73,7 @@ fn what_inspect_prints_can_be_pasted_and_then_the_transfer_works() {
     ] {
         assert!(shown.contains(line), "no `{line}` in:\n{shown}");
     }
-    // The same plugin by an author whose examples are the servers that are here: what it prints is then pasted as it stands.
+    // The examples of this plugin name the test's servers, so the printed lines are pasted without a change.
     let (hr, ecf) = ("https://hr.example.com", "https://ecf.example.com");
     let mut bytes = fs::read(desk.at(file)).unwrap();
     replace(&mut bytes, &format!("{hr}/api"), &center.url());
@@ -110,7 +110,7 @@ fn a_hint_goes_no_further_than_the_workers_own_settings_unless_a_policy_says_mor
 #[test]
 fn a_policy_takes_hold_without_a_restart_and_a_bad_edit_changes_nothing() {
     let host = Taskhost::new();
-    // A file that the commands do not read: they would refuse a bad one at once.
+    // The commands do not read this file. They would refuse a bad one at once.
     host.write("policy.toml", "retries = 0\n");
     host.drop_in("probe");
     let worker = host.worker(&["--config", "policy.toml"]);
@@ -129,7 +129,7 @@ fn a_policy_takes_hold_without_a_restart_and_a_bad_edit_changes_nothing() {
     assert!(worker.stop().success());
 }
 
-/// Commands and workers in a container without a home, and with a volume that root made for everybody.
+/// Commands and workers in a container without a home, with a volume of root that everybody may write to.
 #[test]
 fn without_a_writable_home_a_body_runs_and_it_is_said_what_is_lost() {
     let desk = Desk::new();
@@ -164,7 +164,7 @@ fn without_a_writable_home_a_body_runs_and_it_is_said_what_is_lost() {
     }
 }
 
-/// As an emptyDir of Kubernetes is: root's, and open to all. Only root can make one to try.
+/// Like an emptyDir of Kubernetes: it belongs to root and is open to all. Only root can make one.
 #[test]
 fn a_volume_that_root_made_for_everybody_holds_the_state_and_the_cache() {
     if !rustix::process::geteuid().is_root() {
@@ -179,7 +179,7 @@ fn a_volume_that_root_made_for_everybody_holds_the_state_and_the_cache() {
     {
         fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
     }
-    // The program may lie where only root can go.
+    // The program may be in a directory that only root can enter.
     let program = desk.at("taskhost");
     fs::copy(env!("CARGO_BIN_EXE_taskhost"), &program).unwrap();
     for state in ["volume", "volume/taskhost"] {
@@ -200,7 +200,7 @@ fn a_volume_that_root_made_for_everybody_holds_the_state_and_the_cache() {
     );
 }
 
-/// Puts another text in the place of each `old` in a component's data: as long as that, by slashes at its end.
+/// Replaces each `old` in a component's data by another text of the same length, with slashes at its end.
 fn replace(bytes: &mut [u8], old: &str, new: &str) {
     let new = format!("{new:/<width$}", width = old.len());
     assert_eq!(new.len(), old.len(), "{new}: a port of five digits");
@@ -230,7 +230,7 @@ fn plugins_are_signed_and_verified() {
     let shown = desk.said(&["plugin", "inspect", math]);
     assert!(shown.contains("\nsigned   good, by key ") && shown.contains("which is trusted\n"), "{shown}");
     let mut bytes = fs::read(desk.at(math)).unwrap();
-    // An empty custom section: other bytes, as good a component.
+    // An empty custom section makes other bytes of the same component.
     bytes.extend([0, 2, 1, b'x']);
     fs::write(desk.at(math), bytes).unwrap();
     assert!(desk.refused(&["plugin", "verify", math, "--trust", "deploy.pub"]).contains("changed after it was signed"));

@@ -1,4 +1,4 @@
-//! A worker as a process: a log that nobody reads, signals, and descriptors. None of them makes it lie, freeze or vanish.
+//! A worker process with a log that nobody reads, with signals, and with few descriptors. It goes on, or ends with an error.
 
 use std::{
     io::{BufRead, BufReader, PipeReader, Read},
@@ -23,7 +23,7 @@ fn on_a_pipe(host: &Taskhost, words: &[&str]) -> (crate::support::program::Worke
 }
 
 fn runs_and_stops(host: &Taskhost, worker: crate::support::program::Worker) {
-    // Each says something in the log: that it waits for a plugin.
+    // Each writes a line to the log, because it waits for a plugin.
     host.ok(&["enqueue", "nosuch", "--unchecked"]);
     until("it is parked", || host.tasks(&["--state", "parked"]).len() == 1);
     assert_eq!(host.ok(&["enqueue", "add", "2", "2", "--wait=60s"]).trim(), "4");
@@ -45,7 +45,7 @@ fn a_worker_whose_log_is_not_read_runs_tasks_and_stops() {
     let host = Taskhost::new();
     host.drop_in("math");
     let (worker, log) = on_a_pipe(&host, &["--lease", "6s", "--log", "info,taskhost::worker=debug"]);
-    // More lines than a pipe holds, and none of them read.
+    // More lines than a pipe holds. Nobody reads them.
     let lines = "{\"task\":\"add\",\"args\":[1,1]}\n".repeat(2_000);
     assert_eq!(host.run_with(&["enqueue", "--bulk", "-"], &lines).code, 0);
     until("all have run", || host.tasks(&["--state", "succeeded"]).len() == 2_000);

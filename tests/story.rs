@@ -54,7 +54,7 @@ fn a_plugin_is_replaced_under_ten_thousand_tasks(host: &Taskhost) {
         let enqueued = scope.spawn(|| host.run_with(&["enqueue", "--bulk", "-"], &lines));
         until("tasks have ended", || !host.run(&["task", "list", "--state", "succeeded", "--limit", "1"]).stdout.is_empty());
         host.place("math", &variant(&bytes, "renamed into place"));
-        // And a slow copy over the file, as `cp` does it: truncated first, then written piece by piece.
+        // Also a slow copy over the file, like `cp`: truncated first, then written piece by piece.
         let slow = variant(&bytes, "copied slowly");
         let mut file = fs::File::create(host.plugin("math")).unwrap();
         for piece in slow.chunks(slow.len() / 10 + 1) {
@@ -196,8 +196,7 @@ fn one_attempt_needs_no_broker() {
     assert!(!host.dir().join("taskhost.db").exists());
 }
 
-/// Scaled down from 200 bodies of 2 s under a timeout of 30 s: as there, all together take far longer than the timeout. What the
-/// broker is makes no difference to it.
+/// Scaled down from 200 bodies of 2 s under a timeout of 30 s. Together they take far longer than the timeout. The broker makes no difference.
 #[test]
 fn bodies_that_compute_share_the_cores() {
     const BODIES: usize = 24;

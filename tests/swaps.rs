@@ -1,4 +1,4 @@
-//! Swaps that can't hurt: hundreds of replacements, good and bad, under load; a guard that goes back by itself; going back by hand.
+//! Hundreds of replacements, good and bad, under load; a guard that goes back by itself; going back by hand.
 
 use std::{collections::HashMap, fs, io::Write, sync::Arc, thread, time::Duration};
 
@@ -14,7 +14,7 @@ use super::support::{
 };
 
 const SWAPS: u32 = 200;
-/// A bound that a leak of every generation would exceed, and a working worker does not.
+/// A limit that a leak of each generation would exceed.
 const ROOM_KIB: u64 = 64 << 10;
 
 /// One version that was put in place.
@@ -62,7 +62,7 @@ async fn two_hundred_swaps_under_load_fail_no_task_and_leak_nothing() {
                 fs::write(&file, bytes).unwrap();
             }
         }
-        // Some are replaced before anybody has looked, some are waited for; the last one is.
+        // Some are replaced before the worker looks. The test waits for others, and for the last one.
         if n == SWAPS || random.u8(0..4) == 0 {
             judged += 1;
             let standing = format!("{:x}", sha2::Sha256::digest(fs::read(&file).unwrap()));
@@ -80,7 +80,7 @@ async fn two_hundred_swaps_under_load_fail_no_task_and_leak_nothing() {
     let mut tasks = all(clients).await;
 
     tasks.sort_by_key(|task| task.started_at);
-    // Versions come in the order of their numbers: what began a second after another began on a newer one is on that or a newer one.
+    // Versions come in the order of their numbers. A task that started a second after another ran on the same version or a newer one.
     let (mut newest, mut behind) = (0, 0);
     let mut seen = std::collections::BTreeSet::new();
     for task in &tasks {
@@ -150,7 +150,7 @@ fn random_bytes(random: &mut fastrand::Rng) -> Vec<u8> {
     let length = random.usize(0..20_000);
     let mut bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
     if random.bool() {
-        // The head of a component, and then nothing that makes sense.
+        // The head of a component, then random bytes.
         bytes.splice(0..bytes.len().min(8), *b"\0asm\x0d\0\x01\0");
     }
     bytes
@@ -290,7 +290,7 @@ fn a_directory_that_others_may_write_to_is_refused_where_that_is_wanted() {
     assert!(worker.stop().success());
 }
 
-/// So many that whatever is done for each of them, once a pass, would show.
+/// So many that any work for each of them in a pass would show.
 #[test]
 fn a_thousand_plugins_are_served_from_a_cold_and_from_a_warm_cache() {
     const PLUGINS: u32 = 1_000;
@@ -307,7 +307,7 @@ fn a_thousand_plugins_are_served_from_a_cold_and_from_a_warm_cache() {
         let worker = host.starting_worker(&[]);
         worker.until("the worker has started", |worker| worker.log().contains("worker started"));
         let started = begun.elapsed();
-        // A process compiles each of them, at low priority: on a machine that is busy with other tests that takes its time.
+        // A process of low priority compiles each of them. On a busy machine this takes long.
         while worker.log().matches(" serves ").count() < PLUGINS as usize {
             assert!(begun.elapsed() < Duration::from_secs(900), "not all serve after {:?}", begun.elapsed());
             thread::sleep(Duration::from_millis(50));

@@ -34,7 +34,7 @@ const OWNERS: [(&str, &str); 7] = [
     ("rusqlite", "broker"),
 ];
 
-/// Beyond this a file has a second thing in it.
+/// A longer file has more than one subject.
 const LONGEST: usize = 500;
 
 #[test]

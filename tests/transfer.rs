@@ -1,4 +1,4 @@
-//! `org-transfer` and `greet` as they are built, on the real engine; the first against a server that misbehaves.
+//! The built `org-transfer` and `greet` on the real engine, the first with a server that misbehaves.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The worker from outside: scripted bodies, a real broker, and faults between the two.
+//! The worker from outside: scripted bodies, a real broker, and faults between them.
 
 /// Makes each case a test on every broker.
 macro_rules! on_each_broker {
@@ -125,7 +125,7 @@ async fn a_task_waits_for_its_plugin_and_is_not_claimed_again_meanwhile<P: Place
     let worker = start(flaky.clone(), settings(), &[]);
     let id = enqueue(&*broker, add()).await;
     becomes(&*broker, &id, State::Parked).await;
-    // Another task comes and is parked. The first one is left where it is.
+    // Another task comes and is parked. The first one keeps its place.
     let claims = flaky.claims.load(Ordering::SeqCst);
     let second = enqueue(&*broker, add()).await;
     becomes(&*broker, &second, State::Parked).await;
@@ -248,7 +248,7 @@ async fn a_lost_lease_stops_its_attempts_and_they_record_nothing<P: Place>() {
     let id = enqueue(&*broker, named("gate", "[]")).await;
     worker.script.until_running("gate", 1).await;
     let lost = flaky.registered.lock().expect("not poisoned")[0].clone();
-    // The broker is away for this worker, and the others take it for gone.
+    // The broker is away for this worker, so the others adopt its tasks.
     flaky.away.store(true, Ordering::SeqCst);
     let thief = Worker::new(&*broker).await;
     broker.expire(&lost).await.expect("expire");

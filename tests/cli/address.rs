@@ -1,4 +1,4 @@
-//! A broker's password is in no message, log, listing or name of a file.
+//! No message, log, listing or file name contains a broker's password.
 
 use std::path::Path;
 
@@ -39,7 +39,7 @@ fn an_address_that_cannot_be_read_is_printed_nowhere() {
             &["queue", "list", &named],
             &[url],
         ] {
-            // A word that is no address at all is shown like any other.
+            // A word that is no address is shown.
             if !url.contains("://") && !words.contains(&"--broker") && !words.contains(&"--config") {
                 continue;
             }

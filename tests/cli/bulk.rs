@@ -1,4 +1,4 @@
-//! `enqueue --bulk` of files as other programs write them, and the file of refused lines.
+//! `enqueue --bulk` with files of other programs, and the file of refused lines.
 
 use std::fs;
 

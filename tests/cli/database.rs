@@ -1,4 +1,4 @@
-//! The database file: who may read it, and what becomes of a worker whose file is taken away.
+//! The database file: who may read it, and a worker whose file is taken away.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ fn saved(host: &Taskhost) -> Vec<PathBuf> {
     files.filter(|path| path.to_string_lossy().contains(".saved-")).collect()
 }
 
-/// The worker has ended by itself, and what the old file held is in one saved copy.
+/// The worker has ended by itself, and one saved copy has the content of the old file.
 fn ended(host: &Taskhost, worker: &mut Worker, ids: &[&str]) {
     let status = worker.ended();
     assert_eq!(status.code(), Some(3), "{}", worker.log());
@@ -47,7 +47,7 @@ fn a_database_that_is_deleted_under_a_worker_is_noticed_and_nothing_of_it_is_los
     assert_eq!(host.tasks(&[]).len(), 1, "the new file is left alone");
     drop(worker);
 
-    // The next worker goes on with the new one, and another with what was saved.
+    // The next worker goes on with the new file, and another one with the saved copy.
     host.drop_in("math");
     let _worker = host.worker(&[]);
     assert_eq!(host.ok(&["result", "new", "--wait"]).trim(), "2");
@@ -97,7 +97,7 @@ fn mode(path: &Path) -> u32 {
 
 fn private(path: &Path, found: &mut u32) {
     *found += 1;
-    // Gone between the listing and the look: a temporary file.
+    // A temporary file may disappear between listing and look.
     let Ok(meta) = fs::metadata(path) else { return };
     assert_eq!(meta.permissions().mode() & 0o077, 0, "{}", path.display());
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {

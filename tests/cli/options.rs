@@ -90,7 +90,7 @@ fn a_body_sees_its_options_and_its_words_are_kept() {
         assert!(logs.to_uppercase().contains(&word.to_uppercase()), "`{word}` is missing in {logs}");
     }
 
-    // Every line of the worker's log is JSON, and those of an attempt say whose they are.
+    // Every line of the worker's log is JSON. The lines of an attempt name it.
     let lines: Vec<Value> = worker.log().lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     let said = lines.iter().find(|line| line.to_string().contains("Grüße")).expect("what a body logs is in the worker's log");
     for (key, value) in [("task", "chatter"), ("id", id.trim()), ("plugin", "probe"), ("queue", "default")] {

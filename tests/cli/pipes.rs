@@ -1,4 +1,4 @@
-//! The reader of stdout leaves, or its disk is full: a command that changes things goes on to its end and says so.
+//! The reader of stdout leaves, or its disk is full. A command that changes things goes on to its end and reports it.
 
 use std::{fs::File, process::Stdio};
 
@@ -25,13 +25,13 @@ fn lines(queue: &str, count: usize) -> String {
     format!("{{\"task\":\"add\",\"args\":[1,1],\"queue\":\"{queue}\"}}\n").repeat(count)
 }
 
-/// Every command that changes tasks, one after the other; `stdout` takes nothing.
+/// All commands that change tasks, one after the other, with a `stdout` that takes nothing.
 fn change_everything(host: &Taskhost, stdout: fn() -> Stdio, code: i32, said: &str) {
     let change = |words: &[&str]| {
         let output = host.run_into(words, stdout());
         assert_eq!(output.code, code, "{words:?}: {output:?}");
         assert!(output.stderr.contains(said) && !output.stderr.contains("panicked"), "{words:?}: {output:?}");
-        // The next step with a new key or project is printed all the same.
+        // The advice about a new key or project is still printed.
         assert!(!said.is_empty() || output.stderr.is_empty() || words[0] == "plugin", "{words:?}: {output:?}");
         output.stderr
     };

@@ -1,4 +1,4 @@
-//! Every command and the log print text of guests, files and the broker, and no such text steers a terminal.
+//! All commands and the log print text of guests, files and the broker. No text steers a terminal.
 
 use std::{fs, time::Duration};
 
@@ -12,7 +12,7 @@ use taskhost_core::{
 
 use super::super::support::program::{Output, Taskhost, until};
 
-/// Clears a screen, names a window, rings, deletes, and turns what follows around.
+/// Clears the screen, renames the window, rings, deletes, and reverses the following text.
 const HOSTILE: &str = "a\u{9b}2J\u{85}\u{7f}\u{202e}\u{200f}\u{2066}\u{61c}\u{1b}]0;x\u{7}\rb";
 
 fn steers(c: char) -> bool {
@@ -57,7 +57,7 @@ fn no_command_lets_a_guest_steer_the_terminal() {
             tame(&host, &["task", "logs", &id, "--json"]);
         }
     }
-    // A script gets the value itself, and so does whoever reads the JSON of the view.
+    // A script gets the value itself, also from the JSON of the view.
     let result: String = serde_json::from_str(&host.ok(&["result", "good-one"])).unwrap();
     assert_eq!(result, HOSTILE);
     assert_eq!(host.json(&["result", "good-one", "--json"])["result"], HOSTILE);

@@ -1,4 +1,4 @@
-//! Every command of the README's table is asked wrongly: it says what is wrong in words, changes nothing, and never panics.
+//! All commands of the README's table with wrong arguments. They explain the mistake, change nothing, and never panic.
 
 use super::super::support::program::Taskhost;
 

@@ -1,4 +1,4 @@
-//! Guests that take more than their share, or say what nobody can read: each ends in a sentence.
+//! Guests that use too much, or answer with invalid data. Each gets a sentence as its error.
 
 use std::{fmt::Write, sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ async fn going(guest: Guest<'_>) -> Call {
     call(&load(&guest.build()).await, "go", "[]")
 }
 
-/// Why `describe` is not believed.
+/// The error of `describe`.
 async fn not_described(bytes: &[u8]) -> String {
     match engine().describe(&load(bytes).await).await {
         Err(EngineError::BadDescription(why)) => why,
@@ -40,7 +40,7 @@ async fn a_flood_of_the_hosts_handles_ends_at_their_limit() {
 
 #[tokio::test]
 async fn a_flood_of_its_own_handles_ends_at_their_limit() {
-    // A guest's own resources are in no table of the host's, but each handle costs the host memory all the same.
+    // A guest's own resources are in no table of the host, but each handle costs host memory.
     let run_ = "(loop $l (drop (call $own (i32.const 1))) (br $l)) (unreachable)";
     let flooding = going(Guest { imports: &[OWN_RESOURCE], run: run_, ..Guest::default() }).await;
     let ended = told(run(flooding).await);
@@ -49,7 +49,7 @@ async fn a_flood_of_its_own_handles_ends_at_their_limit() {
 
 #[tokio::test]
 async fn a_heap_of_objects_is_memory_too() {
-    // A linked list of the garbage-collected kind, in no linear memory.
+    // A linked list of garbage-collected objects. It needs no linear memory.
     let more = "(type $node (struct (field (ref null $node)) (field i64 i64 i64 i64)))
         (func $grow (local $list (ref null $node))
             (loop $l
@@ -65,12 +65,12 @@ async fn a_heap_of_objects_is_memory_too() {
 
 #[tokio::test]
 async fn a_table_bomb_ends_at_its_limit() {
-    // As large as the pool has them, and beyond: -1, as often as it asks.
+    // The table grows to the size of the pool. Beyond that, growing returns -1 each time.
     let more = "(table $t 1 funcref)
         (func $grow (loop $l (br_if $l (i32.ne (table.grow $t (ref.null func) (i32.const 500)) (i32.const -1)))))";
     let bomb = going(Guest { more, run: "(call $grow) (call $ok (i32.const 2064) (i32.const 1))", ..Guest::default() }).await;
     assert_eq!(result(run(bomb).await), "7");
-    // One that is too large from the start is refused when it is loaded.
+    // A table that is too large from the start is refused when the plugin is loaded.
     let large = Guest { more: "(table $t 10000000 funcref)", ..Guest::default() }.build();
     let why = compile(engine(), &large).await.unwrap_err().to_string();
     assert!(why.contains("needs more than a sandbox has: table index 0 has a minimum element size of 10000000"), "{why}");
@@ -90,7 +90,7 @@ async fn a_huge_error_text_is_cut_or_refused() {
     let (kind, message) = told(run(failing(6 << 20).await).await);
     assert_eq!(kind, ErrorKind::ResultTooLarge);
     assert!(message.contains("too many bytes, over the limit of 1 MiB"), "{message}");
-    // One that is no text at all.
+    // It is no text.
     let run_ = "(i32.store8 (i32.const 4096) (i32.const 255)) (call $failed (i32.const 4096) (i32.const 1))";
     let (kind, message) = told(run(going(Guest { run: run_, ..Guest::default() }).await).await);
     assert_eq!(kind, ErrorKind::BadResult);
@@ -120,12 +120,12 @@ async fn an_allocator_that_traps_is_the_guests_fault() {
     let mut endless = going(Guest { realloc: "(loop $l (br $l))", ..Guest::default() }).await;
     endless.timeout = Duration::from_millis(100);
     assert_eq!(told(run(endless).await), (ErrorKind::Timeout, "timed out after 100 ms".into()));
-    // One that leaves, from within the host's own call into it.
+    // It exits within a call from the host.
     let leaving = going(Guest { imports: &[EXIT], run: "(call $exit (i32.const 1)) (unreachable)", ..Guest::default() }).await;
     assert_eq!(told(run(leaving).await).1, "left with exit(1) without a result");
 }
 
-/// The kind and message of a failure; of a result only that.
+/// The kind and message of a failure, or the result.
 fn told_or_done(attempted: taskhost::engine::Attempted) -> (Option<ErrorKind>, String) {
     match attempted.outcome {
         Outcome::Failed { error, .. } => (Some(error.kind), error.message),
@@ -161,7 +161,7 @@ async fn more_than_fits_one_call_is_not_taken() {
     let run_ = "(call $log (i32.const 2) (i32.const 10000) (i32.const 6000000) (i32.const 0) (i32.const 0)) (unreachable)";
     let loud = going(Guest { imports: &[LOG], run: run_, memory: 200, ..Guest::default() }).await;
     assert_eq!(told(run(loud).await), (ErrorKind::Trap, "handed more than 5 MiB to the host in one call".into()));
-    // A list of so many fields that their lengths alone are too much: nothing is made for them first.
+    // A list of so many fields that their lengths alone are too much. The host allocates nothing for them before.
     let run_ = "(call $log (i32.const 2) (i32.const 10000) (i32.const 1) (i32.const 0) (i32.const 500000)) (unreachable)";
     let wide = going(Guest { imports: &[LOG], run: run_, memory: 200, ..Guest::default() }).await;
     assert_eq!(told(run(wide).await).0, ErrorKind::Trap);
@@ -204,7 +204,7 @@ async fn odd_and_duplicate_names_are_refused() {
 
 #[tokio::test]
 async fn a_zip_bomb_of_components_is_refused() {
-    // Each level holds the one below twice: a few hundred bytes that would become 2^40 instances.
+    // Each level contains the level below twice. A few hundred bytes would become 2^40 instances.
     let mut text = "(component (core module $m) (core instance (instantiate $m)))".to_owned();
     for _ in 0..40 {
         text = format!(
@@ -216,7 +216,7 @@ async fn a_zip_bomb_of_components_is_refused() {
     assert!(bytes.len() < 8 << 10, "{} bytes", bytes.len());
     let why = compile(engine(), &bytes).await.unwrap_err().to_string();
     assert!(why.contains("more than 32 deep"), "{why}");
-    // Side by side, so that it is not deep: each instantiates the one before it twice.
+    // The levels are side by side and not nested. Each instantiates the one before it twice.
     let mut text = "(component $c0 (core module $m) (core instance (instantiate $m)))".to_owned();
     for n in 1..40 {
         let _ = write!(
@@ -227,7 +227,7 @@ async fn a_zip_bomb_of_components_is_refused() {
     }
     let why = compile(engine(), &wat::parse_str(format!("(component {text} (instance (instantiate $c39)))")).unwrap()).await.unwrap_err();
     assert!(why.to_string().contains("would unfold to more than 1000 instances"), "{why}");
-    // Deeper than any parser's stack: ten thousand headers, each in a section of the one before.
+    // Ten thousand headers, each within the one before. This is deeper than a parser's stack.
     let mut deep = Vec::new();
     for _ in 0..10_000 {
         let inner = [b"\0asm\x0d\0\x01\0", &deep[..]].concat();

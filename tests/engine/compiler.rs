@@ -1,4 +1,4 @@
-//! Compilation in a process of its own, with the real program.
+//! Compilation in a separate process, with the real program.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -24,11 +24,11 @@ async fn what_another_process_compiled_runs_here() {
     assert_eq!(result(engine.invoke(call(&code, "add", "[1,1]")).await), "2");
     let kept = entries(dir.path());
     assert!(kept.len() == 1 && kept[0].extension().is_some_and(|end| end == "cwasm"), "{kept:?}");
-    // Kept is kept: the next engine needs no compiler at all.
+    // The cache has it, so the next engine needs no compiler.
     let without = apart(Some(dir.path().into()), Some("/nowhere/at/all".into()));
     let code = compile(&without, &plugin("math")).await.unwrap();
     assert_eq!(result(without.invoke(call(&code, "add", "[1,1]")).await), "2");
-    // And without a cache it works as well.
+    // It also works without a cache.
     let uncached = apart(None, Some(program()));
     let code = compile(&uncached, &Guest::default().build()).await.unwrap();
     assert_eq!(result(uncached.invoke(call(&code, "go", "[]")).await), "7");
@@ -83,7 +83,7 @@ async fn a_compiler_that_breaks_is_not_the_end() {
     }
 }
 
-/// `/dev/full` is a disk without any room.
+/// `/dev/full` acts as a full disk.
 #[tokio::test]
 async fn a_disk_that_is_full_is_not_held_against_a_plugin() {
     let (dir, scripts) = (private_dir(), private_dir());
@@ -99,7 +99,7 @@ async fn a_disk_that_is_full_is_not_held_against_a_plugin() {
         Err(EngineError::Host(why)) => assert!(why.contains("No space left"), "{why}"),
         other => panic!("{other:?}"),
     }
-    // Full where the cache is, and nowhere else: it runs from memory, and says so.
+    // Only the disk of the cache is full. The code stays in memory, and a warning says so.
     let once = scripts.path().join("once");
     let text = format!("[ -e {0} ] && exec {1} \"$@\"; touch {0}; exec {1} \"$@\" > /dev/full", once.display(), program.display());
     let engine = apart(Some(dir.path().into()), script("once-full", &text));
@@ -147,11 +147,11 @@ async fn who_stops_waiting_stops_the_compiler() {
     let process = PathBuf::from("/proc").join(std::fs::read_to_string(&pid).unwrap().trim());
     assert!(process.exists());
     waiting.abort();
-    // A zombie until it is reaped, which the runtime does in its own time.
+    // It stays a zombie until the runtime reaps it.
     until(&|| std::fs::read_to_string(process.join("stat")).map_or(true, |stat| stat.contains(") Z "))).await;
 }
 
-/// The real compiler under the kernel's real limit, only a lower one than a worker sets.
+/// The real compiler under a real limit of the kernel, which is lower than a worker's.
 #[tokio::test]
 async fn a_component_that_takes_too_much_memory_to_compile_is_refused_and_the_next_is_not() {
     let large = super::hostile::large_component(8 << 20, 7);
@@ -159,7 +159,7 @@ async fn a_component_that_takes_too_much_memory_to_compile_is_refused_and_the_ne
         let compiler = Some(Compiler { memory: memory << 20, ..Compiler::new(program()) });
         Engine::start(EngineSettings { compiler, ..settings() }).unwrap()
     };
-    // In one it can't even be held; in the other its code can't be made.
+    // The first limit is too low for the bytes, the second for the code.
     for memory in [10, 18] {
         let engine = with(memory);
         match compile(&engine, &large).await {
@@ -172,14 +172,14 @@ async fn a_component_that_takes_too_much_memory_to_compile_is_refused_and_the_ne
         let code = compile(&engine, &Guest::default().build()).await.unwrap();
         assert_eq!(result(engine.invoke(call(&code, "go", "[]")).await), "7");
     }
-    // It was the memory: with more of it the compiler comes to its end, and only then is seen that this is no plugin.
+    // With more memory the compiler succeeds. Only then it is found that this is no plugin.
     match compile(&with(256), &large).await {
         Err(EngineError::BadComponent(why)) => assert!(why.contains("exports no taskhost:plugin/tasks"), "{why}"),
         other => panic!("{other:?}"),
     }
 }
 
-/// Time of the CPU is no accident of the machine, so who takes too much of it is not asked to come again.
+/// CPU time does not depend on the load of the machine. A plugin that needs too much is refused for good.
 #[tokio::test]
 async fn a_component_that_takes_too_long_to_compile_is_refused() {
     let compiler = Some(Compiler { cpu: 1, ..Compiler::new(program()) });
@@ -194,7 +194,7 @@ async fn a_component_that_takes_too_long_to_compile_is_refused() {
     assert_eq!(result(engine.invoke(call(&code, "go", "[]")).await), "7");
 }
 
-/// In a container that allows less than we would its bound holds, and what fits compiles.
+/// In a container with lower limits, those hold. A plugin that fits them compiles.
 #[tokio::test]
 async fn a_machine_that_allows_less_is_no_reason_to_refuse() {
     let dir = private_dir();

@@ -1,4 +1,4 @@
-//! CPU is shared: long bodies a few at a time, short ones between them.
+//! Bodies share the CPU: long ones run a few at a time, short ones between them.
 
 use std::{
     sync::Arc,
@@ -13,7 +13,7 @@ use crate::support::{Place, RedisServer, wait_until};
 use taskhost::engine::{Code, Engine, EngineSettings};
 use taskhost_broker::{Broker, BrokerSettings};
 
-/// Counts down so many times.
+/// Counts down this many times.
 fn spinning(rounds: u64) -> Vec<u8> {
     let run = format!(
         "(local $left i64) (local.set $left (i64.const {rounds}))
@@ -23,7 +23,7 @@ fn spinning(rounds: u64) -> Vec<u8> {
     running(&run)
 }
 
-/// A guest that computes about 40 ms on this machine, and how long exactly.
+/// A guest that computes for about 40 ms on this machine, and its exact time.
 async fn computing(engine: &Arc<Engine>) -> (Arc<Code>, Duration) {
     let probe = 20_000_000;
     let code = compile(engine, &spinning(probe)).await.unwrap();
@@ -39,8 +39,7 @@ async fn waiting_for_a_share_of_the_cpu_is_not_timed() {
     let engine = Engine::start(EngineSettings { slots: 120, ..settings() }).unwrap();
     let (long, takes) = computing(&engine).await;
     let short = compile(&engine, &spinning(10)).await.unwrap();
-    // A hundred of them on two threads take fifty times as long as one, however busy the machine is; each may take thirty times
-    // as long.
+    // A hundred of them on two threads take fifty times as long as one, on any machine. Each may take thirty times as long.
     let timeout = 30 * takes;
     let mut attempts = tokio::task::JoinSet::new();
     for _ in 0..100 {
@@ -49,7 +48,7 @@ async fn waiting_for_a_share_of_the_cpu_is_not_timed() {
         let engine = Arc::clone(&engine);
         attempts.spawn(async move { engine.invoke(one).await });
     }
-    // The long ones get the CPU first; a short one passes between them all the same.
+    // The long ones have the CPU first. A short one still passes between them.
     tokio::time::timeout(LONG, async {
         while engine.runnable() < 4 {
             tokio::task::yield_now().await;
@@ -72,7 +71,7 @@ async fn waiting_for_a_share_of_the_cpu_is_not_timed() {
     assert_eq!(engine.runnable(), 0);
 }
 
-/// Round trips to a broker: the middle one, and the one that a hundredth is slower than.
+/// The p50 and p99 of round trips to a broker.
 async fn asked(broker: &dyn Broker) -> (Duration, Duration) {
     let mut took = Vec::new();
     for _ in 0..1_000 {

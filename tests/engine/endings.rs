@@ -1,4 +1,4 @@
-//! Every way in which an attempt may end.
+//! All ends of an attempt.
 
 use std::{sync::Arc, time::Duration};
 
@@ -92,7 +92,7 @@ async fn a_guest_parked_in_a_host_call_times_out_and_wants_no_cpu() {
     .await
     .expect("a parked attempt is not runnable");
     assert_eq!(told(attempt.await.unwrap()), (ErrorKind::Timeout, "timed out after 300 ms".into()));
-    // The shared engine answers the same guest with a broker that is there.
+    // On the shared engine the broker is there for the same guest.
     assert_eq!(result(run(call(&code, "go", "[]")).await), "5");
 }
 
@@ -124,10 +124,10 @@ async fn a_memory_bomb_is_named() {
     let attempted = run(call(&load(&running(run_)).await, "go", "[]")).await;
     assert!(attempted.memory <= 64 << 20 && attempted.memory > 60 << 20, "{attempted:?}");
     assert_eq!(told(attempted), (ErrorKind::MemoryLimit, "memory limit of 64 MiB reached".into()));
-    // One that takes no for an answer is well.
+    // A guest that accepts the refusal succeeds.
     let modest = "(drop (memory.grow (i32.const 60000))) (call $ok (i32.const 2064) (i32.const 1))";
     assert_eq!(result(run(call(&load(&running(modest)).await, "go", "[]")).await), "7");
-    // One that is too large from the start as well.
+    // A guest that is too large from the start fails too.
     let large = load(&Guest { memory: 2000, ..Guest::default() }.build()).await;
     assert_eq!(large.initial_memory(), 2000 << 16);
     assert_eq!(told(run(call(&large, "go", "[]")).await).0, ErrorKind::MemoryLimit);
@@ -138,7 +138,7 @@ async fn the_memory_of_all_guests_is_the_hosts_fault() {
     let engine = Engine::start(taskhost::engine::EngineSettings { guest_memory: 32 << 20, ..settings() }).unwrap();
     let bomb = running("(loop $l (br_if $l (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) (unreachable)");
     let code = compile(&engine, &bomb).await.unwrap();
-    // Twice: what the first one took is given back.
+    // It runs twice, because the first one must give its memory back.
     for _ in 0..2 {
         let attempted = engine.invoke(call(&code, "go", "[]")).await;
         let Outcome::HostFault { reason, .. } = attempted.outcome else { panic!("{attempted:?}") };
@@ -179,7 +179,7 @@ async fn deep_recursion_is_a_stack_overflow() {
     let more = "(func $deep (param i64) (result i64) (i64.add (call $deep (i64.add (local.get 0) (i64.const 1))) (local.get 0)))";
     let code = load(&Guest { more, run: "(drop (call $deep (i64.const 0))) (unreachable)", ..Guest::default() }.build()).await;
     assert_eq!(told(run(call(&code, "go", "[]")).await).0, ErrorKind::StackOverflow);
-    // As Rust's guests do: their own stack in memory ends first.
+    // Like guests in Rust: their stack in linear memory ends first.
     let more = "(global $sp (mut i32) (i32.const 65536))
         (func $deep (param i32)
             (global.set $sp (i32.sub (global.get $sp) (i32.const 1024)))
@@ -188,7 +188,7 @@ async fn deep_recursion_is_a_stack_overflow() {
             (global.set $sp (i32.add (global.get $sp) (i32.const 1024))))";
     let code = load(&Guest { more, run: "(call $deep (i32.const 1)) (unreachable)", ..Guest::default() }.build()).await;
     assert_eq!(told(run(call(&code, "go", "[]")).await).0, ErrorKind::StackOverflow);
-    // One access out of bounds is none.
+    // One access out of bounds.
     let astray = load(&running("(i32.load (i32.const -8))")).await;
     assert_eq!(told(run(call(&astray, "go", "[]")).await), (ErrorKind::Trap, "trapped: out of bounds memory access".into()));
 }
@@ -214,7 +214,7 @@ async fn traps_are_named() {
 async fn a_result_must_be_json_of_reasonable_size() {
     let answering = |at: u32, length: u32| format!("(call $ok (i32.const {at}) (i32.const {length}))");
     let wide = |run: String| async move { load(&Guest { run: &run, memory: 200, ..Guest::default() }.build()).await };
-    // At 2056 stands `{}`: the half of it is no JSON.
+    // `{}` is at 2056. Half of it is no JSON.
     let error_ = error(run(call(&wide(answering(2056, 1)).await, "go", "[]")).await);
     assert_eq!(error_.kind, ErrorKind::BadResult);
     assert!(error_.message.contains("not one JSON text"), "{error_:?}");
@@ -278,7 +278,7 @@ async fn a_stopped_engine_drops_its_attempts() {
     until(|| engine.runnable() == 0).await;
 }
 
-/// Waits for something that comes to be by itself.
+/// Waits for an event.
 async fn until(mut is_so: impl FnMut() -> bool) {
     tokio::time::timeout(LONG, async {
         while !is_so() {
@@ -289,7 +289,7 @@ async fn until(mut is_so: impl FnMut() -> bool) {
     .expect("it comes to be");
 }
 
-/// Enqueues `go` with the arguments `[]` so many times; answers with the tag of the last error, or 7.
+/// Enqueues `go` with the arguments `[]` this many times. Returns the tag of the last error, or 7.
 fn spawning(times: u32, priority: u32) -> Vec<u8> {
     let more = format!(
         "(func $number (result i32) (local $left i32)

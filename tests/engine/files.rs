@@ -69,14 +69,14 @@ async fn compiled_code_outlives_the_process_and_is_checked() {
     let [entry] = &entries(dir.path())[..] else { panic!("one entry: {:?}", entries(dir.path())) };
     let written = (fs::read(entry).unwrap(), fs::metadata(entry).unwrap().ino());
 
-    // The next process takes it from there, and says that it was used.
+    // The next process takes it from the cache, and marks it as used.
     fs::File::open(entry).unwrap().set_modified(UNIX_EPOCH + Duration::from_secs(1)).unwrap();
     assert_eq!(answer(&with_cache(dir.path(), 1 << 30)).await, "7");
     let about = fs::metadata(entry).unwrap();
     assert_eq!(about.ino(), written.1, "not written again");
     assert!(about.mtime() > 1, "marked as used");
 
-    // A changed byte is noticed, and the entry made anew.
+    // A changed byte is noticed, and the entry is made again.
     let mut bad = written.0.clone();
     let middle = bad.len() / 2;
     bad[middle] ^= 0xff;
@@ -98,7 +98,7 @@ async fn the_cache_is_bounded_least_recently_used_first() {
     }
 }
 
-/// All guests together, or the machine, may have no memory for it now: that is no property of its bytes.
+/// The machine, or the guests together, may have no memory for it now. That is no property of its bytes.
 #[tokio::test]
 async fn a_describe_that_gets_no_memory_is_not_the_plugins_fault() {
     let engine = Engine::start(EngineSettings { guest_memory: 1, ..settings() }).unwrap();

@@ -1,4 +1,4 @@
-//! Grants and denials of policies, seen from within guests.
+//! Grants and denials of policies, as guests see them.
 
 use std::{
     collections::VecDeque,
@@ -62,7 +62,7 @@ async fn nothing_is_granted_that_no_policy_grants() {
         assert!(message.contains("denied") && message.contains(line), "{body}: {message}");
         assert!(services.kv.lock().unwrap().is_empty());
     }
-    // The contract gives these to everybody: the context, a log, clocks, random numbers.
+    // Every guest has these: the context, a log, clocks, random numbers.
     for (body, args) in [("about", "[]"), ("chatter", r#"["x"]"#), ("spin", "[0.001]")] {
         result(run(probing(body, args, Grants::default()).await).await);
     }
@@ -139,7 +139,7 @@ async fn cpu_time_has_a_limit_of_its_own() {
     assert_eq!(told(run(endless).await), (ErrorKind::Timeout, "used up its CPU time of 50 ms".into()));
 }
 
-/// A server that answers every request with what it was sent, or with `answer`; gives the heads.
+/// A server that answers each request with its content, or with `answer`. Also returns the heads of the requests.
 async fn mirror(answer: Option<String>) -> (u16, Arc<std::sync::Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -201,7 +201,7 @@ async fn a_secret_that_is_shouted_is_still_none() {
     let said = format!("{attempted:?} {:?} {:?}", services.lines.lock().unwrap(), services.progress.lock().unwrap());
     assert!(said.matches("taskhost-secret-").count() >= 9, "stdout, stderr, five levels, progress, message: {said}");
     assert!(!said.contains(&path), "{said}");
-    // From the host's environment it comes as it does from a file.
+    // A secret from the environment works like one from a file.
     let (own, heads) = mirror(None).await;
     let secret = SecretGrant { origins: vec![origin(own)], ..secret };
     let grants = Grants { http: vec![origin(own)], secrets: [("TOKEN".into(), secret)].into(), ..Grants::default() };
@@ -209,7 +209,7 @@ async fn a_secret_that_is_shouted_is_still_none() {
     assert!(heads.lock().unwrap()[0].contains(&format!("authorization: Bearer {path}\r\n")), "{heads:?}");
 }
 
-/// Names that change their mind, and one server behind every address.
+/// Names whose addresses change, with one server behind all addresses.
 #[derive(Debug)]
 struct Rebinding {
     answers: Mutex<VecDeque<&'static [&'static str]>>,
@@ -234,7 +234,7 @@ impl Network for Rebinding {
 #[tokio::test]
 async fn a_name_that_changes_its_mind_is_dialled_where_it_was_checked() {
     let (server, heads) = mirror(None).await;
-    // Public at first, and within this network at the second look: of a careless host, or of the next call.
+    // The first lookup gives a public address, the second one an address of this network.
     let answers: [&[&str]; 6] =
         [&["93.184.215.14"], &["127.0.0.1"], &["93.184.215.14", "10.0.0.7"], &["::ffff:169.254.169.254"], &["100.64.1.1"], &["fe80::1"]];
     let network = Arc::new(Rebinding { answers: Mutex::new(answers.into()), dialled: Mutex::default(), server });
@@ -323,7 +323,7 @@ async fn an_endless_answer_is_cut_off() {
 
 #[tokio::test]
 async fn a_guest_that_hammers_a_closed_door_is_only_told_no() {
-    // Ten thousand denied calls: each is answered, the log stays bounded.
+    // Ten thousand denied calls. Each gets an answer, and the log stays within its bounds.
     let more = "(func $number (result i32) (local $left i32)
         (local.set $left (i32.const 10000))
         (loop $l

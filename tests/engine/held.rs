@@ -1,7 +1,6 @@
-//! Guests that make the host hold something for them: bytes behind handles, and open files. One test an interface.
+//! Guests that make the host hold bytes behind handles, and open files. There is a test for each interface.
 //!
-//! Each loop here would be ended by the number of handles alone (10,000), with hundreds of megabytes behind them; it must end by what
-//! is behind them.
+//! The limit of 10,000 handles alone would end each loop only after hundreds of megabytes. The bytes behind the handles must end it earlier.
 
 use std::{path::Path, sync::Arc};
 
@@ -14,7 +13,7 @@ use taskhost_core::task::{ErrorKind, Outcome};
 
 const FULL: &str = "memory limit of 64 MiB reached";
 
-/// One function of an instance that the component has already.
+/// A function of an instance that the component has already.
 const fn known(name: &'static str, types: &'static str, core: &'static str) -> Import<'static> {
     Import { interface: "", types, name, function: "", core }
 }
@@ -37,7 +36,7 @@ macro_rules! lowered {
     };
 }
 
-/// The part of `wasi:http/types` that holds something, and one function of it.
+/// The part of `wasi:http/types` with memory behind its handles, and one function of it.
 const HTTP: Import = known(
     "fields",
     r#"(import "wasi:http/types@0.2.0" (instance $http
@@ -81,7 +80,7 @@ const HTTP_ALL: [Import; 10] = [
     lowered!("body", "http", "[method]outgoing-request.body", "(param i32 i32)"),
 ];
 
-/// A guest that has 100,000 times `a` at 10,000, after a `/` at 9,999, and then runs this.
+/// A guest with 100,000 times `a` at 10,000 and a `/` at 9,999. It then runs this.
 fn http(run: &str) -> Vec<u8> {
     let run = format!(
         "(local $x i32) (i32.store8 (i32.const 9999) (i32.const 47))
@@ -90,7 +89,7 @@ fn http(run: &str) -> Vec<u8> {
     Guest { imports: &HTTP_ALL, run: &run, memory: 4, ..Guest::default() }.build()
 }
 
-/// Requests without number, each with a path as long as it may be. For other tests as well.
+/// Endless requests, each with the longest allowed path. Other tests use it too.
 pub(crate) fn paths(name: &str) -> Vec<u8> {
     let run = "(memory.fill (i32.const 10000) (i32.const 97) (i32.const 40000)) (i32.store8 (i32.const 9999) (i32.const 47))
         (loop $l
@@ -118,7 +117,7 @@ async fn a_requests_head_is_as_long_as_servers_take_it_and_no_longer() {
             (i32.add (i32.const 48) (call $set-path (local.get $x) (i32.const 1) (i32.const 9999) (i32.const LENGTH))))
         (return (call $ok (i32.const 6000) (i32.const 5)))";
     for (length, refused) in [("60", "10000"), ("300", "11100"), ("9000", "11110"), ("40000", "11111")] {
-        // A scheme has at most 64 letters, whoever counts.
+        // A scheme has at most 64 letters.
         let bytes = http(&long.replace("LENGTH", length));
         assert_eq!(result(run(call(&load(&bytes).await, "go", "[]")).await), refused, "of {length} bytes");
     }
@@ -143,7 +142,7 @@ async fn headers_are_memory_in_every_copy() {
     assert_eq!(ends(&flood).await, (ErrorKind::MemoryLimit, FULL.into()), "made one by one");
     let copies = http(&format!("(local.set $x (call $fields)) {append} (loop $l (local.set $x (call $clone (local.get $x))) (br $l))"));
     assert_eq!(ends(&copies).await, (ErrorKind::MemoryLimit, FULL.into()), "copied");
-    // Room that was made for headers which are gone is not kept behind the handle.
+    // The memory of deleted headers is freed.
     let again = format!(
         "(loop $l
             (local.set $x (call $fields))
@@ -180,7 +179,7 @@ async fn what_the_host_holds_counts_for_all_guests_together() {
             panic!("not the guest's fault")
         };
         assert!(reason.contains("`guest_memory` of 16 MiB"), "{reason}");
-        // All of it is back when the attempt has ended.
+        // All memory is free when the attempt has ended.
         assert_eq!(result(engine.invoke(call(&modest, "go", "[]")).await), "7");
     }
 }
@@ -200,7 +199,7 @@ async fn children_are_memory() {
     assert_eq!(told(run(many).await), (ErrorKind::MemoryLimit, "memory limit of 200 KiB reached".into()));
 }
 
-/// Everything of `wasi:filesystem` and `wasi:io/streams` that holds something, and the way to a granted directory.
+/// The parts of `wasi:filesystem` and `wasi:io/streams` with memory behind their handles, and the way to a granted directory.
 const FILES: Import = known(
     "granted",
     r#"(import "wasi:io/error@0.2.0" (instance $problem (export "error" (type (sub resource)))))
@@ -266,8 +265,8 @@ const FILES_ALL: [Import; 9] = [
     lowered!("write", "streams", "[method]output-stream.write", "(param i32 i32 i32 i32)"),
 ];
 
-/// A guest with this directory granted, which has its handle in `$dir`, and opens what is called `name` with `$open-it`: its handle
-/// then stands at 4,104, or the code of an error at 4,104 with a 1 at 4,100.
+/// A guest with this directory granted. `$dir` is its handle. `$open-it` opens `name`: its handle is then at 4,104, or an error code is there and a 1
+/// at 4,100.
 fn opening(name: &str, write: bool, run: &str) -> Vec<u8> {
     let flags = if write { 3 } else { 1 };
     let more = format!(
@@ -335,7 +334,7 @@ async fn a_listing_has_every_entry_with_its_kind() {
     for name in ["one", "two"] {
         std::fs::create_dir(dir.path().join(name)).unwrap();
     }
-    // How many directories there are, and how many files: of an entry its kind stands at 4,308.
+    // Counts directories and files. The kind of an entry is at 4,308.
     let count = "(i32.store16 (i32.const 6000) (i32.const 0x3030))
         (call $list (local.get $dir) (i32.const 4200))
         (if (i32.load8_u (i32.const 4200)) (then (unreachable)))
@@ -357,7 +356,7 @@ async fn a_guest_opens_so_many_files_and_leaves_the_rest_to_others() {
     let dir = directory();
     let hoarding = files(dir.path(), "note", false, "(loop $l (call $open-it (local.get $dir)) (br $l))").await;
     assert_eq!(told(run(hoarding).await), (ErrorKind::Trap, "holds more than 128 files and connections at once".into()));
-    // One that closes what it opened may go on for ever.
+    // A guest that closes its files may go on for ever.
     let tidy = "(loop $l
             (call $open-it (local.get $dir))
             (if (i32.load8_u (i32.const 4100)) (then (unreachable)))
@@ -366,7 +365,7 @@ async fn a_guest_opens_so_many_files_and_leaves_the_rest_to_others() {
             (br_if $l (i32.lt_u (i32.load (i32.const 4400)) (i32.const 500))))
         (return (call $ok (i32.const 2064) (i32.const 1)))";
     assert_eq!(result(run(files(dir.path(), "note", false, tidy).await).await), "7");
-    // A stream keeps its file open, whatever becomes of the handle.
+    // A stream keeps its file open, also without the handle.
     let streaming = "(loop $l
             (call $open-it (local.get $dir))
             (call $reader (i32.load (i32.const 4104)) (i64.const 0) (i32.const 4200))
@@ -399,7 +398,7 @@ async fn a_pipe_in_a_granted_directory_is_refused_and_waits_for_nobody() {
     pipe("pipe");
     std::os::unix::fs::symlink("pipe", dir.path().join("link")).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
-    // The code of the error in two digits, or 7 where it was opened.
+    // The error code in two digits, or 7 if it was opened.
     let say = "(call $open-it (local.get $dir)) (if (i32.eqz (i32.load8_u (i32.const 4100)))
         (then (return (call $ok (i32.const 2064) (i32.const 1)))))
         (i32.store8 (i32.const 6000) (i32.add (i32.const 48) (i32.div_u (i32.load8_u (i32.const 4104)) (i32.const 10))))

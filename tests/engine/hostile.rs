@@ -1,13 +1,13 @@
-//! Guests written in WebAssembly text: what no SDK would let a plugin do.
+//! Guests in WebAssembly text. They do what no SDK allows.
 
 use std::fmt::Write;
 
 /// A component that exports `tasks`, made of the given pieces of a core module.
 ///
-/// `run` and `describe` are bodies of functions that return an address. At 1024 stands a valid description with one body, by default `go`;
-/// `$ok` answers with the text at an address, `$failed` with it as a permanent failure; the host's own texts are put beyond 8192.
+/// `run` and `describe` are bodies of functions that return an address. At 1024 is a valid description with one body, by default `go`. `$ok` returns
+/// the text at an address, `$failed` returns it as a permanent failure. The texts of the host are beyond 8192.
 pub(crate) struct Guest<'a> {
-    /// Of its one body; at most six letters.
+    /// The name of its one body; at most six letters.
     pub(crate) name: &'a str,
     pub(crate) run: &'a str,
     pub(crate) describe: &'a str,
@@ -16,12 +16,12 @@ pub(crate) struct Guest<'a> {
     pub(crate) memory: u32,
     pub(crate) contract: &'a str,
     pub(crate) imports: &'a [Import<'a>],
-    /// How `realloc` begins: what makes room for the host's texts.
+    /// The beginning of `realloc`, which allocates memory for the texts of the host.
     pub(crate) realloc: &'a str,
 }
 
-/// One function of the host; `types` are those of its interface that it names. Without an interface, `types` defines the core
-/// function `$NAME'` itself.
+/// One function of the host. `types` are the types of its interface that it uses. Without an interface, `types` defines the core function
+/// `$NAME'` itself.
 #[derive(Clone, Copy)]
 pub(crate) struct Import<'a> {
     pub(crate) interface: &'a str,
@@ -99,7 +99,7 @@ pub(crate) const FIELDS: Import = Import {
     core: "(result i32)",
 };
 
-/// A handle to a resource of the guest's own.
+/// A handle to a resource of the guest.
 pub(crate) const OWN_RESOURCE: Import = Import {
     interface: "",
     types: "(type $own (resource (rep i32))) (core func $own' (canon resource.new $own))",
@@ -132,7 +132,7 @@ impl Default for Guest<'_> {
     }
 }
 
-/// A little-endian word, as data segments write it.
+/// A little-endian word for data segments.
 fn word(number: u32) -> String {
     number.to_le_bytes().iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "\\{byte:02x}");
@@ -155,7 +155,7 @@ pub(crate) fn offering(names: &[&str]) -> Vec<u8> {
     Guest { describe: "(i32.const 6000)", more: &more, ..Guest::default() }.build()
 }
 
-/// A guest whose `run` is this.
+/// A guest with this `run`.
 pub(crate) fn running(run: &str) -> Vec<u8> {
     Guest { run, ..Guest::default() }.build()
 }
@@ -248,13 +248,13 @@ impl Guest<'_> {
     }
 }
 
-/// A component with about so many bytes of code, different for each `seed`: valid, but no plugin.
+/// A component with about this many bytes of code, different for each `seed`. It is valid, but no plugin.
 pub(crate) fn large_component(bytes: usize, seed: u64) -> Vec<u8> {
     const FUNCTION: usize = 16 << 10;
     let mut random = fastrand::Rng::with_seed(seed);
     let section = |id: u8, content: &[u8]| [&[id][..], &unsigned(content.len()), content].concat();
     let count = (bytes / FUNCTION).max(1);
-    // One type: nothing to an i64. Each function folds a row of numbers into its one local.
+    // All functions take nothing and return an i64. Each folds a row of numbers into its local.
     let types = section(1, &[1, 0x60, 0, 1, 0x7e]);
     let functions = section(3, &[unsigned(count), vec![0; count]].concat());
     let mut code = unsigned(count);
@@ -274,7 +274,7 @@ pub(crate) fn large_component(bytes: usize, seed: u64) -> Vec<u8> {
     [&b"\0asm\x0d\0\x01\0"[..], &section(1, &module)].concat()
 }
 
-/// LEB128, as WebAssembly writes lengths.
+/// LEB128, the form of lengths in WebAssembly.
 pub(super) fn unsigned(mut number: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! Guests built with the SDK: what an author sees when a body does well, and when it does not.
+//! Guests built with the SDK: the results and errors that an author sees.
 
 use std::{sync::Arc, time::Duration};
 

@@ -15,7 +15,7 @@ use taskhost::engine::{
 use taskhost_core::task::{ErrorKind, LogLine, Millis, Outcome, Progress, QueueName, TaskError, TaskId};
 use tokio_util::sync::CancellationToken;
 
-/// Longer than any test takes on a busy machine; the timeout of calls that must not time out.
+/// The timeout of calls that must not time out, also on a busy machine.
 pub(crate) const LONG: Duration = Duration::from_secs(120);
 
 pub(crate) fn settings() -> EngineSettings {
@@ -32,13 +32,13 @@ pub(crate) fn settings() -> EngineSettings {
     }
 }
 
-/// Where the key of compiled code lies: one for all engines of this process.
+/// The directory with the key of compiled code. All engines of this process share it.
 fn state() -> &'static Path {
     static STATE: OnceLock<tempfile::TempDir> = OnceLock::new();
     STATE.get_or_init(private_dir).path()
 }
 
-/// One engine for the tests that need nothing special of it.
+/// The engine of all tests without special settings.
 pub(crate) fn engine() -> &'static Arc<Engine> {
     static ENGINE: OnceLock<Arc<Engine>> = OnceLock::new();
     ENGINE.get_or_init(|| Engine::start(settings()).expect("the engine starts"))
@@ -118,7 +118,7 @@ pub(crate) struct Fake {
     pub(crate) lines: Mutex<Vec<LogLine>>,
     /// Every kv call fails.
     pub(crate) down: bool,
-    /// No kv call ends; `asked` tells of each.
+    /// No kv call ends. `asked` reports each.
     pub(crate) hangs: bool,
     pub(crate) asked: tokio::sync::Notify,
 }
@@ -136,7 +136,7 @@ impl Fake {
 #[async_trait]
 impl Services for Fake {
     async fn kv_get(&self, key: &str) -> Result<Option<Vec<u8>>, ServiceError> {
-        // Really pending once, as a broker's answer is.
+        // It is pending once, like the answer of a broker.
         tokio::task::yield_now().await;
         self.up().await?;
         Ok(self.kv.lock().unwrap().get(key).cloned())

@@ -35,7 +35,7 @@ fn preload() -> &'static Path {
     })
 }
 
-/// The environment that makes a program suffer `faults`.
+/// The environment that injects `faults` into a program.
 fn under(faults: &[(&'static str, String)]) -> Vec<(&'static str, String)> {
     let mut environment = vec![("LD_PRELOAD", preload().display().to_string())];
     environment.extend_from_slice(faults);
@@ -76,7 +76,7 @@ async fn a_worker_whose_clock_is_wrong_by_an_hour_costs_nothing() {
         let (started, asked) = (view.started_at.expect("it ran").0, view.enqueued_at.0 + delay);
         assert!(started >= asked, "started {started} before {asked}: {view:?}");
     }
-    // Adoption of the tasks of both workers goes by the broker's clock too.
+    // The broker's clock also decides when the tasks of both workers are adopted.
     let ids = sleeps(&*broker, 40, 1.0).await;
     until("they run", async || broker.queues().await.expect("queues")[0].counts.get(&State::Running) >= Some(&30)).await;
     early.kill();

@@ -172,7 +172,7 @@ impl Drop for Process {
     }
 }
 
-/// Asks until it is so, for as long as anything may take here.
+/// Waits until `so` answers yes, within the limit of a scenario.
 pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut so: impl FnMut() -> F) {
     let begun = Instant::now();
     while !so().await {
@@ -181,12 +181,12 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut so: impl FnM
     }
 }
 
-/// `count` tasks `note` of so many milliseconds; their ids.
+/// Enqueues `count` tasks `note` of this many milliseconds, and returns their ids.
 pub(crate) async fn notes(broker: &dyn Broker, count: usize, ms: u64) -> Vec<TaskId> {
     enqueue_all(broker, (0..count).map(|_| named("note", &format!("[{ms}]"))).collect()).await
 }
 
-/// Bodies that ask nothing of the broker: what they cost is the host's doing alone.
+/// Bodies without calls of the broker, so that only the host adds to their cost.
 pub(crate) async fn sleeps(broker: &dyn Broker, count: usize, seconds: f64) -> Vec<TaskId> {
     enqueue_all(broker, (0..count).map(|_| named("sleep", &format!("[{seconds}]"))).collect()).await
 }
@@ -196,19 +196,19 @@ pub(crate) async fn enqueue_all(broker: &dyn Broker, tasks: Vec<NewTask>) -> Vec
     tasks.into_iter().map(|task| task.id).collect()
 }
 
-/// How many tasks of all queues have not ended.
+/// The number of tasks in all queues that have not ended.
 pub(crate) async fn open(broker: &dyn Broker) -> u64 {
     try_open(broker).await.expect("queues")
 }
 
-/// The same; `None` while the broker does not say.
+/// The same; `None` while the broker does not answer.
 pub(crate) async fn try_open(broker: &dyn Broker) -> Option<u64> {
     let ended = |state: State| matches!(state, State::Succeeded | State::Dead | State::Cancelled);
     let queues = broker.queues().await.ok()?;
     Some(queues.iter().flat_map(|queue| &queue.counts).filter(|(state, _)| !ended(**state)).map(|(_, count)| count).sum())
 }
 
-/// How many have succeeded in all queues.
+/// The number of tasks in all queues that have succeeded.
 pub(crate) async fn succeeded(broker: &dyn Broker) -> u64 {
     broker.queues().await.expect("queues").iter().filter_map(|queue| queue.counts.get(&State::Succeeded)).sum()
 }
@@ -224,7 +224,7 @@ pub(crate) struct Account {
     pub(crate) wrong: Vec<TaskView>,
     /// Attempts that began beyond the first of each task.
     pub(crate) rerun: u64,
-    /// Attempts that the host counted beyond the first of each task, or lost ones of those that died.
+    /// Attempts beyond the first of each task that the host counted, and lost attempts of dead tasks.
     pub(crate) counted: u64,
     pub(crate) most_tries: u32,
     /// Attempts among the recorded errors that were lost with their worker.
@@ -302,7 +302,7 @@ pub(crate) async fn account_within(what: &str, broker: &Arc<dyn Broker>, ids: &[
 }
 
 impl Account {
-    /// Nothing lost, nothing stuck, each end as its state promises.
+    /// Fails unless nothing is lost or stuck, and each end is as its state promises.
     pub(crate) fn is_whole(&self) -> &Self {
         assert!(self.lost.is_empty(), "lost: {:?}", self.lost);
         assert!(self.stuck.is_empty(), "stuck: {:#?}", self.stuck);

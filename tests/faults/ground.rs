@@ -29,7 +29,7 @@ impl Ground {
         dir.path().join("taskhost.db")
     }
 
-    /// As `--broker` takes it.
+    /// The value for `--broker`.
     pub(crate) fn address(&self) -> String {
         match self {
             Self::Redis(server) => server.url(),
@@ -37,7 +37,7 @@ impl Ground {
         }
     }
 
-    /// The test's own handle, which no fault touches.
+    /// A handle of the test, which no fault affects.
     pub(crate) async fn open(&self) -> Arc<dyn Broker> {
         self.open_with(BrokerSettings::default()).await
     }

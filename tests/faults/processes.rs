@@ -102,8 +102,8 @@ async fn views(broker: &dyn Broker, ids: &[TaskId]) -> BTreeMap<TaskId, String> 
 
 async fn a_new_worker_takes_over_within_the_lease_and_at_once_on_one_machine(ground: &Ground) {
     let broker = ground.open().await;
-    // Another machine waits for the lease, and where the lock file proves the death nobody does: when the tasks must run again, and
-    // when they must have ended.
+    // A worker of another machine waits for the lease. On the same machine the lock file proves the death at once. These are the limits for the
+    // restart and for the end of the tasks.
     for (shares_state, lease, again, limit) in [(false, 30, 32, 35), (false, 5, 7, 10), (true, 30, 15, 15)] {
         let [lease, again, limit] = [lease, again, limit].map(Duration::from_secs);
         let mut fleet = Fleet::new(lease);

@@ -29,7 +29,7 @@ async fn connect(url: &str) -> Arc<dyn Broker> {
     super::ground::connect(url, BrokerSettings::default()).await
 }
 
-/// A worker with 800 tasks, some of whose messages meet what `fault` makes of them, until every verb of `met` has met it.
+/// A worker with 800 tasks. `fault` disturbs some of its messages, until it has met each verb of `met`.
 async fn met_once(what: &str, met: &[(&str, Moment)], fault: impl Fn(Moment) -> Option<Act> + Send + Sync + 'static) {
     let server = RedisServer::start();
     let (proxy, broker) = (Proxy::before(server.port()).await, connect(&server.url()).await);
@@ -64,8 +64,7 @@ async fn every_verbs_answer_is_lost_once_and_nothing_else() {
     met_once("each answer lost once", &met, |moment| (moment == Moment::Answered).then_some(Act::Cut)).await;
 }
 
-/// Of a connection that is half-closed the one end believes what the other knows is over: commands that are still written are done
-/// unanswered, or are answered by nobody.
+/// Only one end of a half-closed connection knows that it is closed. Commands on it are executed without an answer, or get no answer at all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn every_verb_meets_a_connection_closed_in_one_direction() {
     let _turn = turn().await;
@@ -73,7 +72,7 @@ async fn every_verb_meets_a_connection_closed_in_one_direction() {
     met_once("each connection half-closed once at each step", met.as_flattened(), |_| Some(Act::Half)).await;
 }
 
-/// The first answer to `verb` is lost, and whoever asked asks again if he was told so.
+/// Loses the first answer to `verb`. The caller asks again if it gets an error.
 async fn lost_once<T: std::fmt::Debug>(proxy: &Proxy, verb: &'static str, mut ask: impl AsyncFnMut() -> Result<T, BrokerError>) -> T {
     let cut = Arc::new(AtomicBool::new(false));
     let done = Arc::clone(&cut);
@@ -120,7 +119,7 @@ async fn every_answer_to_a_producer_is_lost_once_and_asking_again_is_safe() {
     let queues = lost_once(&proxy, "counts", async || broker.queues().await).await;
     assert_eq!(queues[0].counts.get(&State::Ready), Some(&2));
 
-    // One that waits for the end hears of it although his question was lost.
+    // A caller that waits for the end gets it, although the answer to its question was lost.
     let task = named("echo", "[1]");
     direct.enqueue(std::slice::from_ref(&task)).await.expect("enqueue");
     let asked = AtomicUsize::new(0);
@@ -149,7 +148,7 @@ async fn every_answer_to_a_producer_is_lost_once_and_asking_again_is_safe() {
     assert_eq!((purged, direct.queues().await.expect("queues").iter().filter_map(|view| view.counts.get(&State::Ready)).sum()), (0, 0));
 }
 
-/// The task has come and gone before its producer asks again.
+/// The task has ended and is deleted before its producer asks again.
 #[tokio::test]
 async fn an_enqueue_whose_answer_was_lost_adds_once_also_what_keeps_no_result() {
     let server = RedisServer::start();
@@ -182,7 +181,7 @@ async fn an_enqueue_whose_answer_was_lost_adds_once_also_what_keeps_no_result() 
     }
 }
 
-/// It was enqueued there, and not yet removed here.
+/// The child was enqueued in the other queue, but not yet removed from the outbox.
 #[tokio::test]
 async fn a_relay_that_is_repeated_after_the_child_is_gone_adds_nothing() {
     let server = RedisServer::start();
@@ -209,7 +208,7 @@ async fn a_relay_that_is_repeated_after_the_child_is_gone_adds_nothing() {
     assert!(direct.find(Some(&mail), &child.id).await.expect("find").is_none(), "nothing is kept");
     assert_eq!(broker.relay(&place).await.expect("relay"), 1, "the entry is still there");
     assert!(there.claim(9).await.is_empty(), "added again");
-    // The stub that keeps it from coming again expires by itself.
+    // The stub that keeps it from being added again expires by itself.
     let mut raw = redis::Client::open(server.url()).and_then(|client| client.get_connection()).expect("connect");
     let left: i64 = redis::cmd("PTTL").arg(format!("th:{{mail}}:stub:{}", child.id)).query(&mut raw).expect("a time");
     assert!((590_000..=600_000).contains(&left), "ten minutes after its end: {left} ms");
@@ -242,7 +241,7 @@ async fn a_connection_that_falls_silent_loses_no_lease() {
     let server = RedisServer::start();
     let broker = connect(&server.url()).await;
     let mut fleet = Fleet::new(Duration::from_secs(6));
-    // Another worker stands by to adopt what looks lost.
+    // Another worker would adopt tasks that look lost.
     let proxy = Proxy::before(server.port()).await;
     let worker = fleet.worker(&proxy.url(), &[]).await;
     let _other = fleet.worker(&server.url(), &[("concurrency", "1")]).await;
@@ -250,7 +249,7 @@ async fn a_connection_that_falls_silent_loses_no_lease() {
     until("tasks run", async || succeeded(&*broker).await > 0).await;
     let muted = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&muted);
-    // The heartbeat's connection, then the one for commands, each falls silent once.
+    // First the connection of the heartbeat falls silent, then the one for commands.
     proxy.hook(move |verb, moment| {
         let wanted = ["extend", "claim"].get(count.load(Ordering::SeqCst) as usize);
         if moment == Moment::Asked && wanted == Some(&verb) {
@@ -267,8 +266,8 @@ async fn a_connection_that_falls_silent_loses_no_lease() {
     assert_eq!(account.worker_lost, 0, "{}", worker.log());
 }
 
-/// Every command and every answer takes up to a third of a second: some heartbeats of so short a lease are given up and sent again.
-/// Bodies that ask nothing of the broker notice nothing.
+/// Each command and each answer takes up to a third of a second. With this short lease some heartbeats are given up and sent again. Bodies
+/// without calls of the broker notice nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_slow_network_costs_nothing_but_time() {
     let _turn = turn().await;
@@ -282,7 +281,7 @@ async fn a_slow_network_costs_nothing_but_time() {
         count.fetch_add(1, Ordering::Relaxed);
         Act::Late(Duration::from_millis(fastrand::u64(0..330)))
     });
-    // Another worker, near by, stands by to adopt what looks lost.
+    // Another worker without delays would adopt tasks that look lost.
     let _far = fleet.worker(&proxy.url(), &[]).await;
     let ids = [sleeps(&*broker, 60, 0.05).await, sleeps(&*broker, 30, 2.0).await].concat();
     until("tasks run far away", async || succeeded(&*broker).await > 0).await;
@@ -324,7 +323,7 @@ async fn a_worker_dies_between_any_two_steps() {
         let (pid, killed) = (victim.pid(), Arc::new(AtomicBool::new(false)));
         let done = Arc::clone(&killed);
         proxy.hook(move |seen, at| {
-            // A claim that brings nothing is no point of interest: the first two may come before the tasks are seen.
+            // Skip claims that bring nothing. The first two may come before the tasks.
             if seen == verb && at == moment && !done.swap(true, Ordering::SeqCst) {
                 die(pid);
                 return Act::Cut;
@@ -381,7 +380,7 @@ async fn an_adopter_that_dies_while_adopting_is_adopted_itself() {
         let mut adopter = fleet.start(&proxy.url(), &[("concurrency", "1")]);
         let (pid, killed) = (adopter.pid(), Arc::new(AtomicBool::new(false)));
         let done = Arc::clone(&killed);
-        // Its first finish is that of what it adopted.
+        // Its first finish is that of an adopted task.
         proxy.hook(move |verb, at| {
             if verb == "finish" && at == step && !done.swap(true, Ordering::SeqCst) {
                 die(pid);
@@ -408,8 +407,8 @@ async fn a_redis_that_is_away_for_20_s_and_twice_the_lease_costs_no_attempt() {
         crew.push(fleet.worker(&proxy.url(), &[]).await);
     }
     let mut ids = Vec::new();
-    // Cut off for a moment, then ended for 20 s, which is twice the lease: a server that is gone refuses connections, one behind a
-    // dead link does not.
+    // First the link is cut for a moment. Then the server is gone for 20 s, which is twice the lease. A server that is gone refuses connections; a
+    // server behind a dead link does not.
     for away in [Duration::from_millis(1_500), 2 * LEASE] {
         let broker = connect(&server.url()).await;
         ids.extend(sleeps(&*broker, 60, 1.0).await);
@@ -490,7 +489,7 @@ async fn a_redis_without_memory_refuses_to_enqueue_and_lets_workers_finish() {
         assert!(ids.len() < 5_000, "it never refused");
     };
     assert!(matches!(&refused, BrokerError::Refused(text) if text.contains("out of memory")), "{refused:?}");
-    // One that comes only now has to find its way too.
+    // A worker that starts now must connect too.
     let _worker = fleet.worker(&server.url(), &[]).await;
     account("out of memory", &broker, &ids).await.all_succeeded();
     let _ok: Value = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0").query_async(&mut raw).await.expect("set");

@@ -25,7 +25,7 @@ fn replica() -> BrokerSettings {
     BrokerSettings { durability: Durability::Replica, ..BrokerSettings::default() }
 }
 
-/// Enqueues as fast as it may until `stop`, and notes which tasks were acknowledged and when.
+/// Enqueues without a pause until `stop`, and notes the acknowledged tasks and their times.
 async fn produce(broker: Arc<dyn Broker>, acknowledged: Arc<Mutex<Vec<(Instant, TaskId)>>>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let tasks: Vec<_> = (0..5).map(|_| named("note", "[5]")).collect();

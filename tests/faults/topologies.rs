@@ -1,8 +1,8 @@
 //! Every shape of Redis, with real servers on loopback: an ACL user, a Sentinel failover and a Cluster that loses a master,
 //! each under load with real workers.
 //!
-//! Replication is asynchronous: what a master acknowledged and had not sent when it died is gone, and that is counted and
-//! printed, not asserted. What is asserted: everything that survived ends, and everything acknowledged afterwards.
+//! Replication is asynchronous. A master that dies may lose acknowledged tasks that it had not sent. The tests print their number. They assert that all
+//! surviving tasks end, and all tasks that were acknowledged afterwards.
 
 use std::{
     sync::Arc,
@@ -46,7 +46,7 @@ async fn a_user_with_the_rights_we_ask_for_is_enough() {
     assert!(!worker.log().contains("does not permit") && !worker.log().contains("a:b@c"), "{}", worker.log());
 }
 
-/// The files beside this one are certificates of an authority that exists nowhere else; they end in a hundred years.
+/// The files beside this one are certificates of an authority for these tests. They expire in a hundred years.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn tls_with_an_own_authority_and_a_client_certificate() {
     let _turn = turn().await;
@@ -267,7 +267,7 @@ async fn a_cluster_moves_children_between_slots_and_outlives_a_master() {
     assert!(begun.elapsed() < END);
 }
 
-/// Waits until a node has sent many commands away: to another node, or to come again.
+/// Waits until a node has redirected or refused many commands.
 async fn come_across(node: &RedisServer) {
     let sent_away = async || -> u64 {
         let told = text(node, &["INFO", "errorstats"]).await;
@@ -283,7 +283,7 @@ impl Cluster {
     /// The node that serves a slot.
     async fn master_of(&self, slot: &str) -> usize {
         for (index, node) in self.nodes.iter().enumerate() {
-            // A node says of itself which slots it serves, and which it has begun to take or give as `[…]`.
+            // A node lists the slots that it serves. Slots that are moving are in brackets.
             let told = text(node, &["CLUSTER", "NODES"]).await;
             let mine = told.lines().find(|line| line.contains("myself")).unwrap_or_default();
             let slot: u32 = slot.parse().expect("a slot");
@@ -298,13 +298,13 @@ impl Cluster {
         panic!("nobody serves slot {slot}");
     }
 
-    /// As `redis-cli --cluster reshard` does it; how many keys were moved.
+    /// Moves a slot like `redis-cli --cluster reshard`. Returns the number of moved keys.
     async fn move_slot(&self, slot: &str, to: usize) -> usize {
         let (from, to) = (&self.nodes[self.master_of(slot).await], &self.nodes[to]);
         let (giver, taker) = (text(from, &["CLUSTER", "MYID"]).await, text(to, &["CLUSTER", "MYID"]).await);
         ask(to, &["CLUSTER", "SETSLOT", slot, "IMPORTING", &giver]).await;
         ask(from, &["CLUSTER", "SETSLOT", slot, "MIGRATING", &taker]).await;
-        // Workers and the producer come across it with all keys on the one side, and below with none.
+        // Workers and the producer meet the move while this side has all keys, and below while it has none.
         come_across(from).await;
         let mut moved = 0;
         loop {
@@ -315,7 +315,7 @@ impl Cluster {
             moved += keys.len();
             let keys: Vec<String> = keys.into_iter().map(|key| redis::from_redis_value(key).expect("text")).collect();
             let port = to.port().to_string();
-            // Without REPLACE: a key that somebody made at the other end meanwhile would be an error here.
+            // Without REPLACE, a key that was made at the other end meanwhile is an error.
             let mut words = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
             words.extend(keys.iter().map(String::as_str));
             ask(from, &words).await;
@@ -342,7 +342,7 @@ async fn a_slot_that_is_moved_under_load_loses_nothing() {
         tokio::spawn(async move {
             let mut acknowledged = Vec::new();
             while !stop.is_cancelled() {
-                // Into the slot that moves, and with children from another slot into it.
+                // Tasks go into the moving slot, also children from another slot.
                 let mut tasks: Vec<_> = (0..6).map(|_| named("note", "[10]")).collect();
                 tasks.push(NewTask { queue: queue("mail"), ..named("note_with_child", r#"[1,"default"]"#) });
                 if broker.enqueue(&tasks[..6]).await.is_ok() {

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use super::RedisServer;
 
-/// The limit of every wait: long, because the machine may be busy.
+/// The limit of each wait. It is long, because the machine may be busy.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// How a command ended.
@@ -31,7 +31,7 @@ pub(crate) struct Output {
 pub(crate) struct Taskhost {
     dir: TempDir,
     redis: Option<RedisServer>,
-    /// Of compiled code; by default one that all tests share.
+    /// The cache of compiled code. By default all tests share one.
     cache: Option<PathBuf>,
     /// Whether it runs under umask 000.
     open: bool,
@@ -57,12 +57,12 @@ impl Taskhost {
         Self { redis: Some(RedisServer::start()), ..Self::new() }
     }
 
-    /// Its Redis dies, and comes back on the same port without anything in it.
+    /// Its Redis dies, and an empty one starts on the same port.
     pub(crate) fn empty_redis(&mut self) {
         self.redis.as_mut().expect("it is on a Redis of its own").restart(&[]);
     }
 
-    /// The same under a umask that forbids nothing.
+    /// The same with umask 000.
     pub(crate) fn with_open_umask() -> Self {
         Self { open: true, ..Self::new() }
     }
@@ -71,7 +71,7 @@ impl Taskhost {
         self.dir.path()
     }
 
-    /// Of its own Redis, when it is on one.
+    /// The address of its Redis, if it has one.
     pub(crate) fn redis_url(&self) -> Option<String> {
         self.redis.as_ref().map(RedisServer::url)
     }
@@ -90,7 +90,7 @@ impl Taskhost {
         let mut child = self.command(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
         let mut pipe = child.stdin.take().expect("a pipe");
         let text = stdin.to_owned();
-        // A command may end without reading it all; that is its right.
+        // A command may end without reading all of it.
         let fed = thread::spawn(move || pipe.write_all(text.as_bytes()));
         let output = child.wait_with_output().expect("it ends");
         let _broken_pipe = fed.join().expect("no panic");
@@ -184,7 +184,7 @@ impl Taskhost {
         Worker { child, log }
     }
 
-    /// How many keys, or files of the broker's own, have this in their names.
+    /// The number of keys, or of the broker's files, with this text in their names.
     pub(crate) fn count_named(&self, part: &str) -> usize {
         let Some(redis) = &self.redis else {
             let files = fs::read_dir(self.dir()).expect("our own directory");
@@ -204,7 +204,7 @@ impl Taskhost {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TASKHOST_")) {
             command.env_remove(name);
         }
-        // Compiled code is shared by the tests: it goes by content.
+        // The tests share compiled code, which is found by its content.
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
         command.current_dir(self.dir()).args(words).env_remove("NO_COLOR").env_remove("RUST_BACKTRACE");
         command.env("TASKHOST_STATE", self.dir().join("state")).env("TASKHOST_CACHE", self.cache.as_ref().unwrap_or(&cache));
@@ -283,7 +283,7 @@ impl Worker {
         }
     }
 
-    /// Asks until it is so, or the worker is gone, or the limit is over.
+    /// Waits until `so` answers yes. Fails when the limit is over.
     pub(crate) fn until(&self, what: &str, so: impl Fn(&Self) -> bool) {
         until(&format!("{what}; the worker's log: {}", self.log.display()), || so(self));
     }
@@ -299,7 +299,7 @@ impl Drop for Worker {
     }
 }
 
-/// Asks until it is so, and fails with `what` when the limit is over.
+/// Waits until `so` answers yes, and fails with `what` when the limit is over.
 pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !so() {
@@ -308,7 +308,7 @@ pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-/// Compiled code is known again by a key of the state directory: with one key the tests share what they have compiled.
+/// A key in the state directory seals compiled code. With the same key the tests share it.
 pub(crate) fn share_the_key(state: &Path) {
     use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
     fs::DirBuilder::new().recursive(true).mode(0o700).create(state).expect("a state directory");
@@ -324,7 +324,7 @@ pub(crate) fn built(name: &str) -> Vec<u8> {
     fs::read(&path).unwrap_or_else(|error| panic!("{error}: {}: run `cargo xtask plugins` first", path.display()))
 }
 
-/// The same plugin with other bytes: a custom section of this name at its end, which every engine passes over.
+/// The same plugin with other bytes: a custom section of this name at its end. Engines ignore it.
 pub(crate) fn variant(bytes: &[u8], name: &str) -> Vec<u8> {
     let length = u8::try_from(name.len()).ok().filter(|length| *length < 120).expect("a short name");
     [bytes, &[0, length + 1, length], name.as_bytes()].concat()

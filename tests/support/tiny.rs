@@ -1,4 +1,4 @@
-//! Components of a few KiB, made in a moment: one body, one number.
+//! Small components with one body that returns one number.
 
 use crate::engine::hostile::Guest;
 
@@ -9,17 +9,17 @@ pub(crate) enum Does {
     Answer,
     /// Its body traps.
     Trap,
-    /// It traps as soon as it is asked what it is.
+    /// Its `describe` traps.
     CrashInDescribe,
-    /// It speaks a contract that nobody does.
+    /// It exports an unknown contract.
     SpeakOtherwise,
 }
 
-/// A plugin of version `number` that offers `body`; every number makes other bytes.
+/// A plugin of version `number` that offers `body`. Each number makes other bytes.
 pub(crate) fn tiny(body: &str, number: u32, does: Does) -> Vec<u8> {
     let word = |number: usize| u32::try_from(number).expect("small").to_le_bytes().map(|byte| format!("\\{byte:02x}")).concat();
     let version = number.to_string();
-    // Later data lies over the host's own: version, name and result at addresses with room for them.
+    // This data replaces the default: version, name and result.
     let more = format!(
         r#"(data (i32.const 1024) "{}{}") (data (i32.const 1100) "{}{}")
         (data (i32.const 4096) "{body}") (data (i32.const 4400) "{version}")"#,

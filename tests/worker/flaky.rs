@@ -38,7 +38,7 @@ pub(super) struct Flaky {
     pub(super) ends: Mutex<Ends>,
     /// Calls of `finish` that recorded nothing.
     pub(super) unrecorded: AtomicUsize,
-    /// How many tasks that were claimed or adopted have no recorded end, and the most there were.
+    /// The number of held tasks without a recorded end, and its highest value.
     holds: AtomicUsize,
     pub(super) most_held: AtomicUsize,
 }
@@ -49,11 +49,11 @@ pub(super) enum Ends {
     Recorded,
     /// After this time.
     Slow(Duration),
-    /// No replica acknowledges, so it may have them or not.
+    /// No replica acknowledges, so the finishes may be recorded or not.
     Unacknowledged,
     /// It is full.
     Refused,
-    /// A key of another type stands where they go.
+    /// A key of another type is in their place.
     Unwritable,
 }
 
@@ -107,7 +107,7 @@ impl Flaky {
         if self.fails(verb, Moment::After) { Err(BrokerError::Unavailable(format!("the reply of {verb} was lost"))) } else { Ok(done) }
     }
 
-    /// The worker holds so many more.
+    /// The worker holds this many more tasks.
     fn holds(&self, more: usize) {
         let holds = self.holds.fetch_add(more, Ordering::SeqCst) + more;
         self.most_held.fetch_max(holds, Ordering::SeqCst);

@@ -83,7 +83,7 @@ async fn ended_at_first(broker: &dyn Broker, place: &QueueName, id: &TaskId, wha
     assert_eq!((view.state, view.tries), (State::Succeeded, 1), "{what}: {view:?}");
 }
 
-/// A key of another type stands where the task was. That is not the attempt's fault, so its end waits until somebody mends it.
+/// A key of another type is in the place of the task. That is not the attempt's fault, so its end waits until somebody repairs it.
 #[tokio::test]
 async fn an_end_that_can_not_be_written_is_kept_until_it_can() {
     let server = RedisServer::make().await;

@@ -61,7 +61,7 @@ async fn ends_that_are_recorded_slowly_take_their_slots<P: Place>() {
     worker.drain().await;
 }
 
-/// Before the trouble, as many finishes as there are slots may wait to be recorded without holding up claims: so twice the slots are held.
+/// As many finishes as slots may wait without delaying claims. So the worker holds at most twice as many tasks as slots.
 async fn ends_that_fail_in_the_middle_of_a_bulk_take_their_slots_too<P: Place>() {
     for trouble in [Ends::Unacknowledged, Ends::Refused, Ends::Unwritable] {
         let (_place, broker) = place::<P>().await;

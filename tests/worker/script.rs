@@ -33,7 +33,7 @@ use crate::support::{add, queue, task_id, task_name, wait_until};
 pub(super) struct Script {
     /// Name and attempt of everything that began, in order.
     pub(super) begun: Mutex<Vec<(String, u32)>>,
-    /// For each body that began: how many ran then, itself included.
+    /// For each body that began: the number of running bodies at that time, including itself.
     pub(super) beside: Mutex<Vec<usize>>,
     running: Mutex<HashMap<String, usize>>,
     pub(super) most: Mutex<HashMap<String, usize>>,
@@ -125,7 +125,7 @@ fn failed(kind: ErrorKind, message: &str) -> Outcome {
     Outcome::Failed { error: TaskError::new(kind, message), after: None }
 }
 
-/// Counts a body as running while it lives.
+/// Counts a body as running until it is dropped.
 struct Runs<'a>(&'a Script, String);
 
 impl<'a> Runs<'a> {

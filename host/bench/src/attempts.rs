@@ -1,4 +1,4 @@
-//! A count of the attempts that ended: a drain is over when all have.
+//! A count of the ended attempts. A drain is over when all have ended.
 
 use std::sync::{
     Arc,
@@ -14,7 +14,7 @@ pub(crate) struct Attempts {
     expected: usize,
     ended: AtomicUsize,
     all: Notify,
-    /// Why the first one that did not succeed failed.
+    /// The error of the first attempt that failed.
     failed: Mutex<Option<String>>,
 }
 

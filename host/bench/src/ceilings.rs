@@ -1,5 +1,5 @@
-//! The ceilings of the machine, in the same run: bare SETs, claims and finishes that run nothing, and isolated calls without a broker. Other
-//! figures are given as a share of these, because machines vary, and so do days.
+//! The ceilings of the machine, measured in the same run: bare SETs, claims and finishes without bodies, and isolated calls without a broker. Other
+//! figures are shares of these, because machines and days differ.
 
 use std::{sync::Arc, time::Instant};
 
@@ -18,14 +18,14 @@ use crate::{
 
 /// Tasks of one claim, and of one finish.
 const BATCH: usize = 256;
-/// Claim loops at once: while one is at the broker the other prepares.
+/// Claim loops at once. While one waits for the broker, the other one prepares.
 const LOOPS: usize = 2;
-/// Round trips are slow: so many of them per task of a drain.
+/// Round trips are slow, so there are only this many for each task of a drain.
 const SHARE: usize = 20;
 /// Calls under way at once for each thread.
 const DEEP: usize = 16;
 
-/// A bare `SET` of what a task's arguments are, on a kept connection; if there is a server.
+/// A bare `SET` of a task's arguments on an open connection, if there is a server.
 pub(crate) async fn round_trips(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     let Place::Redis { broker, .. } = bench.place else { return Ok(()) };
     let count = (bench.options.tasks / SHARE).max(100);
@@ -37,7 +37,7 @@ pub(crate) async fn round_trips(bench: &mut Bench<'_>) -> Result<(), BenchError>
     Ok(())
 }
 
-/// The same steps at the broker that a worker takes, with nothing between claim and finish.
+/// The steps of a worker at the broker, with nothing between claim and finish.
 pub(crate) async fn broker(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     enqueue::fill(bench, bench.options.tasks).await?;
     let before = Usage::now(bench.place).await?;
@@ -75,7 +75,7 @@ async fn claim_and_finish(bench: &Bench<'_>) -> Result<usize, BenchError> {
     Ok(done)
 }
 
-/// Successes of what was claimed, as a worker would say them.
+/// Finishes for claimed tasks, like those of a worker.
 pub(crate) fn finished(bench: &Bench<'_>, claimed: Vec<Leased>) -> Vec<Finish> {
     let worker: Arc<str> = "bench".into();
     let code = Arc::new(bench.subject.code());
@@ -91,7 +91,7 @@ pub(crate) fn finished(bench: &Bench<'_>, claimed: Vec<Leased>) -> Vec<Finish> {
     claimed.into_iter().map(finish).collect()
 }
 
-/// Fresh instances of the body, one after the other on every thread.
+/// Fresh instances of the body, one after the other on each thread.
 pub(crate) async fn engine(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     let lanes = DEEP * bench.options.threads;
     let each_lane = bench.options.tasks.div_ceil(lanes);

@@ -1,6 +1,6 @@
-//! A worker of this very process on a full queue, beside a producer, or idle: the same loops that `taskhost worker` runs.
+//! A worker in this process on a full queue, beside a producer, or idle. It runs the loops of `taskhost worker`.
 //!
-//! fill → worker on its own plugin → every attempt has ended → drained and gone: only then everything is recorded.
+//! fill → worker on its own plugin → all attempts have ended → drained: now all ends are recorded
 
 use std::{
     future::Future,
@@ -22,7 +22,7 @@ use crate::{
     usage,
 };
 
-/// The share of tasks that a drain on one slot takes, a round trip each, and on ten.
+/// The share of tasks for a drain on one slot, which needs a round trip for each task, and on ten.
 const FEWER: [(usize, usize); 2] = [(1, 20), (10, 4)];
 
 /// The cost of one drain.
@@ -39,7 +39,7 @@ impl Drained {
     }
 }
 
-/// At each number of slots, then with the default ones.
+/// With each number of slots, then with the default.
 pub(crate) async fn all(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     for slots in SLOTS {
         let share = FEWER.iter().find(|(few, _)| *few == slots).map_or(2, |(_, share)| *share);
@@ -50,7 +50,7 @@ pub(crate) async fn all(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     by_default(bench).await
 }
 
-/// Drains `count` tasks on so many slots. The broker is left with their results.
+/// Drains `count` tasks on this many slots. The broker keeps their results.
 async fn full_queue(bench: &Bench<'_>, slots: usize, count: usize) -> Result<Drained, BenchError> {
     enqueue::fill(bench, count).await?;
     let before = usage::Usage::now(bench.place).await?;
@@ -67,7 +67,7 @@ async fn full_queue(bench: &Bench<'_>, slots: usize, count: usize) -> Result<Dra
     Ok(Drained { count, took, host, server: before.server_until(&after) })
 }
 
-/// With as many slots as a worker has by default, and what a task takes of everything.
+/// With the default slots. Also measures the CPU time and memory of a task.
 async fn by_default(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     let before = usage::Usage::now(bench.place).await?;
     let drained = full_queue(bench, bench.options.slots, bench.options.tasks).await?;
@@ -86,7 +86,7 @@ async fn by_default(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     Ok(())
 }
 
-/// A producer with a connection and a thread of its own, and a worker beside it.
+/// A producer with its own connection and thread, and a worker beside it.
 pub(crate) async fn end_to_end(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     let count = bench.options.tasks;
     let broker = bench.place.again().await?;
@@ -116,7 +116,7 @@ pub(crate) async fn end_to_end(bench: &mut Bench<'_>) -> Result<(), BenchError> 
     Ok(())
 }
 
-/// Runs a worker while `work` is under way and drains it then; the result of `work`, and how many tasks the worker recorded as succeeded.
+/// Runs a worker during `work`, then drains it. Returns the result of `work`, and the number of tasks that the worker recorded as succeeded.
 pub(crate) async fn beside<T>(
     bench: &Bench<'_>,
     slots: usize,

@@ -1,4 +1,4 @@
-//! The cost of enqueueing: one task a call on an open connection, and many a call.
+//! The cost of enqueueing: one task in each call on an open connection, and many in each call.
 
 use std::{sync::Arc, time::Instant};
 
@@ -15,7 +15,7 @@ use crate::{
 
 /// Tasks of one call, as `enqueue --bulk` sends them.
 const BATCH: usize = 1_000;
-/// One by one takes a round trip each: a share of the tasks is enough.
+/// Each single enqueue needs a round trip, so a share of the tasks is enough.
 const SHARE: usize = 20;
 
 pub(crate) async fn singly(bench: &mut Bench<'_>) -> Result<(), BenchError> {
@@ -47,13 +47,13 @@ pub(crate) async fn bulk(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     Ok(())
 }
 
-/// Enqueues so many; the next batch is made while the broker takes the last one.
+/// Enqueues this many tasks. The next batch is prepared while the broker takes the last one.
 pub(crate) async fn fill(bench: &Bench<'_>, count: usize) -> Result<(), BenchError> {
     let make = |from: usize| -> Vec<NewTask> { (from..count.min(from + BATCH)).map(|number| bench.task(number)).collect() };
     stream(&bench.place.broker(), count, make).await
 }
 
-/// Two batches under way at once: one is written while the broker answers the other.
+/// Two batches at once: one is written while the broker answers the other.
 pub(crate) async fn stream(broker: &Arc<dyn Broker>, count: usize, make: impl Fn(usize) -> Vec<NewTask>) -> Result<(), BenchError> {
     let lane = async |first: usize| -> Result<(), BenchError> {
         for from in (first..count).step_by(2 * BATCH) {

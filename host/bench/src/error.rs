@@ -9,7 +9,7 @@ pub enum BenchError {
     /// A task of the benchmark did not end in time.
     #[error("{0}")]
     TimedOut(String),
-    /// A task failed, or the machine could not give what a figure needs.
+    /// A task failed, or the machine failed.
     #[error("{0}")]
     Failed(String),
 }

@@ -1,6 +1,6 @@
-//! How rates change with what there is: waiting tasks, queues, workers, plugins, bytes of a payload.
+//! How rates change with the number of waiting tasks, queues, workers and plugins, and with the size of a payload.
 //!
-//! fill → the same steps, or the same loops, as ever → a figure a size; `plot` draws them.
+//! fill → the same steps or loops as elsewhere → one figure for each size; `plot` draws them
 
 use std::time::{Duration, Instant};
 
@@ -21,10 +21,10 @@ use crate::{
     subject::WorkerOrder,
 };
 
-/// Tasks of one claim beside many that wait, and how many claims are looked at.
+/// The tasks of one claim beside many waiting ones, and the number of measured claims.
 const CLAIMED: usize = 64;
 const CLAIMS: usize = 1_500;
-/// The deepest queue has so many times the tasks of a drain: 5,000,000 by default.
+/// The deepest queue has this many times the tasks of a drain: 5,000,000 by default.
 const DEEPEST: usize = 25;
 /// Bytes of arguments and headers that are enqueued at once, and that all tasks of one figure have.
 const AT_ONCE: usize = 4 << 20;
@@ -40,7 +40,7 @@ pub(crate) async fn all(bench: &mut Bench<'_>) -> Result<(), BenchError> {
         [1, 10, 1_000].map(|queues| (Grown::Queues, queues, Fleet { queues, ..one })),
         [1, 4, 16].map(|workers| (Grown::Workers, workers, Fleet { workers, ..one })),
         [1, 100, 1_000].map(|plugins| (Grown::Plugins, plugins, Fleet { plugins, ..one })),
-        // A little below the limit, which counts what stands around it as well.
+        // A little below the limit, which also counts the text around it.
         [1_000, 100_000, 1_000_000].map(|payload| (Grown::Payload, payload, Fleet { payload, ..one })),
     ];
     for (grown, size, fleet) in fleets.into_iter().flatten() {
@@ -51,7 +51,7 @@ pub(crate) async fn all(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     Ok(())
 }
 
-/// Claims and finishes beside `waiting` tasks; as many come in, their time not counted, so that the queue stays as deep.
+/// Claims and finishes beside `waiting` tasks. As many are enqueued outside of the measured time, so that the queue keeps its depth.
 async fn depth(bench: &mut Bench<'_>, waiting: usize) -> Result<(), BenchError> {
     enqueue::fill(bench, waiting).await?;
     bench.place.until_calm(&bench.queue, waiting).await?;
@@ -87,14 +87,14 @@ async fn depth(bench: &mut Bench<'_>, waiting: usize) -> Result<(), BenchError> 
 struct Fleet {
     queues: usize,
     workers: usize,
-    /// Names that the workers offer; the tasks are all of one of them.
+    /// The names that the workers offer. All tasks have one of them.
     plugins: usize,
     /// Bytes of a header that each task carries.
     payload: usize,
 }
 
 impl Fleet {
-    /// Tasks a second, all workers and queues together.
+    /// Tasks a second of all workers and queues together.
     async fn drain(self, bench: &Bench<'_>) -> Result<f64, BenchError> {
         let broken = |error: taskhost_core::task::InvalidName| BenchError::Failed(error.to_string());
         let named = |number: usize| if number == 0 { QUEUE.to_owned() } else { format!("{QUEUE}-{number}") };

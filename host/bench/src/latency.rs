@@ -15,11 +15,11 @@ use crate::{
     usage::{self, Usage},
 };
 
-/// Longer than any task here takes.
+/// Longer than the time of any task here.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Tasks that are waited for one by one.
+/// The number of tasks that are waited for one by one.
 const ASKED: usize = 500;
-/// How long an idle worker is watched.
+/// The time for which an idle worker is measured.
 const WATCHED: Duration = Duration::from_secs(5);
 /// Delayed tasks, due within this time.
 const DELAYED: usize = 500;
@@ -42,7 +42,7 @@ pub(crate) async fn idle(bench: &mut Bench<'_>) -> Result<(), BenchError> {
 
         let mut took = Vec::with_capacity(asked);
         for number in 0..asked {
-            // Apart, so that each finds the worker asleep.
+            // Leave a pause, so that the worker is idle.
             tokio::time::sleep(Duration::from_millis(2)).await;
             let began = Instant::now();
             let id = enqueued(&*broker, bench, number).await?;
@@ -78,7 +78,7 @@ fn ended(view: Option<TaskView>) -> Result<TaskView, BenchError> {
     }
 }
 
-/// By the broker's clock: started, less enqueued and its delay.
+/// By the broker's clock: the start time minus the due time.
 pub(crate) async fn delayed(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     let broker = bench.place.broker();
     let attempts = Attempts::new(usize::MAX);
@@ -94,7 +94,7 @@ pub(crate) async fn delayed(bench: &mut Bench<'_>) -> Result<(), BenchError> {
         broker.enqueue(&tasks).await?;
         waiting.sort_by_key(|(_, delay)| *delay);
         let mut late = Vec::with_capacity(DELAYED);
-        // The last one first: then the others have ended, and nobody asks while they are waited for.
+        // Wait for the last one first. Then the others have ended.
         for (task, delay) in waiting.iter().rev() {
             let view = ended(broker.await_end(Some(&bench.queue), &task.id, LIMIT).await?)?;
             let started = view.started_at.unwrap_or(view.enqueued_at);

@@ -35,8 +35,8 @@ use setup::{Bench, SLOTS};
 /// The most slots that a part asks of one worker, beside the default.
 pub const MOST_SLOTS: usize = SLOTS[SLOTS.len() - 1];
 
-/// Takes every figure of `options.parts`, `options.repeat` times each. `step` is called after each round with how many are done and how
-/// many there are. The place is emptied after each round, and not closed.
+/// Measures each figure of `options.parts`, `options.repeat` times. Calls `step` after each round with the number of finished rounds and of all
+/// rounds. Empties the place after each round, and does not close it.
 pub async fn measure(
     place: &Place,
     subject: &dyn Subject,
@@ -61,7 +61,7 @@ pub async fn measure(
     Ok(bench.report)
 }
 
-/// Takes the figures of one part once.
+/// Measures the figures of one part once.
 async fn take(bench: &mut Bench<'_>, part: Part) -> Result<(), BenchError> {
     match part {
         Part::Ceilings => {

@@ -1,4 +1,4 @@
-//! Where the benchmark's tasks live: the user's broker, but a prefix or a file that nobody else uses.
+//! The place of the benchmark's tasks: the user's broker, with a prefix or a file that nobody else uses.
 
 use std::{
     fmt, fs, io,
@@ -17,9 +17,9 @@ use tokio::time::Instant;
 
 use crate::error::BenchError;
 
-/// For each task: Redis rearranges the table of its keys by itself, some 10 s for 5,000,000.
+/// The time for each task in which Redis rearranges the table of its keys: some 10 s for 5,000,000.
 const REARRANGED: Duration = Duration::from_micros(4);
-/// How long the server may take to free what was unlinked.
+/// The time limit for the server to free unlinked keys.
 const FREED: Duration = Duration::from_secs(5);
 
 pub enum Place {
@@ -65,7 +65,7 @@ impl Place {
         }
     }
 
-    /// Another handle on the same place, as another process would have it.
+    /// Another handle on the same place, like that of another process.
     pub(crate) async fn again(&self) -> Result<Arc<dyn Broker>, BenchError> {
         Ok(match self {
             Self::Redis { url, bounds, .. } => Arc::new(RedisBroker::connect(url, bounds.clone()).await?),
@@ -77,7 +77,7 @@ impl Place {
         Ok(self.broker().check().await?.about)
     }
 
-    /// Names the place to a child process. By the environment: the arguments of a process are shown to everybody.
+    /// Passes the place to a child process in the environment, because all users can see the arguments of a process.
     pub(crate) fn variables(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::Redis { url, bounds, .. } => vec![("TASKHOST_BROKER", url.clone()), ("TASKHOST_PREFIX", bounds.prefix.clone())],
@@ -113,7 +113,7 @@ impl Place {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }
-            // Ended tasks stay: they are behind an index and cost the next part nothing.
+            // Ended tasks stay. They are behind an index and cost the next part nothing.
             Self::Sqlite { broker, .. } => {
                 for queue in broker.queues().await? {
                     broker.purge(&queue.queue).await?;

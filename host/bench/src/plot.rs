@@ -1,4 +1,4 @@
-//! The growth figures as an SVG: one panel a thing that grows, one bar a size.
+//! The growth figures as an SVG: one panel for each quantity that grows, one bar for each size.
 
 use std::fmt::Write;
 

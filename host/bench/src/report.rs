@@ -1,4 +1,4 @@
-//! The report: every figure with how often it was taken; as rows for a table, as JSON, or drawn.
+//! The report: each figure with the number of its measurements, as rows of a table, as JSON, or drawn.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ pub struct Row {
     min: f64,
     median: f64,
     max: f64,
-    /// The median as a share of what it is compared with.
+    /// The median as a share of its ceiling.
     #[serde(skip_serializing_if = "Option::is_none")]
     of_ceiling: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]

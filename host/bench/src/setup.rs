@@ -8,7 +8,7 @@ use crate::{error::BenchError, place::Place, report::Report, subject::Subject};
 
 /// The queue of every task that is enqueued here.
 pub(crate) const QUEUE: &str = "bench";
-/// Slots that drains are shown for, beside the default.
+/// The numbers of slots of drains, beside the default.
 pub(crate) const SLOTS: [usize; 4] = [1, 10, 50, 200];
 
 /// A part: figures that are measured together.
@@ -37,13 +37,13 @@ impl Part {
     pub const USUAL: [Self; 7] = [Self::Ceilings, Self::Enqueue, Self::Drain, Self::EndToEnd, Self::Idle, Self::Delayed, Self::Start];
 }
 
-/// How much is measured.
+/// The amount of work.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub parts: Vec<Part>,
     /// Tasks of a drain; at least 100.
     pub tasks: usize,
-    /// How often each figure is taken.
+    /// How often each figure is measured.
     pub repeat: u32,
     /// The plugin file of the subject: a worker process of its own gets a copy.
     pub plugin: PathBuf,

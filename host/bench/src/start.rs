@@ -1,4 +1,4 @@
-//! From the start of a worker process to the end of its first task: once with nothing compiled, once with everything.
+//! The time from the start of a worker process to the end of its first task, once with an empty cache and once with a full one.
 
 use std::{
     env, fs,
@@ -35,7 +35,7 @@ async fn one(bench: &Bench<'_>, scratch: &Path) -> Result<Duration, BenchError> 
     let copy = plugins.join(bench.options.plugin.file_name().unwrap_or_default());
     if !copy.exists() {
         fs::copy(&bench.options.plugin, &copy).map_err(|error| broken("can't copy the plugin for the benchmark", error))?;
-        // A file that has just been written is watched for a moment before it is read: that is no cost of a start.
+        // A worker waits until a new file has settled. That time is no cost of a start.
         tokio::time::sleep(AGED).await;
     }
 
@@ -52,7 +52,7 @@ async fn one(bench: &Bench<'_>, scratch: &Path) -> Result<Duration, BenchError> 
     };
     let took = began.elapsed();
     let ok = ended.is_some_and(|view| view.state.is_ended());
-    // Nothing is left of what it held: the place is cleared after each part.
+    // Its tasks do not matter, because the place is emptied after each part.
     let _gone_already = worker.start_kill();
     let told = worker.wait_with_output().await.map_err(|error| broken("can't wait for the worker process", error))?;
     if ok {
@@ -62,7 +62,7 @@ async fn one(bench: &Bench<'_>, scratch: &Path) -> Result<Duration, BenchError> 
     Err(BenchError::Failed(format!("a worker process did not run its first task within {} s: {}", LIMIT.as_secs(), told.trim())))
 }
 
-/// A directory of its own, gone with this value.
+/// A directory that is deleted with this value.
 struct Scratch(PathBuf);
 
 impl Scratch {

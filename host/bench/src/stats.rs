@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// How many a second.
+/// The rate for each second.
 pub(crate) fn rate(count: usize, took: Duration) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a count of tasks is far below 2^52")]
     let count = count as f64;
@@ -20,7 +20,7 @@ pub(crate) fn per(sum: u64, count: usize) -> f64 {
     sum as f64 / count as f64
 }
 
-/// The value below which `share` of them lie; they need not be sorted.
+/// The value below which `share` of them are. They need not be sorted.
 pub(crate) fn quantile(values: &mut [f64], share: f64) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index, rounded down")]
@@ -28,7 +28,7 @@ pub(crate) fn quantile(values: &mut [f64], share: f64) -> f64 {
     values.get(index.min(values.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
 }
 
-/// Three digits: more is noise.
+/// Three digits. More would be noise.
 pub(crate) fn shown(value: f64) -> String {
     match value.abs() {
         large if large >= 100.0 => format!("{value:.0}"),

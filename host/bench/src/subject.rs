@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::BenchError;
 
-/// Hears of every attempt that ended: `Err` says why it did not succeed.
+/// Called for each ended attempt. `Err` has its error.
 pub type Ended = Arc<dyn Fn(Result<(), String>) + Send + Sync>;
 
-/// A worker to be run in this process.
+/// A worker to run in this process.
 pub struct WorkerOrder {
     pub broker: Arc<dyn Broker>,
     pub queues: Vec<QueueName>,
@@ -39,8 +39,8 @@ pub trait Subject: Send + Sync {
     fn code(&self) -> CodeId;
     /// Calls the body in fresh sandboxes, without a broker: `each` times one after the other in each of `lanes` lanes.
     async fn call(&self, lanes: usize, each: usize) -> Result<(), BenchError>;
-    /// Runs a worker with the loops of `taskhost worker` until `drain` is cancelled; how many tasks it recorded as succeeded.
+    /// Runs a worker with the loops of `taskhost worker` until `drain` is cancelled. Returns the number of tasks that it recorded as succeeded.
     async fn work(&self, order: WorkerOrder, drain: CancellationToken) -> Result<u64, BenchError>;
-    /// A worker process of its own on the queue `queue` and these directories; `variables` of the environment name its broker.
+    /// A separate worker process on the queue `queue` and these directories. `variables` of the environment name its broker.
     fn process(&self, queue: &str, plugins: &Path, state: &Path, variables: Vec<(&'static str, String)>) -> Result<Command, BenchError>;
 }

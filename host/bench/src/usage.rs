@@ -1,4 +1,4 @@
-//! The usage of this process and of the broker's server so far. The difference of two looks is the cost of a part.
+//! The CPU time and memory of this process and of the broker's server. The difference of two samples is the cost of a part.
 
 use std::{fs, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{error::BenchError, place::Place};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Usage {
     host: Duration,
-    /// `None` for SQLite: it works within this process.
+    /// `None` for SQLite, which works within this process.
     server: Option<ServerLoad>,
 }
 
