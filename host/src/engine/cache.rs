@@ -278,7 +278,7 @@ impl Key {
         seal.update(about.as_bytes());
         seal.update(&[0]);
         add(&mut seal);
-        format!("{:x}", seal.finalize().into_bytes())
+        hex::encode(seal.finalize().into_bytes())
     }
 }
 

@@ -241,12 +241,7 @@ fn read(path: &Path, identity: Identity) -> io::Result<Option<Vec<u8>>> {
 
 /// SHA-256 in lower-case hex.
 pub(super) fn digest(bytes: &[u8]) -> Digest {
-    hex(&Sha256::digest(bytes)).into()
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)], DIGITS[usize::from(b & 15)]]).map(char::from).collect()
+    hex::encode(Sha256::digest(bytes)).into()
 }
 
 #[cfg(test)]

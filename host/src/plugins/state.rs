@@ -262,15 +262,15 @@ impl Unread {
 }
 
 fn blob(digest: &str) -> String {
-    format!("{}.wasm", hex(digest))
+    format!("{}.wasm", only_hex(digest))
 }
 
 fn signature(digest: &str) -> String {
-    format!("{}.minisig", hex(digest))
+    format!("{}.minisig", only_hex(digest))
 }
 
 /// Refuses names by which an edited index could lead out of the directory.
-fn hex(digest: &str) -> String {
+fn only_hex(digest: &str) -> String {
     digest.chars().filter(char::is_ascii_hexdigit).collect()
 }
 
