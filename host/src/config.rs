@@ -13,15 +13,18 @@ use std::{
 
 use crate::{engine::Limits, plugins::Writable};
 use taskhost_broker::{BrokerSettings, Durability, Schedule};
-use taskhost_core::{backoff::Backoff, catalogue, retry::RetrySettings, task::QueueName, units};
+use taskhost_core::{backoff::Backoff, retry::RetrySettings, task::QueueName, units};
 
 mod arguments;
 mod file;
+mod given;
 mod keys;
 
+pub use given::ConfigError;
 pub use keys::{ENVIRONMENT_PREFIX, KEYS, Key, Kind};
 pub use taskhost_broker::BrokerAddress;
 
+use given::{Given, did_you_mean};
 use keys::{prefix, queues};
 
 /// The environment variable that names `taskhost.toml` or another file.
@@ -61,19 +64,6 @@ pub struct Settings {
     pub log_json: bool,
     /// Warnings about settings that are odd and still work.
     pub warnings: Vec<String>,
-}
-
-/// Why settings were refused: a sentence that names the place and the allowed values.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ConfigError(pub String);
-
-/// One value as it was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Given {
-    text: String,
-    /// Its place, such as `--lease`, `TASKHOST_LEASE` or `taskhost.toml:3: lease`.
-    place: String,
 }
 
 /// The written values by key. A later call of `set` wins.
@@ -258,11 +248,6 @@ fn row(key: &str) -> Result<&'static Key, String> {
 
 fn as_usize(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
-}
-
-/// `; did you mean …?`, or an empty text.
-fn did_you_mean<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> String {
-    catalogue::near(word, names).first().map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
 }
 
 /// `$XDG_…/taskhost`, else `~/…/taskhost`, else `.taskhost` here (the XDG base directory specification wants absolute paths).

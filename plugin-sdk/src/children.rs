@@ -6,7 +6,7 @@ use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
-use crate::{TaskError, host};
+use crate::{error::TaskError, host};
 
 /// Enqueues a task, and returns the id that it will have. `args` is a tuple or list with one item for each parameter.
 ///

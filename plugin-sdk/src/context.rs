@@ -2,7 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::{TaskError, TaskResult, host};
+use crate::{
+    error::{TaskError, TaskResult},
+    host,
+};
 
 /// The task's id. It is the same in every attempt, so it is a good key to make outside effects idempotent.
 ///

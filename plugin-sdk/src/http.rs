@@ -27,7 +27,7 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{TaskError, host};
+use crate::{error::TaskError, host};
 
 macro_rules! methods {
     ($($name:ident $method:literal $what:literal;)*) => {
@@ -353,7 +353,7 @@ impl std::error::Error for Error {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Failure, testing};
+    use crate::{error::Failure, testing};
 
     #[test]
     fn a_status_says_whether_to_try_again_and_when() {

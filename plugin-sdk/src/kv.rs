@@ -18,7 +18,7 @@ use std::fmt;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{TaskError, host};
+use crate::{error::TaskError, host};
 
 /// Returns the value of a key, read from JSON; `None` if there is none.
 ///

@@ -10,7 +10,10 @@ use serde::{
     },
 };
 
-use crate::{Schema, SchemaWriter, TaskError, TaskResult};
+use crate::{
+    error::{TaskError, TaskResult},
+    schema::{Schema, SchemaWriter},
+};
 
 /// The types that a body may return: `TaskResult<T>`.
 #[doc(hidden)]

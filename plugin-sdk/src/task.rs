@@ -9,7 +9,11 @@ use std::{fmt::Write as _, future::Future};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use crate::{Schema, SchemaWriter, TaskError, TaskResult, result::BodyResult};
+use crate::{
+    error::{TaskError, TaskResult},
+    result::BodyResult,
+    schema::{Schema, SchemaWriter},
+};
 
 /// A body; `#[task]` implements it for a hidden type with the function's name.
 ///

@@ -30,7 +30,13 @@ use serde::{Serialize, de::DeserializeOwned};
 
 #[cfg(feature = "http")]
 use crate::http;
-use crate::{Task, TaskResult, children::NewTask, kv, log::Level, task::block_on};
+use crate::{
+    children::NewTask,
+    error::TaskResult,
+    kv,
+    log::Level,
+    task::{Task, block_on},
+};
 
 /// Begins the first of four attempts of a task `task-1` in the queue `default`. Its store is empty, and nothing is granted.
 ///

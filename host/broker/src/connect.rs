@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Broker, BrokerAddress, BrokerSettings, Result, redis::RedisBroker, sqlite::SqliteBroker};
+use super::{address::BrokerAddress, error::Result, redis::RedisBroker, roles::Broker, settings::BrokerSettings, sqlite::SqliteBroker};
 
 /// Connects to Redis, or opens the SQLite file and makes it where there is none. Refuses at once a server or a file that can't be used.
 pub async fn connect(address: &BrokerAddress, settings: BrokerSettings) -> Result<Arc<dyn Broker>> {

@@ -16,13 +16,12 @@ mod listing;
 pub mod observed;
 mod produce;
 pub mod redis;
+mod roles;
 mod schedule;
 mod settings;
 pub mod sqlite;
 mod tasks;
 mod unreadable;
-
-use std::fmt;
 
 pub use address::BrokerAddress;
 pub use connect::connect;
@@ -32,11 +31,7 @@ pub use kv::{Kv, KvError, KvRoom};
 pub use lease::{Claimed, Extended, Finish, FinishReply, Finished, Incarnation, LEASES, Lease, LeaseReply, Leased, Member, grace};
 pub use listing::{TaskFilter, TaskPage};
 pub use produce::{Enqueued, Produce};
+pub use roles::Broker;
 pub use schedule::{CatchUp, FileSchedule, Fired, Overlap, Schedule, Schedules, Source};
 pub use settings::{BrokerSettings, Durability, STUB, TOLD};
 pub use tasks::{CancelReply, DeleteReply, QueueView, RetryReply, Tasks};
-
-/// All roles in one. A caller that needs fewer takes the narrowest role, such as `&dyn Produce`.
-pub trait Broker: Produce + Tasks + Lease + Directory + Kv + Schedules + fmt::Debug + 'static {}
-
-impl<B> Broker for B where B: Produce + Tasks + Lease + Directory + Kv + Schedules + fmt::Debug + 'static {}

@@ -15,7 +15,11 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{ConfigError, Given, KEYS, Key, Kind, arguments, did_you_mean};
+use super::{
+    arguments,
+    given::{ConfigError, Given, did_you_mean},
+    keys::{KEYS, Key, Kind},
+};
 use crate::{plugins::Policies, schedule};
 use taskhost_broker::{CatchUp, Overlap, Schedule, Source};
 use taskhost_core::task::{Carried, Millis, Priority, QueueName, TaskName, TaskOptions};

@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use crate::{Failure, TaskError, children, kv, log::Level, task};
+use crate::{
+    children,
+    error::{Failure, TaskError},
+    kv,
+    log::Level,
+    task,
+};
 
 #[cfg(feature = "http")]
 mod wasi_http;

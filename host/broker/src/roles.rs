@@ -1,0 +1,10 @@
+//! The sum of the roles.
+
+use std::fmt;
+
+use super::{directory::Directory, kv::Kv, lease::Lease, produce::Produce, schedule::Schedules, tasks::Tasks};
+
+/// All roles in one. A caller that needs fewer takes the narrowest role, such as `&dyn Produce`.
+pub trait Broker: Produce + Tasks + Lease + Directory + Kv + Schedules + fmt::Debug + 'static {}
+
+impl<B> Broker for B where B: Produce + Tasks + Lease + Directory + Kv + Schedules + fmt::Debug + 'static {}
