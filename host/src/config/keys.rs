@@ -19,7 +19,7 @@ pub struct Key {
     pub about: &'static str,
 }
 
-/// What values a setting takes.
+/// The values that a setting takes.
 #[derive(Debug)]
 pub enum Kind {
     Broker,
@@ -34,6 +34,8 @@ pub enum Kind {
     Number(RangeInclusive<u64>),
 }
 
+/// A worker takes shorter leases too, for tests. A heartbeat over a real network needs this one.
+const LEASES: RangeInclusive<Duration> = Duration::from_secs(1)..=*taskhost_broker::LEASES.end();
 const ANY_TIME: RangeInclusive<Duration> = Duration::ZERO..=Duration::MAX;
 const SOME_TIME: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::MAX;
 const ANY_SIZE: RangeInclusive<u64> = 0..=u64::MAX;
@@ -49,7 +51,7 @@ pub const KEYS: &[Key] = &[
     Key { name: "queues", default: "default", kind: Kind::Queues, about: "what a worker claims from, with weights: `mail=3,default`" },
     Key { name: "concurrency", default: "", kind: Kind::Number(1..=1_000_000), about: "attempts at once in a worker; by default 128 for each core" },
     Key { name: "threads", default: "", kind: Kind::Number(1..=4096), about: "threads that run guests; by default one for each core" },
-    Key { name: "lease", default: "30s", kind: Kind::Duration(taskhost_broker::LEASES), about: "how long a silent worker keeps what it claimed" },
+    Key { name: "lease", default: "30s", kind: Kind::Duration(LEASES), about: "how long a silent worker keeps what it claimed" },
     Key { name: "drain", default: "25s", kind: Kind::Duration(ANY_TIME), about: "how long attempts may go on after the first SIGTERM" },
     Key { name: "grace", default: "5s", kind: Kind::Duration(ANY_TIME), about: "how long a cancelled body may go on" },
     Key { name: "result_ttl", default: "1h", kind: Kind::Duration(ANY_TIME), about: "how long a result is kept after the task's end" },

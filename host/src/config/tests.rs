@@ -106,7 +106,7 @@ fn a_value_out_of_its_bounds_is_refused_with_the_bound() {
     }
     assert!(bounds > 15, "only {bounds} bounds were met");
     for (key, text, why) in [
-        ("lease", "299ms", "--lease: it is at least `300ms`: `299ms`"),
+        ("lease", "999ms", "--lease: it is at least `1s`: `999ms`"),
         ("memory", "1KiB", "--memory: it is at least `64KiB`: `1KiB`"),
         ("memory", "5GiB", "--memory: it is at most `4GiB`: `5GiB`"),
         ("concurrency", "0", "--concurrency: it is at least `1`: `0`"),
