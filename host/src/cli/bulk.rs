@@ -34,7 +34,7 @@ pub(super) async fn call(ops: &Ops, file: &str, rejected: Option<&Path>, default
     sink.end(enqueued.map_err(Failure::from).and_then(|enqueued| all_taken(enqueued, refused, rejected)))
 }
 
-/// What was told so far.
+/// The output so far.
 struct Told {
     refused: usize,
     rejected: Option<Rejected>,

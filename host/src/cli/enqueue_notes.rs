@@ -1,4 +1,4 @@
-//! What enqueueing and scheduling tell a person beside their answer.
+//! Notes that enqueueing and scheduling print beside their answer.
 
 use super::output;
 use crate::ops::{Checks, Unchecked};

@@ -211,11 +211,8 @@ async fn remove_orphans(ops: &Ops, yes: bool) -> Result<(), Failure> {
     let mut sink = Sink::default();
     let removed = async {
         for name in &orphans {
-            match ops.remove_schedule(name).await {
-                // Somebody else has removed it meanwhile.
-                Ok(_) | Err(OpsError::NoSuchSchedule(_)) => sink.line(&format!("schedule `{}` is removed", output::clean(name))),
-                Err(error) => return Err(error.into()),
-            }
+            ops.remove_orphan(name).await?;
+            sink.line(&format!("schedule `{}` is removed", output::clean(name)));
         }
         Ok(())
     };

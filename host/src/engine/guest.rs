@@ -21,7 +21,7 @@ use super::{
     secrets::Secrets,
     services::Services,
 };
-use taskhost_core::task::{Millis, NewTask, QueueName, TaskId};
+use taskhost_core::task::{Clock, Millis, NewTask, QueueName, SystemClock, TaskId};
 
 pub(super) struct Guest {
     outside: Arc<Outside>,
@@ -80,6 +80,13 @@ pub struct About {
     pub max_attempts: u32,
     pub enqueued_at: Millis,
     pub headers: Vec<(String, String)>,
+}
+
+impl About {
+    /// The only attempt of a fresh task that no broker knows.
+    pub fn without_broker(headers: Vec<(String, String)>) -> Self {
+        Self { task_id: TaskId::fresh(), queue: QueueName::default(), attempt: 1, max_attempts: 1, enqueued_at: SystemClock.now(), headers }
+    }
 }
 
 /// A compiled and linked component.

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use parking_lot::{Mutex, MutexGuard};
 use taskhost_core::{
     catalogue::{ArgumentsError, Bound, Catalogue, Given, Offer},
-    task::{Clock, LogLine, Progress, QueueName, SystemClock, TaskId, TaskName},
+    task::{LogLine, Progress, TaskName},
     units,
 };
 use tokio_util::sync::CancellationToken;
@@ -40,7 +40,7 @@ pub struct AttemptOrder {
     pub headers: Vec<(String, String)>,
 }
 
-/// What is heard of an attempt while it is made. All text is as raw as the guest wrote it.
+/// A message about a running attempt. Its text is as raw as the guest wrote it.
 #[derive(Debug)]
 pub enum Heard<'a> {
     /// A problem of the file.
@@ -76,14 +76,7 @@ async fn on(engine: &Arc<Engine>, settings: &Settings, order: AttemptOrder, hear
         terms: Terms { limits: limits.into(), grants: grants.into(), ..plugin.terms() }.into(),
         body: order.body.to_string(),
         args,
-        about: About {
-            task_id: TaskId::fresh(),
-            queue: QueueName::default(),
-            attempt: 1,
-            max_attempts: 1,
-            enqueued_at: SystemClock.now(),
-            headers: order.headers,
-        },
+        about: About::without_broker(order.headers),
         timeout,
         cancelled: CancellationToken::new(),
         grace: settings.grace,

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use taskhost_bench::{BenchError, Ended, MOST_SLOTS, Subject, WorkerOrder};
 use taskhost_core::{
     retry::RetrySettings,
-    task::{Clock, CodeId, LogLine, Outcome, Progress, QueueName, SystemClock, TaskId, TaskName},
+    task::{CodeId, LogLine, Outcome, Progress, TaskName},
 };
 use tokio::{process::Command, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -76,14 +76,7 @@ impl Subject for BenchHost {
                         terms: terms.clone(),
                         body: body.as_str().to_owned(),
                         args: format!("[{number},1]"),
-                        about: About {
-                            task_id: TaskId::fresh(),
-                            queue: QueueName::default(),
-                            attempt: 1,
-                            max_attempts: 1,
-                            enqueued_at: SystemClock.now(),
-                            headers: Vec::new(),
-                        },
+                        about: About::without_broker(Vec::new()),
                         timeout: terms.limits.timeout,
                         cancelled: CancellationToken::new(),
                         grace: Duration::from_secs(1),

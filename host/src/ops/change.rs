@@ -20,7 +20,7 @@ pub enum Change {
     Delete,
 }
 
-/// What a task became.
+/// The effect of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Changed {
     Cancelled,

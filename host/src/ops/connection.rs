@@ -35,7 +35,7 @@ impl Ops {
         Ok(self.broker.check().await?)
     }
 
-    /// What workers offer.
+    /// The bodies that workers offer.
     pub async fn catalogue(&self) -> Result<Catalogue, OpsError> {
         Ok(self.broker.catalogue().await?)
     }

@@ -23,7 +23,7 @@ pub fn gist(view: &TaskView, now: Millis) -> String {
     }
 }
 
-/// What a parked task of this name waits for.
+/// The reason why a task of this name is parked.
 pub fn what_it_waits_for(task: &TaskName, waits_for: Option<WaitsFor>) -> String {
     match waits_for {
         Some(WaitsFor::Slot) => format!("waiting for a free slot of the plugin that offers `{task}`"),

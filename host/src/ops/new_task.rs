@@ -68,10 +68,7 @@ pub(super) fn same(name: &TaskName, args: &str) -> String {
 impl Checks {
     /// The arguments as a compact JSON array.
     pub fn check(&self, name: &TaskName, given: &Given) -> Result<String, ArgumentsError> {
-        match self {
-            Self::Against(catalogue) => catalogue.check(name, given),
-            Self::No(_) => given.unchecked(),
-        }
+        ManyChecks::new(self).check(name, given)
     }
 
     /// Whether a body is known to take these arguments.

@@ -8,7 +8,7 @@ use taskhost_core::{
 
 use super::{connection::Ops, error::OpsError};
 
-/// What a purge would delete.
+/// The effect that a purge would have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Purgeable {
     pub waiting: u64,
@@ -38,7 +38,7 @@ impl Ops {
         Ok(self.broker.resume(queue).await?)
     }
 
-    /// What [`Ops::purge`] would delete now.
+    /// The effect that [`Ops::purge`] would have now.
     pub async fn purgeable(&self, queue: &QueueName) -> Result<Purgeable, OpsError> {
         let view = self.broker.queues().await?.into_iter().find(|view| view.queue == *queue);
         let waiting = |view: &QueueView| -> u64 {

@@ -145,6 +145,12 @@ impl Ops {
         Ok(schedules.into_iter().filter(|schedule| files.is_orphan(schedule)).map(|schedule| schedule.name).collect())
     }
 
+    /// Removes one of [`Ops::orphans`]. Somebody else may have removed it meanwhile.
+    pub async fn remove_orphan(&self, name: &str) -> Result<(), OpsError> {
+        self.broker.remove_schedule(name).await?;
+        Ok(())
+    }
+
     /// Enqueues the task of a schedule now, beside its rule, under an id of its own.
     pub async fn run_schedule(&self, name: &str) -> Result<TaskId, OpsError> {
         let Some(schedule) = self.stored(name).await? else { return Err(OpsError::NoSuchSchedule(name.to_owned())) };

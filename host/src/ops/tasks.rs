@@ -39,7 +39,7 @@ impl Ops {
         Ok(view)
     }
 
-    /// What the attempts of a task logged: lines of JSON, each a [`LogLine`](taskhost_core::task::LogLine) but perhaps the first, which may be cut.
+    /// The log of a task: lines of JSON. Each is a [`LogLine`](taskhost_core::task::LogLine), but the first one may be cut.
     pub async fn log(&self, queue: Option<&QueueName>, id: &TaskId) -> Result<String, OpsError> {
         self.broker.log(queue, id).await?.ok_or_else(|| no_such_task(queue, id))
     }

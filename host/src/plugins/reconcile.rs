@@ -58,7 +58,7 @@ const COALESCE: Duration = Duration::from_millis(200);
 /// The most bytes that wait in memory to be compiled.
 const BACKLOG_MAX: usize = 256 << 20;
 
-/// What a reconciler begins with.
+/// The parts of a reconciler at its start.
 pub(super) struct Start<L: Loader> {
     pub(super) dir: PathBuf,
     pub(super) writable: Writable,
@@ -67,10 +67,10 @@ pub(super) struct Start<L: Loader> {
     /// `None`: unsigned plugins serve too.
     pub(super) signatures: Option<Signatures>,
     pub(super) state: Option<Arc<State>>,
-    /// What an earlier process recorded.
+    /// The record of an earlier process.
     pub(super) index: Index,
     pub(super) past: Past,
-    /// What is wrong with the state directory.
+    /// The fault of the state directory, if there is one.
     pub(super) trouble: Option<String>,
     pub(super) loads: Loads<L>,
 }
@@ -320,7 +320,7 @@ impl<L: Loader> Reconciler<L> {
     /// Records for the next start what the registry says.
     async fn record(&mut self) {
         self.trials.retain(|file| self.published.plugins().contains_key(file));
-        self.past.note(&self.published.infos(), self.published.plugins(), &self.files);
+        self.past.note(&self.published.registry().files, self.published.plugins(), &self.files);
         self.record.write(&mut self.past, &self.files, self.published.owners()).await;
     }
 }

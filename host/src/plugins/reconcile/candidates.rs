@@ -1,4 +1,4 @@
-//! What a file brings to the judgement. Pure.
+//! Turns the state of a file into a candidate for the judgement. Pure.
 
 use super::{files::Tracked, versions::Known};
 use crate::plugins::{
@@ -7,7 +7,7 @@ use crate::plugins::{
     name::stem,
 };
 
-/// `barred`: why its bytes were rolled back. `known`: what is known of some bytes.
+/// `barred`: why its bytes were rolled back. `known`: the knowledge of some bytes.
 pub(super) fn candidate(file: &str, tracked: &Tracked, barred: Option<String>, known: impl Fn(&Digest) -> Known) -> Candidate {
     let good = tracked.good.as_ref().map(&known);
     let is_good_loading = matches!(good, Some(Known::Loading(_)));
@@ -57,7 +57,7 @@ mod tests {
 
     use crate::plugins::judge::Version;
 
-    /// What is known of the bytes in the file, or of those that it last served.
+    /// Each possible knowledge of some bytes.
     fn every_known(digest: &str) -> [Known; 5] {
         [
             Known::Unverified("unverified".into()),

@@ -47,7 +47,7 @@ pub(super) struct Tracked {
     pub(super) good: Option<Digest>,
 }
 
-/// What a listing brought.
+/// The changes in a listing.
 #[derive(Debug, Default)]
 pub(super) struct Noted {
     /// The files that must be read.

@@ -1,4 +1,4 @@
-//! What one pass carries from step to step.
+//! The data that one pass carries from step to step.
 
 use std::sync::Arc;
 

@@ -69,9 +69,9 @@ impl<C: Send + Sync + 'static> Published<C> {
         &self.plugins
     }
 
-    /// What is said of each file.
-    pub(super) fn infos(&self) -> Vec<PluginInfo> {
-        self.registry.borrow().files.clone()
+    /// The registry in force.
+    pub(super) fn registry(&self) -> Arc<Registry<C>> {
+        self.registry.borrow().clone()
     }
 
     /// Files of the start that are not judged yet are judged as later ones, because the directory has changed since.

@@ -1,4 +1,4 @@
-//! What the next start must know: the serving versions, the owners of names, and the events in the life of each file.
+//! The record for the next start: the serving versions, the owners of names, and the events in the life of each file.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -82,7 +82,7 @@ pub(super) fn faults<L: Loader>(
     faults
 }
 
-/// What is wrong with the policies and the keys.
+/// The faults of the policies and the keys.
 fn faults_of_settings<'a, L: Loader>(policy: &'a PolicyFile, versions: &'a Versions<L>) -> impl Iterator<Item = String> + 'a {
     let keys = versions.signatures.as_ref().and_then(Signatures::trouble);
     policy.trouble().into_iter().chain(keys).map(str::to_owned)

@@ -34,7 +34,7 @@ enum Compiled<C> {
     Loaded(Version, Arc<C>),
 }
 
-/// What is known of some bytes.
+/// The knowledge of some bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Known {
     /// Their signature could not be read yet. The sentence says why.
