@@ -87,7 +87,7 @@ async fn a_worker_s_next_word_brings_back_what_an_emptied_redis_lost() {
     wait_until(SOON, "it is reached again", is_back).await;
     let mut client = redis::Client::open(server.url()).and_then(|client| client.get_connection()).expect("our own server");
     let schema: Option<String> = redis::cmd("GET").arg("th:{_}:schema").query(&mut client).expect("a read");
-    assert_eq!(schema.as_deref(), Some("1"), "a taskhost of another schema is to be refused");
+    assert_eq!(schema.as_deref(), Some("2"), "a taskhost of another schema is to be refused");
     assert_eq!(broker.queues().await.expect("queues").len(), 1);
 }
 

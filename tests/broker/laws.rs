@@ -38,6 +38,7 @@ macro_rules! laws {
                         a_delayed_task_is_not_claimed_before_it_is_due_and_on_time_then,
                         a_task_for_a_time_that_has_passed_is_ready,
                         what_was_asked_for_arrives,
+                        headers_arrive_in_their_order_those_of_a_trace_too,
                         an_expired_waiting_task_ends_cancelled_and_is_not_run,
                         a_sweep_ends_what_expired_in_a_paused_queue,
                     ]
@@ -81,6 +82,7 @@ macro_rules! laws {
                     one [
                         a_claimed_task_is_claimed_once,
                         order_is_priority_then_first_in_first_out,
+                        first_in_is_first_out_whatever_the_ids_are,
                         a_queue_s_tasks_are_claimed_in_that_queue_only,
                         a_claim_says_whether_there_is_more,
                         a_retried_task_comes_back_after_its_delay_and_is_counted,
@@ -128,6 +130,7 @@ macro_rules! laws {
                     ]
                     with short_results [the_broker_s_time_for_results_counts_from_the_end]
                     with short_results [every_end_but_death_is_kept_for_that_time_and_no_longer]
+                    with short_results [an_id_whose_time_is_over_is_free_and_no_sweep_takes_its_next_task]
                     with small_dead_set [a_sweep_keeps_the_newest_of_the_dead]
                     with young_dead_set [a_sweep_forgets_the_old_dead]
                     with kilobyte_payloads [a_result_over_the_limit_is_dead_and_says_so]

@@ -6,5 +6,6 @@ mod looks;
 mod model;
 mod redis;
 mod scripts;
+mod upgrade;
 
 use taskhost_testing as support;

@@ -23,11 +23,12 @@ use crate::support::{LEASE, RedisServer, finish, named, ok, queue, task_name};
 use taskhost_testing::proxy::{Act, Moment, Proxy};
 
 /// The names of all scripts, from their headers.
-const VERBS: [&str; 25] = [
+const VERBS: [&str; 26] = [
     "register",
     "enqueue",
     "claim",
     "held",
+    "running",
     "finish",
     "expire",
     "extend",
@@ -275,7 +276,7 @@ impl Scene<'_> {
             let queues = self.twice(async || b.queues().await).await;
             assert!(queues.iter().any(|view| view.queue == self.queue), "{queues:?}");
         }
-        if ["waiting", "ended"].contains(&self.verb) {
+        if ["waiting", "ended", "running"].contains(&self.verb) {
             let ended = self.all_ended().await;
             assert!(!ended.is_empty());
         }

@@ -20,8 +20,8 @@ pub trait Lease: Send + Sync {
     async fn claim(&self, who: &Incarnation, lease: Duration, limit: usize, startable: &[TaskName]) -> Result<LeaseReply<Claimed>>;
     /// The heartbeat: extends the lease.
     async fn extend(&self, who: &Incarnation, lease: Duration) -> Result<LeaseReply<Extended>>;
-    /// Everything in the held set, with its task. A worker calls it after a claim whose reply was lost. An id without a task is
-    /// dropped from the set.
+    /// Everything that the incarnation holds, with its task. A worker calls it after a claim whose reply was lost. An id without a task is
+    /// dropped.
     async fn held(&self, who: &Incarnation) -> Result<Vec<Leased>>;
     /// Records each verdict and everything that follows from it in one step, and answers in the order given. If the lease was lost, all
     /// answers are `Stale`.
@@ -66,7 +66,7 @@ pub enum LeaseReply<T> {
 pub struct Claimed {
     /// Tasks to run, best first.
     pub tasks: Vec<Leased>,
-    /// Tasks taken over from an expired incarnation, now in this incarnation's held set. Their attempts are lost: judge them as
+    /// Tasks taken over from an expired incarnation, now held by this one. Their attempts are lost: judge them as
     /// `worker-lost`. Tasks taken by an earlier claim whose reply was lost are not included; `held` lists them.
     pub adopted: Vec<Leased>,
     /// Names under which tasks of this queue are parked, at most 1,000. Pass the startable ones to the next claim.
@@ -81,7 +81,7 @@ pub struct Claimed {
 /// The answer of `extend`.
 #[derive(Debug, Clone, Default)]
 pub struct Extended {
-    /// Size of the held set, adopted tasks included.
+    /// How many tasks the incarnation holds, adopted ones included.
     pub held: usize,
     /// Tasks of this queue that were cancelled and have not ended yet, in case the control channel missed one.
     pub cancelled: Vec<TaskId>,
@@ -98,7 +98,7 @@ pub struct Leased {
     pub task: Task,
 }
 
-/// One attempt in a held set: the task, and when it was claimed. Written `<id>@<claim time µs>`.
+/// One attempt that an incarnation holds: the task, and when it was claimed. Shown as `<id>@<claim time µs>`.
 ///
 /// The claim time is unique for a task: claiming it again never gives the same member.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -106,19 +106,13 @@ pub struct Member {
     pub id: TaskId,
     /// The broker's clock, microseconds since 1970-01-01T00:00:00Z.
     pub claimed_us: u64,
+    /// The place of the task in its claim, if the broker counts them.
+    pub place: u32,
 }
 
 impl fmt::Display for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}", self.id, self.claimed_us)
-    }
-}
-
-impl Member {
-    /// Reads `<id>@<µs>`.
-    pub fn parse(text: &str) -> Option<Self> {
-        let (id, claimed) = text.rsplit_once('@')?;
-        Some(Self { id: TaskId::new(id).ok()?, claimed_us: claimed.parse().ok()? })
     }
 }
 
@@ -152,7 +146,7 @@ pub enum Finished {
     Recorded,
     /// The task was cancelled meanwhile and the verdict was not an end: it ended `cancelled`.
     CancelledInstead,
-    /// The member is not in the held set (a late or repeated finish, a lost lease): nothing changed.
+    /// The member is not held (a late or repeated finish, a lost lease): nothing changed.
     Stale,
 }
 

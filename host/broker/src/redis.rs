@@ -24,6 +24,7 @@ mod schedules;
 mod scripts;
 mod tasks;
 mod unreadable;
+mod upgrade;
 mod url;
 mod values;
 mod wait;

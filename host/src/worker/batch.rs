@@ -205,7 +205,7 @@ mod tests {
     fn batch(count: u64) -> Batch {
         let mut batch = Batch::new(Arc::new(Held::new(Incarnation { queue: QueueName::default(), id: "i".into() }, None)));
         for n in 0..count {
-            let member = Member { id: TaskId::new(format!("t{n}")).unwrap(), claimed_us: n };
+            let member = Member { id: TaskId::new(format!("t{n}")).unwrap(), claimed_us: n, place: 0 };
             let verdict = Verdict::Succeed { result: "1".into() };
             let finish = Finish::new(member, verdict, "w");
             batch.push(Item::new(TaskName::new("add").unwrap(), finish));

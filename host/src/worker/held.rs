@@ -174,7 +174,7 @@ mod tests {
     }
 
     fn member(id: &str, at: u64) -> Member {
-        Member { id: TaskId::new(id).unwrap(), claimed_us: at }
+        Member { id: TaskId::new(id).unwrap(), claimed_us: at, place: 0 }
     }
 
     fn name() -> TaskName {

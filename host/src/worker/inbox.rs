@@ -147,7 +147,7 @@ mod tests {
         let inbox = Inbox::new("w".into());
         let counts = || (inbox.unrecorded().count, inbox.unrecorded().aside, inbox.unrecorded().is_prompt);
         for n in 0..6 {
-            let member = Member { id: TaskId::new(format!("t{n}")).unwrap(), claimed_us: n };
+            let member = Member { id: TaskId::new(format!("t{n}")).unwrap(), claimed_us: n, place: 0 };
             inbox.push_unrun(&held, TaskName::new("add").unwrap(), member, Verdict::Park);
         }
         let bytes = inbox.unrecorded().bytes;

@@ -91,6 +91,7 @@ async fn a_key_of_another_type_stops_no_good_task() {
         ("expires", "zset"),
         ("workers", "zset"),
         ("held:fake:1000", "set"),
+        ("hold:fake:1000", "hash"),
         ("dead", "zset"),
         ("control", "hash"),
         ("cancelled", "set"),
@@ -113,7 +114,7 @@ async fn a_key_of_another_type_stops_no_good_task() {
                 .beside(&format!("`{key}` is a {kind}"), |scene| {
                     scene.say(&command.replace("KEY", &format!("th:{{default}}:{key}")));
                     match key {
-                        "held:fake:1000" => scene.say("ZADD th:{default}:workers 1.5 fake:1000"),
+                        "held:fake:1000" | "hold:fake:1000" => scene.say("ZADD th:{default}:workers 1.5 fake:1000"),
                         "parked:add" | "parked_at:add" => scene.say("SADD th:{default}:parked add"),
                         "schedule:other" => scene.say("HSET th:{_}:schedules other default"),
                         "t:odd" => scene.say("ZADD th:{default}:ready 1 odd"),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
-use taskhost_broker::{Broker, BrokerSettings, CancelReply, DeleteReply, Finished, RetryReply};
+use taskhost_broker::{Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued, Finished, RetryReply};
 use taskhost_core::task::{
     ErrorKind, NewTask, Priority, Progress, QueueName, Start, State, TaskError, TaskId, TaskOptions, Unique, Verdict,
 };
@@ -172,7 +172,7 @@ pub(crate) async fn a_retry_is_refused_while_another_holds_the_unique_key(b: &dy
     assert_eq!(b.retry(&QueueName::default(), &first).await.expect("retry"), RetryReply::Ready);
     let third = NewTask { unique, ..add() };
     let reply = b.enqueue(&[third]).await.expect("enqueue");
-    assert_eq!(reply, [taskhost_broker::Enqueued::Duplicate { holder: first }], "the retried one holds it again");
+    assert_eq!(reply, [Enqueued::Duplicate { holder: first }], "the retried one holds it again");
 }
 
 pub(crate) async fn a_task_is_deleted_unless_it_runs(b: &dyn Broker) {
@@ -217,7 +217,7 @@ pub(crate) async fn a_result_is_gone_after_its_time_and_its_id_free_again(b: &dy
     worker.run_one(ok("2")).await;
     assert_eq!(state(b, &id).await, State::Succeeded);
     is_forgotten_in_time(b, &id, async || {}).await;
-    assert_eq!(b.enqueue(&[task]).await.expect("enqueue"), [taskhost_broker::Enqueued::Added]);
+    assert_eq!(b.enqueue(&[task]).await.expect("enqueue"), [Enqueued::Added]);
 }
 
 pub(crate) fn short_results() -> BrokerSettings {
@@ -262,6 +262,48 @@ pub(crate) async fn every_end_but_death_is_kept_for_that_time_and_no_longer(b: &
     b.cancel(&default, &waiting).await.expect("cancel");
     ids.extend([asked, waiting]);
     futures_util::future::join_all(ids.iter().map(|id| is_forgotten_in_time(b, id, async || {}))).await;
+}
+
+pub(crate) async fn an_id_whose_time_is_over_is_free_and_no_sweep_takes_its_next_task(b: &dyn Broker) {
+    let default = QueueName::default();
+    let worker = Worker::new(b).await;
+    let named = |id: &str| NewTask { id: task_id(id), ..add() };
+    let tagged = |id: &str| NewTask { options: TaskOptions { max_attempts: Some(9), ..TaskOptions::default() }, ..named(id) };
+    for id in ["plain", "other", "child", "deleted", "twice"] {
+        enqueue(b, named(id)).await;
+        worker.run_one(ok("2")).await;
+    }
+    // These begin their second life before their time is over.
+    for id in ["deleted", "twice"] {
+        b.delete(&default, &task_id(id)).await.expect("delete");
+        assert_eq!(b.enqueue(&[named(id)]).await.expect("enqueue"), [Enqueued::Added], "{id}");
+    }
+    let retried = enqueue(b, named("retried")).await;
+    b.cancel(&default, &retried).await.expect("cancel");
+    b.retry(&default, &retried).await.expect("retry");
+    let first: Vec<_> = worker.claim(9).await;
+    let ended = first.iter().find(|leased| leased.task.id.as_str() == "twice").expect("it is ready");
+    worker.finish(&ended.member, ok("2")).await;
+    wait_until(SOON, "all ends are over their time", || async { b.find(None, &task_id("twice")).await.expect("find").is_none() }).await;
+
+    let parent = enqueue(b, named("parent")).await;
+    let leased = worker.claim_one().await;
+    assert_eq!(leased.task.id, parent);
+    assert_eq!(worker.finish(&leased.member, End::with(ok("1"), vec![named("child")])).await, Finished::Recorded);
+    assert_eq!(b.enqueue(&[named("plain"), named("fresh")]).await.expect("enqueue"), [Enqueued::Added, Enqueued::Added]);
+    assert_eq!(
+        b.enqueue(&[tagged("other"), tagged("plain")]).await.expect("enqueue"),
+        [Enqueued::Added, Enqueued::Duplicate { holder: task_id("plain") }]
+    );
+    b.sweep(&default, &[]).await.expect("sweep");
+    for id in ["child", "plain", "fresh", "other"] {
+        assert_eq!(state(b, &task_id(id)).await, State::Ready, "{id}");
+    }
+    for id in ["deleted", "retried"] {
+        assert_eq!(state(b, &task_id(id)).await, State::Running, "{id}");
+    }
+    let order: Vec<_> = worker.claim(9).await.into_iter().map(|leased| leased.task.id.to_string()).collect();
+    assert_eq!(order, ["child", "plain", "fresh", "other"]);
 }
 
 pub(crate) async fn a_task_that_wants_no_result_keeps_none(b: &dyn Broker) {

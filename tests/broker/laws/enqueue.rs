@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use taskhost_broker::{Broker, BrokerError, BrokerSettings, Enqueued};
 use taskhost_core::task::{Millis, NewTask, QueueName, Start, State, TaskOptions, Unique};
 
-use crate::support::{SOON, Worker, add, dead, enqueue, named, ok, queue, state, still_waits, task_id, view, wait_until};
+use crate::support::{SOON, Worker, add, dead, enqueue, named, ok, queue, retry_after, state, still_waits, task_id, view, wait_until};
 
 fn duplicate(holder: &str) -> [Enqueued; 1] {
     [Enqueued::Duplicate { holder: task_id(holder) }]
@@ -215,6 +215,37 @@ pub(crate) async fn what_was_asked_for_arrives(b: &dyn Broker) {
     let shown = view(b, &id).await;
     assert_eq!((shown.args.get(), &shown.options), (&*task.args, &task.options));
     assert_eq!(shown.enqueued_at, got.enqueued_at);
+}
+
+pub(crate) async fn headers_arrive_in_their_order_those_of_a_trace_too(b: &dyn Broker) {
+    const PARENT: (&str, &str) = ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    const BAGGAGE: (&str, &str) = ("baggage", "batch.id=7,user=%C3%BC");
+    let given: [&[(&str, &str)]; 9] = [
+        &[PARENT],
+        &[PARENT, BAGGAGE],
+        &[BAGGAGE],
+        &[BAGGAGE, PARENT],
+        &[PARENT, BAGGAGE, ("tenant", "x")],
+        &[("tenant", "x"), PARENT],
+        &[PARENT, ("tracestate", "a=b"), BAGGAGE],
+        &[("traceparent", "00-4BF92F3577B34DA6A3CE929D0E0E473-00f067aa0ba902b7-01"), ("baggage", "ü")],
+        &[PARENT, PARENT],
+    ];
+    let worker = Worker::new(b).await;
+    for headers in given {
+        let headers: Vec<_> = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        for max_attempts in [None, Some(3)] {
+            let options = TaskOptions { headers: headers.clone(), max_attempts, ..TaskOptions::default() };
+            let id = enqueue(b, NewTask { options: options.clone(), ..add() }).await;
+            for attempt in ["the first", "the second"] {
+                let leased = worker.claim_one().await;
+                assert_eq!((&leased.task.id, &leased.task.options), (&id, &options), "{attempt}");
+                assert_eq!(view(b, &id).await.options, options);
+                let end = if attempt == "the first" { retry_after(Duration::ZERO) } else { ok("2") };
+                worker.finish(&leased.member, end).await;
+            }
+        }
+    }
 }
 
 pub(crate) fn small_payloads() -> BrokerSettings {

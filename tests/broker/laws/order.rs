@@ -2,10 +2,10 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use taskhost_broker::{Broker, BrokerSettings, Finished};
+use taskhost_broker::{Broker, BrokerSettings, Enqueued, Finished, Leased, TaskFilter};
 use taskhost_core::task::{NewTask, Priority, QueueName, Start, State, TaskName, TaskOptions, Verdict};
 
-use crate::support::{SOON, Worker, add, enqueue, named, ok, queue, retry_after, state, still_waits, task_name, view, wait_until};
+use crate::support::{SOON, Worker, add, enqueue, named, ok, queue, retry_after, state, still_waits, task_id, task_name, view, wait_until};
 
 pub(crate) async fn a_claimed_task_is_claimed_once(b: &dyn Broker) {
     let (one, two) = (Worker::new(b).await, Worker::new(b).await);
@@ -50,6 +50,34 @@ pub(crate) async fn order_is_priority_then_first_in_first_out(b: &dyn Broker) {
         got.into_iter().map(|leased| leased.task.id).collect::<Vec<_>>(),
         expected.into_iter().map(|(_, id)| id).collect::<Vec<_>>()
     );
+}
+
+pub(crate) async fn first_in_is_first_out_whatever_the_ids_are(b: &dyn Broker) {
+    let worker = Worker::new(b).await;
+    let mut asked = Vec::new();
+    // Rising, falling, mixed, alone; before and after ids of other batches; of other lengths, and by upper case.
+    for batch in [&["m1", "m2", "m3"][..], &["z", "y", "x"], &["a"], &["b2", "b10", "b1"], &["B", "a0", "a1"], &["a-", "a.", "a/", "a:"]] {
+        let tasks: Vec<_> = batch.iter().map(|id| NewTask { id: task_id(id), ..add() }).collect();
+        assert!(b.enqueue(&tasks).await.expect("enqueue").iter().all(|reply| *reply == Enqueued::Added));
+        asked.extend(batch.iter().map(|id| (*id).to_owned()));
+    }
+    let fresh: Vec<_> = (0..50).map(|_| add()).collect();
+    b.enqueue(&fresh).await.expect("enqueue");
+    asked.extend(fresh.iter().map(|task| task.id.to_string()));
+    let of = |held: Vec<Leased>| held.into_iter().map(|leased| leased.task.id.to_string()).collect::<Vec<_>>();
+    let filter = TaskFilter { states: vec![State::Ready], ..TaskFilter::default() };
+    let listed = b.list(&filter, None, 100).await.expect("list").tasks;
+    assert_eq!(listed.into_iter().map(|view| view.id.to_string()).collect::<Vec<_>>(), asked, "as they are listed");
+    // A few at a time. Some go back to their places.
+    let first = worker.claim(5).await;
+    for leased in first.iter().rev() {
+        worker.finish(&leased.member, Verdict::HandBack { delay: Duration::ZERO }).await;
+    }
+    let mut claimed = Vec::new();
+    while claimed.len() < asked.len() {
+        claimed.extend(of(worker.claim(7).await));
+    }
+    assert_eq!(claimed, asked, "as they are claimed");
 }
 
 pub(crate) async fn a_queue_s_tasks_are_claimed_in_that_queue_only(b: &dyn Broker) {

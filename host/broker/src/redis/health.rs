@@ -1,15 +1,12 @@
 //! Whether a Redis is usable: its version, its settings, its schema, the user's rights.
 
-use super::{driver::RedisBroker, values::word};
+use super::{driver::RedisBroker, upgrade::Schema};
 use crate::{
     directory::Health,
     error::{BrokerError, Result},
     settings::{BrokerSettings, Durability},
 };
 use taskhost_core::task::{QueueName, TaskId};
-
-/// The version of the keys' layout. Hosts of one version share a Redis; a host of another version refuses to start.
-const SCHEMA: &str = "1";
 
 impl RedisBroker {
     /// Connects. Refuses at once a server that can't serve: unreachable, wrong password, not a Redis, too old, another schema.
@@ -36,13 +33,18 @@ impl RedisBroker {
                 "Redis at {at} is version {version}; taskhost needs 7.0 or later: upgrade it, or name another broker"
             )));
         }
-        self.agree_on_schema().await?;
+        let schema = self.agree_on_schema().await?;
         let (name, version) = match info.get("valkey_version").filter(|_| is_valkey) {
             Some(valkey) => ("Valkey", valkey.as_str()),
             None => ("Redis", version),
         };
         let about = format!("{name} {version}, {}, {at}", self.target.kind());
         let mut warnings = Vec::new();
+        if schema == Schema::Before {
+            warnings.push(format!(
+                "Redis at {at} is of taskhost 0.1 (schema 1): the first worker of this version brings it to schema 2 when the last worker of 0.1 has stopped"
+            ));
+        }
         match info.get("maxmemory_policy").map(String::as_str) {
             None | Some("noeviction") => {}
             Some(policy) => warnings.push(format!(
@@ -72,26 +74,5 @@ impl RedisBroker {
             listened.await.map_err(|error| self.target.fault(&self.at, &error))?;
         }
         Ok(())
-    }
-
-    /// Writes the schema's version if there is none, and refuses another version.
-    pub(super) async fn agree_on_schema(&self) -> Result<()> {
-        let key = self.keys.shared("schema");
-        let mut set = redis::cmd("SET");
-        // GET answers the value that was there before.
-        set.arg(&key).arg(SCHEMA).arg("NX").arg("GET");
-        // A server that refuses writes for now is judged by its stored version.
-        let before = match self.commands.send(&set).await {
-            Err(BrokerError::Refused(_)) => self.commands.send(redis::cmd("GET").arg(&key)).await?,
-            before => before?,
-        };
-        match word(before) {
-            found if found.is_empty() || found == SCHEMA => Ok(()),
-            found => Err(BrokerError::Misconfigured(format!(
-                "Redis at {} is used by another version of taskhost (schema {found}, this one knows {SCHEMA}); \
-                 use the same version everywhere, or another key prefix",
-                self.target.place(&self.at)
-            ))),
-        }
     }
 }

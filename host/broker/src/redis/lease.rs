@@ -1,12 +1,6 @@
 //! The role of workers: register, claim, extend, finish, leave, sweep. Waiting, cancellations and relaying have files of their own.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, HashSet},
-    fmt::Write,
-    sync::Arc,
-    time::Duration,
-};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -25,7 +19,7 @@ use super::{
 };
 use crate::{
     error::{BrokerError, Result},
-    lease::{Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, LeaseReply, Leased, Member, grace},
+    lease::{Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, LeaseReply, Leased, grace},
 };
 use taskhost_core::{
     retry::{Next, Transition, transition},
@@ -41,7 +35,7 @@ const SOONEST: Duration = Duration::from_millis(500);
 impl Lease for RedisBroker {
     async fn register(&self, queue: &QueueName, lease: Duration) -> Result<Incarnation> {
         // The broker may have been emptied, so the schema and the queue's name are written again.
-        self.agree_on_schema().await?;
+        self.take_over().await?;
         self.met.clear();
         match self.meet(queue).await {
             // The server is full, so it was not emptied and has the name.
@@ -79,7 +73,7 @@ impl Lease for RedisBroker {
             None => self.claimed_at(who, claimed_us).await?,
         };
         adopted.odd.extend(tasks.odd);
-        adopted.odd.extend(odd_ids(claimed_us, row.next())?);
+        adopted.odd.extend(odd_ids(claimed_us, taken, row.next())?);
         self.end_unreadable(&self.commands, ANSWER, &who.queue, &who.id, adopted.odd).await;
         let next_due = u64::try_from(due).ok().map(Duration::from_millis);
         Ok(LeaseReply::Held(Claimed { tasks: tasks.tasks, adopted: adopted.tasks, parked, more, next_due, paused }))
@@ -160,30 +154,27 @@ impl Lease for RedisBroker {
 }
 
 impl RedisBroker {
-    /// The tasks of one claim, read from the held set. The claim's own answer is split at spaces, and could not be read because of a
+    /// The tasks of one claim, read again from what the incarnation holds. The claim's own answer is split at spaces, and could not be read because of a
     /// foreign id or name with a space.
     async fn claimed_at(&self, who: &Incarnation, claimed_us: u64) -> Result<Taken> {
         let mut taken = self.all_held(who).await?;
-        let stamp = format!("@{claimed_us}");
         taken.tasks.retain(|leased| leased.member.claimed_us == claimed_us);
-        taken.odd.retain(|odd| odd.member.ends_with(stamp.as_bytes()));
-        taken.tasks.sort_by(|a, b| (b.task.options.priority, &a.member.id).cmp(&(a.task.options.priority, &b.member.id)));
+        taken.odd.retain(|odd| odd.held.is_some_and(|(claimed, _)| claimed == claimed_us));
         Ok(taken)
     }
 
     async fn all_held(&self, who: &Incarnation) -> Result<Taken> {
-        let (mut held, mut odd): (BTreeMap<Member, Leased>, _) = (BTreeMap::new(), Vec::new());
-        let mut cursor = "0".to_owned();
+        let mut held = Taken::default();
+        let mut from = String::new();
         loop {
-            let call = HELD.call(&self.keys.queue(&who.queue)).arg(&*who.id).arg(&*cursor);
+            let call = HELD.call(&self.keys.queue(&who.queue)).arg(&*who.id).arg(&*from);
             let mut row = Row::new(self.commands.call(&call).await?)?;
-            cursor = word(row.next());
-            // SSCAN may return a member twice.
+            from = word(row.next());
             let page = leased_list(&who.queue, row.next())?;
-            held.extend(page.tasks.into_iter().map(|leased| (leased.member.clone(), leased)));
-            odd.extend(page.odd);
-            if cursor == "0" {
-                return Ok(Taken { tasks: held.into_values().collect(), odd });
+            held.tasks.extend(page.tasks);
+            held.odd.extend(page.odd);
+            if from.is_empty() {
+                return Ok(held);
             }
         }
     }
@@ -193,12 +184,7 @@ impl RedisBroker {
         let mut authors = Authors::default();
         let mut plain = Vec::with_capacity(finishes.len());
         let mut others = Vec::new();
-        let mut said = HashSet::with_capacity(finishes.len());
         for (index, finish) in finishes.iter().enumerate() {
-            // A member that is given twice in one call: the second finish is stale, like any repeated one.
-            if !said.insert(&finish.member) {
-                continue;
-            }
             let becomes = transition(&finish.verdict, &finish.follows, self.settings.payload_limit);
             let author = authors.index(finish);
             match becomes.next {
@@ -217,12 +203,15 @@ impl RedisBroker {
             call.push(&author.name);
             call.push(&author.by);
         }
-        call.push(plain.len());
-        let mut member = String::new();
+        let parts = parts(finishes, &mut plain);
+        call.push(parts.len());
+        for Part { claimed_us, places, count } in &parts {
+            call.push(*claimed_us);
+            call.push(places);
+            call.push(*count);
+        }
         for (index, _) in &plain {
-            member.clear();
-            let _infallible = write!(member, "{}", finishes[*index].member);
-            call.push(&member);
+            call.push(finishes[*index].member.id.as_str());
         }
         for (_, result) in &plain {
             call.push(result);
@@ -264,10 +253,45 @@ impl RedisBroker {
     }
 }
 
+/// The plain successes of one claim.
+struct Part {
+    claimed_us: u64,
+    /// Their places in the claim as bits, in words of 32 bits, the lowest byte first.
+    places: Vec<u8>,
+    count: usize,
+}
+
+/// Sorts plain successes by claim and place. A member that is given twice is left out the second time, so that it is stale, like any
+/// repeated finish.
+fn parts(finishes: &[Finish], plain: &mut Vec<(usize, &str)>) -> Vec<Part> {
+    let key = |index: usize| (finishes[index].member.claimed_us, finishes[index].member.place);
+    if !plain.is_sorted_by_key(|(index, _)| key(*index)) {
+        plain.sort_by_key(|(index, _)| key(*index));
+    }
+    plain.dedup_by_key(|(index, _)| key(*index));
+    let mut parts: Vec<Part> = Vec::new();
+    for (index, _) in &*plain {
+        let (claimed_us, place) = key(*index);
+        if parts.last().is_none_or(|part| part.claimed_us != claimed_us) {
+            parts.push(Part { claimed_us, places: Vec::new(), count: 0 });
+        }
+        let Some(part) = parts.last_mut() else { continue };
+        let byte = place as usize / 8;
+        if part.places.len() <= byte {
+            part.places.resize((byte / 4 + 1) * 4, 0);
+        }
+        part.places[byte] |= 1 << (place % 8);
+        part.count += 1;
+    }
+    parts
+}
+
 /// One finish that is no plain success, as `finish.lua` reads it.
 #[derive(Serialize)]
 struct Told<'a> {
-    member: String,
+    id: &'a str,
+    claim: String,
+    place: u32,
     next: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<&'a str>,
@@ -311,7 +335,9 @@ fn told<'a>(finish: &'a Finish, becomes: &Transition<'a>, by: &'a str, follows: 
         Next::Parked => ("parked", None, Duration::ZERO),
     };
     Ok(Told {
-        member: finish.member.to_string(),
+        id: finish.member.id.as_str(),
+        claim: finish.member.claimed_us.to_string(),
+        place: finish.member.place,
         next,
         result,
         error: becomes.error.as_deref().map(text).transpose()?,

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     driver::RedisBroker,
-    scripts::{ENDED, WAITING},
+    scripts::{ENDED, RUNNING, WAITING},
     values::{self, bytes, word, words},
 };
 use crate::{
@@ -131,12 +131,8 @@ impl RedisBroker {
                 }
                 Ok(Vec::new())
             }
-            // There are no more members than slots of the live workers.
             _ => {
-                let mut held = Vec::new();
-                for inc in words(self.commands.send(redis::cmd("ZRANGE").arg(self.keys.of(queue, "workers")).arg(0).arg(-1)).await?)? {
-                    held.extend(words(self.commands.send(redis::cmd("SMEMBERS").arg(self.keys.of(queue, &format!("held:{inc}")))).await?)?);
-                }
+                let mut held = words(self.commands.call(&RUNNING.call(&self.keys.queue(queue))).await?)?;
                 held.sort_unstable();
                 let members = held.into_iter().filter(|member| *member > after.id).take(limit);
                 Ok(members.map(|id| Mark { id, ..Mark::default() }).collect())

@@ -137,7 +137,9 @@ impl RedisBroker {
         }
         // The short form is used only if all tasks are plain. Tasks run in the order given, so the call is not split.
         if tasks.iter().all(|task| is_plain(task)) {
-            call.push("plain");
+            // In ids that rise, the server finds the order of the tasks without a number for each.
+            let are_sorted = tasks.is_sorted_by(|one, next| one.id.as_str() < next.id.as_str());
+            call.push(if are_sorted { "sorted" } else { "plain" });
             for task in tasks {
                 for part in [task.id.as_str(), task.name.as_str(), &task.args] {
                     call.push(part);

@@ -132,16 +132,22 @@ library! {
     "admit_plain"
     "adopt"
     "base"
+    "claims_of"
+    "convert_held"
     "end_task"
     "end_waiting"
     "expire_waiting"
+    "free_stamp"
     "held_since"
+    "is_known"
     "is_open"
+    "is_running"
     "kept_of"
+    "kept_until"
     "lease"
     "list_ends"
-    "member"
     "place"
+    "places"
     "promote"
     "publish"
     "rank"
@@ -151,6 +157,7 @@ library! {
     "slices"
     "standing"
     "stub"
+    "sweep_ended"
     "unlist"
     "view_of"
     "wake"
@@ -191,6 +198,7 @@ scripts! {
     FINISH: ALLOW_OOM, "finish.lua";
     COUNTS: ALLOW_OOM, "counts.lua";
     VIEW: ALLOW_OOM, "view.lua";
+    RUNNING: ALLOW_OOM, "running.lua";
     WAITING: ALLOW_OOM, "waiting.lua";
     ENDED: ALLOW_OOM, "ended.lua";
     AWAIT: ALLOW_OOM, "await.lua";

@@ -36,8 +36,7 @@ impl Tasks for RedisBroker {
         if let Some(log) = text(self.commands.send(redis::cmd("GET").arg(self.keys.log(&queue, id))).await?) {
             return Ok(Some(log));
         }
-        let is = self.commands.send(redis::cmd("EXISTS").arg(self.keys.task(&queue, id))).await?;
-        Ok(is_yes(&is).then(String::new))
+        Ok(self.find_in(&queue, id).await?.map(|_| String::new()))
     }
 
     async fn list(&self, filter: &TaskFilter, from: Option<&str>, limit: usize) -> Result<TaskPage> {

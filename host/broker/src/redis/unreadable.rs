@@ -16,16 +16,23 @@ const TOGETHER: usize = 500;
 
 impl RedisBroker {
     /// Ends unreadable tasks as dead, each by itself. A task that can't be ended now stays held. It is found again when this incarnation,
-    /// or the one that adopts it, reads its held set.
+    /// or the one that adopts it, reads what it holds.
     pub(super) async fn end_unreadable(&self, link: &Link, within: Duration, queue: &QueueName, incarnation: &str, odd: Vec<Odd>) {
         for part in odd.chunks(TOGETHER) {
             let mut call = UNREADABLE.call(&self.keys.queue(queue)).arg(millis(self.settings.result_ttl)).arg(incarnation);
-            for Odd { member, id, why } in part {
+            for Odd { id, held, why } in part {
                 let own = String::from_utf8_lossy(id);
                 let known = shown_id(id);
                 let why = if known.as_str() == own { why.clone() } else { format!("{why} (its id was `{}`)", unreadable::shown(&own)) };
                 let text = serde_json::Value::from(&*why).to_string();
-                call.push(member);
+                call.push(id);
+                match held {
+                    Some((claimed_us, place)) => {
+                        call.push(*claimed_us);
+                        call.push(*place);
+                    }
+                    None => ["", ""].into_iter().for_each(|none| call.push(none)),
+                }
                 call.push(known.as_str());
                 call.push(&text[1..text.len() - 1]);
                 let then =

@@ -116,7 +116,7 @@ pub(super) fn millis(duration: Duration) -> u64 {
 }
 
 /// The fields of a task's hash that hold its options, in the order in which scripts read them for a worker.
-const OPTIONS: [&str; 6] = ["priority", "timeout", "max", "headers", "ttl", "options"];
+const OPTIONS: [&str; 8] = ["priority", "timeout", "max", "headers", "ttl", "options", "tp", "bg"];
 
 /// The options from the fields of a task's hash. `field` is called once for each of [`OPTIONS`], in that order. An unreadable value counts
 /// as not set.
@@ -124,15 +124,50 @@ fn options(mut field: impl FnMut(&str) -> Option<String>) -> TaskOptions {
     fn parsed<T: FromStr>(text: Option<String>) -> Option<T> {
         text?.parse().ok()
     }
-    let [priority, timeout, max, headers, ttl, carried] = OPTIONS.map(&mut field);
+    let [priority, timeout, max, headers, ttl, carried, traceparent, baggage] = OPTIONS.map(&mut field);
+    let trace = [(TRACEPARENT, traceparent), (BAGGAGE, baggage)].into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    let other: Vec<_> = headers.and_then(|headers| serde_json::from_str(&headers).ok()).unwrap_or_default();
     TaskOptions {
         priority: parsed(priority).and_then(Priority::new).unwrap_or_default(),
         timeout: parsed(timeout).map(Duration::from_millis),
         max_attempts: parsed(max),
         result_ttl: parsed(ttl).map(Duration::from_millis),
-        headers: headers.and_then(|headers| serde_json::from_str(&headers).ok()).unwrap_or_default(),
+        headers: trace.chain(other).collect(),
         carried: carried.map(|carried| Carried::from_json(&carried)).unwrap_or_default(),
     }
+}
+
+/// The headers of a trace (W3C Trace Context, W3C Baggage). As fields of their own they cost the server a tenth of what JSON costs.
+const TRACEPARENT: &str = "traceparent";
+const BAGGAGE: &str = "baggage";
+
+type Headers = [(String, String)];
+
+/// Splits the headers of a trace from the others, if they come first: their fields and values, and the rest.
+fn trace(headers: &Headers) -> (Vec<(&'static str, &str)>, &Headers) {
+    let (mut fields, mut rest) = (Vec::new(), headers);
+    for (name, field, fits) in [(TRACEPARENT, "tp", is_traceparent as fn(&str) -> bool), (BAGGAGE, "bg", is_baggage)] {
+        if let [(first, value), others @ ..] = rest
+            && first == name
+            && fits(value)
+        {
+            fields.push((field, &**value));
+            rest = others;
+        }
+    }
+    (fields, rest)
+}
+
+/// Whether a value is as `lib/refusal.lua` wants a `tp`.
+fn is_traceparent(value: &str) -> bool {
+    let parts: Vec<_> = value.split('-').collect();
+    parts.len() == 4
+        && parts.iter().zip([2, 32, 16, 2]).all(|(part, length)| part.len() == length && part.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// Whether a value is as `lib/refusal.lua` wants a `bg`.
+fn is_baggage(value: &str) -> bool {
+    (1..=8192).contains(&value.len()) && value.bytes().all(|b| (b' '..=b'~').contains(&b))
 }
 
 /// The script arguments of one task: see lua/lib/admit.lua and docs/protocol.md.
@@ -156,10 +191,10 @@ pub(super) fn record(task: &NewTask) -> Result<Vec<String>> {
     if task.awaited {
         fields.push(("awaited", "1".to_owned()));
     }
-    if !options.headers.is_empty() {
-        let headers =
-            serde_json::to_string(&options.headers).map_err(|error| BrokerError::Invalid(format!("failed to write headers: {error}")))?;
-        fields.push(("headers", headers));
+    let (trace, headers) = trace(&options.headers);
+    fields.extend(trace.into_iter().map(|(field, value)| (field, value.to_owned())));
+    if !headers.is_empty() {
+        fields.push(("headers", json(&headers)?));
     }
     let mut record = vec![task.id.to_string(), options.priority.get().to_string(), start, key, ttl, fields.len().to_string()];
     record.extend(fields.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
@@ -182,20 +217,15 @@ pub(super) fn is_plain(task: &NewTask) -> bool {
 /// An entry in the place of a task that can't be run.
 #[derive(Debug)]
 pub(super) struct Odd {
-    /// The member of the held set; of a waiting task, its id.
-    pub(super) member: Vec<u8>,
     pub(super) id: Vec<u8>,
+    /// The claim and the place in it; none of a waiting task.
+    pub(super) held: Option<(u64, u32)>,
     pub(super) why: String,
 }
 
 impl Odd {
-    fn held(member: Vec<u8>, why: impl Display) -> Self {
-        let cut = member.iter().rposition(|byte| *byte == b'@').unwrap_or(member.len());
-        Self { id: member[..cut].to_vec(), member, why: why.to_string() }
-    }
-
     pub(super) fn waiting(id: &str, why: impl Display) -> Self {
-        Self { member: id.into(), id: id.into(), why: why.to_string() }
+        Self { id: id.into(), held: None, why: why.to_string() }
     }
 }
 
@@ -262,7 +292,7 @@ pub(super) fn claimed(
     let (mut tasks, mut odd, mut odd_at): (Vec<Leased>, Vec<Odd>, Vec<usize>) = (Vec::new(), Vec::new(), Vec::new());
     let mut words = heads.split(|byte| *byte == b' ');
     let mut rest = &texts[..];
-    for place in 0..usize::try_from(count).unwrap_or(0) {
+    for place in 0..u32::try_from(count).unwrap_or(0) {
         let (Some(id), Some(name), Some(at), Some(length)) = (words.next(), words.next(), words.next(), words.next()) else {
             return Ok(None);
         };
@@ -281,8 +311,8 @@ pub(super) fn claimed(
         let (id, name, args) = match parts {
             Ok(parts) => parts,
             Err(why) => {
-                odd_at.push(place);
-                odd.push(Odd::held([id, format!("@{claimed_us}").as_bytes()].concat(), why));
+                odd_at.push(place as usize);
+                odd.push(Odd { id: id.to_vec(), held: Some((claimed_us, place)), why });
                 continue;
             }
         };
@@ -296,7 +326,7 @@ pub(super) fn claimed(
             losses: 0,
             options: TaskOptions::default(),
         };
-        tasks.push(Leased { member: Member { id, claimed_us }, task });
+        tasks.push(Leased { member: Member { id, claimed_us, place }, task });
     }
     if count > 0 && (words.next().is_some() || !rest.is_empty()) {
         return Ok(None);
@@ -320,24 +350,27 @@ fn read(word: &[u8]) -> &str {
     std::str::from_utf8(word).unwrap_or_default()
 }
 
-/// Ids that the claim holds although there is no readable task under them.
-pub(super) fn odd_ids(claimed_us: u64, ids: Value) -> Result<Vec<Odd>> {
-    let why = "it has no `task` or no `args`";
-    Ok(list(ids)?.into_iter().map(bytes).map(|id| Odd::held([&id[..], format!("@{claimed_us}").as_bytes()].concat(), why)).collect())
+/// Ids that the claim holds although there is no readable task under them. Their places follow those of its `count` tasks.
+pub(super) fn odd_ids(claimed_us: u64, count: u64, ids: Value) -> Result<Vec<Odd>> {
+    let places = u32::try_from(count).unwrap_or(0)..;
+    let odd = |(id, place)| Odd { id: bytes(id), held: Some((claimed_us, place)), why: "it has no `task` or no `args`".to_owned() };
+    Ok(list(ids)?.into_iter().zip(places).map(odd).collect())
 }
 
-/// `{member, fields}…`
+/// `{id, stamp, place, fields}…`
 pub(super) fn leased_list(queue: &QueueName, value: Value) -> Result<Taken> {
     let mut taken = Taken::default();
-    for pair in list(value)? {
-        let mut row = Row::new(pair)?;
-        let (member, fields) = (bytes(row.next()), row.next());
-        match Member::parse(&String::from_utf8_lossy(&member)).ok_or_else(|| "its id is invalid".to_owned()) {
-            Ok(known) => match leased(queue, known, fields) {
-                Ok(leased) => taken.tasks.push(leased),
-                Err(why) => taken.odd.push(Odd::held(member, why)),
-            },
-            Err(why) => taken.odd.push(Odd::held(member, why)),
+    for held in list(value)? {
+        let mut row = Row::new(held)?;
+        let (id, claimed_us, place) = (bytes(row.next()), count(&row.next()), u32::try_from(count(&row.next())).unwrap_or(0));
+        let known = std::str::from_utf8(&id).ok().and_then(|id| TaskId::new(id).ok());
+        let read = match known {
+            Some(id) => leased(queue, Member { id, claimed_us, place }, row.next()),
+            None => Err("its id is invalid".to_owned()),
+        };
+        match read {
+            Ok(leased) => taken.tasks.push(leased),
+            Err(why) => taken.odd.push(Odd { id, held: Some((claimed_us, place)), why }),
         }
     }
     Ok(taken)

@@ -49,7 +49,7 @@ pub(super) fn leased(row: &Row<'_>, claimed_us: Option<i64>) -> Read<Leased> {
             .and_then(|at| if at < 0 { Err(rusqlite::Error::IntegralValueOutOfRange(col!(LEASED.claimed_us), at)) } else { Ok(at) })?,
     };
     Ok(Leased {
-        member: Member { id: id.clone(), claimed_us: claimed_us.unsigned_abs() },
+        member: Member { id: id.clone(), claimed_us: claimed_us.unsigned_abs(), place: 0 },
         task: Task {
             id,
             queue: parsed(row, col!(LEASED.queue))?,

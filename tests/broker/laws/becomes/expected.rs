@@ -43,7 +43,7 @@ pub(super) struct View {
 }
 
 pub(super) fn expected(row: &Row, task: &Task) -> Seen {
-    let member = taskhost_broker::Member { id: task.id.clone(), claimed_us: 0 };
+    let member = taskhost_broker::Member { id: task.id.clone(), claimed_us: 0, place: 0 };
     let report = row.report(task, &member);
     // Leaving is the same as handing everything back at once.
     let done = report.clone().unwrap_or_else(|| finish(&member, Verdict::HandBack { delay: std::time::Duration::ZERO }));

@@ -2,11 +2,11 @@
 -- KEYS    1 th:{Q}:
 -- ARGV    1 JSON: id; queue; channel, the control channel; ttl, the result_ttl in ms
 -- RETURNS 'unknown', 'cancelled', 'asked', or 'ended' and the state
--- needs: base, place, end_waiting
+-- needs: base, place, kept_until, end_waiting
 local asked = cjson.decode(ARGV[1])
 local id = asked.id
-local f = call('HMGET', T .. id, 'task', 'state')
-if not f[1] and call('EXISTS', T .. id) == 0 then return 'unknown' end
+local f = call('HMGET', T .. id, 'task', 'state', 'done')
+if is_gone(f[2], f[3]) or (not f[1] and call('EXISTS', T .. id) == 0) then return 'unknown' end
 if f[2] then return 'ended ' .. f[2] end
 local name = f[1] or ''
 local state, key = place(id, name)

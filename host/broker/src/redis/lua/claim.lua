@@ -5,7 +5,8 @@
 --         {1, claim µs, paused, more, ms until the next due time or -1, parked names, {member, fields}… adopted,
 --          how many tasks, 'id task at length …' of them best first, their arguments as one text,
 --          {place among those from 1, {tries, losses, options as `OPTIONS` of values.rs}…}, ids that are held now and can't be read}
--- needs: base, lease, adopt, promote, expire_waiting, wake, slices, is_open, place, end_waiting
+--         The places of the claim are those of its tasks, then those of the ids that can't be read.
+-- needs: base, lease, free_stamp, adopt, promote, expire_waiting, wake, is_open, place, end_waiting
 local ttl, limit, me = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[4]
 if not prolong(me, tonumber(ARGV[3])) then return { 0 } end
 
@@ -27,7 +28,7 @@ if call('EXISTS', K .. 'expires', K .. 'parked') > 0 then
 end
 if is_due or is_late then due, deadline = look() end
 local paused = call('HGET', K .. 'control', 'paused') and 1 or 0
-local stamp = int(now_us)
+local hold, stamp = K .. 'hold:' .. me, nil
 
 -- Names of parked tasks that this worker can start: each is a source beside `ready`.
 if #names > 0 and paused == 0 then
@@ -56,19 +57,29 @@ end
 
 -- Turning a number into text costs some 1,700 instructions, and arguments have few different lengths.
 local lengths = {}
-local heads, texts, extras, odd, taken, bytes, is_full = {}, {}, {}, {}, 0, 0, paused == 1
+local heads, texts, extras, mine, odd, seen = {}, {}, {}, {}, {}, #sources > 0 and {} or nil
+local taken, bytes, is_full = 0, 0, paused == 1
 while taken < limit and not is_full do
   local want = math.min(limit - taken, 1000)
   local ids, from = candidates(want)
   if #ids == 0 then break end
-  local held, late, ready, parked = {}, {}, 0, {}
+  local before, late, ready, parked = taken + #odd, {}, 0, {}
   for i = 1, #ids do
     local id = ids[i]
     -- `extra` says that the hash has any of the rare fields.
     local f, extra = call('HMGET', T .. id, 'task', 'args', 'at', 'state', 'extra'), nil
-    if f[5] then extra = call('HMGET', T .. id, 'tries', 'losses', 'priority', 'timeout', 'max', 'headers', 'ttl', 'options', 'expires') end
-    if f[1] and f[2] and not f[4] then
-      if extra and extra[9] and not extra[1] and (tonumber(extra[9]) or math.huge) <= now then
+    if f[5] == 't' then
+      local trace = call('HMGET', T .. id, 'tp', 'bg')
+      extra = { false, false, false, false, false, false, false, false, trace[1], trace[2], false }
+    elseif f[5] then
+      extra = call('HMGET', T .. id, 'tries', 'losses', 'priority', 'timeout', 'max', 'headers', 'ttl', 'options', 'tp', 'bg', 'expires')
+    end
+    local is_again = seen and seen[id]
+    if seen then seen[id] = true end
+    if is_again then
+      -- A call broke off before the task had left one of these two places.
+    elseif f[1] and f[2] and not f[4] then
+      if extra and extra[11] and not extra[1] and (tonumber(extra[11]) or math.huge) <= now then
         late[#late + 1] = id
       else
         local args = f[2]
@@ -85,7 +96,7 @@ while taken < limit and not is_full do
         heads[n + 1], heads[n + 2], heads[n + 3], heads[n + 4] = id, f[1], f[3] or '0', length
         taken = taken + 1
         texts[taken] = args
-        held[#held + 1] = id .. '@' .. stamp
+        mine[taken] = id
         if extra then
           extras[#extras + 1] = taken
           extras[#extras + 1] = extra
@@ -93,11 +104,19 @@ while taken < limit and not is_full do
       end
     elseif is_open(id, f[1], f[4]) then
       odd[#odd + 1] = id
-      held[#held + 1] = id .. '@' .. stamp
     end
     if from[i] then parked[#parked + 1] = i else ready = ready + 1 end
   end
-  slices(held, function(...) call('SADD', K .. 'held:' .. me, ...) end)
+  if taken + #odd > before then
+    stamp = stamp or free_stamp(hold, now_us)
+    local held = mine
+    if #odd > 0 then
+      held = {}
+      for i = 1, taken do held[i] = mine[i] end
+      for i = 1, #odd do held[taken + i] = odd[i] end
+    end
+    put_claim(hold, stamp, held)
+  end
   for _, id in ipairs(late) do end_waiting(id, 'cancelled', ttl, 'expired', 'not started by the time it expires') end
   -- The tasks from `ready` are its first ones, also when parked ones were merged between them.
   if ready > 0 then call('ZREMRANGEBYRANK', K .. 'ready', '0', int(ready - 1)) end
@@ -114,6 +133,6 @@ if #sources > 0 then names = call('SRANDMEMBER', K .. 'parked', '1000') end
 if deadline and (not due or deadline < due) then due = deadline end
 -- Two texts instead of four values a task: the worker reads them faster. It costs the server some 1,000 instructions a task.
 return {
-  1, stamp, paused, more and 1 or 0, due and math.max(0, math.ceil(due - now)) or -1, names, adopted,
+  1, stamp or '0', paused, more and 1 or 0, due and math.max(0, math.ceil(due - now)) or -1, names, adopted,
   taken, table.concat(heads, ' '), table.concat(texts), extras, odd,
 }

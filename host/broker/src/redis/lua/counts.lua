@@ -1,10 +1,10 @@
 -- counts: how many tasks of a queue are in each state. The cost does not grow with the number of ended tasks.
 -- KEYS    1 th:{Q}:
 -- RETURNS {scheduled, ready, parked, running, succeeded, dead, cancelled, ms the oldest ready task waits or -1, paused}
--- needs: base, kept_of
+-- needs: base, kept_of, claims_of
 local parked, running = 0, 0
 for _, name in ipairs(call('SMEMBERS', K .. 'parked')) do parked = parked + call('ZCARD', K .. 'parked:' .. name) end
-for _, inc in ipairs(call('ZRANGE', K .. 'workers', 0, -1)) do running = running + call('SCARD', K .. 'held:' .. inc) end
+for _, inc in ipairs(call('ZRANGE', K .. 'workers', 0, -1)) do running = running + #held_by(inc) end
 
 local ended = {}
 for _, state in ipairs({ 'succeeded', 'cancelled' }) do
@@ -18,8 +18,8 @@ end
 
 -- The oldest task of each priority is the first of its range of scores.
 local oldest = -1
-for band = 0, 9 do
-  local first = call('ZRANGEBYSCORE', K .. 'ready', int(band * 1e14), '(' .. int((band + 1) * 1e14), 'LIMIT', 0, 1)[1]
+for tier = 0, 9 do
+  local first = call('ZRANGEBYSCORE', K .. 'ready', int(tier * 1e14), '(' .. int((tier + 1) * 1e14), 'LIMIT', 0, 1)[1]
   local at = first and tonumber(call('HGET', T .. first, 'at') or nil)
   if at then oldest = math.max(oldest, now - at) end
 end

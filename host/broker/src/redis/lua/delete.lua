@@ -2,12 +2,12 @@
 -- KEYS    1 th:{Q}:
 -- ARGV    1 id
 -- RETURNS 'unknown', 'running' or 'deleted'
--- needs: base, place, held_since, end_task, release, unlist, stub
+-- needs: base, place, kept_until, held_since, end_task, release, unlist, stub
 local id = ARGV[1]
 local t = T .. id
-local f = call('HMGET', t, 'task', 'state', 'unique', 'child')
+local f = call('HMGET', t, 'task', 'state', 'unique', 'child', 'done')
 local name = f[1] or ''
-if not f[1] and call('EXISTS', t) == 0 then return 'unknown' end
+if is_gone(f[2], f[5]) or (not f[1] and call('EXISTS', t) == 0) then return 'unknown' end
 if f[2] then
   -- The hash goes last, so that a repeated delete still finds it after an error midway.
   release(id, f[3])

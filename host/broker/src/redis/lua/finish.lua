@@ -1,43 +1,71 @@
 -- finish: records the verdicts of attempts, and what follows from them. It writes what `transition` in taskhost-core decided.
 -- KEYS    1 th:{Q}:
 -- ARGV    1 result_ttl ms   2 incarnation   3 ms to keep `by`   4 number of `by`, then name and value each
---         then number of plain successes (by the first `by`, with no log and nothing that follows), their members, their results
---         then number of other finishes, then each as JSON: member; next: succeeded, dead, cancelled, waiting or parked; result; error;
---         instead: the error if a cancel comes first; entry of the history; counted; lost; delay in ms; by; log;
+--         then number of claims with plain successes (by the first `by`, with no log and nothing that follows); for each its stamp, their
+--         places as bits (see lib/free_stamp.lua), how many they are; then their ids, claim by claim, each by place; then their results
+--         then number of other finishes, then each as JSON: id; claim and place; next: succeeded, dead, cancelled, waiting or parked; result;
+--         error; instead: the error if a cancel comes first; entry of the history; counted; lost; delay in ms; by; log;
 --         here: {count, records} that follow in this queue (see lib/admit.lua); out: queue and record as JSON each, for other queues
---         No member is given twice.
 -- RETURNS one digit each, in the order given: 0 stale, 1 recorded, 2 cancelled instead
--- needs: base, slices, member, end_task, admit, rank, wake
-local ttl, me = tonumber(ARGV[1]), ARGV[2]
-local held = K .. 'held:' .. me
+-- needs: base, slices, places, end_task, admit, rank, wake, sweep_ended
+local ttl, hold = tonumber(ARGV[1]), K .. 'hold:' .. ARGV[2]
 local a = 5
 for _ = 1, tonumber(ARGV[4]) do
   call('SET', K .. 'by:' .. ARGV[a], ARGV[a + 1], 'PX', ARGV[3])
   a = a + 2
 end
-local plain = tonumber(ARGV[a])
-local results = a + plain
-local first = results + plain + 1
-local n = tonumber(ARGV[first])
 
-local members, ids, others = {}, {}, {}
-for i = 1, plain do members[i] = ARGV[a + i] end
-for i = 1, n do
-  others[i] = cjson.decode(ARGV[first + i])
-  members[plain + i] = others[i].member
-end
-for i = 1, plain + n do ids[i] = id_of(members[i]) end
-local is_held, reply, done = {}, {}, 0
-slices(members, function(...)
-  local are = call('SMISMEMBER', held, ...)
-  local before = #is_held
-  for i = 1, #are do
-    is_held[before + i] = are[i]
-    done = done + are[i]
+-- The places of a claim that are still held, as words.
+local claims = {}
+local function open_places(stamp)
+  local words = claims[stamp]
+  if not words then
+    words = words_of(call('HGET', hold, stamp .. ':open') or '')
+    claims[stamp] = words
   end
-end)
+  return words
+end
+
+-- Whether a place was still held. It is not from now on.
+local function take(words, spot)
+  local is_held = is_held_at(words, spot)
+  if is_held then leave_at(words, spot) end
+  return is_held
+end
+
+-- The plain successes. `stale` has those that are not held any more.
+local parts, plain, stale = {}, 0, nil
+local first = a + 1 + 3 * ARGV[a]
+for part = a + 1, first - 1, 3 do
+  local stamp, bits, count = ARGV[part], words_of(ARGV[part + 1]), tonumber(ARGV[part + 2])
+  local words, are_held = open_places(stamp), true
+  for w = 1, #bits do are_held = are_held and band(bits[w], bit.bnot(words[w] or 0)) == 0 end
+  if are_held then
+    for w = 1, #bits do words[w] = band(words[w], bit.bnot(bits[w])) end
+  else
+    stale = stale or {}
+    local i = plain
+    for spot = 0, 32 * #bits - 1 do
+      if is_held_at(bits, spot) then
+        i = i + 1
+        if not take(words, spot) then stale[i] = true end
+      end
+    end
+  end
+  parts[#parts + 1] = { stamp, plain + 1, plain + count }
+  plain = plain + count
+end
+local results = first + plain - 1
+local n = tonumber(ARGV[results + plain + 1])
+local ids, others = {}, {}
+if plain > 0 then ids = { unpack(ARGV, first, results) } end
+for i = 1, n do
+  others[i] = cjson.decode(ARGV[results + plain + 1 + i])
+  ids[plain + i] = others[i].id
+end
+
 -- One lookup shows whether any task of the queue needs more than a plain end.
-local special, cancelled, are_all_plain = {}, {}, n == 0 and done == plain and ttl > 0
+local special, cancelled, are_all_plain = {}, {}, n == 0 and not stale and ttl > 0
 if call('EXISTS', K .. 'special', K .. 'cancelled') > 0 then
   are_all_plain = false
   slices(ids, function(...)
@@ -46,7 +74,7 @@ if call('EXISTS', K .. 'special', K .. 'cancelled') > 0 then
     for i, is in ipairs(call('SMISMEMBER', K .. 'cancelled', ...)) do cancelled[these[i]] = is == 1 end
   end)
 end
-local at, ends, waking = int(now), open_ends(ttl, true), false
+local at, gone, ends, waking, reply = int(now), int(now + ttl), open_ends(ttl, true), false, {}
 
 -- Keeps the newest 64 KiB, whole lines.
 local function keep_log(id, text)
@@ -66,8 +94,8 @@ local function follow(f)
   for i = 1, #out, 2 do call('XADD', K .. 'out', '*', 'queue', out[i], 'record', out[i + 1]) end
 end
 
--- The claim time of a member, in ms.
-local function start_of(member, id) return string.sub(member, #id + 2, -4) end
+-- The time of a claim, in ms.
+local function start_of(stamp) return string.sub(stamp, 1, -4) end
 
 -- Everything but a success.
 local function other(f, id)
@@ -76,7 +104,7 @@ local function other(f, id)
   if not h[1] then return '0' end
   if h[2] then
     -- An earlier call broke off after it wrote this end. Its list and its time may be missing.
-    if h[2] ~= 'succeeded' then end_task(ends, id, h[2], false, 'end', at) end
+    if h[2] ~= 'succeeded' then end_task(ends, id, h[2], 'end', at) end
     return '0'
   end
   local code, state, error = '1', f.next, f.error
@@ -91,7 +119,7 @@ local function other(f, id)
     put('tries', tries)
     put('extra', '1')
     put('by', f.by)
-    put('start', start_of(f.member, id))
+    put('start', start_of(f.claim))
     put('e' .. errors % 5, at .. ' ' .. tries .. ' ' .. f.entry)
     put('errors', errors + 1)
     if f.lost then put('losses', (tonumber(h[4]) or 0) + 1) end
@@ -99,7 +127,7 @@ local function other(f, id)
   if error then put('error', error) end
   if code == '1' then follow(f) end
   if state == 'dead' or state == 'cancelled' then
-    end_task(ends, id, state, false, 'end', at, unpack(set))
+    end_task(ends, id, state, 'end', at, unpack(set))
     return code
   end
   -- A task without a counted attempt has not started, so it can expire again. `expires` may have lost its id while it was held.
@@ -125,33 +153,40 @@ local function other(f, id)
   return code
 end
 
--- End, claim time and author are one field, because each field costs some 1,900 instructions.
-local function succeed(member, id, result, by)
-  local is_plain = ttl > 0 and not (special[id] or cancelled[id])
-  end_task(ends, id, 'succeeded', is_plain, 'result', result, 'done', at .. ' ' .. start_of(member, id) .. ' ' .. by)
-  if is_plain then ends.succeeded[#ends.succeeded + 1] = id end
+-- End, claim time and author are one field, because each field costs some 1,900 instructions. Of a plain success also when it goes.
+local function succeed(stamp, id, result, by)
+  local done = at .. ' ' .. start_of(stamp) .. ' ' .. by
+  if ttl > 0 and not (special[id] or cancelled[id]) then
+    end_plain(ends, id, result, done .. ' ' .. gone)
+    ends.plain[#ends.plain + 1] = id
+  else
+    end_task(ends, id, 'succeeded', 'result', result, 'done', done)
+  end
 end
 
 local by = ARGV[5]
+for _, part in ipairs(parts) do
+  local stamp, from, to = unpack(part)
+  if are_all_plain then
+    -- Without `succeed`, which would cost some 1,500 instructions a task.
+    local done = at .. ' ' .. start_of(stamp) .. ' ' .. by .. ' ' .. gone
+    for i = from, to do end_plain(ends, ids[i], ARGV[results + i], done) end
+  else
+    for i = from, to do
+      local is_stale = stale and stale[i]
+      if not is_stale then succeed(stamp, ids[i], ARGV[results + i], by) end
+      reply[i] = is_stale and '0' or '1'
+    end
+  end
+end
 if are_all_plain then
-  -- Without `succeed`, which would cost some 1,500 instructions a task.
-  for i = 1, plain do
-    local id = ids[i]
-    local written = at .. ' ' .. string.sub(members[i], #id + 2, -4) .. ' ' .. by
-    end_task(ends, id, 'succeeded', true, 'result', ARGV[results + i], 'done', written)
-  end
-  ends.succeeded = ids
+  ends.plain = ids
   reply[1] = string.rep('1', plain)
-else
-  for i = 1, plain do
-    if is_held[i] == 1 then succeed(members[i], ids[i], ARGV[results + i], by) end
-    reply[i] = is_held[i] == 1 and '1' or '0'
-  end
 end
 
 for i = plain + 1, plain + n do
   local id, f = ids[i], others[i - plain]
-  if is_held[i] == 0 then
+  if not take(open_places(f.claim), f.place) then
     reply[i] = '0'
   else
     if f.log then
@@ -163,7 +198,7 @@ for i = plain + 1, plain + n do
     end
     if f.next == 'succeeded' then
       follow(f)
-      succeed(f.member, id, f.result, f.by)
+      succeed(f.claim, id, f.result, f.by)
       reply[i] = '1'
     else
       reply[i] = other(f, id)
@@ -171,13 +206,9 @@ for i = plain + 1, plain + n do
   end
 end
 close_ends(ends)
-local left = members
-if done < plain + n then
-  left = {}
-  for i = 1, plain + n do
-    if is_held[i] == 1 then left[#left + 1] = members[i] end
-  end
-end
-slices(left, function(...) call('SREM', held, ...) end)
+for stamp, words in pairs(claims) do put_places(hold, stamp, words) end
+-- A batch takes twice as many with it as it leaves, so that the sweep has little to do.
+local ended = #ends.plain
+if ended >= 8 then sweep_ended('succeeded:' .. int(ttl), 2 * ended) end
 if waking then wake() end
 return table.concat(reply)

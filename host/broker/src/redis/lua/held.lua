@@ -1,13 +1,27 @@
--- held: the tasks of an incarnation, a page at a time. A member whose task is gone leaves the held set.
+-- held: the tasks of an incarnation, at most 200 a call, oldest claim first. A place whose task is gone is left.
 -- KEYS    1 th:{Q}:
--- ARGV    1 incarnation   2 cursor
--- RETURNS {next cursor, {member, fields}…}
--- needs: base, member, is_open, read_task
-local held = K .. 'held:' .. ARGV[1]
-local page, found = call('SSCAN', held, ARGV[2], 'COUNT', 200), {}
-for _, member in ipairs(page[2]) do
-  local id = id_in(member)
-  local f = read_task(id)
-  if is_open(id, f[1], f[13]) then found[#found + 1] = { member, f } else call('SREM', held, member) end
+-- ARGV    1 incarnation   2 the last stamp and place of the call before, with a space between, or empty
+-- RETURNS {the same of this call, or empty at the end; {id, stamp, place, fields}…}
+-- needs: base, places, claims_of, is_running, read_task
+local hold, found = K .. 'hold:' .. ARGV[1], {}
+local stamp, last = string.match(ARGV[2], '^(%d+) (%d+)$')
+stamp, last = tonumber(stamp) or 0, tonumber(last) or -1
+for _, claim in ipairs(claims_of(ARGV[1])) do
+  local at, words, is_changed = tonumber(claim[1]), claim[3], false
+  for spot = at == stamp and last + 1 or 0, at < stamp and -1 or #claim[2] - 1 do
+    if #found == 200 then break end
+    if is_held_at(words, spot) then
+      local id = claim[2][spot + 1]
+      local f = read_task(id)
+      if is_running(id, f[1], f[15]) then
+        found[#found + 1] = { id, claim[1], spot, f }
+      else
+        leave_at(words, spot)
+        is_changed = true
+      end
+    end
+  end
+  if is_changed then put_places(hold, claim[1], words) end
 end
-return { page[1], found }
+local final = found[200]
+return { final and final[2] .. ' ' .. final[3] or '', found }

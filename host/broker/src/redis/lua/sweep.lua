@@ -1,9 +1,9 @@
--- sweep: trims the dead set and the lists of ends. Ends waiting tasks that expired, or whose names no worker offered for too long.
+-- sweep: trims the dead set, and removes ended tasks whose time is over. Ends waiting tasks that expired, or whose names no worker offered for too long.
 -- KEYS    1 th:{Q}:
 -- ARGV    1 JSON: ttl, the result_ttl in ms; dead_count; dead_age in ms; unknown_ttl, the unknown_task_ttl in ms; unknown_for, the same in
 --         words; offered, the names that workers offer
 -- RETURNS whether there is more to do
--- needs: base, stub, expire_waiting, end_waiting, place, kept_of
+-- needs: base, stub, expire_waiting, end_waiting, place, sweep_ended
 local bounds, more = cjson.decode(ARGV[1]), 0
 local ttl = bounds.ttl
 local function forget(ids)
@@ -50,21 +50,23 @@ for _, name in ipairs(call('SRANDMEMBER', K .. 'parked', 1000)) do
 end
 call('PEXPIRE', nobody, int(math.max(60000, limit / 4)))
 
-local groups = call('HGETALL', K .. 'ended')
-for i = 1, #groups, 2 do
-  local group = groups[i]
+local most = 1000
+for _, group in ipairs(call('HKEYS', K .. 'ended')) do
+  if most > 0 then most = most - sweep_ended(group, most) end
   local stream, left = K .. 'ended:' .. group, K .. 'left:' .. group
   local oldest = int(math.max(now - (tonumber(string.match(group, '%d+$')) or 0), 0))
-  if kept_of(group, tonumber(groups[i + 1]) or 0) == 0 then
+  local first = call('XRANGE', stream, '-', '+', 'COUNT', '1')[1]
+  if not first then
     call('UNLINK', stream, left)
     call('HDEL', K .. 'ended', group)
   else
-    if call('XTRIM', stream, 'MINID', '~', oldest, 'LIMIT', '1000') > 900 then more = 1 end
+    oldest = int(math.min(tonumber(oldest), tonumber(first[2][2]) or 0))
     local over = call('ZCOUNT', left, '-inf', '(' .. oldest)
     if over > 0 then call('ZREMRANGEBYRANK', left, '0', int(math.min(over, 1000) - 1)) end
     if over > 1000 then more = 1 end
   end
 end
+if most <= 0 then more = 1 end
 for _, state in ipairs({ 'succeeded', 'cancelled' }) do
   local over = call('ZRANGEBYSCORE', K .. 'kept_until:' .. state, '-inf', '(' .. int(now), 'LIMIT', '0', '500')
   if #over > 0 then

@@ -1,17 +1,21 @@
--- unreadable: ends tasks that can't be read as dead, each by itself. A member without a task leaves the held set.
+-- unreadable: ends tasks that can't be read as dead, each by itself. A place without a task is left.
 -- KEYS    1 th:{Q}:
--- ARGV    1 result_ttl ms   2 incarnation, or '' for waiting tasks   3… for each: held member, or id; the id to show it under; the reason
---         as it stands in a JSON string
+-- ARGV    1 result_ttl ms   2 incarnation, or '' for waiting tasks   3… for each: id; stamp and place, or '' twice; the id to show it
+--         under; the reason as it stands in a JSON string
 -- RETURNS how many ended
--- needs: base, member, place, is_open, release, end_waiting
-local ttl, held, ended = tonumber(ARGV[1]), K .. 'held:' .. ARGV[2], 0
-for a = 3, #ARGV, 3 do
-  local member, shown, why = ARGV[a], ARGV[a + 1], ARGV[a + 2]
+-- needs: base, places, place, is_open, release, end_waiting
+local ttl, hold, ended, claims = tonumber(ARGV[1]), K .. 'hold:' .. ARGV[2], 0, {}
+for a = 3, #ARGV, 5 do
+  local id, stamp, at, shown, why = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4]
   local waits = ARGV[2] == ''
-  local id = waits and member or id_in(member)
   local f = call('HMGET', T .. id, 'task', 'state', 'unique')
   local state, key = place(id, f[1] or '')
-  local is_ours = waits and state or (not waits and call('SISMEMBER', held, member) == 1)
+  local words
+  if not waits then
+    words = claims[stamp] or words_of(call('HGET', hold, stamp .. ':open') or '')
+    claims[stamp] = words
+  end
+  local is_ours = waits and state or (words and is_held_at(words, at))
   if is_ours and is_open(id, f[1], f[2]) then
     -- No caller can ask for an invalid id, so the task gets another one. The old hash goes last, so that the step can be repeated
     -- after an error midway.
@@ -25,6 +29,7 @@ for a = 3, #ARGV, 3 do
     if shown ~= id then call('UNLINK', T .. id, K .. 'log:' .. id) end
     ended = ended + 1
   end
-  if not waits then call('SREM', held, member) end
+  if words and is_ours then leave_at(words, at) end
 end
+for stamp, words in pairs(claims) do put_places(hold, stamp, words) end
 return ended

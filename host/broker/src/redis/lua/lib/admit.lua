@@ -1,10 +1,10 @@
 -- admit: enqueues `n` records, which stand in `args` from place `i`.
--- needs: base, slices, rank, wake
+-- needs: base, slices, rank, is_known, wake
 -- A record: id, priority, start ('' now, '+ms', '@ms'), unique key or '', its ttl in ms, number of fields, then field and value each.
 -- RETURNS {} if all were added, else for each record '' or the id that holds its place; and the place of the next argument.
 -- `is_child`: the broker itself starts these tasks, so an id that left a stub is known too.
 -- Places are written before hashes. `claim` drops an id without a hash, but a hash without a place would never run. The field `extra`
--- says that a claim must read more than the name and arguments.
+-- says that a claim must read more than the name and arguments: `t` for `tp` and `bg` alone, `1` for any.
 local function admit(args, i, n, is_child)
   local from, keys, stubs = {}, {}, {}
   for r = 1, n do
@@ -20,7 +20,7 @@ local function admit(args, i, n, is_child)
   for r = 1, n do
     local id, key = args[from[r]], args[from[r] + 3]
     local holder = ''
-    if seen[id] or (known > 0 and call('EXISTS', keys[r], stubs[r] or keys[r]) > 0) then
+    if seen[id] or (known > 0 and (is_known(id) or (stubs[r] and call('EXISTS', stubs[r]) == 1))) then
       holder = id
     elseif key ~= '' then
       local unique = redis.sha1hex(key)
@@ -43,7 +43,7 @@ local function admit(args, i, n, is_child)
   end
   if added == 0 then return replies, i end
   local seq = call('HINCRBY', K .. 'control', 'seq', int(added)) - added
-  local ready, scheduled, special, expires, awaited = {}, {}, {}, {}, {}
+  local ready, scheduled, special, expires, awaited, extra = {}, {}, {}, {}, {}, {}
   for turn = 1, added do
     local a = from[fresh[turn]]
     local id, start, key = args[a], args[a + 2], args[a + 3]
@@ -66,11 +66,18 @@ local function admit(args, i, n, is_child)
       local lasts = due > now and int(args[a + 4] + due - now) or args[a + 4]
       call('SET', K .. 'unique:' .. redis.sha1hex(key), id, 'PX', lasts)
     end
+    if args[a + 1] ~= '5' then extra[turn] = '1' end
     if args[a + 5] ~= '2' then
       for f = a + 6, a + 5 + 2 * args[a + 5], 2 do
-        if args[f] == 'ttl' then own = true end
-        if args[f] == 'awaited' then awaited[#awaited + 1] = id end
-        if args[f] == 'expires' then
+        local field = args[f]
+        if field == 'tp' or field == 'bg' then
+          extra[turn] = extra[turn] or 't'
+        elseif field ~= 'task' and field ~= 'args' and field ~= 'awaited' then
+          extra[turn] = '1'
+        end
+        if field == 'ttl' then own = true end
+        if field == 'awaited' then awaited[#awaited + 1] = id end
+        if field == 'expires' then
           expires[#expires + 1] = args[f + 1]
           expires[#expires + 1] = id
         end
@@ -97,7 +104,7 @@ local function admit(args, i, n, is_child)
         fields[#fields + 1] = value
       end
       if priority ~= '5' then put('priority', priority) end
-      if priority ~= '5' or count ~= '2' then put('extra', '1') end
+      if extra[turn] then put('extra', extra[turn]) end
       if is_child then put('child', '1') end
       if unique ~= '' then
         put('unique', redis.sha1hex(unique))

@@ -5,10 +5,9 @@
 -- The caller takes the task out of its place afterwards.
 
 -- The ends of one call. `ttl`: how long a result is kept, in ms. `is_batch`: `close_ends` lists them together. A call that breaks off
--- before must come to `end_task` again when it is repeated. Other ends are listed before they are written.
-local function open_ends(ttl, is_batch)
-  return { ttl = ttl, gone = int(now + ttl), is_batch = is_batch, succeeded = {}, cancelled = {} }
-end
+-- before must come to `end_task` again when it is repeated. Other ends are listed before they are written. `plain` has the successes of
+-- `end_plain`.
+local function open_ends(ttl, is_batch) return { ttl = ttl, is_batch = is_batch, plain = {}, succeeded = {}, cancelled = {} } end
 
 -- How long a result is kept. `own` is the task's `ttl`, which another program may have written.
 local function kept_for(own, ttl)
@@ -29,17 +28,17 @@ local function tell_deleted(id)
   publish({ id }, 'cancelled', true, view)
 end
 
+-- Ends a success of a batch of which the caller knows that it has no unique key, no `ttl` of its own, no log and no mark, and that its
+-- result is kept. `done` is its end, its start, its author and when it goes. The caller adds it to `plain`, many at once. Its key does not
+-- expire: `sweep_ended` removes it with its batch.
+local function end_plain(ends, id, result, done)
+  call('HSET', T .. id, 'state', 'succeeded', 'result', result, 'done', done)
+  if ends.ttl < STUB_MS and call('HGET', T .. id, 'child') then leave_stub(id) end
+end
+
 -- Ends one task as `state`, or as 'deleted': then nothing is kept. The fields and values of its end follow.
--- `is_plain`: the caller knows that the task has no unique key, no `ttl` of its own, no log and no mark, and that its result is kept.
--- It adds a plain end to its batch itself, many at once.
-local function end_task(ends, id, state, is_plain, ...)
+local function end_task(ends, id, state, ...)
   local t = T .. id
-  if is_plain then
-    call('HSET', t, 'state', state, ...)
-    if ends.ttl < STUB_MS and call('HGET', t, 'child') then leave_stub(id) end
-    call('PEXPIREAT', t, ends.gone)
-    return
-  end
   local own, is_deleted, is_listed_later = call('HMGET', t, 'ttl', 'unique', 'child'), state == 'deleted', false
   local ttl = is_deleted and 0 or kept_for(own[1], ends.ttl)
   if state == 'dead' then
@@ -49,7 +48,7 @@ local function end_task(ends, id, state, is_plain, ...)
     call('ZADD', K .. 'kept_until:' .. state, int(now + ttl), id)
   elseif ttl > 0 then
     is_listed_later = ends.is_batch
-    if not is_listed_later then list_ends(state, { id }, ttl) end
+    if not is_listed_later then list_ends(state, { id }, ttl, 'ids') end
   end
   if is_deleted then tell_deleted(id) else call('HSET', t, 'state', state, ...) end
   release(id, own[2])
@@ -76,11 +75,12 @@ end
 
 -- Publishes and lists the ends of a batch.
 local function close_ends(ends)
-  for _, state in ipairs({ 'succeeded', 'cancelled' }) do
-    local ids = ends[state]
-    if #ids > 0 then
-      publish(ids, state, ends.ttl < 60000)
-      list_ends(state, ids, ends.ttl)
-    end
+  local function close(ids, state, field)
+    if #ids == 0 then return end
+    publish(ids, state, ends.ttl < 60000)
+    list_ends(state, ids, ends.ttl, field)
   end
+  close(ends.plain, 'succeeded', 'kept')
+  close(ends.succeeded, 'succeeded', 'ids')
+  close(ends.cancelled, 'cancelled', 'ids')
 end

@@ -1,13 +1,10 @@
--- held_since: when the task was claimed, in microseconds; empty if no incarnation holds it. It searches all held sets.
--- needs: base
+-- held_since: when the task was claimed, in microseconds; empty if no incarnation holds it. It searches all claims.
+-- needs: base, claims_of
 local function held_since(id)
-  for _, inc in ipairs(call('ZRANGE', K .. 'workers', 0, -1)) do
-    local cursor = '0'
-    repeat
-      local page = call('SSCAN', K .. 'held:' .. inc, cursor, 'MATCH', id .. '@*', 'COUNT', 1000)
-      if page[2][1] then return string.sub(page[2][1], #id + 2) end
-      cursor = page[1]
-    until cursor == '0'
+  for _, incarnation in ipairs(call('ZRANGE', K .. 'workers', 0, -1)) do
+    for _, held in ipairs(held_by(incarnation)) do
+      if held[1] == id then return held[2] end
+    end
   end
   return ''
 end

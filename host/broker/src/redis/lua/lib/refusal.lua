@@ -16,8 +16,13 @@ local RULES = {
   expires = { 'a time in milliseconds', '^%d+$', 15 },
   awaited = { '1', '^1$', 1 },
   options = { 'a JSON object', '^{.*}$', math.huge },
+  tp = { 'a W3C traceparent', '^%x%x%-' .. string.rep('%x', 32) .. '%-' .. string.rep('%x', 16) .. '%-%x%x$', 55 },
+  bg = { 'a W3C baggage', '^[\32-\126]+$', 8192 },
 }
-local FIELD = { task = true, args = true, headers = true, timeout = true, max = true, ttl = true, expires = true, awaited = true, options = true }
+local FIELD = {
+  task = true, args = true, headers = true, timeout = true, max = true, ttl = true, expires = true, awaited = true, options = true,
+  tp = true, bg = true,
+}
 local function refusal(first)
   local function no(why) return redis.error_reply('INVALID ' .. why .. '; nothing was enqueued, see docs/protocol.md') end
   local function broken(n, what, value)
@@ -27,7 +32,7 @@ local function refusal(first)
   end
   local queue = string.match(K, '{(%w[%w_.%-]*)}:$')
   if not queue or #queue > 64 then return no('the key is PREFIX:{QUEUE}: with the name of a queue') end
-  if ARGV[first] == 'plain' then
+  if ARGV[first] == 'plain' or ARGV[first] == 'sorted' then
     if (#ARGV - first) % 3 ~= 0 then return no('a plain task is three arguments: id, task, args') end
     for i = first + 1, #ARGV, 3 do
       local n = (i - first + 2) / 3
@@ -36,7 +41,7 @@ local function refusal(first)
     end
     return nil
   end
-  if not string.find(ARGV[first] or '', '^%d+$') then return no('the first argument is `plain` or the number of records') end
+  if not string.find(ARGV[first] or '', '^%d+$') then return no('the first argument is `plain`, `sorted` or the number of records') end
   local i = first + 1
   for n = 1, tonumber(ARGV[first]) do
     local bad = broken(n, 'id', ARGV[i]) or broken(n, 'priority', ARGV[i + 1])
