@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use taskhost_broker::Broker;
-use taskhost_core::task::{Start, TaskId, TaskView};
+use taskhost_core::task::{NewTask, Start, TaskId, TaskView};
 
 use crate::{
     attempts::Attempts,
@@ -26,7 +26,6 @@ const DELAYED: usize = 500;
 const WITHIN: Duration = Duration::from_secs(3);
 
 pub(crate) async fn idle(bench: &mut Bench<'_>) -> Result<(), BenchError> {
-    let broker = bench.place.broker();
     let asker = bench.place.again().await?;
     let asked = if bench.options.repeat == 1 { ASKED / 2 } else { ASKED };
     let attempts = Attempts::new(usize::MAX);
@@ -45,7 +44,7 @@ pub(crate) async fn idle(bench: &mut Bench<'_>) -> Result<(), BenchError> {
             // Leave a pause, so that the worker is idle.
             tokio::time::sleep(Duration::from_millis(2)).await;
             let began = Instant::now();
-            let id = enqueued(&*broker, bench, number).await?;
+            let id = enqueued(&*asker, bench, number).await?;
             ended(asker.await_end(Some(&bench.queue), &id, LIMIT).await?)?;
             took.push(began.elapsed().as_secs_f64() * 1e3);
         }
@@ -65,8 +64,9 @@ pub(crate) async fn idle(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     Ok(())
 }
 
+/// As `taskhost enqueue --wait` does.
 async fn enqueued(broker: &dyn Broker, bench: &Bench<'_>, number: usize) -> Result<TaskId, BenchError> {
-    let task = bench.task(number);
+    let task = NewTask { awaited: true, ..bench.task(number) };
     broker.enqueue(std::slice::from_ref(&task)).await?;
     Ok(task.id)
 }

@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use rusqlite::Connection;
@@ -10,6 +11,7 @@ use rusqlite::Connection;
 use super::{
     connection::{self, Readers},
     end,
+    looks::Looks,
     rows::Odd,
     standing::Standing,
     wake::Bells,
@@ -42,11 +44,15 @@ impl SqliteBroker {
 
     /// The same with another clock. All processes that share a file should agree about the time.
     pub fn open_with_clock(path: impl AsRef<Path>, settings: BrokerSettings, clock: Arc<dyn Clock>) -> Result<Self> {
+        Self::open_with_looks(path, settings, clock, Looks::new(Instant::now()))
+    }
+
+    pub(super) fn open_with_looks(path: impl AsRef<Path>, settings: BrokerSettings, clock: Arc<dyn Clock>, looks: Looks) -> Result<Self> {
         let path = Arc::new(path.as_ref().to_owned());
         let connection = connection::open(&path)?;
         let bells = Arc::new(Bells::new());
         let standing = Arc::new(Standing::of(&path));
-        let writer = Writer::start(path.clone(), connection, settings, clock.clone(), bells.clone(), standing.clone())?;
+        let writer = Writer::start(path.clone(), connection, settings, clock.clone(), bells.clone(), standing.clone(), looks)?;
         Ok(Self { readers: Arc::new(Readers::new(&path, standing)), path, writer, bells, clock })
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    rows::{Brief, VIEW, ms, parsed, view},
+    rows::{Brief, VIEW, ms, parsed, time, view},
     writer::{Failure, Step, sql},
 };
 use crate::{
@@ -19,6 +19,16 @@ use taskhost_core::task::{Millis, QueueName, TaskId, TaskView};
 
 /// The longest time that is noted at once. A caller that waits longer notes it again.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// A caller notes its wait again when the note lasts for less than this.
+pub(super) const RENEWED: Duration = Duration::from_secs(TOLD.as_secs() / 2);
+
+/// How long the note that this task is awaited lasts.
+pub(super) fn noted_for(db: &Connection, now: Millis, queue: &QueueName, id: &TaskId) -> Result<Duration, Failure> {
+    let mut find = db.prepare_cached("SELECT until FROM awaited WHERE queue = ? AND id = ?")?;
+    let until = find.query_row(params![queue.as_str(), id.as_str()], |row| row.get::<_, i64>(0)).optional()?;
+    Ok(until.map_or(Duration::ZERO, |until| time(until).since(now)))
+}
 
 /// Notes that a caller awaits this task, for `limit` at most.
 pub(super) fn note_awaited(step: &Step<'_>, queue: &QueueName, id: &TaskId, limit: Duration) -> Result<(), Failure> {

@@ -11,7 +11,7 @@ use std::{
 use futures_util::future::join_all;
 use rusqlite::Connection;
 
-use super::{driver::SqliteBroker, kv, listing, show};
+use super::{driver::SqliteBroker, kv, listing, looks::Looks, show};
 use crate::{
     BrokerError, BrokerSettings, DeleteReply, Enqueued, Finish, Finished, Incarnation, Kv, KvRoom, Lease, LeaseReply, Leased, Produce,
     STUB, TOLD, TaskFilter, Tasks, grace,
@@ -31,14 +31,14 @@ impl Clock for Hand {
 }
 
 struct Place {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     broker: SqliteBroker,
 }
 
 fn place(clock: Arc<dyn Clock>) -> Place {
     let dir = tempfile::tempdir().expect("a directory");
     let broker = SqliteBroker::open_with_clock(dir.path().join("x.db"), BrokerSettings::default(), clock).expect("opens");
-    Place { _dir: dir, broker }
+    Place { dir, broker }
 }
 
 fn add() -> NewTask {
@@ -53,6 +53,38 @@ fn held<T>(lease: LeaseReply<T>) -> T {
 }
 
 const LEASE: Duration = Duration::from_secs(30);
+
+/// Longer than a test waits.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// The limit of a wait for an event that should come.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The handle looks only after events.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_waiting_caller_hears_of_each_commit_of_another_process() {
+    let place = place(Arc::new(SystemClock));
+    let other = &place.broker;
+    let path = place.dir.path().join("x.db");
+    let settings = BrokerSettings::default();
+    let clock = Arc::new(SystemClock);
+    let b = SqliteBroker::open_with_looks(path, settings, clock, Looks::by_events_alone(std::time::Instant::now())).expect("opens");
+    let queue = QueueName::default();
+    let still = Duration::from_millis(50);
+    for round in 0..10 {
+        let mut work = Box::pin(b.wait(&queue, LONG));
+        assert!(tokio::time::timeout(still, &mut work).await.is_err(), "there is nothing to do in round {round}");
+        let task = add();
+        other.enqueue(std::slice::from_ref(&task)).await.expect("enqueue");
+        tokio::time::timeout(LIMIT, work).await.expect("it hears of the task").expect("wait");
+        let mut end = Box::pin(b.await_end(Some(&queue), &task.id, LONG));
+        assert!(tokio::time::timeout(still, &mut end).await.is_err(), "the task waits in round {round}");
+        other.cancel(&queue, &task.id).await.expect("cancel");
+        let view = tokio::time::timeout(LIMIT, end).await.expect("it hears of the end").expect("await").expect("it is known");
+        assert_eq!(view.state, State::Cancelled);
+    }
+}
 
 #[tokio::test]
 async fn a_claim_time_is_never_given_twice_by_whatever_clock() {
@@ -358,7 +390,7 @@ async fn a_database_of_schema_1_counts_what_has_ended_when_it_is_opened() {
     let place = place(Arc::new(SystemClock));
     fill(&place.broker, 300, 1).await;
     let path = (*place.broker.path).clone();
-    let Place { _dir, broker } = place;
+    let Place { dir: _dir, broker } = place;
     drop(broker);
     let old = Connection::open(&path).expect("open");
     super::connection::go_back(&old, 1);

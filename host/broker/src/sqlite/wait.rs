@@ -47,7 +47,7 @@ fn begin_waiting(broker: &SqliteBroker) -> Waiting {
     let (waiting, first) = broker.bells.wait();
     if first {
         // The writer sleeps without a limit until the first caller waits.
-        broker.writer.nudge();
+        broker.writer.watch();
     }
     waiting
 }
@@ -74,47 +74,62 @@ pub(super) async fn wait(broker: &SqliteBroker, queue: &QueueName, limit: Durati
     }
 }
 
+/// read → ended? → else noted as awaited for long enough? → else a note, and read again → wait for a bell
 pub(super) async fn await_end(broker: &SqliteBroker, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<Option<TaskView>> {
     let until = Instant::now() + limit;
     let _waiting = begin_waiting(broker);
     let end = broker.bells.end(id);
     let mut foreign = broker.bells.foreign();
-    let noted = if limit.is_zero() { None } else { note_awaited(broker, queue, id, limit).await };
-    let queue = noted.or_else(|| queue.cloned());
+    let mut queue = queue.cloned();
+    // When the note must be renewed.
+    let mut renew = if limit.is_zero() { until + kept::RENEWED } else { Instant::now() };
     loop {
         let rung = end.bell.notified();
         let (of, sought) = (queue.clone(), id.clone());
-        let found = broker.read_tasks(move |db, now, odd| match show::find(db, now, of.as_ref(), &sought, odd)? {
-            Some(view) => Ok(Some(view)),
-            None => kept::told(db, now, of.as_ref(), &sought),
+        let found = broker.read_tasks(move |db, now, odd| {
+            let view = match show::find(db, now, of.as_ref(), &sought, odd)? {
+                Some(view) => Some(view),
+                None => kept::told(db, now, of.as_ref(), &sought)?,
+            };
+            let noted = match &view {
+                Some(view) if !view.state.is_ended() => kept::noted_for(db, now, &view.queue, &sought)?,
+                _ => Duration::ZERO,
+            };
+            Ok((view, noted))
         });
-        let view = found.await?;
+        let (view, noted) = found.await?;
         if view.as_ref().is_none_or(|view| view.state.is_ended()) || Instant::now() >= until {
             return Ok(view);
         }
+        queue = view.map(|view| view.queue);
+        if renew <= Instant::now() {
+            // An enqueue that was told of the wait has noted it, so a short wait writes nothing.
+            renew = Instant::now() + noted.saturating_sub(kept::RENEWED);
+            if noted < kept::RENEWED {
+                note_awaited(broker, queue.as_ref(), id, until.saturating_duration_since(Instant::now())).await;
+                renew = Instant::now() + kept::RENEWED;
+                continue;
+            }
+        }
         tokio::select! {
             () = rung => {}
-            () = sleep_until(until) => {}
+            () = sleep_until(until.min(renew)) => {}
             _ = foreign.changed() => {}
         }
     }
 }
 
-/// Notes that the task is awaited, so that its end is kept long enough to be told. Gives the task's queue, if it exists and has not ended.
-async fn note_awaited(broker: &SqliteBroker, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Option<QueueName> {
+/// Notes that the task is awaited, so that its end is kept long enough to be told.
+async fn note_awaited(broker: &SqliteBroker, queue: Option<&QueueName>, id: &TaskId, limit: Duration) {
     let (of, sought) = (queue.cloned(), id.clone());
-    let noted = broker.write(move |step| {
-        let queue = kept::going_on(step, of.as_ref(), &sought)?;
-        if let Some(queue) = &queue {
-            kept::note_awaited(step, queue, &sought, limit)?;
-        }
-        Ok(queue)
+    let noted = broker.write(move |step| match kept::going_on(step, of.as_ref(), &sought)? {
+        Some(queue) => kept::note_awaited(step, &queue, &sought, limit),
+        None => Ok(()),
     });
     // A full disk does not stop a caller from waiting. An end that is kept for its time is found anyway.
-    noted.await.unwrap_or_else(|error| {
+    if let Err(error) = noted.await {
         tracing::debug!(%id, %error, "failed to note that the task is awaited");
-        None
-    })
+    }
 }
 
 pub(super) async fn cancellations(broker: &SqliteBroker, sender: mpsc::Sender<(QueueName, TaskId)>) -> Result<()> {

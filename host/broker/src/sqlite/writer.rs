@@ -9,11 +9,11 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, OnceLock,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use rusqlite::{Connection, OptionalExtension};
@@ -21,8 +21,10 @@ use tokio::sync::oneshot;
 
 use super::{
     connection::fault,
+    events::{Asleep, Events, call_out},
+    looks::Looks,
     rows::whole,
-    standing::{Standing, Watch},
+    standing::{Standing, Watch, log_of},
     wake::{Bells, News},
 };
 use crate::{
@@ -33,10 +35,6 @@ use taskhost_core::task::{Clock, Millis};
 
 /// The most commands in one transaction. This bounds how long the first one waits for the last.
 const GROUP: usize = 256;
-/// While a caller waits, the writer looks for commits of other processes this often: soon after an event, and after a quiet time.
-const POLL: Duration = Duration::from_millis(10);
-const DOZE: Duration = Duration::from_millis(25);
-const AWAKE: Duration = Duration::from_secs(1);
 
 /// A stamp more than ten years (in microseconds) ahead of the clock is invalid.
 const FUTURE: i64 = 315_360_000_000_000;
@@ -153,8 +151,10 @@ impl From<serde_json::Error> for Failure {
 
 enum Command {
     Run(Box<dyn Queued>),
-    /// A caller began to wait: look for commits of other processes from now on.
-    Nudge,
+    /// A caller began to wait: look for commits of other processes from now on. True if events come.
+    Watch(bool),
+    /// A process has committed.
+    Event,
 }
 
 /// The handle on the thread. Dropping it waits until the thread has finished the queued commands.
@@ -162,6 +162,9 @@ pub(super) struct Writer {
     commands: Option<Sender<Command>>,
     thread: Option<JoinHandle<()>>,
     path: Arc<PathBuf>,
+    asleep: Arc<Asleep>,
+    /// Made when the first caller waits; `None` inside: there are none.
+    events: OnceLock<Option<Events>>,
 }
 
 impl std::fmt::Debug for Writer {
@@ -178,13 +181,17 @@ impl Writer {
         clock: Arc<dyn Clock>,
         bells: Arc<Bells>,
         standing: Arc<Standing>,
+        looks: Looks,
     ) -> Result<Self> {
         let (commands, queue) = channel();
-        let writer = WriterThread { path: path.clone(), connection, settings, clock, bells, standing };
-        let thread = std::thread::Builder::new().name("taskhost-sqlite".into()).spawn(move || writer.run(&queue)).map_err(|error| {
-            BrokerError::Unavailable(format!("failed to start the database's thread: {error}; raise the limit of threads"))
-        })?;
-        Ok(Self { commands: Some(commands), thread: Some(thread), path })
+        let asleep = Arc::new(Asleep::default());
+        let log = log_of(&path);
+        let writer = WriterThread { path: path.clone(), connection, settings, clock, bells, standing, asleep: asleep.clone(), log };
+        let thread =
+            std::thread::Builder::new().name("taskhost-sqlite".into()).spawn(move || writer.run(&queue, looks)).map_err(|error| {
+                BrokerError::Unavailable(format!("failed to start the database's thread: {error}; raise the limit of threads"))
+            })?;
+        Ok(Self { commands: Some(commands), thread: Some(thread), path, asleep, events: OnceLock::new() })
     }
 
     pub(super) async fn ask<T, F>(&self, work: F) -> Result<T>
@@ -200,8 +207,17 @@ impl Writer {
         })
     }
 
-    pub(super) fn nudge(&self) {
-        self.send(Command::Nudge);
+    /// Looks for commits of other processes from now on.
+    pub(super) fn watch(&self) {
+        let events = self.events.get_or_init(|| {
+            let commands = self.commands.clone()?;
+            let tell = move || {
+                let _gone = commands.send(Command::Event);
+            };
+            let events = Events::of(&log_of(&self.path), self.asleep.clone(), tell);
+            events.inspect_err(|error| tracing::debug!(%error, "no events of other processes: looking every few milliseconds")).ok()
+        });
+        self.send(Command::Watch(events.is_some()));
     }
 
     fn send(&self, command: Command) {
@@ -214,6 +230,8 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
+        // The events hold a sender of commands. The writer ends when all senders are gone.
+        self.events.take();
         self.commands = None;
         if let Some(thread) = self.thread.take() {
             let _panicked = thread.join();
@@ -229,16 +247,18 @@ struct WriterThread {
     clock: Arc<dyn Clock>,
     bells: Arc<Bells>,
     standing: Arc<Standing>,
+    asleep: Arc<Asleep>,
+    /// The write-ahead log. Others watch it.
+    log: PathBuf,
 }
 
 impl WriterThread {
-    fn run(&self, queue: &Receiver<Command>) {
+    fn run(&self, queue: &Receiver<Command>, mut looks: Looks) {
         let mut seen = None;
-        let mut happened = Instant::now();
         let mut watch = Watch::new();
         loop {
             let first = if self.bells.is_awaited() {
-                match queue.recv_timeout(if happened.elapsed() < AWAKE { POLL } else { DOZE }) {
+                match queue.recv_timeout(looks.pause(Instant::now())) {
                     Ok(command) => Some(command),
                     Err(RecvTimeoutError::Timeout) => None,
                     Err(RecvTimeoutError::Disconnected) => return,
@@ -249,10 +269,15 @@ impl WriterThread {
                     Err(_) => return,
                 }
             };
+            self.asleep.end();
+            let is_timed = first.is_none();
             let mut batch = Vec::new();
             for command in first.into_iter().chain(queue.try_iter()) {
-                if let Command::Run(queued) = command {
-                    batch.push(queued);
+                match command {
+                    Command::Run(queued) => batch.push(queued),
+                    Command::Watch(has_events) => looks.watch(has_events),
+                    // It has woken the writer, which looks below.
+                    Command::Event => {}
                 }
                 if batch.len() == GROUP {
                     break;
@@ -273,8 +298,14 @@ impl WriterThread {
                 Ok(()) => {}
                 Err(error) => batch.into_iter().for_each(|queued| queued.answer(Some(error.clone()))),
             }
-            if self.look(&mut seen) || has_commands {
-                happened = Instant::now();
+            if has_commands {
+                looks.committed(Instant::now());
+            }
+            if self.bells.is_awaited() {
+                self.asleep.begin();
+            }
+            if self.look(&mut seen) {
+                looks.found(Instant::now(), is_timed);
             }
         }
     }
@@ -301,6 +332,7 @@ impl WriterThread {
         }
         if failed.is_none() {
             self.bells.ring(&news);
+            call_out(&self.log);
         }
         for queued in batch {
             queued.answer(failed.clone());
