@@ -23,10 +23,11 @@ use crate::support::{LEASE, RedisServer, finish, named, ok, queue, task_name};
 use taskhost_testing::proxy::{Act, Moment, Proxy};
 
 /// The names of all scripts, from their headers.
-const VERBS: [&str; 26] = [
+const VERBS: [&str; 27] = [
     "register",
     "enqueue",
     "claim",
+    "enqueue_one",
     "held",
     "running",
     "finish",
@@ -184,6 +185,9 @@ impl Scene<'_> {
         tasks.push(NewTask { start: Start::In(Duration::from_millis(1)), ..self.task("soon", 0) });
         tasks.push(NewTask { expires: Some(taskhost_core::task::Millis(1)), ..self.task("late", 0) });
         self.twice(async || b.enqueue(&tasks).await).await;
+        let alone = self.task("plain", 90);
+        self.enqueue(std::slice::from_ref(&alone)).await;
+        tasks.push(alone);
 
         // Every kind of end, and children of this queue and of another.
         let who = self.twice(async || b.register(&self.queue, LEASE).await).await;

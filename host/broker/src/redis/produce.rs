@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::{
     driver::RedisBroker,
-    scripts::{AWAIT, ENQUEUE, Script},
-    values::{end_told, is_plain, list, push_record, shown_id, view, word},
+    scripts::{AWAIT, Call, ENQUEUE, ENQUEUE_ONE, Script},
+    values::{end_told, is_plain, is_yes, list, push_record, shown_id, view, word},
 };
 use crate::{
     error::{BrokerError, Result},
@@ -135,6 +135,16 @@ impl RedisBroker {
             call.push("call");
             call.push(uuid::Uuid::now_v7().to_string());
         }
+        let mut repeated = false;
+        if let [task] = tasks
+            && is_plain(task)
+            && !is_named
+        {
+            let one = ENQUEUE_ONE.call(&self.keys.queue(queue)).arg(task.id.as_str()).arg(task.name.as_str()).arg(&task.args);
+            if is_yes(&self.commit_again(&one, &mut repeated).await?) {
+                return Ok(vec![Enqueued::Added]);
+            }
+        }
         // The short form is used only if all tasks are plain. Tasks run in the order given, so the call is not split.
         if tasks.iter().all(|task| is_plain(task)) {
             // In ids that rise, the server finds the order of the tasks without a number for each.
@@ -151,21 +161,9 @@ impl RedisBroker {
                 push_record(&mut call, task)?;
             }
         }
-        let mut again = AGAIN.iter();
-        let mut repeated = false;
-        let answer = loop {
-            match self.commit(&call).await {
-                Err(BrokerError::Unavailable(why)) => match again.next() {
-                    Some(delay) => {
-                        repeated = !is_named;
-                        tokio::time::sleep(*delay).await;
-                    }
-                    None => return Err(BrokerError::Unavailable(why)),
-                },
-                answer => break answer?,
-            }
-        };
-        let answer = list(answer)?;
+        let answer = list(self.commit_again(&call, &mut repeated).await?)?;
+        // A call with a name answers the same again.
+        repeated &= !is_named;
         // The answer is empty if all tasks were added.
         if answer.is_empty() {
             return Ok(vec![Enqueued::Added; tasks.len()]);
@@ -180,6 +178,23 @@ impl RedisBroker {
                 holder => Ok(Enqueued::Duplicate { holder: shown_id(holder.as_bytes()) }),
             })
             .collect()
+    }
+
+    /// Commits, and repeats the step if its answer does not come. Notes if it was repeated.
+    async fn commit_again(&self, call: &Call, repeated: &mut bool) -> Result<Value> {
+        let mut again = AGAIN.iter();
+        loop {
+            match self.commit(call).await {
+                Err(BrokerError::Unavailable(why)) => match again.next() {
+                    Some(delay) => {
+                        *repeated = true;
+                        tokio::time::sleep(*delay).await;
+                    }
+                    None => return Err(BrokerError::Unavailable(why)),
+                },
+                answer => return answer,
+            }
+        }
     }
 
     /// Marks the task as awaited in all queues. Gives the queue that knows the task, and its end if it has ended.

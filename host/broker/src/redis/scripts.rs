@@ -210,6 +210,7 @@ scripts! {
     UNREADABLE: ALLOW_OOM, "unreadable.lua";
     SWEEP: ALLOW_OOM, "sweep.lua";
     RELAY: ALLOW_OOM, "relay.lua";
+    ENQUEUE_ONE: DENY_OOM, "enqueue_one.lua";
     RESUME: ALLOW_OOM, "resume.lua";
     FIRE: DENY_OOM, "fire.lua";
     PUT_SCHEDULE: DENY_OOM, "put_schedule.lua";
