@@ -324,7 +324,7 @@ async fn a_sweep_leaves_no_key_of_what_is_over_its_time() {
     }
 }
 
-/// Without any sweep: a batch of successes takes away twice as many as it leaves.
+/// Without any sweep: a batch of successes takes away as many as it leaves.
 #[tokio::test]
 async fn finishes_take_away_what_is_over_its_time() {
     const BATCH: usize = 100;

@@ -8,6 +8,12 @@ pub(crate) enum Grown {
     /// The same, how long a claim of one task takes, and one of many.
     Claim,
     ClaimMany,
+    /// Ended tasks that are kept.
+    Ended,
+    /// The same, how long the slowest hundredth of claims takes.
+    ClaimEnded,
+    /// Seconds for which a result is kept, while as many go as come: the slowest hundredth of claims.
+    Kept,
     Queues,
     Workers,
     Plugins,
@@ -15,14 +21,27 @@ pub(crate) enum Grown {
 }
 
 impl Grown {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Waiting, Self::Claim, Self::ClaimMany, Self::Queues, Self::Workers, Self::Plugins, Self::Payload];
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Waiting,
+        Self::Claim,
+        Self::ClaimMany,
+        Self::Ended,
+        Self::ClaimEnded,
+        Self::Kept,
+        Self::Queues,
+        Self::Workers,
+        Self::Plugins,
+        Self::Payload,
+    ];
 
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Waiting => "claim and finish, by waiting tasks",
             Self::Claim => "claim of one, by waiting tasks",
             Self::ClaimMany => "claim of 64, by waiting tasks",
+            Self::Ended => "claim and finish, by ended tasks",
+            Self::ClaimEnded => "claim of 64 (p99), by ended tasks",
+            Self::Kept => "claim of 64 (p99), by seconds a result is kept",
             Self::Queues => "drain, by queues",
             Self::Workers => "drain, by workers",
             Self::Plugins => "drain, by plugins",
@@ -31,6 +50,6 @@ impl Grown {
     }
 
     pub(crate) fn unit(self) -> &'static str {
-        if matches!(self, Self::Claim | Self::ClaimMany) { "µs" } else { "tasks/s" }
+        if matches!(self, Self::Claim | Self::ClaimMany | Self::ClaimEnded | Self::Kept) { "µs" } else { "tasks/s" }
     }
 }

@@ -2,10 +2,13 @@
 //!
 //! fill → the same steps or loops as elsewhere → one figure for each size; `plot` draws them
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::try_join_all;
-use taskhost_broker::LeaseReply;
+use taskhost_broker::{Broker, LeaseReply};
 use taskhost_core::task::{NewTask, QueueName, TaskName};
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +27,11 @@ use crate::{
 /// The tasks of one claim beside many waiting ones, and the number of measured claims.
 const CLAIMED: usize = 64;
 const CLAIMS: usize = 1_500;
+/// Tasks that are ended in one step to fill the results.
+const AT_END: usize = 500;
+/// How long results are kept while claims are measured beside their removal, and how long that runs before.
+const KEPT: [usize; 2] = [3600, 1];
+const WARM: Duration = Duration::from_secs(3);
 /// The deepest queue has this many times the tasks of a drain: 5,000,000 by default.
 const DEEPEST: usize = 25;
 /// Bytes of arguments and headers that are enqueued at once, and that all tasks of one figure have.
@@ -33,6 +41,14 @@ const PAYLOADS: usize = 256 << 20;
 pub(crate) async fn all(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     for waiting in [1_000, 100_000, bench.options.tasks * DEEPEST] {
         depth(bench, waiting).await?;
+        bench.place.clear().await?;
+    }
+    for ended in [1_000, 100_000, bench.options.tasks * DEEPEST] {
+        beside_ended(bench, ended).await?;
+        bench.place.clear().await?;
+    }
+    for seconds in KEPT {
+        beside_sweeps(bench, seconds).await?;
         bench.place.clear().await?;
     }
     let one = Fleet { queues: 1, workers: 1, plugins: 1, payload: 0 };
@@ -55,31 +71,84 @@ pub(crate) async fn all(bench: &mut Bench<'_>) -> Result<(), BenchError> {
 async fn depth(bench: &mut Bench<'_>, waiting: usize) -> Result<(), BenchError> {
     enqueue::fill(bench, waiting).await?;
     bench.place.until_calm(&bench.queue, waiting).await?;
-    let broker = bench.place.broker();
-    let lease = bench.options.lease;
-    let who = broker.register(&bench.queue, lease).await?;
-    let (mut took, mut ones, mut many) = (Duration::ZERO, Vec::with_capacity(CLAIMS), Vec::with_capacity(CLAIMS));
-    for round in 0..CLAIMS {
-        let tasks: Vec<NewTask> = (0..=CLAIMED).map(|number| bench.task(round * CLAIMED + number)).collect();
-        broker.enqueue(&tasks).await?;
-        for (limit, claims) in [(1, &mut ones), (CLAIMED, &mut many)] {
-            let began = Instant::now();
-            let LeaseReply::Held(claimed) = broker.claim(&who, lease, limit, &[]).await? else {
-                return Err(BenchError::Failed("the broker was too slow to keep a lease: see how busy it is".to_owned()));
-            };
-            claims.push(began.elapsed().as_secs_f64() * 1e6);
-            broker.finish(&who, &finished(bench, claimed.tasks)).await?;
-            if limit == CLAIMED {
-                took += began.elapsed();
-            }
-        }
-    }
-    broker.leave(&who).await?;
-    bench.report.add(Figure::Growth(Grown::Waiting, waiting), rate(CLAIMS * CLAIMED, took));
-    for (grown, claims) in [(Grown::Claim, &mut ones), (Grown::ClaimMany, &mut many)] {
+    let mut steps = Steps::of(bench, &bench.place.broker()).await?;
+    bench.report.add(Figure::Growth(Grown::Waiting, waiting), steps.rate());
+    for (grown, claims) in [(Grown::Claim, &mut steps.ones), (Grown::ClaimMany, &mut steps.many)] {
         bench.report.add(Figure::Growth(grown, waiting), quantile(claims, 0.5));
     }
     Ok(())
+}
+
+/// The same beside `ended` tasks whose results are kept.
+async fn beside_ended(bench: &mut Bench<'_>, ended: usize) -> Result<(), BenchError> {
+    let broker = bench.place.broker();
+    let lease = bench.options.lease;
+    let who = broker.register(&bench.queue, lease).await?;
+    for from in (0..ended).step_by(AT_END) {
+        let tasks: Vec<NewTask> = (from..ended.min(from + AT_END)).map(|number| bench.task(number)).collect();
+        broker.enqueue(&tasks).await?;
+        let claimed = held(broker.claim(&who, lease, tasks.len(), &[]).await?)?;
+        broker.finish(&who, &finished(bench, claimed.tasks)).await?;
+    }
+    broker.leave(&who).await?;
+    bench.place.until_calm(&bench.queue, ended).await?;
+    let mut steps = Steps::of(bench, &broker).await?;
+    bench.report.add(Figure::Growth(Grown::Ended, ended), steps.rate());
+    bench.report.add(Figure::Growth(Grown::ClaimEnded, ended), quantile(&mut steps.many, 0.99));
+    Ok(())
+}
+
+/// The same while results go that were kept for this many seconds: after the first seconds as many go as come.
+async fn beside_sweeps(bench: &mut Bench<'_>, seconds: usize) -> Result<(), BenchError> {
+    let broker = bench.place.keeping(Duration::from_secs(seconds as u64)).await?;
+    let began = Instant::now();
+    while began.elapsed() < WARM {
+        Steps::of(bench, &broker).await?;
+    }
+    let mut steps = Steps::of(bench, &broker).await?;
+    bench.report.add(Figure::Growth(Grown::Kept, seconds), quantile(&mut steps.many, 0.99));
+    Ok(())
+}
+
+fn held<T>(reply: LeaseReply<T>) -> Result<T, BenchError> {
+    match reply {
+        LeaseReply::Held(held) => Ok(held),
+        LeaseReply::Lost => Err(BenchError::Failed("the broker was too slow to keep a lease: see how busy it is".to_owned())),
+    }
+}
+
+/// How long claims of one task and of many took, in microseconds, and claims and finishes of many together.
+struct Steps {
+    ones: Vec<f64>,
+    many: Vec<f64>,
+    took: Duration,
+}
+
+impl Steps {
+    fn rate(&self) -> f64 {
+        rate(CLAIMS * CLAIMED, self.took)
+    }
+
+    async fn of(bench: &Bench<'_>, broker: &Arc<dyn Broker>) -> Result<Self, BenchError> {
+        let lease = bench.options.lease;
+        let who = broker.register(&bench.queue, lease).await?;
+        let (mut took, mut ones, mut many) = (Duration::ZERO, Vec::with_capacity(CLAIMS), Vec::with_capacity(CLAIMS));
+        for round in 0..CLAIMS {
+            let tasks: Vec<NewTask> = (0..=CLAIMED).map(|number| bench.task(round * CLAIMED + number)).collect();
+            broker.enqueue(&tasks).await?;
+            for (limit, claims) in [(1, &mut ones), (CLAIMED, &mut many)] {
+                let began = Instant::now();
+                let claimed = held(broker.claim(&who, lease, limit, &[]).await?)?;
+                claims.push(began.elapsed().as_secs_f64() * 1e6);
+                broker.finish(&who, &finished(bench, claimed.tasks)).await?;
+                if limit == CLAIMED {
+                    took += began.elapsed();
+                }
+            }
+        }
+        broker.leave(&who).await?;
+        Ok(Self { ones, many, took })
+    }
 }
 
 /// The queues to drain, and the number of workers.

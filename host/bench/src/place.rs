@@ -73,6 +73,15 @@ impl Place {
         })
     }
 
+    /// Another handle that keeps results for this long.
+    pub(crate) async fn keeping(&self, result_ttl: Duration) -> Result<Arc<dyn Broker>, BenchError> {
+        let with = |bounds: &BrokerSettings| BrokerSettings { result_ttl, ..bounds.clone() };
+        Ok(match self {
+            Self::Redis { url, bounds, .. } => Arc::new(RedisBroker::connect(url, with(bounds)).await?),
+            Self::Sqlite { path, bounds, .. } => Arc::new(SqliteBroker::open(path, with(bounds))?),
+        })
+    }
+
     pub(crate) async fn about(&self) -> Result<String, BenchError> {
         Ok(self.broker().check().await?.about)
     }

@@ -47,7 +47,7 @@ use taskhost_broker::{Broker, BrokerAddress, Enqueued};
 use taskhost_core::catalogue::Given;
 
 /// Tasks of one call to the broker in [`Client::enqueue_all`].
-const BATCH: usize = 1_000;
+const BATCH: usize = 500;
 
 /// A connection to the broker; cheap to clone, reconnects by itself.
 #[derive(Clone)]

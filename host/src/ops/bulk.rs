@@ -27,7 +27,7 @@ use super::{
 
 mod line;
 
-const BATCH_TASKS: usize = 1_000;
+const BATCH_TASKS: usize = 500;
 const BATCH_BYTES: usize = 4 << 20;
 /// The most batches that the broker has not answered yet.
 const UNDER_WAY: usize = 2;

@@ -207,8 +207,8 @@ for i = plain + 1, plain + n do
 end
 close_ends(ends)
 for stamp, words in pairs(claims) do put_places(hold, stamp, words) end
--- A batch takes twice as many with it as it leaves, so that the sweep has little to do.
+-- A batch takes somewhat more with it than it leaves, so that the sweep has little to do.
 local ended = #ends.plain
-if ended >= 8 then sweep_ended('succeeded:' .. int(ttl), 2 * ended) end
+if ended >= 8 then sweep_ended('succeeded:' .. int(ttl), ended + 64) end
 if waking then wake() end
 return table.concat(reply)
