@@ -19,6 +19,7 @@ mod listing;
 mod load;
 mod produce;
 mod queues;
+mod record;
 mod relay;
 mod schedules;
 mod scripts;

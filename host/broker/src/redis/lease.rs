@@ -10,11 +10,10 @@ use super::{
     cancellations,
     connection::ANSWER,
     driver::RedisBroker,
+    record::record,
     relay,
     scripts::{CLAIM, EXPIRE, EXTEND, FINISH, HELD, LEAVE, PROGRESS, REGISTER, SWEEP},
-    values::{
-        Row, Taken, claimed, corrupt, count, entry, is_yes, json, leased_list, millis, names, number, odd_ids, record, short_digest, word,
-    },
+    values::{Row, Taken, claimed, corrupt, count, entry, is_yes, json, leased_list, millis, names, number, odd_ids, short_digest, word},
     wait,
 };
 use crate::{

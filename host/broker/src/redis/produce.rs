@@ -12,8 +12,9 @@ use tokio::time::Instant;
 
 use super::{
     driver::RedisBroker,
+    record::{is_plain, push_record},
     scripts::{AWAIT, Call, ENQUEUE, ENQUEUE_ONE, Script},
-    values::{end_told, is_plain, is_yes, list, push_record, shown_id, view, word},
+    values::{end_told, is_yes, list, shown_id, view, word},
 };
 use crate::{
     error::{BrokerError, Result},

@@ -10,8 +10,9 @@ use redis::Value;
 
 use super::{
     driver::RedisBroker,
+    record::record,
     scripts::{FIRE, PAUSE_SCHEDULE, PUT_SCHEDULE},
-    values::{Row, bytes, corrupt, count, is_yes, json, list, record, shown_id, text, word, words},
+    values::{Row, bytes, corrupt, count, is_yes, json, list, shown_id, text, word, words},
 };
 use crate::{
     error::{BrokerError, Result},
