@@ -2,7 +2,7 @@
 -- KEYS    1 th:{Q}:
 -- ARGV    1 result_ttl ms   2 limit   3 lease ms   4 incarnation   5… names this worker can start
 -- RETURNS {0} if the lease is lost, else
---         {1, claim µs, paused, more, ms until the next due time or -1, parked names, {member, fields}… adopted,
+--         {1, claim µs, paused, more, ms until the next due time or -1, parked names, {id, stamp, place, fields}… adopted,
 --          how many tasks, 'id task at length …' of them best first, their arguments as one text,
 --          {place among those from 1, {tries, losses, options as `OPTIONS` of values.rs}…}, ids that are held now and can't be read}
 --         The places of the claim are those of its tasks, then those of the ids that can't be read.
