@@ -31,7 +31,10 @@ impl RedisBroker {
                         call.push(*claimed_us);
                         call.push(*place);
                     }
-                    None => ["", ""].into_iter().for_each(|none| call.push(none)),
+                    None => {
+                        call.push("");
+                        call.push("");
+                    }
                 }
                 call.push(known.as_str());
                 call.push(&text[1..text.len() - 1]);
