@@ -26,15 +26,12 @@ impl RedisBroker {
                 let why = if known.as_str() == own { why.clone() } else { format!("{why} (its id was `{}`)", unreadable::shown(&own)) };
                 let text = serde_json::Value::from(&*why).to_string();
                 call.push(id);
-                match held {
-                    Some((claimed_us, place)) => {
-                        call.push(*claimed_us);
-                        call.push(*place);
-                    }
-                    None => {
-                        call.push("");
-                        call.push("");
-                    }
+                if let Some((claimed_us, place)) = held {
+                    call.push(*claimed_us);
+                    call.push(*place);
+                } else {
+                    call.push("");
+                    call.push("");
                 }
                 call.push(known.as_str());
                 call.push(&text[1..text.len() - 1]);
