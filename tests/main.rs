@@ -12,6 +12,7 @@ mod odd_records;
 mod plugins;
 mod schedules;
 mod security;
+mod serve;
 mod steady;
 mod story;
 mod support;

@@ -30,9 +30,11 @@ mod rejected;
 mod result;
 mod run;
 mod schedule;
+mod serve;
 mod shared_args;
 mod signals;
 mod task;
+mod token;
 mod wait;
 mod worker;
 mod workers;
@@ -79,6 +81,8 @@ struct Global {
 enum Command {
     /// Claim tasks, and run their bodies from the plugin directory
     Worker(worker::WorkerArgs),
+    /// Answer HTTP: enqueue tasks and steer them, without running any
+    Serve(serve::ServeArgs),
     /// Enqueue a task
     Enqueue(enqueue::EnqueueArgs),
     /// Print the result of a task
@@ -95,6 +99,9 @@ enum Command {
     /// List, check, sign and create plugins
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
+    /// Make tokens of the HTTP API
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// List the live workers
     Workers(workers::WorkersArgs),
     /// Measure taskhost on this machine with your own broker
@@ -169,18 +176,22 @@ fn start(cli: Cli) -> Result<(), Failure> {
     if let Command::Worker(args) = &cli.command {
         flags.extend(args.flags());
     }
+    if let Command::Serve(args) = &cli.command {
+        flags.extend(args.http.flags());
+    }
     if let Command::Plugin(command) = &cli.command {
         flags.extend(command.flags());
     }
     let settings = Settings::load(cli.global.config.as_deref(), &flags)?;
     // A worker logs at its level. A command logs only failures.
     let level = match cli.command {
-        Command::Worker(_) => Key::of("log").map_or("info", |key| key.default),
+        Command::Worker(_) | Command::Serve(_) => Key::of("log").map_or("info", |key| key.default),
         // An attempt costs as much as in a worker, including the span of its log lines.
         Command::Bench(_) => "warn,taskhost::worker::attempt=info",
         _ => "warn",
     };
-    let writer = if matches!(cli.command, Command::Worker(_)) { telemetry::Writer::Worker } else { telemetry::Writer::Command };
+    let writer =
+        if matches!(cli.command, Command::Worker(_) | Command::Serve(_)) { telemetry::Writer::Worker } else { telemetry::Writer::Command };
     telemetry::start(settings.log.as_deref().unwrap_or(level), settings.log_json, writer).map_err(Failure::Usage)?;
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
@@ -198,12 +209,14 @@ fn start(cli: Cli) -> Result<(), Failure> {
 async fn dispatch(command: Command, settings: Settings) -> Result<(), Failure> {
     match command {
         Command::Worker(args) => worker::call(args, settings).await,
+        Command::Serve(_) => serve::call(&settings).await,
         Command::Enqueue(args) => enqueue::call(args, &settings).await,
         Command::Result(args) => result::call(args, &settings).await,
         Command::Task(command) => task::call(command, &settings).await,
         Command::Queue(command) => queue::call(command, &settings).await,
         Command::Schedule(command) => schedule::call(command, &settings).await,
         Command::Plugin(command) => plugin::call(command, &settings).await,
+        Command::Token(command) => token::call(command),
         Command::Workers(args) => workers::call(&args, &settings).await,
         Command::Bench(args) => Box::pin(bench::call(args, settings)).await,
         Command::Run(args) => run::call(args, &settings).await,

@@ -19,13 +19,15 @@ mod arguments;
 mod file;
 mod given;
 mod keys;
+mod tokens;
 
 pub use given::ConfigError;
 pub use keys::{ENVIRONMENT_PREFIX, KEYS, Key, Kind};
 pub use taskhost_broker::BrokerAddress;
+pub use tokens::{Patterns, Scope, Scopes, Token, is_token_name};
 
 use given::{Given, did_you_mean};
-use keys::{prefix, queues};
+use keys::{address, origins, prefix, queues};
 
 /// The environment variable that names `taskhost.toml` or another file.
 pub const ENVIRONMENT_CONFIG: &str = "TASKHOST_CONFIG";
@@ -60,10 +62,26 @@ pub struct Settings {
     pub retry: RetrySettings,
     /// The `[schedules.*]` tables.
     pub schedules: Vec<Schedule>,
+    pub http: HttpSettings,
     pub log: Option<String>,
     pub log_json: bool,
     /// Warnings about settings that are odd and still work.
     pub warnings: Vec<String>,
+}
+
+/// How HTTP is answered.
+#[derive(Debug, Clone, Default)]
+pub struct HttpSettings {
+    /// `HOST:PORT`.
+    pub address: Option<String>,
+    /// The PEM files of the certificates and of the private key.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// The origins whose pages may call the API.
+    pub origins: Vec<String>,
+    pub connections: usize,
+    pub read_only: bool,
+    /// The `[tokens.*]` tables. Without any, everybody on this machine may do everything.
+    pub tokens: Vec<Token>,
 }
 
 /// The written values by key. A later call of `set` wins.
@@ -121,8 +139,8 @@ impl Settings {
         for (key, text) in flags {
             gathered.0.insert(key, Given { text: text.clone(), place: Key::of(key).map_or_else(|| (*key).to_owned(), Key::flag) });
         }
-        let schedules = file.map(|file| file.schedules).unwrap_or_default();
-        gathered.validate(found, schedules, warnings, variable)
+        let (schedules, tokens) = file.map(|file| (file.schedules, file.tokens)).unwrap_or_default();
+        gathered.validate(found, schedules, tokens, warnings, variable)
     }
 }
 
@@ -131,6 +149,7 @@ impl Gathered {
         &self,
         file: Option<PathBuf>,
         schedules: Vec<Schedule>,
+        tokens: Vec<Token>,
         mut warnings: Vec<String>,
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Settings, ConfigError> {
@@ -203,9 +222,27 @@ impl Gathered {
                 backoff: Backoff::new(self.duration("backoff")?, self.duration("backoff_cap")?),
             },
             schedules,
+            http: self.http(tokens)?,
             log: self.given("log").map(str::to_owned),
             log_json: self.word("log_format")? == "json",
             warnings,
+        })
+    }
+
+    fn http(&self, tokens: Vec<Token>) -> Result<HttpSettings, ConfigError> {
+        let tls = match (self.given("tls_cert"), self.given("tls_key")) {
+            (Some(certificates), Some(key)) => Some((PathBuf::from(certificates), PathBuf::from(key))),
+            (None, None) => None,
+            (Some(_), None) => return Err(self.refused("tls_cert", "it needs `tls_key`, the file of its private key")),
+            (None, Some(_)) => return Err(self.refused("tls_key", "it needs `tls_cert`, the file of its certificates")),
+        };
+        Ok(HttpSettings {
+            address: self.get("http", address)?,
+            tls,
+            origins: self.get("http_cors", origins)?,
+            connections: self.number("http_connections")?.map_or(usize::MAX, as_usize),
+            read_only: self.word("http_read_only")? == "true",
+            tokens,
         })
     }
 

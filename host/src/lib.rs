@@ -60,5 +60,6 @@ pub mod ops;
 pub mod plugins;
 mod private;
 pub mod schedule;
+pub mod serve;
 pub mod telemetry;
 pub mod worker;

@@ -9,6 +9,7 @@ mod attempt;
 mod bench;
 mod bulk;
 mod change;
+mod clock;
 mod connection;
 mod engine;
 mod error;
@@ -16,17 +17,21 @@ mod gist;
 mod new_task;
 mod plugin_files;
 mod plugins;
+mod producer;
 mod queues;
+mod request;
 mod schedule_files;
 mod schedules;
 mod tasks;
+mod token;
 mod wait;
 mod workers;
 
 pub use attempt::{AttemptOrder, Heard, attempt};
 pub use bench::BenchHost;
-pub use bulk::{BulkReport, LineError, Source};
+pub use bulk::{BulkReport, Source};
 pub use change::{Change, Changed, Chosen};
+pub use clock::BrokerClock;
 pub use connection::Ops;
 pub use engine::{foreground_engine, worker_engine};
 pub use error::{OpsError, Unchanged};
@@ -34,9 +39,12 @@ pub use gist::{gist, what_it_waits_for};
 pub use new_task::{Checks, Defaults, Unchecked};
 pub use plugin_files::{Followed, inspect, roll_back};
 pub use plugins::SeenPlugin;
+pub use producer::Producer;
 pub use queues::Purgeable;
+pub use request::RequestError;
 pub use schedules::{AddedSchedule, NewSchedule, SeenSchedule};
-pub use tasks::Listing;
+pub use tasks::{Listing, header_filter};
+pub use token::NewToken;
 pub use wait::{Waiting, Wanted};
 
 /// The plain data of lower rooms that answers and requests consist of.
@@ -48,5 +56,5 @@ pub use crate::{
     },
 };
 pub use taskhost_broker::{
-    BrokerError, CatchUp, Enqueued, Health, Overlap, QueueView, Schedule, Source as ScheduleSource, TaskFilter, WorkerInfo,
+    BrokerError, CatchUp, Enqueued, Health, Overlap, QueueView, Schedule, Source as ScheduleSource, TaskFilter, TaskPage, WorkerInfo,
 };

@@ -18,6 +18,7 @@ use outlet::Outlet;
 use taskhost_core::observe::Observers;
 
 mod log;
+pub mod metrics;
 mod outlet;
 mod shown;
 
@@ -57,7 +58,7 @@ pub fn start(filter: &str, json: bool, writer: Writer) -> Result<(), String> {
     started.map_err(|error| format!("failed to start the log: {error}"))
 }
 
-/// The observers of a worker, its plugins and its schedules: for now only the log. Call it after [`start`].
+/// The observers of a worker, its plugins and its schedules: the log. [`metrics`] are another one. Call it after [`start`].
 pub fn observers() -> Observers {
     Observers::none().with(Arc::new(Log))
 }

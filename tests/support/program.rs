@@ -57,6 +57,11 @@ impl Taskhost {
         Self { redis: Some(RedisServer::start()), ..Self::new() }
     }
 
+    /// Its Redis dies.
+    pub(crate) fn kill_redis(&mut self) {
+        self.redis.as_mut().expect("it is on a Redis of its own").kill();
+    }
+
     /// Its Redis dies, and an empty one starts on the same port.
     pub(crate) fn empty_redis(&mut self) {
         self.redis.as_mut().expect("it is on a Redis of its own").restart(&[]);

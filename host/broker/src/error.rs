@@ -1,5 +1,7 @@
 //! Why a call on the broker failed.
 
+use taskhost_core::task::{QueueName, TaskId};
+
 pub type Result<T, E = BrokerError> = std::result::Result<T, E>;
 
 /// Split by what the caller does next.
@@ -17,6 +19,9 @@ pub enum BrokerError {
     /// The call itself is wrong (payload over the limit, unknown schedule …). Nothing happened.
     #[error("{0}")]
     Invalid(String),
+    /// Several queues have this id, and the call means one task. Nothing happened.
+    #[error("`{id}` is in the queues {}: choose one", named(.queues))]
+    Ambiguous { id: TaskId, queues: Vec<QueueName> },
     /// The broker holds something that this host can't read. The text says where.
     #[error("{0}")]
     Corrupt(String),
@@ -35,4 +40,8 @@ impl BrokerError {
     pub fn is_fate_unknown(&self) -> bool {
         matches!(self, Self::Unavailable(_))
     }
+}
+
+fn named(queues: &[QueueName]) -> String {
+    queues.iter().map(|queue| format!("`{queue}`")).collect::<Vec<_>>().join(", ")
 }

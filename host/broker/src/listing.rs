@@ -17,7 +17,7 @@ const LOOK: usize = 200;
 const BUDGET: usize = 5_000;
 
 /// Which tasks to list.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TaskFilter {
     /// All queues when `None`.
     pub queue: Option<QueueName>,
@@ -28,6 +28,18 @@ pub struct TaskFilter {
     pub error: Option<String>,
     /// Only tasks whose last change (end, due or enqueue time) is at least this long ago.
     pub older: Option<Duration>,
+    /// Only tasks whose last change was at this time or later.
+    pub from: Option<Millis>,
+    /// Only tasks whose last change was before this time.
+    pub to: Option<Millis>,
+    /// A part of the arguments as compact JSON, case-sensitive.
+    pub args: Option<String>,
+    /// A header's name in lower case, and its value; without a value any will do.
+    pub header: Option<(String, Option<String>)>,
+    /// The plugin that ran it last.
+    pub plugin: Option<String>,
+    /// A part of the name of the worker that runs it, or ran it last.
+    pub worker: Option<String>,
     pub options: OptionFilter,
 }
 
@@ -38,7 +50,11 @@ impl TaskFilter {
 
     /// Whether the filter looks at more than queue and state.
     fn is_choosy(&self) -> bool {
-        self.task.is_some() || self.error.is_some() || self.older.is_some() || !self.options.is_empty()
+        let Self { queue: _, states: _, task, error, older, from, to, args, header, plugin, worker, options } = self;
+        task.is_some()
+            || (error.is_some() || args.is_some() || header.is_some() || plugin.is_some() || worker.is_some())
+            || (older.is_some() || from.is_some() || to.is_some())
+            || !options.is_empty()
     }
 
     fn fits(&self, view: &TaskView, now: Millis) -> bool {
@@ -47,6 +63,15 @@ impl TaskFilter {
             && self.task.as_ref().is_none_or(|name| *name == view.task)
             && self.options.fits(&view.options)
             && self.older.is_none_or(|older| changed.after(older) <= now)
+            && self.from.is_none_or(|from| changed >= from)
+            && self.to.is_none_or(|to| changed < to)
+            && self.args.as_ref().is_none_or(|part| view.args.get().contains(part))
+            && self.plugin.as_ref().is_none_or(|plugin| view.plugin.as_ref() == Some(plugin))
+            && self.worker.as_ref().is_none_or(|part| view.worker.as_ref().is_some_and(|worker| worker.contains(part)))
+            && self.header.as_ref().is_none_or(|(name, value)| {
+                let is_meant = |(own, has): &(String, String)| own == name && value.as_ref().is_none_or(|value| has == value);
+                view.options.headers.iter().any(is_meant)
+            })
             && self.error.as_ref().is_none_or(|part| {
                 view.error.as_ref().is_some_and(|error| {
                     error.kind.as_str().contains(part)
@@ -64,6 +89,8 @@ pub struct TaskPage {
     pub tasks: Vec<TaskView>,
     /// The cursor of the next page; `None` at the end.
     pub next: Option<String>,
+    /// How many tasks were looked at for this page.
+    pub looked: usize,
 }
 
 /// A listing under way. `P` is the driver's cursor.
@@ -115,7 +142,7 @@ impl<'a, P: Serialize> Walk<'a, P> {
     pub(super) fn page(self, is_end: bool) -> Result<TaskPage> {
         let print = |place| serde_json::to_string(&place).map_err(|error| BrokerError::Invalid(format!("failed to write JSON: {error}")));
         let next = self.next.filter(|_| !is_end).map(print).transpose()?;
-        Ok(TaskPage { tasks: self.tasks, next })
+        Ok(TaskPage { tasks: self.tasks, next, looked: self.looked })
     }
 }
 

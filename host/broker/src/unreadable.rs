@@ -11,8 +11,7 @@ use taskhost_core::task::{QueueName, TaskId};
 
 /// The refusal of an id that several queues have, when the caller means one task.
 pub(super) fn ambiguous<'a>(id: &TaskId, queues: impl IntoIterator<Item = &'a QueueName>) -> BrokerError {
-    let queues: Vec<_> = queues.into_iter().map(|queue| format!("`{queue}`")).collect();
-    BrokerError::Invalid(format!("`{id}` is in the queues {}: choose one with --queue", queues.join(", ")))
+    BrokerError::Ambiguous { id: id.clone(), queues: queues.into_iter().cloned().collect() }
 }
 
 /// How many places are remembered. After that many, nothing more is reported.

@@ -90,6 +90,8 @@ pub struct Attempt<'a> {
     /// Counts from 1.
     pub number: u32,
     pub code: &'a CodeId,
+    /// From the enqueue to the claim, delays included. Only of a first attempt: a broker does not say since when a task was ready.
+    pub waited: Option<Duration>,
 }
 
 /// How much an attempt used.

@@ -28,6 +28,11 @@ impl Millis {
         Self(self.0.saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
     }
 
+    /// `self` - `by`, not before 1970.
+    pub fn before(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// How long from `earlier` to `self`; zero when `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
@@ -186,6 +191,27 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// In the order of their declaration.
+    pub const ALL: [Self; 17] = [
+        Self::Retry,
+        Self::Panic,
+        Self::Trap,
+        Self::Exit,
+        Self::Timeout,
+        Self::MemoryLimit,
+        Self::StackOverflow,
+        Self::WorkerLost,
+        Self::Permanent,
+        Self::InvalidArguments,
+        Self::NoSuchBody,
+        Self::BadResult,
+        Self::ResultTooLarge,
+        Self::UnknownTask,
+        Self::Unreadable,
+        Self::Cancelled,
+        Self::Expired,
+    ];
+
     /// Whether another attempt may succeed.
     pub fn is_retryable(self) -> bool {
         matches!(

@@ -70,6 +70,30 @@ pub fn start(text: &str) -> Result<Start, String> {
     })
 }
 
+/// A time that has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Past {
+    At(Millis),
+    /// So long ago.
+    Ago(Duration),
+}
+
+impl Past {
+    pub fn at(self, now: Millis) -> Millis {
+        match self {
+            Self::At(at) => at,
+            Self::Ago(ago) => now.before(ago),
+        }
+    }
+}
+
+/// A time, or how long ago it is, such as `2h`.
+pub fn past(text: &str) -> Result<Past, String> {
+    instant(text).map(Past::At).or_else(|_| duration(text).map(Past::Ago)).map_err(|_| {
+        format!("a time is written like `2026-01-31T09:00:00+08:00`, as seconds since 1970, or as how long ago, like `5m`: `{text}`")
+    })
+}
+
 /// Bytes for people: `64 MiB`, `1.5 GiB`, `300 bytes`.
 pub fn show_size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["bytes", "KiB", "MiB", "GiB", "TiB"];

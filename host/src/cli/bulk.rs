@@ -10,7 +10,7 @@ use super::{
     output::{self, Sink},
     rejected::Rejected,
 };
-use crate::ops::{BulkReport, Defaults, Enqueued, LineError, Ops, Source};
+use crate::ops::{BulkReport, Defaults, Enqueued, Ops, RequestError, Source};
 use taskhost_core::task::NewTask;
 
 /// The most refusals that are printed. Further ones are only counted.
@@ -59,10 +59,10 @@ impl BulkReport for Told {
         self.sink.line(&ids);
     }
 
-    fn refused(&mut self, line: &Source, why: &LineError) {
+    fn refused(&mut self, line: &Source, why: &RequestError) {
         let why = match why {
-            LineError::Arguments(error) => refusal(error),
-            LineError::Line(why) => why.clone(),
+            RequestError::Arguments(error) => refusal(error),
+            RequestError::Request(why) => why.clone(),
         };
         self.refused += 1;
         if self.refused <= SHOWN_REFUSALS {

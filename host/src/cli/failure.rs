@@ -54,6 +54,7 @@ impl From<BrokerError> for Failure {
     fn from(error: BrokerError) -> Self {
         match error {
             BrokerError::Invalid(text) => Self::Usage(text),
+            BrokerError::Ambiguous { .. } => Self::Usage(format!("{error} with --queue")),
             BrokerError::Corrupt(text) => Self::Failed(text),
             BrokerError::Unavailable(text) | BrokerError::Refused(text) | BrokerError::Misconfigured(text) | BrokerError::Gone(text) => {
                 Self::Broker(text)
@@ -77,7 +78,8 @@ impl From<OpsError> for Failure {
             OpsError::Arguments(error) => Self::Usage(refusal(&error)),
             OpsError::NoSuchPlugin(_) => Self::Usage(format!("{text}; `taskhost plugin list` shows what there is")),
             OpsError::BulkBroken { .. } => Self::Broker(text),
-            OpsError::Unchanged(_)
+            OpsError::Request(_)
+            | OpsError::Unchanged(_)
             | OpsError::FilesUnknown(_)
             | OpsError::Schedule(_)
             | OpsError::NoSuchBody { .. }

@@ -15,10 +15,10 @@ use super::{
 };
 use crate::{
     config::Settings,
-    ops::{Change, Listing, Ops, OpsError, TaskFilter, gist, what_it_waits_for},
+    ops::{Change, Listing, Ops, OpsError, TaskFilter, gist, header_filter, what_it_waits_for},
 };
 use taskhost_core::{
-    task::{Carried, LogLine, QueueName, State, TaskId, TaskName},
+    task::{Carried, LogLine, Millis, QueueName, State, TaskId, TaskName},
     text::clean_json,
     units,
 };
@@ -98,6 +98,24 @@ struct Filter {
     /// Only tasks that ended this time ago or earlier, such as 1d; of others the due time counts, else the enqueue time
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     older: Option<Duration>,
+    /// Only tasks that changed at this time or later: a time, or how long ago, such as 2h
+    #[arg(long, value_name = "TIME", value_parser = units::past)]
+    from: Option<units::Past>,
+    /// Only tasks that changed before this time
+    #[arg(long, value_name = "TIME", value_parser = units::past)]
+    to: Option<units::Past>,
+    /// Only tasks whose arguments, as compact JSON, have this text
+    #[arg(long, value_name = "TEXT")]
+    args: Option<String>,
+    /// Only tasks with this header
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    header: Option<String>,
+    /// Only tasks that this plugin ran last
+    #[arg(long, value_name = "NAME")]
+    plugin: Option<String>,
+    /// Only tasks that run, or ran last, on a worker whose name has this text
+    #[arg(long, value_name = "TEXT")]
+    worker: Option<String>,
     #[command(flatten)]
     options: OptionFilterWords,
 }
@@ -115,7 +133,7 @@ pub(super) async fn call(command: TaskCommand, settings: &Settings) -> Result<()
 }
 
 async fn list(ops: &Ops, args: ListArgs) -> Result<(), Failure> {
-    let Listing { tasks, has_more } = ops.tasks(&args.filter.filter(), args.limit).await?;
+    let Listing { tasks, has_more } = ops.tasks(&args.filter.filter(ops.now().await?), args.limit).await?;
     if has_more {
         output::note(&format!("taskhost: there are more; --limit {} shows more of them", args.limit.saturating_mul(10)));
     }
@@ -272,7 +290,7 @@ async fn by_filter(ops: &Ops, args: &ManyArgs, change: Change) -> Result<(Vec<(Q
     if args.filter.is_empty() {
         return Err(Failure::Usage(format!("name the tasks: by id, or by a filter such as `taskhost task {verb} --state dead`")));
     }
-    let chosen = ops.choose(&args.filter.filter(), change).await?;
+    let chosen = ops.choose(&args.filter.filter(ops.now().await?), change).await?;
     if chosen.tasks.is_empty() {
         return Err(Failure::Usage(if chosen.unfit.is_empty() {
             format!("nothing to {verb}: no task is like that; `taskhost task list` shows what there is")
@@ -317,22 +335,30 @@ async fn change_each(
 }
 
 impl Filter {
-    fn filter(&self) -> TaskFilter {
+    /// `now` is the broker's time.
+    fn filter(&self, now: Millis) -> TaskFilter {
         TaskFilter {
             queue: self.queue.clone(),
             states: self.state.clone(),
             task: self.task.clone(),
             error: self.error.clone(),
             older: self.older,
+            from: self.from.map(|from| from.at(now)),
+            to: self.to.map(|to| to.at(now)),
+            args: self.args.clone(),
+            header: self.header.as_deref().map(header_filter),
+            plugin: self.plugin.clone(),
+            worker: self.worker.clone(),
             options: self.options.filter(),
         }
     }
 
     fn only_queue(&self) -> bool {
-        self.state.is_empty() && self.task.is_none() && self.error.is_none() && self.older.is_none() && self.options.filter().is_empty()
+        let filter = self.filter(Millis(0));
+        filter == TaskFilter { queue: filter.queue.clone(), ..TaskFilter::default() }
     }
 
     fn is_empty(&self) -> bool {
-        self.only_queue() && self.queue.is_none()
+        self.filter(Millis(0)) == TaskFilter::default()
     }
 }

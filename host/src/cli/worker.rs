@@ -6,21 +6,26 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::Args;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{descriptors, failure::Failure, signals};
+use super::{descriptors, failure::Failure, serve::HttpArgs, signals};
 use crate::{
     config::{BrokerAddress, Settings},
-    ops::{self, Ops, OpsError},
+    ops::{self, Ops},
     plugins::{self, Plugins, PluginsSettings, Registry, Writable},
-    schedule, telemetry,
+    schedule,
+    serve::{Server, ServerStop},
+    telemetry::{self, metrics::WorkerMetrics},
     worker::{self, Stop, WorkerSettings},
 };
 use taskhost_broker::FileSchedule;
 use taskhost_core::{
-    backoff::Backoff,
     catalogue::{Given, Offer},
+    observe::Observers,
     units,
 };
 
@@ -73,6 +78,8 @@ pub(super) struct WorkerArgs {
     /// The directory for last good plugins and compiled code
     #[arg(long, value_name = "DIR")]
     state: Option<String>,
+    #[command(flatten)]
+    http: HttpArgs,
 }
 
 impl WorkerArgs {
@@ -95,7 +102,7 @@ impl WorkerArgs {
             ("plugin_dir_writable", self.plugin_dir_writable.clone()),
             ("state", self.state.clone()),
         ];
-        given.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+        given.into_iter().filter_map(|(key, value)| Some((key, value?))).chain(self.http.flags()).collect()
     }
 }
 
@@ -108,7 +115,15 @@ pub(super) async fn call(_args: WorkerArgs, settings: Settings) -> Result<(), Fa
     let mut loops = JoinSet::new();
     let shutdown = CancellationToken::new();
     loops.spawn(stop.clone().watch("signals", shutdown.clone(), signals::run(stop.clone(), shutdown.clone())?));
-    let done = serve(&settings, &stop, &shutdown, &mut loops).await;
+    let server_stop = ServerStop { drain: stop.drain.clone(), end: shutdown.clone() };
+    let mut observers = telemetry::observers();
+    let mut server = None;
+    if settings.http.address.is_some() {
+        let metrics = Arc::<WorkerMetrics>::default();
+        observers = observers.with(metrics.clone());
+        server = Some(answer_http(&settings, metrics, server_stop)?);
+    }
+    let done = work(&settings, observers, &stop, &shutdown, &mut loops).await;
     // Also ends the loops that end with the drain, if the worker ended without a signal.
     stop.drain.cancel();
     shutdown.cancel();
@@ -116,13 +131,22 @@ pub(super) async fn call(_args: WorkerArgs, settings: Settings) -> Result<(), Fa
     if tokio::time::timeout(LAST, ended).await.is_err() {
         tracing::warn!("a loop of this worker does not end: given up");
     }
+    if let Some(server) = server {
+        _ = tokio::time::timeout(LAST, server).await;
+    }
     match stop.failed() {
         Some(why) => Err(Failure::Failed(why.to_owned())),
         None => done,
     }
 }
 
-async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, loops: &mut JoinSet<()>) -> Result<(), Failure> {
+async fn work(
+    settings: &Settings,
+    observers: Observers,
+    stop: &Stop,
+    shutdown: &CancellationToken,
+    loops: &mut JoinSet<()>,
+) -> Result<(), Failure> {
     let engine = ops::worker_engine(settings, settings.concurrency)?;
     let room = PluginsSettings {
         dir: settings.plugins.clone(),
@@ -132,7 +156,6 @@ async fn serve(settings: &Settings, stop: &Stop, shutdown: &CancellationToken, l
         writable: settings.writable,
         limits: settings.limits.clone(),
     };
-    let observers = telemetry::observers();
     let opened = Plugins::open(room, engine.clone()).map_err(|error| Failure::Usage(error.to_string()))?.observed(observers.clone());
     let mut registry = opened.registry();
     let id: Arc<str> = worker::worker_id().into();
@@ -217,34 +240,32 @@ async fn warn_of_schedules(ops: &Ops, settings: &Settings, registry: &watch::Rec
     }
 }
 
-/// The delay before the next try to reach the broker.
-const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+/// Answers HTTP on a thread of its own, with its own connection to the broker: requests do not delay a heartbeat. The receiver is told when
+/// it has ended.
+fn answer_http(settings: &Settings, metrics: Arc<WorkerMetrics>, stop: ServerStop) -> Result<oneshot::Receiver<()>, Failure> {
+    let server = Server::bind(settings, Some(metrics), &stop)?;
+    tracing::info!(at = server.url(), "this worker answers HTTP");
+    let failed = |error| Failure::Failed(format!("failed to start the thread of HTTP: {error}; raise the limit of threads or open files"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let (ended, told) = oneshot::channel();
+    let run = move || {
+        if let Err(error) = runtime.block_on(server.run(stop)) {
+            tracing::warn!(%error, "HTTP is answered no more");
+        }
+        runtime.shutdown_background();
+        _ = ended.send(());
+    };
+    std::thread::Builder::new().name("taskhost-http".into()).spawn(run).map_err(failed)?;
+    Ok(told)
+}
 
 /// Connects, and tries again until it succeeds; `None` if the worker is stopped meanwhile.
 async fn patiently(settings: &Settings, stop: &Stop) -> Result<Option<Ops>, Failure> {
-    let mut failures = 0;
-    loop {
-        let error = match once(settings).await {
-            Ok(ops) => return Ok(Some(ops)),
-            Err(OpsError::Broker(error)) if error.is_transient() => error,
-            Err(error) => return Err(error.into()),
-        };
-        let delay = RETRY.delay(failures, fastrand::f64());
-        failures += 1;
+    let connecting = Ops::connect_patiently(settings, |error, delay| {
         tracing::warn!(%error, retry_in = units::show_duration(delay), "the broker is not reachable, the worker keeps trying");
-        tokio::select! {
-            () = tokio::time::sleep(delay) => {}
-            () = stop.drain.cancelled() => return Ok(None),
-        }
+    });
+    tokio::select! {
+        connected = connecting => Ok(Some(connected?)),
+        () = stop.drain.cancelled() => Ok(None),
     }
-}
-
-async fn once(settings: &Settings) -> Result<Ops, OpsError> {
-    let ops = Ops::connect(settings).await?;
-    let health = ops.health().await?;
-    tracing::info!(broker = health.about, "connected");
-    for warning in health.warnings {
-        tracing::warn!("{warning}");
-    }
-    Ok(ops)
 }

@@ -1,4 +1,4 @@
-//! Reads `taskhost.toml`: its keys as text with their lines, and its `[schedules.*]` tables.
+//! Reads `taskhost.toml`: its keys as text with their lines, and its `[schedules.*]` and `[tokens.*]` tables.
 //!
 //! The `[plugins.*]` tables are policies, which the plugins room reads and watches. They are only checked here, so that a mistake is reported
 //! at once.
@@ -19,6 +19,7 @@ use super::{
     arguments,
     given::{ConfigError, Given, did_you_mean},
     keys::{KEYS, Key, Kind},
+    tokens::{RawToken, TOKEN_KEYS, Token},
 };
 use crate::{plugins::Policies, schedule};
 use taskhost_broker::{CatchUp, Overlap, Schedule, Source};
@@ -30,6 +31,7 @@ use taskhost_core::units;
 pub(super) struct File {
     pub(super) settings: BTreeMap<&'static str, Given>,
     pub(super) schedules: Vec<Schedule>,
+    pub(super) tokens: Vec<Token>,
 }
 
 pub(super) fn read(path: &Path) -> Result<File, ConfigError> {
@@ -58,6 +60,7 @@ impl Reader<'_> {
                     file.settings.insert("plugins", given);
                 }
                 "schedules" => file.schedules = self.schedules(value)?,
+                "tokens" => file.tokens = self.tokens(value)?,
                 _ => {
                     let (key, given) = self.setting(key, name.span().start, value)?;
                     file.settings.insert(key, given);
@@ -69,10 +72,11 @@ impl Reader<'_> {
 
     fn setting(&self, key: &str, at: usize, value: &Spanned<DeValue<'_>>) -> Result<(&'static str, Given), ConfigError> {
         let Some(known) = Key::of(key) else {
-            let names = KEYS.iter().map(|key| key.name).chain(["plugin_dir", "schedules"]);
+            let names = KEYS.iter().map(|key| key.name).chain(["plugin_dir", "schedules", "tokens"]);
             return Err(self.refused(at, &format!("unknown key `{key}`{}", did_you_mean(key, names))));
         };
-        let text = scalar(value.get_ref()).or_else(|| if matches!(known.kind, Kind::Queues) { queues(value.get_ref()) } else { None });
+        let text = scalar(value.get_ref())
+            .or_else(|| if matches!(known.kind, Kind::Queues | Kind::Origins) { queues(value.get_ref()) } else { None });
         let Some(text) = text else {
             return Err(self.refused(at, &format!("`{key}` takes a text or a number, not {}", value.get_ref().type_str())));
         };
@@ -123,6 +127,34 @@ impl Reader<'_> {
             .collect()
     }
 
+    fn tokens(&self, value: &Spanned<DeValue<'_>>) -> Result<Vec<Token>, ConfigError> {
+        let Some(tables) = value.get_ref().as_table() else {
+            return Err(self.refused(value.span().start, "tokens are tables such as `[tokens.ci]`"));
+        };
+        for (name, table) in tables {
+            let Some(keys) = table.get_ref().as_table() else {
+                return Err(self.refused(name.span().start, "a token is a table such as `[tokens.ci]`"));
+            };
+            if let Some((key, _)) = keys.iter().find(|(key, _)| !TOKEN_KEYS.contains(&key.get_ref().as_ref())) {
+                let hint = did_you_mean(key.get_ref(), TOKEN_KEYS.iter().copied());
+                return Err(self.refused(key.span().start, &format!("unknown key `{}` of a token{hint}", key.get_ref().escape_debug())));
+            }
+        }
+        let raw: TokenTables = toml::from_str(self.text).map_err(|error| self.refused_toml(&error))?;
+        let mut tokens: Vec<Token> = Vec::new();
+        for (name, raw) in raw.tokens {
+            let at = name.span().start;
+            let token = raw.checked(name.into_inner()).map_err(|why| self.refused(at, &why))?;
+            if let Some(same) = tokens.iter().find(|other| other.sha256 == token.sha256) {
+                return Err(
+                    self.refused(at, &format!("the tokens `{}` and `{}` are the same: make one of them anew", same.name, token.name))
+                );
+            }
+            tokens.push(token);
+        }
+        Ok(tokens)
+    }
+
     /// Refuses values that the TOML library would refuse in its own words.
     fn check_value(&self, key: &str, value: &Spanned<DeValue<'_>>) -> Result<(), ConfigError> {
         let (got, at) = (value.get_ref(), value.span().start);
@@ -170,6 +202,11 @@ fn schedule_keys() -> impl Iterator<Item = &'static str> {
 #[derive(Debug, Deserialize)]
 struct Tables {
     schedules: BTreeMap<Spanned<String>, RawSchedule>,
+}
+
+#[derive(Debug, Deserialize)]
+struct TokenTables {
+    tokens: BTreeMap<Spanned<String>, RawToken>,
 }
 
 /// All keys except `args`, which `arguments` reads.
@@ -234,7 +271,7 @@ fn scalar(value: &DeValue<'_>) -> Option<String> {
     }
 }
 
-/// `["mail=3", "default"]` or `{ mail = 3, default = 1 }`, as the text of a flag.
+/// `["mail=3", "default"]`, `["https://a.example"]` or `{ mail = 3, default = 1 }`, as the text of a flag.
 fn queues(value: &DeValue<'_>) -> Option<String> {
     let parts: Option<Vec<String>> = match value {
         DeValue::Array(items) => items.iter().map(|item| scalar(item.get_ref())).collect(),

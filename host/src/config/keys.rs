@@ -27,6 +27,9 @@ pub enum Kind {
     Path,
     Queues,
     LogFilter,
+    /// `HOST:PORT`.
+    Address,
+    Origins,
     Word(&'static [&'static str]),
     Duration(RangeInclusive<Duration>),
     /// Bytes.
@@ -69,6 +72,12 @@ pub const KEYS: &[Key] = &[
     Key { name: "require_signed", default: "false", kind: Kind::Word(&["true", "false"]), about: "only plugins signed with a key of `trust` serve" },
     Key { name: "trust", default: "", kind: Kind::Path, about: "a file of minisign public keys, for `require_signed`" },
     Key { name: "plugin_dir_writable", default: "warn", kind: Kind::Word(&["warn", "refuse", "allow"]), about: "when others may write to plugins, policies or trusted keys" },
+    Key { name: "http", default: "", kind: Kind::Address, about: "`HOST:PORT` where `serve`, or a worker, answers HTTP; a worker without it answers none" },
+    Key { name: "tls_cert", default: "", kind: Kind::Path, about: "a PEM file of certificates: HTTP is answered over TLS" },
+    Key { name: "tls_key", default: "", kind: Kind::Path, about: "the PEM file of its private key" },
+    Key { name: "http_cors", default: "", kind: Kind::Origins, about: "the origins whose pages may call the API, such as `https://app.example.com`" },
+    Key { name: "http_connections", default: "10000", kind: Kind::Number(1..=1_000_000), about: "HTTP connections at once; further ones wait" },
+    Key { name: "http_read_only", default: "false", kind: Kind::Word(&["true", "false"]), about: "HTTP changes nothing" },
     Key { name: "log", default: "info", kind: Kind::LogFilter, about: "a level, or a filter such as `info,taskhost::worker=debug`; of a worker" },
     Key { name: "log_format", default: "pretty", kind: Kind::Word(&["pretty", "json"]), about: "the form of log lines" },
 ];
@@ -140,6 +149,34 @@ fn within<T: PartialOrd>(bounds: &RangeInclusive<T>, value: T, text: &str, show:
 pub(super) fn prefix(text: &str) -> Result<String, String> {
     let fits = (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b));
     if fits { Ok(text.to_owned()) } else { Err(format!("a prefix has 1 to 32 characters of A-Z a-z 0-9 . _ : -: `{text}`")) }
+}
+
+/// `HOST:PORT`, as it is; empty if there is none.
+pub(super) fn address(text: &str) -> Result<Option<String>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+    let is_host = !host.is_empty() && (host.starts_with('[') == host.contains(':')) && !host.contains(['/', '@', ' ']);
+    if is_host && port.parse::<u16>().is_ok() {
+        Ok(Some(text.to_owned()))
+    } else {
+        Err(format!("an address to serve at is HOST:PORT, such as `127.0.0.1:8080` or `[::1]:8080`: `{text}`"))
+    }
+}
+
+/// `https://a.example,https://b.example:8443`.
+pub(super) fn origins(text: &str) -> Result<Vec<String>, String> {
+    let mut origins = Vec::new();
+    for origin in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://")).unwrap_or_default();
+        let is_origin = !host.is_empty() && host.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.:[]".contains(&b));
+        if !is_origin {
+            return Err(format!("an origin is scheme and host in lower case, such as `https://app.example.com`: `{origin}`"));
+        }
+        origins.push(origin.to_owned());
+    }
+    Ok(origins)
 }
 
 /// `mail=3,default`.

@@ -9,23 +9,18 @@
 use std::{
     io::{BufRead, BufReader, Read},
     task::Poll,
-    time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesOrdered};
 use taskhost_broker::{Broker, BrokerError, Enqueued};
-use taskhost_core::{
-    catalogue::ArgumentsError,
-    task::{Millis, NewTask},
-};
+use taskhost_core::task::NewTask;
 
 use super::{
     connection::Ops,
     error::OpsError,
     new_task::{Checks, Defaults, ManyChecks},
+    request::{self, RequestError},
 };
-
-mod line;
 
 const BATCH_TASKS: usize = 500;
 const BATCH_BYTES: usize = 4 << 20;
@@ -45,7 +40,7 @@ const MARK: &[u8] = "\u{feff}".as_bytes();
 pub trait BulkReport {
     /// The broker has taken these tasks. Both slices have the same order.
     fn enqueued(&mut self, tasks: &[NewTask], answers: &[Enqueued]);
-    fn refused(&mut self, line: &Source, why: &LineError);
+    fn refused(&mut self, line: &Source, why: &RequestError);
     /// Whether [`Source::text`] is wanted.
     fn wants_text(&self) -> bool;
 }
@@ -59,34 +54,6 @@ pub struct Source {
     pub text: Option<Box<[u8]>>,
 }
 
-/// Why a line is refused.
-#[derive(Debug, thiserror::Error)]
-pub enum LineError {
-    #[error(transparent)]
-    Arguments(#[from] ArgumentsError),
-    /// Not JSON, an unknown key, or a value out of bounds.
-    #[error("{0}")]
-    Line(String),
-}
-
-impl From<String> for LineError {
-    fn from(why: String) -> Self {
-        Self::Line(why)
-    }
-}
-
-/// The broker's time, continued by our monotonic clock, because reading a pipe may take long.
-struct Clock {
-    read: Millis,
-    at: Instant,
-}
-
-impl Clock {
-    fn after(&self, time: Duration) -> Millis {
-        self.read.after(self.at.elapsed()).after(time)
-    }
-}
-
 impl Ops {
     /// Enqueues every line of `source`, a blocking reader. `name` names it in errors. Answers how many tasks were added.
     pub async fn enqueue_lines(
@@ -97,11 +64,11 @@ impl Ops {
         checks: &Checks,
         report: &mut dyn BulkReport,
     ) -> Result<u64, OpsError> {
-        let clock = Clock { read: self.broker.now().await?, at: Instant::now() };
+        let clock = self.clock().await?;
         let under_way = FuturesOrdered::new();
         let mut bulk = Bulk { broker: &*self.broker, batch: Vec::new(), bytes: 0, under_way, enqueued: 0, report };
         let reader = BufReader::with_capacity(READ_BYTES, source);
-        bulk.read(reader, name, |line, checks| line::task(line, defaults, &clock, checks), ManyChecks::new(checks)).await?;
+        bulk.read(reader, name, |line, checks| request::task(line, defaults, &clock, checks), ManyChecks::new(checks)).await?;
         Ok(bulk.enqueued)
     }
 }
@@ -123,8 +90,8 @@ impl Bulk<'_> {
         &mut self,
         mut reader: BufReader<Box<dyn Read>>,
         name: &str,
-        task: impl Fn(&[u8], &mut ManyChecks<'_>) -> Result<NewTask, LineError>,
-        mut checks: ManyChecks<'_>,
+        task: impl Fn(&[u8], &mut ManyChecks) -> Result<NewTask, RequestError>,
+        mut checks: ManyChecks,
     ) -> Result<(), OpsError> {
         let mut line = Vec::new();
         let mut number = 0_u64;

@@ -10,7 +10,17 @@ use taskhost_core::{
     units,
 };
 
+use super::request::RequestError;
 use crate::{plugins::PluginsError, schedule::ScheduleError};
+
+impl From<RequestError> for OpsError {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Arguments(error) => Self::Arguments(error),
+            RequestError::Request(why) => Self::Request(why),
+        }
+    }
+}
 
 /// The kinds differ by what the caller does next. Each text is a sentence, safe to show, without advice for one face.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +55,9 @@ pub enum OpsError {
     Schedule(#[from] ScheduleError),
     #[error(transparent)]
     Arguments(#[from] ArgumentsError),
+    /// A request of a task that is not JSON, has an unknown key, or a value out of bounds.
+    #[error("{0}")]
+    Request(String),
     /// A plugin file has no body of this name.
     #[error("{} offers no such body: {why}", clean(.file))]
     NoSuchBody { file: String, why: ArgumentsError },

@@ -1,6 +1,6 @@
 //! Builds tasks and checks their arguments against what the live workers offer.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use taskhost_broker::Enqueued;
 use taskhost_core::{
@@ -11,7 +11,7 @@ use taskhost_core::{
 use super::{connection::Ops, error::OpsError};
 
 /// The values of a task whose own request, and whose body's hint, give none.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Defaults {
     pub queue: Option<QueueName>,
     pub start: Start,
@@ -21,11 +21,11 @@ pub struct Defaults {
     pub options: TaskOptions,
 }
 
-/// How arguments are checked.
-#[derive(Debug)]
+/// How arguments are checked. Clones share what they check against.
+#[derive(Debug, Clone)]
 pub enum Checks {
     /// Against the bodies that live workers offer.
-    Against(Catalogue),
+    Against(Arc<Catalogue>),
     No(Unchecked),
 }
 
@@ -41,9 +41,10 @@ pub enum Unchecked {
 }
 
 /// [`Checks`] for many tasks: schemas are compiled once.
-pub(super) struct ManyChecks<'a> {
-    checks: &'a Checks,
-    checker: Option<Checker<'a>>,
+#[derive(Debug)]
+pub(super) struct ManyChecks {
+    checks: Checks,
+    checker: Option<Checker>,
 }
 
 impl Defaults {
@@ -84,17 +85,17 @@ impl Checks {
     }
 }
 
-impl<'a> ManyChecks<'a> {
-    pub(super) fn new(checks: &'a Checks) -> Self {
+impl ManyChecks {
+    pub(super) fn new(checks: &Checks) -> Self {
         let checker = match checks {
-            Checks::Against(catalogue) => Some(Checker::new(catalogue)),
+            Checks::Against(catalogue) => Some(Checker::new(Arc::clone(catalogue))),
             Checks::No(_) => None,
         };
-        Self { checks, checker }
+        Self { checks: checks.clone(), checker }
     }
 
-    pub(super) fn checks(&self) -> &'a Checks {
-        self.checks
+    pub(super) fn checks(&self) -> &Checks {
+        &self.checks
     }
 
     pub(super) fn check(&mut self, name: &TaskName, given: &Given) -> Result<String, ArgumentsError> {
@@ -117,12 +118,12 @@ impl Ops {
             return Ok(Checks::No(Unchecked::NothingAnnounced));
         }
         if name.is_some_and(|name| catalogue.offers.contains_key(name)) {
-            return Ok(Checks::Against(catalogue));
+            return Ok(Checks::Against(Arc::new(catalogue)));
         }
         let mut plugins = self.broker.workers().await?.into_iter().flat_map(|worker| worker.plugins);
         Ok(match plugins.find(|plugin| plugin.status == PluginStatus::Loading) {
             Some(plugin) => Checks::No(Unchecked::Loading(plugin.file)),
-            None => Checks::Against(catalogue),
+            None => Checks::Against(Arc::new(catalogue)),
         })
     }
 

@@ -26,6 +26,13 @@ pub struct NewSchedule {
     pub overlap: Overlap,
 }
 
+impl NewSchedule {
+    /// The queue of its tasks.
+    pub fn queue_by(&self, checks: &Checks) -> QueueName {
+        self.queue.clone().or_else(|| checks.queue_hint(&self.task)).unwrap_or_default()
+    }
+}
+
 /// A schedule that was added.
 #[derive(Debug)]
 pub struct AddedSchedule {
@@ -67,10 +74,11 @@ impl SeenSchedule {
 impl Ops {
     /// Adds a schedule, or replaces the one of this name.
     pub async fn add_schedule(&self, new: NewSchedule, checks: &Checks) -> Result<AddedSchedule, OpsError> {
-        let NewSchedule { name, rule, timezone, task, args, queue, options, catch_up, overlap } = new;
+        let queue = new.queue_by(checks);
+        let NewSchedule { name, rule, timezone, task, args, queue: _, options, catch_up, overlap } = new;
         let now = self.broker.now().await?;
         let mut schedule = Schedule {
-            queue: queue.or_else(|| checks.queue_hint(&task)).unwrap_or_default(),
+            queue,
             name,
             rule,
             timezone,

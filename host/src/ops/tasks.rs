@@ -1,6 +1,8 @@
 //! Lists and finds tasks.
 
-use taskhost_broker::TaskFilter;
+use std::time::Duration;
+
+use taskhost_broker::{TaskFilter, TaskPage};
 use taskhost_core::task::{QueueName, State, TaskId, TaskView, WaitsFor};
 
 use super::{connection::Ops, error::OpsError};
@@ -32,6 +34,20 @@ impl Ops {
         Ok(Listing { tasks, has_more: from.is_some() })
     }
 
+    /// One page of the listing, from a cursor that an earlier page gave.
+    pub async fn page(&self, filter: &TaskFilter, from: Option<&str>, limit: usize) -> Result<TaskPage, OpsError> {
+        let mut page = self.broker.list(filter, from, limit).await?;
+        self.what_they_wait_for(&mut page.tasks).await?;
+        Ok(page)
+    }
+
+    /// The task when it has ended, or as it is after `limit`.
+    pub async fn await_end(&self, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<TaskView, OpsError> {
+        let mut view = self.broker.await_end(queue, id, limit).await?.ok_or_else(|| no_such_task(queue, id))?;
+        self.what_they_wait_for(std::slice::from_mut(&mut view)).await?;
+        Ok(view)
+    }
+
     /// The task, in `queue` or in any.
     pub async fn task(&self, queue: Option<&QueueName>, id: &TaskId) -> Result<TaskView, OpsError> {
         let mut view = self.broker.find(queue, id).await?.ok_or_else(|| no_such_task(queue, id))?;
@@ -46,12 +62,11 @@ impl Ops {
 
     /// Fills in what each parked task waits for. Asks the workers if any task is parked.
     pub(super) async fn what_they_wait_for(&self, views: &mut [TaskView]) -> Result<(), OpsError> {
-        let mut parked = views.iter_mut().filter(|view| view.state == State::Parked).peekable();
-        if parked.peek().is_none() {
+        if !views.iter().any(|view| view.state == State::Parked) {
             return Ok(());
         }
         let workers = self.broker.workers().await?;
-        for view in parked {
+        for view in views.iter_mut().filter(|view| view.state == State::Parked) {
             let of_queue = workers.iter().filter(|worker| worker.queues.contains(&view.queue));
             let is_offered = of_queue.flat_map(|worker| &worker.plugins).any(|file| {
                 let bodies = file.serving.as_ref().and(file.description.as_ref()).map(|description| &description.bodies);
@@ -61,6 +76,12 @@ impl Ops {
         }
         Ok(())
     }
+}
+
+/// The header condition of a filter, from `NAME` or `NAME=VALUE`.
+pub fn header_filter(text: &str) -> (String, Option<String>) {
+    let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value.to_owned())));
+    (name.to_ascii_lowercase(), value)
 }
 
 pub(super) fn no_such_task(queue: Option<&QueueName>, id: &TaskId) -> OpsError {

@@ -121,7 +121,7 @@ mod tests {
     fn each_fact_has_its_line_where_operators_look_for_it() {
         let (queue, task, id) = (QueueName::default(), TaskName::new("add").unwrap(), TaskId::new("t1").unwrap());
         let code = CodeId { plugin: "math".into(), version: "1.2.0".into(), digest: "ab".repeat(32) };
-        let attempt = Attempt { worker: "w", queue: &queue, id: &id, task: &task, number: 1, code: &code };
+        let attempt = Attempt { worker: "w", queue: &queue, id: &id, task: &task, number: 1, code: &code, waited: None };
         let used = Used { wall: Duration::from_millis(3), ..Used::default() };
         let fault = Outcome::HostFault { reason: "no memory".into(), delay: Duration::from_secs(1) };
         let failed = Outcome::Failed { error: TaskError::new(ErrorKind::Trap, "no"), after: None };

@@ -98,6 +98,8 @@ impl Attempt {
             task: &task.name,
             number: self.number(),
             code: &self.offer.code,
+            waited: (task.tries == 0)
+                .then(|| Duration::from_micros(self.leased.member.claimed_us.saturating_sub(task.enqueued_at.0.saturating_mul(1000)))),
         }
     }
 

@@ -56,8 +56,8 @@ pub(crate) async fn an_id_that_stands_in_two_queues_is_acted_on_only_where_one_i
         b.await_end(None, &task_id("mine"), SOON).await.map(drop),
     ];
     for refused in refusals {
-        let Err(BrokerError::Invalid(text)) = refused else { panic!("{refused:?}") };
-        assert_eq!(text, "`mine` is in the queues `default`, `mail`: choose one with --queue");
+        let Err(refused @ BrokerError::Ambiguous { .. }) = refused else { panic!("{refused:?}") };
+        assert_eq!(refused.to_string(), "`mine` is in the queues `default`, `mail`: choose one");
     }
     assert!(b.find(Some(&queue("mail")), &task_id("mine")).await.expect("find").is_some());
 }

@@ -7,6 +7,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt,
+    sync::Arc,
 };
 
 use serde::{
@@ -18,7 +19,7 @@ use serde_json::{Value, value::RawValue};
 use super::{
     Body, Catalogue, Parameter, brief,
     json::{parse, refused as refused_json},
-    schema::{self, Rule},
+    schema::{self, Rule, Unfit},
 };
 use crate::task::TaskName;
 
@@ -43,9 +44,9 @@ pub enum ArgumentsError {
     /// A name that is no parameter, or one given twice.
     #[error("{0}")]
     Name(String),
-    /// A value that its parameter does not take.
-    #[error("{0}")]
-    Type(String),
+    /// A value that its parameter does not take. `at` is a JSON pointer (RFC 6901) into the arguments as they were given.
+    #[error("{why}")]
+    Type { at: String, why: String },
     /// Not JSON, or neither an array nor an object.
     #[error("{0}")]
     Json(String),
@@ -53,48 +54,71 @@ pub enum ArgumentsError {
 
 /// Checks many tasks against one catalogue: a body's schemas are compiled once.
 #[derive(Debug)]
-pub struct Checker<'a> {
-    catalogue: &'a Catalogue,
-    rules: HashMap<&'a TaskName, Vec<Rule>>,
+pub struct Checker {
+    catalogue: Arc<Catalogue>,
+    rules: HashMap<TaskName, Vec<Rule>>,
 }
 
-impl<'a> Checker<'a> {
-    pub fn new(catalogue: &'a Catalogue) -> Self {
+impl Checker {
+    pub fn new(catalogue: Arc<Catalogue>) -> Self {
         Self { catalogue, rules: HashMap::new() }
+    }
+
+    pub fn catalogue(&self) -> &Arc<Catalogue> {
+        &self.catalogue
     }
 
     /// The arguments as a compact JSON array, one item a parameter. Optional ones at the end that were left out stay out, as
     /// `plugin.wit` has it: a later version of the body may give them another default. One left out before others is `null`.
     pub fn check(&mut self, name: &TaskName, given: &Given) -> Result<String, ArgumentsError> {
-        let Some((name, offer)) = self.catalogue.offers.get_key_value(name) else { return Err(unknown(self.catalogue, name)) };
-        let body = &offer.body;
-        let rules = self.rules.entry(name).or_insert_with(|| body.parameters.iter().map(|p| Rule::compile(&p.schema)).collect());
-        let mut array = String::from("[");
-        let items = placed(body, given)?;
-        let given = items.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
-        for ((item, parameter), rule) in items[..given].iter().zip(&body.parameters).zip(rules) {
-            let text = match item {
-                None => "null".into(),
-                Some(item) => value(body, parameter, rule, item)?,
-            };
-            if array.len() > 1 {
-                array.push(',');
-            }
-            array.push_str(&text);
+        let Some(offer) = self.catalogue.offers.get(name) else { return Err(unknown(&self.catalogue, name)) };
+        if !self.rules.contains_key(name) {
+            self.rules.insert(name.clone(), rules(&offer.body));
         }
-        array.push(']');
-        Ok(array)
+        checked(&offer.body, &self.rules[name], given)
     }
+}
+
+fn rules(body: &Body) -> Vec<Rule> {
+    body.parameters.iter().map(|p| Rule::compile(&p.schema)).collect()
+}
+
+/// See [`Checker::check`].
+fn checked(body: &Body, rules: &[Rule], given: &Given) -> Result<String, ArgumentsError> {
+    let mut array = String::from("[");
+    let items = placed(body, given)?;
+    let last = items.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+    for (index, ((item, parameter), rule)) in items[..last].iter().zip(&body.parameters).zip(rules).enumerate() {
+        let text = match item {
+            None => "null".into(),
+            Some(item) => value(body, parameter, rule, item, || given.pointer(index, &parameter.name))?,
+        };
+        if array.len() > 1 {
+            array.push(',');
+        }
+        array.push_str(&text);
+    }
+    array.push(']');
+    Ok(array)
 }
 
 impl Catalogue {
     /// As [`Checker::check`], for one task.
     pub fn check(&self, name: &TaskName, given: &Given) -> Result<String, ArgumentsError> {
-        Checker::new(self).check(name, given)
+        let offer = self.offers.get(name).ok_or_else(|| unknown(self, name))?;
+        checked(&offer.body, &rules(&offer.body), given)
     }
 }
 
 impl Given {
+    /// The JSON pointer of one argument.
+    fn pointer(&self, index: usize, name: &str) -> String {
+        match self {
+            Self::Json(text) if text.trim_start().starts_with('{') => format!("/{}", name.replace('~', "~0").replace('/', "~1")),
+            _ => format!("/{index}"),
+        }
+    }
+
     /// The arguments as a compact JSON array without any body to ask: a word is JSON if it reads as JSON, else a string.
     pub fn unchecked(&self) -> Result<String, ArgumentsError> {
         match self {
@@ -166,12 +190,13 @@ fn placed<'a>(body: &Body, given: &'a Given) -> Result<Vec<Option<Item<'a>>>, Ar
 ///
 /// A word is taken as it stands where the schema takes strings only; read as JSON where it takes none; and where it takes both,
 /// read as JSON if that fits and taken as it stands if not.
-fn value(body: &Body, parameter: &Parameter, rule: &Rule, item: &Item) -> Result<String, ArgumentsError> {
+fn value(body: &Body, parameter: &Parameter, rule: &Rule, item: &Item, pointer: impl Fn() -> String) -> Result<String, ArgumentsError> {
     let types = schema::types(&parameter.schema);
-    let refused = |got: &str, why: Option<String>| {
-        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+    let refused = |got: &str, unfit: Unfit| {
+        let why = unfit.why.map(|why| format!(": {why}")).unwrap_or_default();
         let takes = schema::describe(&parameter.schema);
-        ArgumentsError::Type(format!("parameter `{}` of `{}` takes {takes}; got {}{why}", parameter.name, body.name, brief(got)))
+        let why = format!("parameter `{}` of `{}` takes {takes}; got {}{why}", parameter.name, body.name, brief(got));
+        ArgumentsError::Type { at: pointer() + &unfit.at, why }
     };
     let judged = |value: &Value| if parameter.optional && value.is_null() { Ok(()) } else { rule.judge(&parameter.schema, value) };
     match item {
@@ -191,7 +216,7 @@ fn value(body: &Body, parameter: &Parameter, rule: &Rule, item: &Item) -> Result
                 },
                 Some(Err(error)) if types & schema::STRING == 0 => {
                     let meant = types & (schema::ARRAY | schema::OBJECT) != 0 && word.trim_start().starts_with(['[', '{']);
-                    Some((quoted(word), meant.then(|| error.to_string())))
+                    Some((quoted(word), Unfit { why: meant.then(|| error.to_string()), ..Unfit::default() }))
                 }
                 _ => None,
             };
@@ -203,7 +228,7 @@ fn value(body: &Body, parameter: &Parameter, rule: &Rule, item: &Item) -> Result
                     Err(_) => {}
                 }
             }
-            let (got, why) = why_not.unwrap_or_else(|| (quoted(word), None));
+            let (got, why) = why_not.unwrap_or_else(|| (quoted(word), Unfit::default()));
             Err(refused(&got, why))
         }
     }

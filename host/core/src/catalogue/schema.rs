@@ -12,6 +12,15 @@ use super::{Body, brief};
 #[derive(Debug)]
 pub(super) struct Rule(Option<Validator>);
 
+/// Why a value does not fit.
+#[derive(Debug, Default)]
+pub(super) struct Unfit {
+    /// The JSON pointer of the part that does not fit; empty for the value itself.
+    pub(super) at: String,
+    /// The reason, where the parameter's type alone does not say it.
+    pub(super) why: Option<String>,
+}
+
 impl Rule {
     pub(super) fn compile(schema: &Value) -> Self {
         if !is_small(schema, schema, &mut 10_000, 200) {
@@ -21,19 +30,19 @@ impl Rule {
         Self(options.with_pattern_options(PatternOptions::regex()).build(schema).ok())
     }
 
-    /// Whether `value` fits; if not, the place and the reason where the parameter's type alone doesn't say it.
-    pub(super) fn judge(&self, schema: &Value, value: &Value) -> Result<(), Option<String>> {
+    /// Whether `value` fits.
+    pub(super) fn judge(&self, schema: &Value, value: &Value) -> Result<(), Unfit> {
         let Some(error) = self.0.as_ref().and_then(|validator| validator.iter_errors(value).next()) else { return Ok(()) };
-        let place = error.instance_path().to_string();
+        let at = error.instance_path().to_string();
         let reason = brief(&error.to_string());
-        let told = if !place.is_empty() {
-            Some(format!("at `{}`: {reason}", brief(&place)))
+        let why = if !at.is_empty() {
+            Some(format!("at `{}`: {reason}", brief(&at)))
         } else if value.is_number() || types(schema) & type_of(value) == 0 {
             None
         } else {
             Some(reason)
         };
-        Err(told)
+        Err(Unfit { at, why })
     }
 }
 

@@ -1,21 +1,39 @@
-//! One line of a bulk enqueue: a JSON object with a task's name, arguments and options.
+//! A request of a task: a JSON object with its name, arguments and options. A line of a bulk enqueue, and the body of an HTTP request.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 use taskhost_core::{
-    catalogue::Given,
+    catalogue::{ArgumentsError, Given},
     task::{NewTask, Priority, QueueName, Start, Tags, TaskId, TaskName, Unique},
     units,
 };
 
-use super::{Clock, LineError};
-use crate::ops::new_task::{Defaults, ManyChecks, same};
+use super::{
+    clock::BrokerClock,
+    new_task::{Defaults, ManyChecks, same},
+};
+
+/// Why a request is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    #[error(transparent)]
+    Arguments(#[from] ArgumentsError),
+    /// Not JSON, an unknown key, or a value out of bounds.
+    #[error("{0}")]
+    Request(String),
+}
+
+impl From<String> for RequestError {
+    fn from(why: String) -> Self {
+        Self::Request(why)
+    }
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
+struct Request {
     /// The earlier reason for its refusal, in a file of `--rejected`.
     #[serde(default, rename = "refused")]
     _refused: IgnoredAny,
@@ -42,7 +60,7 @@ struct Line {
     tags: Tags,
 }
 
-/// A duration is text such as `"5m"`, or milliseconds; a point in time is as on the command line.
+/// A duration is text such as `"5m"`, or milliseconds; a point in time is as on the command request.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Time {
@@ -75,44 +93,44 @@ impl Time {
     }
 }
 
-/// The task of a line. What the line leaves out, `defaults` give.
-pub(super) fn task(line: &[u8], defaults: &Defaults, clock: &Clock, checks: &mut ManyChecks<'_>) -> Result<NewTask, LineError> {
-    let line: Line = serde_json::from_slice(line).map_err(|error| {
+/// The task of a request. What the request leaves out, `defaults` give.
+pub(super) fn task(json: &[u8], defaults: &Defaults, clock: &BrokerClock, checks: &mut ManyChecks) -> Result<NewTask, RequestError> {
+    let request: Request = serde_json::from_slice(json).map_err(|error| {
         // serde counts lines within the line, so its "line 1" would mislead.
         let text = error.to_string();
         let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
-        format!("{text} (column {}); a line is like {{\"task\": \"add\", \"args\": [1, 1]}}", error.column())
+        format!("{text} (column {}); a task is like {{\"task\": \"add\", \"args\": [1, 1]}}", error.column())
     })?;
-    let given = Given::Json(line.args.as_deref().map_or("[]", RawValue::get).to_owned());
-    let args = checks.check(&line.task, &given)?;
-    let mut task = defaults.task(&line.task, args, checks.checks());
-    task.queue = line.queue.unwrap_or(task.queue);
-    task.id = line.id.unwrap_or(task.id);
+    let given = Given::Json(request.args.as_deref().map_or("[]", RawValue::get).to_owned());
+    let args = checks.check(&request.task, &given)?;
+    let mut task = defaults.task(&request.task, args, checks.checks());
+    task.queue = request.queue.unwrap_or(task.queue);
+    task.id = request.id.unwrap_or(task.id);
     let options = &mut task.options;
-    options.priority = line.priority.unwrap_or(options.priority);
-    task.start = match (&line.delay, &line.at) {
+    options.priority = request.priority.unwrap_or(options.priority);
+    task.start = match (&request.delay, &request.at) {
         (Some(_), Some(_)) => return Err("give `delay` or `at`, not both".to_owned().into()),
         (Some(delay), None) => Start::In(delay.duration("delay")?),
         (None, Some(at)) => at.start("at")?,
         (None, None) => task.start,
     };
-    match line.expires.map(|time| time.start("expires")).transpose()? {
+    match request.expires.map(|time| time.start("expires")).transpose()? {
         Some(Start::At(at)) => task.expires = Some(at),
         Some(Start::In(time)) => task.expires = Some(clock.after(time)),
         Some(Start::Now) | None => {}
     }
-    options.max_attempts = line.retries.map(|retries| retries.saturating_add(1)).or(options.max_attempts);
-    options.timeout = line.timeout.map(|time| time.positive("timeout")).transpose()?.or(options.timeout);
-    options.result_ttl = line.result_ttl.map(|time| time.duration("result_ttl")).transpose()?.or(options.result_ttl);
-    if let Some(time) = line.unique {
+    options.max_attempts = request.retries.map(|retries| retries.saturating_add(1)).or(options.max_attempts);
+    options.timeout = request.timeout.map(|time| time.positive("timeout")).transpose()?.or(options.timeout);
+    options.result_ttl = request.result_ttl.map(|time| time.duration("result_ttl")).transpose()?.or(options.result_ttl);
+    if let Some(time) = request.unique {
         task.unique = Some(Unique { key: same(&task.name, &task.args), ttl: time.positive("unique")? });
     }
-    match (&mut task.unique, line.unique_key) {
+    match (&mut task.unique, request.unique_key) {
         (Some(unique), Some(key)) => unique.key = key,
         (None, Some(_)) => return Err("`unique_key` needs `unique`, such as \"1h\"".to_owned().into()),
         (_, None) => {}
     }
-    options.carried.tags.extend(line.tags)?;
-    options.headers.extend(line.headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)));
+    options.carried.tags.extend(request.tags)?;
+    options.headers.extend(request.headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)));
     Ok(task)
 }

@@ -1,0 +1,32 @@
+//! `serve`: the HTTP API. It is a face of `ops`, as the command line is.
+//!
+//! `server` accepts connections → `routes` finds the resource, checks the token (`access`) and the page that asks (`browser`) → a file for
+//! each subject asks `ops` → JSON (`answer`, `shown`), or a `problem`
+//!
+//! Invariant: a request that changes something has passed `access` and `browser`. Who lacks the scope `payload` sees nothing that a
+//! producer or a body wrote.
+
+mod access;
+mod answer;
+mod app;
+mod body;
+mod browser;
+mod bulk;
+mod cursor;
+mod health;
+mod metrics;
+mod openapi;
+mod patient;
+mod problem;
+mod query;
+mod queues;
+mod routes;
+mod schedules;
+mod segment;
+mod server;
+mod shown;
+mod tasks;
+mod tls;
+mod workers;
+
+pub use server::{ServeError, Server, ServerStop};

@@ -1,0 +1,95 @@
+//! What all requests share.
+
+use std::{
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    access::Access,
+    browser::Browsers,
+    cursor::CursorKey,
+    metrics::Metrics,
+    problem::{self, Problem},
+};
+use crate::{
+    config::Settings,
+    ops::{Ops, Producer},
+};
+
+/// What all requests share.
+#[derive(Debug)]
+pub(super) struct App {
+    pub(super) settings: Settings,
+    pub(super) access: Access,
+    pub(super) browsers: Browsers,
+    pub(super) cursors: CursorKey,
+    pub(super) metrics: Metrics,
+    /// What goes on beside a request, such as reading the rest of its body.
+    pub(super) tasks: TaskTracker,
+    connected: OnceLock<Connected>,
+    answered: Mutex<Option<Instant>>,
+    /// Cancelled when requests should go elsewhere.
+    pub(super) drain: CancellationToken,
+}
+
+/// What can be done with a broker.
+#[derive(Debug)]
+pub(super) struct Connected {
+    pub(super) ops: Ops,
+    pub(super) producer: Producer,
+}
+
+/// The broker is taken for well if it answered within this time.
+const WELL: Duration = Duration::from_secs(5);
+
+impl App {
+    pub(super) fn new(settings: Settings, metrics: Metrics, drain: CancellationToken) -> Self {
+        let access = Access::new(&settings.http.tokens);
+        Self {
+            browsers: Browsers::new(settings.http.origins.clone(), access.is_open()),
+            cursors: CursorKey::new(&settings.http.tokens),
+            access,
+            metrics,
+            tasks: TaskTracker::new(),
+            connected: OnceLock::new(),
+            answered: Mutex::new(None),
+            drain,
+            settings,
+        }
+    }
+
+    pub(super) fn connect(&self, ops: Ops, producer: Producer) {
+        self.broker_answered();
+        _ = self.connected.set(Connected { ops, producer });
+    }
+
+    /// The broker, once it has answered.
+    pub(super) fn connected(&self) -> Result<&Connected, Problem> {
+        let away = || Problem::new(&problem::UNAVAILABLE, "this server has not reached its broker yet; its log says why").retry_after(2);
+        self.connected.get().ok_or_else(away)
+    }
+
+    pub(super) fn ops(&self) -> Result<&Ops, Problem> {
+        Ok(&self.connected()?.ops)
+    }
+
+    pub(super) fn broker_answered(&self) {
+        *self.answered.lock() = Some(Instant::now());
+    }
+
+    /// Why requests should go elsewhere; `None`: they are welcome.
+    pub(super) fn unready(&self) -> Option<&'static str> {
+        if self.drain.is_cancelled() {
+            return Some("this server is stopping");
+        }
+        if self.connected.get().is_none() {
+            return Some("this server has not reached its broker yet");
+        }
+        let is_well = self.answered.lock().is_some_and(|at| at.elapsed() < WELL);
+        (!is_well).then_some("the broker has not answered for 5 seconds")
+    }
+}

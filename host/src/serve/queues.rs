@@ -1,0 +1,68 @@
+//! `/v1/queues`: look, pause, resume, purge.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use serde_json::json;
+use taskhost_core::task::QueueName;
+
+use super::{
+    access::Caller,
+    answer::{self, Answer},
+    app::App,
+    problem::{self, Problem},
+    segment::Segment,
+};
+
+/// `GET /v1/queues`
+pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answer {
+    let mut queues = app.ops()?.queues().await?;
+    queues.retain(|view| caller.sees_queue(&view.queue));
+    answer::json(&json!({ "queues": queues }))
+}
+
+/// `GET /v1/queues/{queue}`
+pub(super) async fn show(State(app): State<Arc<App>>, caller: Caller, Segment(queue): Segment) -> Answer {
+    let queue = named(&caller, &queue)?;
+    let view = app.ops()?.queues().await?.into_iter().find(|view| view.queue == queue);
+    let unknown = || Problem::new(&problem::UNKNOWN_QUEUE, format!("the queue `{queue}` has never had a task, or was purged empty"));
+    answer::json(&view.ok_or_else(unknown)?)
+}
+
+/// `POST /v1/queues/{queue}/pause`
+pub(super) async fn pause(State(app): State<Arc<App>>, caller: Caller, Segment(queue): Segment) -> Answer {
+    let queue = named(&caller, &queue)?;
+    app.ops()?.pause_queue(&queue, false).await?;
+    tracing::info!(by = caller.name(), %queue, "HTTP: queue paused");
+    answer::json(&json!({ "queue": queue, "paused": true }))
+}
+
+/// `POST /v1/queues/{queue}/resume`
+pub(super) async fn resume(State(app): State<Arc<App>>, caller: Caller, Segment(queue): Segment) -> Answer {
+    let queue = named(&caller, &queue)?;
+    app.ops()?.resume_queue(&queue).await?;
+    tracing::info!(by = caller.name(), %queue, "HTTP: queue resumed");
+    answer::json(&json!({ "queue": queue, "paused": false }))
+}
+
+/// `POST /v1/queues/{queue}/purge`
+pub(super) async fn purge(State(app): State<Arc<App>>, caller: Caller, Segment(queue): Segment) -> Answer {
+    let queue = named(&caller, &queue)?;
+    if !caller.sees_all_tasks() {
+        let detail = format!("the token `{}` extends to some tasks only, and a purge deletes all that wait", caller.name());
+        return Err(Problem::new(&problem::FORBIDDEN, detail));
+    }
+    let ops = app.ops()?;
+    if !ops.purgeable(&queue).await?.is_known {
+        return Err(Problem::new(&problem::UNKNOWN_QUEUE, format!("the queue `{queue}` has never had a task, or was purged empty")));
+    }
+    let purged = ops.purge(&queue).await?;
+    tracing::info!(by = caller.name(), %queue, purged, "HTTP: queue purged");
+    answer::json(&json!({ "queue": queue, "purged": purged }))
+}
+
+fn named(caller: &Caller, queue: &str) -> Result<QueueName, Problem> {
+    let queue = QueueName::new(queue).map_err(|error| Problem::new(&problem::UNKNOWN_QUEUE, error.to_string()))?;
+    caller.needs_queue(&queue)?;
+    Ok(queue)
+}

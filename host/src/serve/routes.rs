@@ -1,0 +1,201 @@
+//! The table of resources: the router and the OpenAPI document are both made from it.
+//!
+//! Invariant: a resource that is served stands in the document, with the scope that it needs and the queries that it takes.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Router,
+    extract::{FromRequestParts, Request, State},
+    http::{Method, request::Parts},
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::{MethodFilter, MethodRouter, on},
+};
+
+use super::{
+    access::Caller,
+    app::App,
+    bulk, health, metrics, openapi,
+    problem::{self, Problem},
+    query::Query,
+    queues, schedules,
+    server::Peer,
+    tasks, workers,
+};
+use crate::config::Scope;
+
+/// One method of one resource.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) method: Method,
+    /// As OpenAPI and axum write it.
+    pub(super) path: &'static str,
+    pub(super) about: &'static str,
+    /// What a token must have; `None`: no token is needed.
+    pub(super) scope: Option<Scope>,
+    pub(super) query: &'static [&'static str],
+    /// The schema of the body that it takes, by name.
+    pub(super) takes: Option<&'static str>,
+    /// The status of success, and the schema of its body.
+    pub(super) gives: (u16, Option<&'static str>),
+    pub(super) handler: MethodRouter<Arc<App>>,
+}
+
+/// Rows of the table: method, path, scope, queries, schemas, handler, and what it does.
+macro_rules! route {
+    ($method:ident $path:literal $scope:expr, [$($query:literal),*], $takes:expr => $gives:expr, $handler:expr, $about:literal) => {
+        route!(@ $method $path $scope, &[$($query),*], $takes => $gives, $handler, $about)
+    };
+    (@ $method:ident $path:literal $scope:expr, $query:expr, $takes:expr => $gives:expr, $handler:expr, $about:literal) => {
+        Route {
+            method: Method::$method,
+            path: $path,
+            about: $about,
+            scope: $scope,
+            query: $query,
+            takes: $takes,
+            gives: $gives,
+            handler: on(MethodFilter::$method, $handler),
+        }
+    };
+}
+
+const READ: Option<Scope> = Some(Scope::Read);
+const OPERATE: Option<Scope> = Some(Scope::Operate);
+const ENQUEUE: Option<Scope> = Some(Scope::Enqueue);
+const SCHEDULE: Option<Scope> = Some(Scope::Schedule);
+const ADMIN: Option<Scope> = Some(Scope::Admin);
+
+#[rustfmt::skip]
+pub(super) fn table() -> Vec<Route> {
+    vec![
+        route!(POST "/v1/tasks" ENQUEUE, ["wait"], Some("NewTask") => (201, Some("Task")), tasks::enqueue, "Enqueue a task, and perhaps wait for its end"),
+        route!(POST "/v1/tasks/bulk" ENQUEUE, [], Some("NewTasks") => (200, Some("BulkAnswers")), bulk::enqueue, "Enqueue a task a line; an answer a line comes back"),
+        route!(@ GET "/v1/tasks" READ, openapi::LISTED, None => (200, Some("TaskPage")), tasks::list, "List tasks: running, then waiting, then ended ones"),
+        route!(GET "/v1/tasks/{id}" READ, ["queue", "wait"], None => (200, Some("Task")), tasks::show, "A task, perhaps at its end"),
+        route!(DELETE "/v1/tasks/{id}" OPERATE, ["queue"], None => (204, None), tasks::delete, "Delete a task that does not run"),
+        route!(GET "/v1/tasks/{id}/log" READ, ["queue"], None => (200, Some("LogLines")), tasks::log, "The log of a task, a line of JSON each; needs the scope `payload` too"),
+        route!(POST "/v1/tasks/{id}/cancel" OPERATE, ["queue"], None => (200, Some("TaskChange")), tasks::cancel, "Cancel a task that waits, or ask one that runs to stop"),
+        route!(POST "/v1/tasks/{id}/retry" OPERATE, ["queue"], None => (200, Some("TaskChange")), tasks::retry, "Run a dead or cancelled task again, and a delayed one at once"),
+        route!(GET "/v1/queues" READ, [], None => (200, Some("Queues")), queues::list, "All queues at a glance"),
+        route!(GET "/v1/queues/{queue}" READ, [], None => (200, Some("Queue")), queues::show, "A queue at a glance"),
+        route!(POST "/v1/queues/{queue}/pause" OPERATE, [], None => (200, Some("QueuePause")), queues::pause, "Let nothing more start from a queue"),
+        route!(POST "/v1/queues/{queue}/resume" OPERATE, [], None => (200, Some("QueuePause")), queues::resume, "Let a paused queue go on"),
+        route!(POST "/v1/queues/{queue}/purge" OPERATE, [], None => (200, Some("QueuePurge")), queues::purge, "Delete all tasks that wait in a queue"),
+        route!(GET "/v1/schedules" READ, [], None => (200, Some("Schedules")), schedules::list, "All schedules, with their next firings"),
+        route!(GET "/v1/schedules/{name}" READ, [], None => (200, Some("Schedule")), schedules::show, "A schedule"),
+        route!(PUT "/v1/schedules/{name}" SCHEDULE, [], Some("NewSchedule") => (200, Some("Schedule")), schedules::put, "Write a schedule, unless it stands in a worker's file"),
+        route!(DELETE "/v1/schedules/{name}" SCHEDULE, [], None => (204, None), schedules::remove, "Remove a schedule, unless it stands in a worker's file"),
+        route!(POST "/v1/schedules/{name}/run" SCHEDULE, [], None => (200, Some("TaskPlace")), schedules::run, "Enqueue the task of a schedule now"),
+        route!(POST "/v1/schedules/{name}/pause" SCHEDULE, [], None => (200, Some("SchedulePause")), schedules::pause, "Keep a schedule from firing"),
+        route!(POST "/v1/schedules/{name}/resume" SCHEDULE, [], None => (200, Some("SchedulePause")), schedules::resume, "Let a schedule fire again"),
+        route!(GET "/v1/workers" READ, [], None => (200, Some("Workers")), workers::list, "The live workers, and what they run"),
+        route!(GET "/v1/catalogue" READ, [], None => (200, Some("Catalogue")), workers::catalogue, "The bodies that workers offer, with their parameters"),
+        route!(GET "/v1/plugins" READ, [], None => (200, Some("Plugins")), workers::plugins, "The plugin files as the live workers see them"),
+        route!(POST "/v1/plugins/{plugin}/rollback" ADMIN, [], None => (200, Some("Rollback")), workers::roll_back, "Go back to the version before; of the plugin directory of this machine"),
+        route!(GET "/v1/openapi.json" None, [], None => (200, Some("Any")), openapi::document, "This document"),
+        route!(GET "/problems/{name}" None, [], None => (200, Some("ProblemType")), openapi::problem_type, "What a type of problem means"),
+        route!(GET "/metrics" Some(Scope::Metrics), [], None => (200, Some("Metrics")), metrics::scrape, "Metrics for Prometheus"),
+        route!(GET "/livez" None, [], None => (200, Some("Health")), health::live, "Whether this process answers"),
+        route!(GET "/readyz" None, [], None => (200, Some("Health")), health::ready, "Whether requests are welcome: 503 while the broker is away or this server stops"),
+    ]
+}
+
+/// The router of all resources.
+pub(super) fn router(app: &Arc<App>) -> Router {
+    let mut router = Router::new();
+    for Route { method, path, scope, query, handler, .. } in table() {
+        let door = Door { app: Arc::clone(app), path, scope, query, changes: !matches!(method, Method::GET) };
+        router = router.route(path, handler.layer(from_fn_with_state(Arc::new(door), enter)));
+    }
+    router
+        .fallback(async || Problem::new(&problem::NOT_FOUND, "no such resource: /v1/openapi.json lists what there is"))
+        .method_not_allowed_fallback(async || Problem::new(&problem::METHOD_NOT_ALLOWED, "/v1/openapi.json says which methods there are"))
+        .layer(from_fn_with_state(Arc::clone(app), browsers))
+        .with_state(Arc::clone(app))
+}
+
+/// What stands before a handler.
+#[derive(Debug)]
+struct Door {
+    app: Arc<App>,
+    path: &'static str,
+    scope: Option<Scope>,
+    query: &'static [&'static str],
+    changes: bool,
+}
+
+/// Checks the token, its scope and the names in the query. Counts the request.
+async fn enter(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
+    let (begun, method) = (Instant::now(), word(request.method()));
+    let response = match door.check(&mut request) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    };
+    let took = begun.elapsed();
+    door.app.metrics.http.answered(door.path, method, response.status().as_u16(), took);
+    tracing::debug!(method, path = door.path, status = response.status().as_u16(), ?took, "answered");
+    response
+}
+
+/// The method as a label. Only these reach a resource.
+fn word(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    }
+}
+
+impl Door {
+    fn check(&self, request: &mut Request) -> Result<(), Problem> {
+        if let Some(scope) = self.scope {
+            let Some(Peer(from)) = request.extensions().get::<Peer>().copied() else {
+                return Err(Problem::new(&problem::INTERNAL, "the address of the client is not known"));
+            };
+            let caller = self.app.access.caller(request.headers(), from)?;
+            caller.needs(scope)?;
+            request.extensions_mut().insert(caller);
+        }
+        if self.changes && self.app.settings.http.read_only {
+            return Err(Problem::new(&problem::READ_ONLY, "`http_read_only` of this server is true"));
+        }
+        if request.uri().query().is_some() {
+            Query::of(request.uri()).check(self.query)?;
+        }
+        Ok(())
+    }
+}
+
+/// Keeps foreign pages out, and lets allowed ones read the answer.
+async fn browsers(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    if let Some(allowed) = app.browsers.preflight(request.method(), request.headers()) {
+        let mut response = axum::http::StatusCode::NO_CONTENT.into_response();
+        response.headers_mut().extend(allowed);
+        return response;
+    }
+    if let Err(problem) = app.browsers.check(request.method(), request.headers()) {
+        return problem.into_response();
+    }
+    if app.settings.http.origins.is_empty() {
+        return next.run(request).await;
+    }
+    let asked = request.headers().clone();
+    let mut response = next.run(request).await;
+    app.browsers.allow(&asked, response.headers_mut());
+    response
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        let missing = || Problem::new(&problem::INTERNAL, "a resource without a scope asked who calls");
+        parts.extensions.get::<Self>().cloned().ok_or_else(missing)
+    }
+}

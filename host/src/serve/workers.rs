@@ -1,0 +1,60 @@
+//! `/v1/workers`, `/v1/plugins`, `/v1/catalogue`: who works, and with what code.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use serde_json::json;
+
+use super::{
+    access::Caller,
+    answer::{self, Answer},
+    app::App,
+    segment::Segment,
+};
+use crate::ops;
+
+/// `GET /v1/workers`
+pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answer {
+    let mut workers = app.ops()?.workers().await?;
+    for worker in &mut workers {
+        worker.queues.retain(|queue| caller.sees_queue(queue));
+        worker.running.retain(|running| caller.sees_queue(&running.queue) && caller.sees_task(&running.task));
+        // They have resources of their own.
+        worker.plugins.clear();
+        worker.schedules = None;
+    }
+    answer::json(&json!({ "workers": workers }))
+}
+
+/// `GET /v1/catalogue`
+pub(super) async fn catalogue(State(app): State<Arc<App>>, caller: Caller) -> Answer {
+    let mut catalogue = app.ops()?.catalogue().await?;
+    catalogue.offers.retain(|name, _| caller.sees_task(name));
+    answer::json(&json!({ "bodies": catalogue.offers }))
+}
+
+/// `GET /v1/plugins`
+pub(super) async fn plugins(State(app): State<Arc<App>>, caller: Caller) -> Answer {
+    let mut plugins = app.ops()?.plugins().await?;
+    for plugin in &mut plugins {
+        if let Some(description) = &mut plugin.info.description {
+            description.bodies.retain(|body| caller.sees_task(&body.name));
+        }
+    }
+    answer::json(&json!({ "plugins": plugins }))
+}
+
+/// `POST /v1/plugins/{plugin}/rollback`
+pub(super) async fn roll_back(State(app): State<Arc<App>>, caller: Caller, Segment(plugin): Segment) -> Answer {
+    let (asked, followed) = ops::roll_back(&app.settings, &plugin).await?;
+    tracing::info!(by = caller.name(), plugin = asked.file, version = asked.to.version, "HTTP: plugin rolled back");
+    let followed = match followed {
+        ops::Followed::AtNextStart => "at-next-start",
+        ops::Followed::Serves => "serves",
+        ops::Followed::NotLoaded => "not-loaded",
+        ops::Followed::Otherwise(_) => "another-serves",
+        ops::Followed::NotYet => "not-yet",
+    };
+    let version = |generation: &ops::Generation| json!({ "version": generation.version, "digest": generation.digest });
+    answer::json(&json!({ "file": asked.file, "from": asked.from.as_ref().map(version), "to": version(&asked.to), "outcome": followed }))
+}

@@ -1,0 +1,264 @@
+//! What a worker does, counted: an observer of attempts, broker calls and plugins.
+//!
+//! event → the counters of its queue and task → read when somebody asks for the metrics
+//!
+//! Invariant: counting an attempt takes no lock that another attempt may hold for long, and allocates nothing. The number of series is
+//! bounded, whatever names there are.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicI64, AtomicU64, AtomicUsize,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
+    time::Duration,
+};
+
+use parking_lot::{Mutex, RwLock};
+use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, metrics::MetricType};
+use taskhost_core::{
+    observe::{Attempt, Event, Observer, Used},
+    task::{CodeId, ErrorKind, Outcome},
+};
+
+use super::{
+    buckets::{Buckets, seconds},
+    encode::{counter, counter_of_seconds, family, gauge},
+};
+
+/// The most queues and bodies with series of their own. Others count as [`OTHER`].
+const QUEUES: usize = 200;
+const BODIES: usize = 500;
+pub(super) const OTHER: &str = "_other";
+
+/// How attempts end, in the order of their counters: succeeded, an error of each kind, handed back, dropped.
+const SUCCEEDED: usize = 0;
+const HANDED_BACK: usize = ErrorKind::ALL.len() + 1;
+const DROPPED: usize = HANDED_BACK + 1;
+const OUTCOMES: usize = DROPPED + 1;
+
+/// The counters of a worker.
+#[derive(Debug, Default)]
+pub struct WorkerMetrics {
+    bodies: RwLock<Bodies>,
+    queues: RwLock<HashMap<Arc<str>, Arc<Buckets>>>,
+    plugins: RwLock<HashMap<Arc<str>, Arc<AtomicU64>>>,
+    running: AtomicI64,
+    concurrency: AtomicUsize,
+    calls: RwLock<HashMap<&'static str, Arc<CallCounts>>>,
+    /// The plugins that serve, by file.
+    serving: Mutex<BTreeMap<String, CodeId>>,
+    swaps: [AtomicU64; SWAPS.len()],
+}
+
+/// By queue and task.
+type Bodies = HashMap<(Arc<str>, Arc<str>), Arc<BodyCounts>>;
+
+/// What became of plugin files.
+const SWAPS: [&str; 4] = ["serves", "refused", "rolled-back", "unloaded"];
+
+/// The attempts of one body in one queue.
+#[derive(Debug, Default)]
+struct BodyCounts {
+    outcomes: [AtomicU64; OUTCOMES],
+    ran: Buckets,
+    waited: Option<Arc<Buckets>>,
+    /// Of its plugin, in microseconds.
+    cpu: Arc<AtomicU64>,
+}
+
+#[derive(Debug, Default)]
+struct CallCounts {
+    took: Buckets,
+    errors: AtomicU64,
+}
+
+thread_local! {
+    /// The counters that this thread used last. Attempts of one body mostly follow each other.
+    static LAST: RefCell<Option<Last>> = const { RefCell::new(None) };
+}
+
+struct Last {
+    /// Which [`WorkerMetrics`] they belong to.
+    of: usize,
+    queue: Arc<str>,
+    task: Arc<str>,
+    plugin: Arc<str>,
+    counts: Arc<BodyCounts>,
+}
+
+impl Observer for WorkerMetrics {
+    fn on(&self, event: &Event<'_>) {
+        match *event {
+            Event::WorkerJoined { concurrency, .. } => self.concurrency.store(concurrency, Release),
+            Event::AttemptStarted(attempt) => {
+                self.running.fetch_add(1, Relaxed);
+                if let Some(waited) = attempt.waited {
+                    self.with_counts(&attempt, |counts| counts.waited.iter().for_each(|buckets| buckets.add(waited)));
+                }
+            }
+            Event::AttemptEnded { attempt, outcome, used } => {
+                self.running.fetch_sub(1, Relaxed);
+                self.with_counts(&attempt, |counts| counts.ended(outcome, used));
+            }
+            Event::CallEnded { verb, took, error, .. } => {
+                let counts = of(&self.calls, &verb, || verb, usize::MAX);
+                counts.took.add(took);
+                if error.is_some() {
+                    counts.errors.fetch_add(1, Relaxed);
+                }
+            }
+            Event::PluginServes { file, code, .. } => {
+                self.serving.lock().insert(file.to_owned(), code.clone());
+                self.swaps[0].fetch_add(1, Relaxed);
+            }
+            Event::PluginRefused { .. } => _ = self.swaps[1].fetch_add(1, Relaxed),
+            Event::PluginRolledBack { file, serving, .. } => {
+                if let Some(code) = serving {
+                    self.serving.lock().insert(file.to_owned(), code.clone());
+                }
+                self.swaps[2].fetch_add(1, Relaxed);
+            }
+            Event::PluginStopped { file, .. } => _ = self.serving.lock().remove(file),
+            Event::PluginUnloaded { file, .. } => {
+                self.serving.lock().remove(file);
+                self.swaps[3].fetch_add(1, Relaxed);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl BodyCounts {
+    fn ended(&self, outcome: Option<&Outcome>, used: Used) {
+        let place = match outcome {
+            Some(Outcome::Done { .. }) => SUCCEEDED,
+            Some(Outcome::Failed { error, .. }) => 1 + error.kind as usize,
+            Some(Outcome::HostFault { .. }) => HANDED_BACK,
+            None => DROPPED,
+        };
+        self.outcomes[place].fetch_add(1, Relaxed);
+        self.ran.add(used.wall);
+        self.cpu.fetch_add(micros(used.cpu), Relaxed);
+    }
+}
+
+impl WorkerMetrics {
+    /// Calls `count` with the counters of this attempt.
+    fn with_counts(&self, attempt: &Attempt<'_>, count: impl FnOnce(&BodyCounts)) {
+        let own = std::ptr::from_ref(self).addr();
+        let (queue, task, plugin) = (attempt.queue.as_str(), attempt.task.as_str(), &*attempt.code.plugin);
+        LAST.with_borrow_mut(|last| {
+            let is_same = |last: &&mut Last| last.of == own && &*last.task == task && &*last.queue == queue && &*last.plugin == plugin;
+            if let Some(last) = last.as_mut().filter(is_same) {
+                return count(&last.counts);
+            }
+            let counts = self.counts(queue, task, plugin);
+            count(&counts);
+            *last = Some(Last { of: own, queue: queue.into(), task: task.into(), plugin: plugin.into(), counts });
+        });
+    }
+
+    fn counts(&self, queue: &str, task: &str, plugin: &str) -> Arc<BodyCounts> {
+        let queue_name = bounded(&self.queues.read(), queue, QUEUES);
+        let (queue, task) = (Arc::<str>::from(queue_name), Arc::<str>::from(task));
+        let key = (queue.clone(), task);
+        if let Some(counts) = self.bodies.read().get(&key) {
+            return Arc::clone(counts);
+        }
+        let waited = of(&self.queues, &queue, || queue.clone(), QUEUES);
+        let cpu = of(&self.plugins, plugin, || plugin.into(), BODIES);
+        let mut bodies = self.bodies.write();
+        let key = if bodies.len() < BODIES || bodies.contains_key(&key) { key } else { (OTHER.into(), OTHER.into()) };
+        let made = || Arc::new(BodyCounts { waited: Some(waited), cpu, ..BodyCounts::default() });
+        Arc::clone(bodies.entry(key).or_insert_with(made))
+    }
+}
+
+/// `name`, or [`OTHER`] if there are too many others.
+fn bounded<'a, V>(known: &HashMap<Arc<str>, V>, name: &'a str, most: usize) -> &'a str {
+    if known.len() < most || known.contains_key(name) { name } else { OTHER }
+}
+
+/// The counters under a key, made at its first use.
+fn of<K, Q, V>(map: &RwLock<HashMap<K, Arc<V>>>, key: &Q, own: impl FnOnce() -> K, most: usize) -> Arc<V>
+where
+    K: std::borrow::Borrow<Q> + std::hash::Hash + Eq,
+    Q: std::hash::Hash + Eq + ?Sized,
+    V: Default,
+{
+    let found = map.read().get(key).map(Arc::clone);
+    if let Some(found) = found {
+        return found;
+    }
+    let mut map = map.write();
+    if map.len() > most {
+        return Arc::default();
+    }
+    Arc::clone(map.entry(own()).or_default())
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+// -- as metrics -------------------------------------------------------------------------------------------------------
+
+impl Collector for WorkerMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let encoder = &mut encoder;
+        let bodies: BTreeMap<_, _> = self.bodies.read().iter().map(|(key, counts)| (key.clone(), Arc::clone(counts))).collect();
+        let attempts = bodies.iter().flat_map(|((queue, task), counts)| {
+            let ended = counts.outcomes.iter().enumerate().map(|(place, count)| (place, count.load(Relaxed)));
+            ended
+                .filter(|(_, count)| *count > 0)
+                .map(|(place, count)| ([("queue", &**queue), ("task", &**task), ("outcome", outcome(place))], counter(count)))
+        });
+        let about = ("taskhost_attempts", "Attempts that ended, by how they ended");
+        family(encoder, about, MetricType::Counter, attempts)?;
+        let ran = bodies.iter().map(|((queue, task), counts)| ([("queue", &**queue), ("task", &**task)], counts.ran.histogram()));
+        let about = ("taskhost_attempt_duration_seconds", "How long attempts ran");
+        family(encoder, about, MetricType::Histogram, ran)?;
+        let queues: BTreeMap<_, _> = self.queues.read().iter().map(|(queue, waited)| (queue.clone(), Arc::clone(waited))).collect();
+        let waited = queues.iter().map(|(queue, waited)| ([("queue", &**queue)], waited.histogram()));
+        let about =
+            ("taskhost_wait_seconds", "From the enqueue of a task to the claim of its first attempt; delays that were asked for count too");
+        family(encoder, about, MetricType::Histogram, waited)?;
+        let plugins: BTreeMap<_, _> = self.plugins.read().iter().map(|(plugin, cpu)| (plugin.clone(), cpu.load(Relaxed))).collect();
+        let cpu = plugins.iter().map(|(plugin, us)| ([("plugin", &**plugin)], counter_of_seconds(seconds(*us))));
+        let about = ("taskhost_attempt_cpu_seconds", "CPU time of attempts");
+        family(encoder, about, MetricType::Counter, cpu)?;
+        let running = u32::try_from(self.running.load(Relaxed).max(0)).unwrap_or(u32::MAX);
+        let all = u32::try_from(self.concurrency.load(Acquire)).unwrap_or(u32::MAX);
+        let slots = [("running", running), ("free", all.saturating_sub(running))];
+        let slots = slots.map(|(state, slots)| ([("state", state)], gauge(f64::from(slots))));
+        family(encoder, ("taskhost_slots", "Attempts that this worker runs, and could run beside them"), MetricType::Gauge, slots)?;
+        let calls: BTreeMap<_, _> = self.calls.read().iter().map(|(verb, counts)| (*verb, Arc::clone(counts))).collect();
+        let took = calls.iter().map(|(verb, counts)| ([("verb", *verb)], counts.took.histogram()));
+        let about = ("taskhost_broker_call_seconds", "How long calls of the broker took; `wait` and `await_end` wait for something");
+        family(encoder, about, MetricType::Histogram, took)?;
+        let errors = calls.iter().map(|(verb, counts)| ([("verb", *verb)], counter(counts.errors.load(Relaxed))));
+        family(encoder, ("taskhost_broker_errors", "Calls of the broker that failed"), MetricType::Counter, errors)?;
+        let serving = self.serving.lock().clone();
+        let info = serving.values().map(|code| {
+            ([("plugin", &*code.plugin), ("version", &*code.version), ("digest", code.digest.get(..12).unwrap_or_default())], gauge(1.0))
+        });
+        family(encoder, ("taskhost_plugin_info", "1 for each plugin that serves, with its version"), MetricType::Gauge, info)?;
+        let swaps = SWAPS.iter().zip(&self.swaps).map(|(result, count)| ([("result", *result)], counter(count.load(Relaxed))));
+        family(encoder, ("taskhost_plugin_swaps", "What became of plugin files"), MetricType::Counter, swaps)
+    }
+}
+
+fn outcome(place: usize) -> &'static str {
+    match place {
+        SUCCEEDED => "succeeded",
+        HANDED_BACK => "handed-back",
+        DROPPED => "dropped",
+        place => ErrorKind::ALL[place - 1].as_str(),
+    }
+}

@@ -1,0 +1,8 @@
+//! The HTTP API, with the real program: what people do with it (`story`), who may do what (`access`), and what hostile clients try
+//! (`hostile`). The examples of the page are run too (`clients`).
+
+mod access;
+mod clients;
+mod hostile;
+mod metrics;
+mod story;

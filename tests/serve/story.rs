@@ -1,0 +1,163 @@
+//! What people do by HTTP, on every broker.
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    http::Http,
+    program::{Taskhost, Worker, until},
+};
+
+fn worker(host: &Taskhost) -> (Worker, Http) {
+    let worker = host.worker(&["--http", "127.0.0.1:0"]);
+    let http = Http::logged(&worker.log()).expect("it says where it answers");
+    until("its bodies are known", || http.get("/v1/catalogue").body.contains("parameters"));
+    (worker, http)
+}
+
+fn a_task_is_enqueued_waited_for_and_looked_at(host: &Taskhost) {
+    host.drop_in("math");
+    let (worker, http) = worker(host);
+    let curl = http.clone().with("Content-Type", "application/x-www-form-urlencoded");
+    let done = curl.post("/v1/tasks?wait=30s", r#"{"task":"add","args":[1,1]}"#);
+    let view = done.ok(201);
+    assert_eq!((&view["result"], &view["state"], &view["args"]), (&json!(2), &json!("succeeded"), &json!([1, 1])), "{view}");
+
+    let place = done.header("location").expect("where it is");
+    assert_eq!(http.get(place).ok(200)["id"], view["id"]);
+
+    let wrong = http.post("/v1/tasks", r#"{"task":"add","args":[1,"x"]}"#);
+    assert_eq!((wrong.problem(422).as_str(), &wrong.json()["pointer"]), ("invalid-arguments", &json!("/args/1")));
+    let named = http.post("/v1/tasks", r#"{"task":"add","args":{"a":1,"b":"x"}}"#);
+    assert_eq!((named.problem(422).as_str(), &named.json()["pointer"]), ("invalid-arguments", &json!("/args/b")));
+    let unknown = http.post("/v1/tasks", r#"{"task":"ad","args":[1,1]}"#);
+    assert_eq!((unknown.problem(422).as_str(), &unknown.json()["near"]), ("unknown-body", &json!(["add"])));
+    assert_eq!(http.post("/v1/tasks", "{").problem(422), "invalid");
+    assert_eq!(http.get("/v1/tasks/nobody").problem(404), "unknown-task");
+    assert!(worker.stop().success());
+}
+
+fn a_request_that_is_sent_again_enqueues_nothing_more(host: &Taskhost) {
+    host.drop_in("math");
+    let (_worker, http) = worker(host);
+    let keyed = http.clone().with("Idempotency-Key", "order 7");
+    let first = keyed.post("/v1/tasks?wait=30s", r#"{"task":"add","args":[1,2]}"#).ok(201);
+    let again = keyed.post("/v1/tasks?wait=30s", r#"{"task":"add","args":[1, 2]}"#).ok(200);
+    assert_eq!((&first["id"], &first["result"]), (&again["id"], &again["result"]));
+    assert_eq!(keyed.post("/v1/tasks", r#"{"task":"add","args":[2,2]}"#).problem(422), "idempotency-key-reused");
+
+    let unique = r#"{"task":"add","args":[5,5],"delay":"1h","unique":"1h"}"#;
+    let one = http.post("/v1/tasks", unique).ok(201);
+    let same = http.post("/v1/tasks", unique).ok(200);
+    assert_eq!((&one["id"], &same["state"]), (&same["id"], &json!("scheduled")));
+}
+
+fn many_lines_are_enqueued_and_each_is_answered(host: &Taskhost) {
+    host.drop_in("math");
+    let (_worker, http) = worker(host);
+    let mut lines: Vec<String> = (0..2_000).map(|n| format!(r#"{{"task":"add","args":[{n},1],"id":"n{n}"}}"#)).collect();
+    lines.insert(7, r#"{"task":"add","args":["x",1]}"#.into());
+    lines.insert(8, "nonsense".into());
+    lines.push(lines[0].clone());
+    let bulk = http.clone().with("Content-Type", "application/x-ndjson").post("/v1/tasks/bulk", &lines.join("\n"));
+    let answers: Vec<Value> = bulk.body.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!((bulk.status, answers.len()), (200, lines.len()));
+    assert!(answers.iter().enumerate().all(|(at, answer)| answer["line"] == at as u64 + 1), "in the order of the lines");
+    assert_eq!(answers[7]["problem"]["type"], "/problems/invalid-arguments");
+    assert_eq!(answers[8]["problem"]["type"], "/problems/invalid");
+    assert_eq!((&answers[9]["id"], &answers.last().expect("answers")["duplicate"]), (&json!("n7"), &json!(true)));
+    until("all have ended", || http.get("/v1/queues/default").ok(200)["counts"]["succeeded"] == 2_000);
+
+    let mut seen = std::collections::BTreeSet::new();
+    let mut cursor = String::new();
+    loop {
+        let page = http.get(&format!("/v1/tasks?state=succeeded&task=add&limit=300&cursor={cursor}")).ok(200);
+        let ids = page["tasks"].as_array().expect("tasks").iter().map(|task| task["id"].to_string());
+        ids.for_each(|id| assert!(seen.insert(id), "a task is listed once"));
+        let Some(next) = page["next"].as_str() else { break };
+        next.clone_into(&mut cursor);
+    }
+    assert_eq!(seen.len(), 2_000);
+    assert_eq!(http.get("/v1/tasks?args=[7,1]").ok(200)["tasks"][0]["id"], "n7");
+    assert_eq!(http.get("/v1/tasks?plugin=math&from=1h&limit=1").ok(200)["tasks"].as_array().map(Vec::len), Some(1));
+    assert_eq!(http.get("/v1/tasks?to=1h").ok(200)["tasks"], json!([]));
+    assert_eq!(http.get("/v1/tasks?cursor=7b7d").problem(400), "bad-request");
+}
+
+fn tasks_queues_and_schedules_are_steered(host: &Taskhost) {
+    host.drop_in("math");
+    let (_worker, http) = worker(host);
+    let delayed = http.post("/v1/tasks", r#"{"task":"add","args":[1,1],"delay":"1h","id":"a/b"}"#).ok(201);
+    assert_eq!((&delayed["state"], &delayed["id"]), (&json!("scheduled"), &json!("a/b")));
+    assert_eq!(http.post("/v1/tasks/a%2Fb/cancel", "").ok(200)["outcome"], "cancelled");
+    assert_eq!(http.post("/v1/tasks/a%2Fb/cancel", "").problem(409), "wrong-state");
+    assert_eq!(http.post("/v1/tasks/a%2Fb/retry", "").ok(200)["outcome"], "ready");
+    assert_eq!(http.get("/v1/tasks/a%2Fb?wait=30s").ok(200)["result"], 2);
+    assert_eq!(http.ask("DELETE", "/v1/tasks/a%2Fb", None).status, 204);
+    assert_eq!(http.ask("DELETE", "/v1/tasks/a%2Fb", None).problem(404), "unknown-task");
+
+    assert_eq!(http.post("/v1/queues/default/pause", "").ok(200)["paused"], true);
+    http.post("/v1/tasks", r#"{"task":"add","args":[1,1],"id":"late"}"#).ok(201);
+    assert_eq!(http.get("/v1/tasks/late?wait=1s").ok(200)["state"], "ready", "the newest view when the time is over");
+    assert_eq!(http.post("/v1/queues/default/purge", "").ok(200)["purged"], 1);
+    assert_eq!(http.post("/v1/queues/default/resume", "").ok(200)["paused"], false);
+    assert_eq!(http.post("/v1/queues/defualt/pause", "").problem(404), "unknown-queue");
+
+    let nightly = r#"{"rule":"0 3 * * *","task":"add","args":{"a":1,"b":2},"timezone":"Europe/Berlin","tags":["night"]}"#;
+    let written = http.ask("PUT", "/v1/schedules/nightly", Some(nightly)).ok(200);
+    assert_eq!((&written["args"], &written["next"].as_array().map(Vec::len)), (&json!([1, 2]), &Some(5)), "{written}");
+    assert_eq!(http.ask("PUT", "/v1/schedules/odd", Some(r#"{"rule":"61 * * * *","task":"add","args":[1,1]}"#)).problem(422), "invalid");
+    let ran = http.post("/v1/schedules/nightly/run", "").ok(200);
+    assert_eq!(http.get(&format!("/v1/tasks/{}?wait=30s", ran["id"].as_str().expect("an id"))).ok(200)["result"], 3);
+    assert_eq!(http.post("/v1/schedules/nightly/pause", "").ok(200)["paused"], true);
+    assert_eq!(http.get("/v1/schedules").ok(200)["schedules"][0]["paused"], true);
+    assert_eq!(http.ask("DELETE", "/v1/schedules/nightly", None).status, 204);
+    assert_eq!(http.get("/v1/schedules/nightly").problem(404), "unknown-schedule");
+
+    let workers = http.get("/v1/workers").ok(200);
+    assert_eq!(workers["workers"].as_array().map(Vec::len), Some(1));
+    assert_eq!(http.get("/v1/catalogue").ok(200)["bodies"]["add"]["parameters"][0]["name"], "a");
+    assert_eq!(http.get("/v1/plugins").ok(200)["plugins"][0]["file"], "math.wasm");
+}
+
+fn a_server_alone_serves_and_ends_gently(host: &Taskhost) {
+    host.drop_in("math");
+    let server = host.starting(&["serve", "--http", "127.0.0.1:0"]);
+    server.until("it answers", |server| Http::logged(&server.log()).is_some_and(|http| http.get("/readyz").status == 200));
+    let http = Http::logged(&server.log()).expect("it says where it answers");
+    http.post("/v1/tasks", r#"{"task":"add","args":[20,22],"id":"early"}"#).ok(201);
+    let waiting = std::thread::spawn({
+        let http = http.clone();
+        move || http.get("/v1/tasks/early?wait=60s").ok(200)
+    });
+    let worker = host.worker(&[]);
+    assert_eq!(waiting.join().expect("an answer")["result"], 42);
+    assert!(worker.stop().success());
+
+    http.post("/v1/tasks", r#"{"task":"add","args":[1,1],"id":"never"}"#).ok(201);
+    let waiting = std::thread::spawn({
+        let http = http.clone();
+        move || http.get("/v1/tasks/never?wait=60s").ok(200)
+    });
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert!(server.stop().success());
+    assert_eq!(waiting.join().expect("an answer")["state"], "ready", "a server that stops answers those that wait");
+}
+
+macro_rules! on_every_broker {
+    ($($story:ident)*) => {
+        mod sqlite {
+            $(#[test] fn $story() { super::$story(&super::Taskhost::new()); })*
+        }
+        mod redis {
+            $(#[test] fn $story() { super::$story(&super::Taskhost::on_redis()); })*
+        }
+    };
+}
+
+on_every_broker! {
+    a_task_is_enqueued_waited_for_and_looked_at
+    a_request_that_is_sent_again_enqueues_nothing_more
+    many_lines_are_enqueued_and_each_is_answered
+    tasks_queues_and_schedules_are_steered
+    a_server_alone_serves_and_ends_gently
+}

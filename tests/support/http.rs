@@ -1,0 +1,151 @@
+//! A plain HTTP/1.1 client: one connection a request, byte for byte what the test says.
+
+use std::{
+    fmt,
+    io::{Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+/// The limit of each read.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Where to ask, and with which headers.
+#[derive(Debug, Clone)]
+pub(crate) struct Http {
+    /// `HOST:PORT`
+    pub(crate) at: String,
+    headers: Vec<(String, String)>,
+}
+
+/// The answer to a request.
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    /// Names in lower case.
+    headers: Vec<(String, String)>,
+    pub(crate) body: String,
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}\n{}", self.status, self.headers, self.body)
+    }
+}
+
+impl Http {
+    pub(crate) fn at(at: &str) -> Self {
+        Self { at: at.to_owned(), headers: Vec::new() }
+    }
+
+    /// The server whose log this is.
+    pub(crate) fn logged(log: &str) -> Option<Self> {
+        let at = log.split("at=\"http://").nth(1)?.split('"').next()?;
+        Some(Self::at(at))
+    }
+
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(crate) fn with_token(self, token: &str) -> Self {
+        self.with("Authorization", &format!("Bearer {token}"))
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Reply {
+        self.ask("GET", path, None)
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &str) -> Reply {
+        self.ask("POST", path, Some(body))
+    }
+
+    pub(crate) fn ask(&self, method: &str, path: &str, body: Option<&str>) -> Reply {
+        let mut lines = vec![format!("{method} {path} HTTP/1.1")];
+        let mut headers = self.headers.clone();
+        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+            headers.push(("Host".into(), self.at.clone()));
+        }
+        if let Some(body) = body {
+            headers.push(("Content-Length".into(), body.len().to_string()));
+            if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
+                headers.push(("Content-Type".into(), "application/json".into()));
+            }
+        }
+        headers.push(("Connection".into(), "close".into()));
+        lines.extend(headers.into_iter().map(|(name, value)| format!("{name}: {value}")));
+        let request = format!("{}\r\n\r\n{}", lines.join("\r\n"), body.unwrap_or_default());
+        let mut stream = self.connect();
+        // The server may refuse a request before it has read all of it.
+        let _broken_pipe = stream.write_all(request.as_bytes());
+        Reply::read(stream)
+    }
+
+    pub(crate) fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.at).expect("the server listens");
+        stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+        stream
+    }
+}
+
+impl Reply {
+    /// Reads to the end of the connection.
+    pub(crate) fn read(mut stream: TcpStream) -> Self {
+        let mut bytes = Vec::new();
+        let mut buffer = [0; 16384];
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => bytes.extend_from_slice(&buffer[..read]),
+                // A reset behind an answer that refuses the rest of the request.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset && !bytes.is_empty() => break,
+                Err(error) => panic!("no answer: {error}"),
+            }
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("not an answer: {text}"));
+        let mut lines = head.lines();
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).expect("a status");
+        let headers: Vec<_> =
+            lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
+        let is_chunked = headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
+        Self { status, headers, body: if is_chunked { unchunked(body) } else { body.to_owned() } }
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| &**value)
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("JSON is wanted ({error}): {self:?}"))
+    }
+
+    /// The body, if this is the status.
+    pub(crate) fn ok(&self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        if self.body.is_empty() { Value::Null } else { self.json() }
+    }
+
+    /// The name of the problem, if it is a proper one of this status.
+    pub(crate) fn problem(&self, status: u16) -> String {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        let problem = self.json();
+        assert_eq!(problem["status"], status, "{self:?}");
+        assert!(problem["title"].is_string() && problem["detail"].is_string(), "{self:?}");
+        problem["type"].as_str().and_then(|kind| kind.strip_prefix("/problems/")).expect("a type").to_owned()
+    }
+}
+
+fn unchunked(mut rest: &str) -> String {
+    let mut body = String::new();
+    while let Some((size, more)) = rest.split_once("\r\n") {
+        let size = usize::from_str_radix(size.trim(), 16).unwrap_or(0);
+        let Some(chunk) = more.get(..size).filter(|chunk| !chunk.is_empty()) else { break };
+        body.push_str(chunk);
+        rest = more.get(size + 2..).unwrap_or_default();
+    }
+    body
+}
