@@ -18,5 +18,6 @@ mod story;
 mod support;
 mod swaps;
 mod tidy;
+mod traces;
 mod transfer;
 mod worker;

@@ -124,6 +124,7 @@ pub(crate) async fn run(engine: &Arc<Engine>, plugin: &Plugin, body: &str, args:
         max_attempts: 1,
         enqueued_at: Millis(0),
         headers: Vec::new(),
+        trace: None,
     };
     let call = Call {
         terms: plugin.terms().into(),

@@ -3,6 +3,7 @@
 
 mod access;
 mod clients;
+mod fuzzed;
 mod hostile;
 mod metrics;
 mod story;

@@ -11,7 +11,7 @@ use spdx::{Expression, ParseMode};
 const ROWS: [&[&str]; 13] = [
     &["text", "backoff"],
     &["task", "telemetry", "private"],
-    &["units"],
+    &["units", "trace"],
     &["catalogue", "observe"],
     &["retry", "cron"],
     &["engine", "broker"],
@@ -25,13 +25,14 @@ const ROWS: [&[&str]; 13] = [
 ];
 
 /// A library, as it is imported, and the one room that names it.
-const OWNERS: [(&str, &str); 9] = [
+const OWNERS: [(&str, &str); 10] = [
     ("axum", "serve"),
     ("clap", "cli"),
     ("cron", "cron"),
     ("notify", "plugins"),
     ("wasmtime", "engine"),
     ("wasmparser", "engine"),
+    ("opentelemetry", "telemetry"),
     ("prometheus_client", "telemetry"),
     ("redis", "broker"),
     ("rusqlite", "broker"),

@@ -35,6 +35,7 @@ mod shared_args;
 mod signals;
 mod task;
 mod token;
+mod traced;
 mod wait;
 mod worker;
 mod workers;

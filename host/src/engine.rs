@@ -61,6 +61,7 @@ pub use error::EngineError;
 pub use guest::{About, Code, Terms};
 pub use limits::{EnqueueGrant, FileGrant, FileMode, Grants, HttpGrant, KvGrant, Limits, MEMORY, Rate, SecretGrant, SecretSource};
 pub use network::{Network, System};
+pub use output::REQUESTS;
 pub use services::{ServiceError, Services};
 pub use settings::EngineSettings;
 

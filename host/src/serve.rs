@@ -29,4 +29,5 @@ mod tasks;
 mod tls;
 mod workers;
 
+pub use app::Observed;
 pub use server::{ServeError, Server, ServerStop};

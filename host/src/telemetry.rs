@@ -21,6 +21,7 @@ mod log;
 pub mod metrics;
 mod outlet;
 mod shown;
+pub mod traces;
 
 /// Libraries log only when something is wrong. A filter of the user may raise any of them again.
 const QUIET: &str = "wasmtime=warn,wasmtime_wasi=warn,wasmtime_wasi_http=warn,cranelift_codegen=warn,regalloc2=warn,\

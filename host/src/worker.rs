@@ -232,6 +232,7 @@ impl Parts {
             tracker: tracker.clone(),
             control,
             observers: settings.observers.clone(),
+            sampling: settings.sampling,
         });
         Self {
             settings,

@@ -106,6 +106,38 @@ pub fn header(name: &str) -> Option<String> {
     headers().into_iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
 }
 
+/// One value of the trace's baggage, such as the number of a batch: the header `baggage` as W3C Baggage writes it
+/// (<https://www.w3.org/TR/baggage/>). Children that the body enqueues get the whole baggage.
+///
+/// ```
+/// # use taskhost_sdk::{prelude::*, testing};
+/// let batch = testing::attempt().header("baggage", "tenant=7, batch.id=a%20b;secret").run(|| Ok(context::baggage("batch.id")));
+/// assert_eq!(batch, Ok(Some("a b".into())));
+/// ```
+pub fn baggage(name: &str) -> Option<String> {
+    let baggage = header("baggage")?;
+    let members = baggage.split(',').filter_map(|member| member.split(';').next()?.split_once('='));
+    let value = members.map(|(key, value)| (key.trim(), value.trim())).find(|(key, _)| *key == name)?.1;
+    Some(unescaped(value))
+}
+
+/// Percent-decoded. Bytes that are no UTF-8 become the replacement character, as the recommendation has it.
+fn unescaped(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let escape = after.get(..2).filter(|_| *first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        if let Some(byte) = escape.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            bytes.push(byte);
+            rest = &after[2..];
+        } else {
+            bytes.push(*first);
+            rest = after;
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// Whether somebody cancelled the task, or the worker lost its lease. The body should then return before the grace time is over.
 ///
 /// ```

@@ -72,6 +72,7 @@ pub(crate) fn call(code: &Arc<Code>, body: &str, args: &str) -> Call {
             max_attempts: 4,
             enqueued_at: Millis(1_700_000_000_000),
             headers: vec![("traceparent".into(), "00-1".into())],
+            trace: None,
         },
         timeout: LONG,
         cancelled: CancellationToken::new(),

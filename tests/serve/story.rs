@@ -80,7 +80,7 @@ fn many_lines_are_enqueued_and_each_is_answered(host: &Taskhost) {
     assert_eq!(http.get("/v1/tasks?args=[7,1]").ok(200)["tasks"][0]["id"], "n7");
     assert_eq!(http.get("/v1/tasks?plugin=math&from=1h&limit=1").ok(200)["tasks"].as_array().map(Vec::len), Some(1));
     assert_eq!(http.get("/v1/tasks?to=1h").ok(200)["tasks"], json!([]));
-    assert_eq!(http.get("/v1/tasks?cursor=7b7d").problem(400), "bad-request");
+    assert_eq!(http.get("/v1/tasks?cursor=7b7d").problem(409), "stale-cursor");
 }
 
 fn tasks_queues_and_schedules_are_steered(host: &Taskhost) {

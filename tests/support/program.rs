@@ -35,6 +35,8 @@ pub(crate) struct Taskhost {
     cache: Option<PathBuf>,
     /// Whether it runs under umask 000.
     open: bool,
+    /// Further variables of its environment.
+    environment: Vec<(String, String)>,
 }
 
 impl Taskhost {
@@ -43,13 +45,19 @@ impl Taskhost {
         let dir = TempDir::new().expect("a temporary directory");
         fs::create_dir(dir.path().join("plugins")).expect("a plugin directory");
         share_the_key(&dir.path().join("state"));
-        Self { dir, redis: None, cache: None, open: false }
+        Self { dir, redis: None, cache: None, open: false, environment: Vec::new() }
     }
 
     /// The same with a cache of its own, cold.
     pub(crate) fn with_own_cache() -> Self {
         let host = Self::new();
         Self { cache: Some(host.dir().join("cache")), ..host }
+    }
+
+    /// The same with this in the environment of every command.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(own, _)| own != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// The same on a Redis of its own.
@@ -206,9 +214,11 @@ impl Taskhost {
         if self.open {
             command.args(["-c", "umask 000; exec \"$@\"", "sh", program]);
         }
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TASKHOST_")) {
+        let is_ours = |name: &str| ["TASKHOST_", "OTEL_", "TRACEPARENT", "BAGGAGE"].iter().any(|start| name.starts_with(start));
+        for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(&name.to_string_lossy())) {
             command.env_remove(name);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         // The tests share compiled code, which is found by its content.
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
         command.current_dir(self.dir()).args(words).env_remove("NO_COLOR").env_remove("RUST_BACKTRACE");

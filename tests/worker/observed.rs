@@ -37,7 +37,7 @@ impl Observer for Notes {
             Event::Claimed { queue, tasks, .. } => format!("claimed {tasks} of {queue}"),
             Event::Adopted { queue, tasks, .. } => format!("adopted {tasks} of {queue}"),
             Event::AttemptStarted(attempt) => format!("started {} {} {}", attempt.task, attempt.number, attempt.code.plugin),
-            Event::AttemptEnded { attempt, outcome, used } => {
+            Event::AttemptEnded { attempt, outcome, used, .. } => {
                 let how = match outcome {
                     Some(Outcome::Done { .. }) => "done",
                     Some(Outcome::Failed { .. }) => "failed",

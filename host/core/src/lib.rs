@@ -9,4 +9,5 @@ pub mod observe;
 pub mod retry;
 pub mod task;
 pub mod text;
+pub mod trace;
 pub mod units;

@@ -7,7 +7,10 @@
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
-use crate::task::{CodeId, Millis, Outcome, QueueName, TaskId, TaskName, Verdict};
+use crate::{
+    task::{CodeId, Millis, Outcome, QueueName, TaskId, TaskName, Verdict},
+    trace::{GuestRequest, Span},
+};
 
 /// Is told of every [`Event`].
 ///
@@ -58,7 +61,8 @@ pub enum Event<'a> {
     /// An attempt begins. Exactly one [`Event::AttemptEnded`] follows.
     AttemptStarted(Attempt<'a>),
     /// An attempt has ended. Without an `outcome` the worker dropped it: its drain time was over, or the host's own code panicked.
-    AttemptEnded { attempt: Attempt<'a>, outcome: Option<&'a Outcome>, used: Used },
+    /// `requests`: what the body asked of others by HTTP, if the attempt is traced.
+    AttemptEnded { attempt: Attempt<'a>, outcome: Option<&'a Outcome>, used: Used, requests: &'a [GuestRequest] },
     /// The broker has recorded the end of an attempt, or that its task is handed back or parked. It comes after the [`Event::AttemptEnded`] of
     /// that attempt. Any worker may claim the task again before this one is told of the record: events of the next attempt may come first.
     Finished(Finished<'a>),
@@ -92,6 +96,8 @@ pub struct Attempt<'a> {
     pub code: &'a CodeId,
     /// From the enqueue to the claim, delays included. Only of a first attempt: a broker does not say since when a task was ready.
     pub waited: Option<Duration>,
+    /// Its span, if it is traced.
+    pub span: Option<Span>,
 }
 
 /// How much an attempt used.

@@ -11,6 +11,7 @@ use crate::{
     backoff::Backoff,
     catalogue::Hints,
     task::{ErrorKind, Follow, NewTask, Outcome, Task, TaskError, Verdict},
+    trace,
 };
 
 mod transition;
@@ -23,12 +24,13 @@ pub const LONGEST_WISH: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The verdict of an outcome, and what follows if the verdict is recorded. The caller draws `jitter` from 0..1.
 ///
 /// A retry waits as long as the body asked, else for [`RetrySettings::backoff`]. A failure ends the task if it was the last attempt, or if
-/// another attempt can't do better. A child inherits options of its parent.
+/// another attempt can't do better. A child inherits options of its parent, and its trace.
 pub fn judge(task: &Task, hints: Option<&Hints>, settings: &RetrySettings, outcome: Outcome, jitter: f64) -> (Verdict, Vec<Follow>) {
     match outcome {
         Outcome::Done { result, children } => {
             let follow = |mut child: NewTask| {
                 child.options.carried.inherit(&task.options.carried);
+                trace::inherit(&mut child.options.headers, &task.options.headers);
                 Follow::Enqueue(child)
             };
             (Verdict::Succeed { result }, children.into_iter().map(follow).collect())

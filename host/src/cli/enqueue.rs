@@ -12,16 +12,17 @@ use super::{
     failure::Failure,
     output,
     shared_args::{Arguments, Wishes, pair},
-    wait,
+    traced, wait,
 };
 use crate::{
     config::Settings,
     ops::{Checks, Defaults, Enqueued, Ops, OpsError, Wanted},
+    telemetry::traces::Traces,
 };
 use taskhost_core::{
     catalogue::Given,
     task::{Millis, NewTask, Start, TaskId, TaskName, TaskOptions},
-    units,
+    trace, units,
 };
 
 #[derive(Debug, Args)]
@@ -102,6 +103,16 @@ pub(super) fn optional_time(text: &str) -> Result<Limit, String> {
 }
 
 pub(super) async fn call(args: EnqueueArgs, settings: &Settings) -> Result<(), Failure> {
+    let traces = Traces::from_environment().map_err(Failure::Usage)?;
+    let done = enqueue(args, settings, traces.as_deref()).await;
+    // After the answer is printed: a collector that is slow delays the end of this command only.
+    if let Some(traces) = traces {
+        traces.finish();
+    }
+    done
+}
+
+async fn enqueue(args: EnqueueArgs, settings: &Settings, traces: Option<&Traces>) -> Result<(), Failure> {
     // clap forgets a required option if that option conflicts with another word.
     if args.rejected.is_some() && args.bulk.is_none() {
         return Err(Failure::Usage("--rejected is for the lines of --bulk FILE: name that too, or leave this out".to_owned()));
@@ -120,8 +131,8 @@ pub(super) async fn call(args: EnqueueArgs, settings: &Settings) -> Result<(), F
     };
     let given = args.arguments.given(settings.bounds.payload_limit)?;
     note_unchecked(&checks, &format!("`{name}` is enqueued"));
-    let task = NewTask { awaited: args.wait.is_some(), ..args.task(&defaults, name, &given, &checks)? };
-    let id = match ops.enqueue(&task).await? {
+    let mut task = NewTask { awaited: args.wait.is_some(), ..args.task(&defaults, name, &given, &checks)? };
+    let id = match traced::enqueue(&ops, &mut task, traces).await? {
         Enqueued::Duplicate { holder } => {
             output::note(&duplicate(&task.id, &holder));
             holder
@@ -159,6 +170,8 @@ impl EnqueueArgs {
     }
 
     fn defaults(&self, now: Millis) -> Result<Defaults, Failure> {
+        let mut headers = self.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect();
+        trace::inherit(&mut headers, &traced::of_environment());
         Ok(Defaults {
             queue: self.wishes.queue.clone(),
             start: match (self.delay, self.at) {
@@ -174,7 +187,7 @@ impl EnqueueArgs {
             unique: self.unique,
             options: TaskOptions {
                 result_ttl: if self.no_result { Some(Duration::ZERO) } else { self.result_ttl },
-                headers: self.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect(),
+                headers,
                 ..self.wishes.options()?
             },
         })

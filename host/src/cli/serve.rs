@@ -6,7 +6,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::failure::Failure;
 use crate::{
     config::Settings,
-    serve::{ServeError, Server, ServerStop},
+    serve::{Observed, ServeError, Server, ServerStop},
+    telemetry::traces::Traces,
 };
 
 /// Where HTTP is answered.
@@ -44,13 +45,19 @@ pub(super) struct ServeArgs {
 
 pub(super) async fn call(settings: &Settings) -> Result<(), Failure> {
     let stop = ServerStop::default();
-    let server = Server::bind(settings, None, &stop)?;
+    let traces = Traces::from_environment().map_err(Failure::Usage)?;
+    let observed = Observed { metrics: None, traces: traces.clone() };
+    let server = Server::bind(settings, observed, &stop)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), broker = %settings.broker, at = server.url(), "taskhost answers HTTP");
     let running = server.run(stop.clone());
-    tokio::select! {
-        ended = running => Ok(ended?),
+    let done = tokio::select! {
+        ended = running => ended.map_err(Failure::from),
         signals = stopped_by_signals(&stop) => signals,
+    };
+    if let Some(traces) = traces {
+        traces.finish();
     }
+    done
 }
 
 /// The first signal ends the server gently. It returns at the second one only.

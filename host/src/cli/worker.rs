@@ -18,14 +18,15 @@ use crate::{
     ops::{self, Ops},
     plugins::{self, Plugins, PluginsSettings, Registry, Writable},
     schedule,
-    serve::{Server, ServerStop},
-    telemetry::{self, metrics::WorkerMetrics},
+    serve::{Observed, Server, ServerStop},
+    telemetry::{self, metrics::WorkerMetrics, traces::Traces},
     worker::{self, Stop, WorkerSettings},
 };
 use taskhost_broker::FileSchedule;
 use taskhost_core::{
     catalogue::{Given, Offer},
     observe::Observers,
+    trace::Sampling,
     units,
 };
 
@@ -117,13 +118,19 @@ pub(super) async fn call(_args: WorkerArgs, settings: Settings) -> Result<(), Fa
     loops.spawn(stop.clone().watch("signals", shutdown.clone(), signals::run(stop.clone(), shutdown.clone())?));
     let server_stop = ServerStop { drain: stop.drain.clone(), end: shutdown.clone() };
     let mut observers = telemetry::observers();
+    let traces = Traces::from_environment().map_err(Failure::Usage)?;
+    if let Some(traces) = &traces {
+        observers = observers.with(traces.clone());
+    }
     let mut server = None;
     if settings.http.address.is_some() {
         let metrics = Arc::<WorkerMetrics>::default();
         observers = observers.with(metrics.clone());
-        server = Some(answer_http(&settings, metrics, server_stop)?);
+        let observed = Observed { metrics: Some(metrics), traces: traces.clone() };
+        server = Some(answer_http(&settings, observed, server_stop)?);
     }
-    let done = work(&settings, observers, &stop, &shutdown, &mut loops).await;
+    let sampling = traces.as_ref().map(|traces| traces.sampling());
+    let done = work(&settings, observers, sampling, &stop, &shutdown, &mut loops).await;
     // Also ends the loops that end with the drain, if the worker ended without a signal.
     stop.drain.cancel();
     shutdown.cancel();
@@ -134,6 +141,9 @@ pub(super) async fn call(_args: WorkerArgs, settings: Settings) -> Result<(), Fa
     if let Some(server) = server {
         _ = tokio::time::timeout(LAST, server).await;
     }
+    if let Some(traces) = traces {
+        traces.finish();
+    }
     match stop.failed() {
         Some(why) => Err(Failure::Failed(why.to_owned())),
         None => done,
@@ -143,6 +153,7 @@ pub(super) async fn call(_args: WorkerArgs, settings: Settings) -> Result<(), Fa
 async fn work(
     settings: &Settings,
     observers: Observers,
+    sampling: Option<Sampling>,
     stop: &Stop,
     shutdown: &CancellationToken,
     loops: &mut JoinSet<()>,
@@ -205,6 +216,7 @@ async fn work(
         broker_identity: format!("{} {}", settings.broker, settings.bounds.prefix),
         schedules: settings.schedules.iter().map(FileSchedule::of).collect(),
         observers,
+        sampling,
         ..WorkerSettings::new(id)
     };
     let ran = worker::run(told, broker, engine.clone(), registry, stop.clone()).await;
@@ -242,8 +254,8 @@ async fn warn_of_schedules(ops: &Ops, settings: &Settings, registry: &watch::Rec
 
 /// Answers HTTP on a thread of its own, with its own connection to the broker: requests do not delay a heartbeat. The receiver is told when
 /// it has ended.
-fn answer_http(settings: &Settings, metrics: Arc<WorkerMetrics>, stop: ServerStop) -> Result<oneshot::Receiver<()>, Failure> {
-    let server = Server::bind(settings, Some(metrics), &stop)?;
+fn answer_http(settings: &Settings, observed: Observed, stop: ServerStop) -> Result<oneshot::Receiver<()>, Failure> {
+    let server = Server::bind(settings, observed, &stop)?;
     tracing::info!(at = server.url(), "this worker answers HTTP");
     let failed = |error| Failure::Failed(format!("failed to start the thread of HTTP: {error}; raise the limit of threads or open files"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;

@@ -27,7 +27,8 @@ pub(super) async fn run(engine: Arc<Machine>, call: Call, turn: Turn) -> Attempt
     let limits = &terms.limits;
     let timeout = limits.timeout_ceiling.map_or(timeout, |ceiling| timeout.min(ceiling));
     let account = Account::new(Arc::clone(&engine.pool), limits);
-    let shared = Arc::new(Shared::new(Meter::new(&engine.cpu, limits.cpu), account, limits, about.attempt, Some(Arc::clone(&services))));
+    let shared = Shared::new(Meter::new(&engine.cpu, limits.cpu), account, limits, about.attempt, Some(Arc::clone(&services)));
+    let shared = Arc::new(shared.traced(about.trace));
     let attempt = Attempt {
         about,
         progress: 0,
@@ -68,7 +69,14 @@ pub(super) async fn run(engine: Arc<Machine>, call: Call, turn: Turn) -> Attempt
     if shared.account.kept.load(Relaxed) > allocator::WORTH_TRIMMING {
         allocator::trim();
     }
-    Attempted { outcome, log: shared.take_log(), ran: shared.meter.age(), cpu: shared.meter.spent(), memory }
+    Attempted {
+        outcome,
+        log: shared.take_log(),
+        ran: shared.meter.age(),
+        cpu: shared.meter.spent(),
+        memory,
+        requests: shared.take_requests(),
+    }
 }
 
 /// Waits until the attempt must be stopped: its time is over, or it has not returned within `grace` after a cancel.

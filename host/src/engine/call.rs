@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use taskhost_core::task::{ErrorKind, Outcome, TaskError};
+use taskhost_core::{
+    task::{ErrorKind, Outcome, TaskError},
+    trace::GuestRequest,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -36,6 +39,8 @@ pub struct Attempted {
     pub cpu: Duration,
     /// The largest size of its linear memory, in bytes.
     pub memory: u64,
+    /// The requests that it sent, if it is traced: at most [`REQUESTS`](super::REQUESTS).
+    pub requests: Vec<GuestRequest>,
 }
 
 impl fmt::Debug for Call {
@@ -51,7 +56,7 @@ impl fmt::Debug for Call {
 impl Attempted {
     /// An attempt that did not run.
     pub(super) fn unrun(outcome: Outcome) -> Self {
-        Self { outcome, log: String::new(), ran: Duration::ZERO, cpu: Duration::ZERO, memory: 0 }
+        Self { outcome, log: String::new(), ran: Duration::ZERO, cpu: Duration::ZERO, memory: 0, requests: Vec::new() }
     }
 
     /// It counts, so that a task that makes the host panic ends in the dead set instead of an endless loop.

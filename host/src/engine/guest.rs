@@ -21,7 +21,10 @@ use super::{
     secrets::Secrets,
     services::Services,
 };
-use taskhost_core::task::{Clock, Millis, NewTask, QueueName, SystemClock, TaskId};
+use taskhost_core::{
+    task::{Clock, Millis, NewTask, QueueName, SystemClock, TaskId},
+    trace::TraceContext,
+};
 
 pub(super) struct Guest {
     outside: Arc<Outside>,
@@ -80,12 +83,22 @@ pub struct About {
     pub max_attempts: u32,
     pub enqueued_at: Millis,
     pub headers: Vec<(String, String)>,
+    /// The span above the requests that the body sends; `None`: they are not traced.
+    pub trace: Option<TraceContext>,
 }
 
 impl About {
     /// The only attempt of a fresh task that no broker knows.
     pub fn without_broker(headers: Vec<(String, String)>) -> Self {
-        Self { task_id: TaskId::fresh(), queue: QueueName::default(), attempt: 1, max_attempts: 1, enqueued_at: SystemClock.now(), headers }
+        Self {
+            task_id: TaskId::fresh(),
+            queue: QueueName::default(),
+            attempt: 1,
+            max_attempts: 1,
+            enqueued_at: SystemClock.now(),
+            headers,
+            trace: None,
+        }
     }
 }
 

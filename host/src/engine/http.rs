@@ -40,6 +40,10 @@ use super::{
     secrets::Secrets,
     sentence,
 };
+use taskhost_core::{
+    task::{Clock, SystemClock},
+    trace::{GuestRequest, TRACEPARENT},
+};
 
 /// The limit for resolving, dialling and TLS together, also if the guest would wait longer.
 const CONNECT: Duration = Duration::from_secs(30);
@@ -199,7 +203,21 @@ struct Outgoing {
 }
 
 impl Outgoing {
+    /// Sends the request, and tells of it if the attempt is traced. The receiver learns the span of the request.
     async fn send(self, mut request: Request<WasiBody>, options: RequestOptions, slot: Slot) -> Sent {
+        let Some(span) = self.shared.request_span() else { return self.exchange(request, options, slot).await };
+        if let Ok(value) = HeaderValue::from_str(&span.own.to_string()) {
+            request.headers_mut().insert(TRACEPARENT, value);
+        }
+        let (shared, method, origin) = (Arc::clone(&self.shared), request.method().to_string(), self.origin.clone());
+        let (began, at) = (SystemClock.now(), Instant::now());
+        let sent = self.exchange(request, options, slot).await;
+        let status = sent.as_ref().ok().map(|(answer, _)| answer.status().as_u16());
+        shared.requested(GuestRequest { span, method, host: origin.host, port: origin.port, status, began, took: at.elapsed() });
+        sent
+    }
+
+    async fn exchange(self, mut request: Request<WasiBody>, options: RequestOptions, slot: Slot) -> Sent {
         if !self.origin.is_granted(&self.grants.http) {
             let problem = format!("denied: {} is not granted", self.origin.url());
             return Err(self.deny(&problem, &self.origin));

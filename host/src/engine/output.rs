@@ -11,7 +11,10 @@ use wasmtime_wasi::{
 };
 
 use super::{account::Account, cpu::Meter, limits::Limits, sentence, services::Services};
-use taskhost_core::task::{Clock, LogLine, SystemClock};
+use taskhost_core::{
+    task::{Clock, LogLine, SystemClock},
+    trace::{GuestRequest, Span, TraceContext},
+};
 
 /// The most bytes of one line; the rest is cut.
 const LINE: usize = 8 << 10;
@@ -31,7 +34,13 @@ pub(super) struct Shared {
     services: Option<Arc<dyn Services>>,
     attempt: u32,
     book: Mutex<Book>,
+    /// The span above the requests that the body sends.
+    trace: Option<TraceContext>,
+    requests: Mutex<Vec<GuestRequest>>,
 }
+
+/// The most requests of an attempt that are told. A body may send more.
+pub const REQUESTS: usize = 128;
 
 impl AsRef<Meter> for Shared {
     fn as_ref(&self) -> &Meter {
@@ -64,6 +73,27 @@ pub(super) enum Stream {
 }
 
 impl Shared {
+    /// With a span above the requests of the body.
+    pub(super) fn traced(self, trace: Option<TraceContext>) -> Self {
+        Self { trace, ..self }
+    }
+
+    /// A span for one request, if requests are traced.
+    pub(super) fn request_span(&self) -> Option<Span> {
+        self.trace.map(Span::below)
+    }
+
+    pub(super) fn requested(&self, request: GuestRequest) {
+        let mut requests = self.requests.lock();
+        if requests.len() < REQUESTS {
+            requests.push(request);
+        }
+    }
+
+    pub(super) fn take_requests(&self) -> Vec<GuestRequest> {
+        std::mem::take(&mut *self.requests.lock())
+    }
+
     pub(super) fn new(meter: Meter, account: Account, limits: &Limits, attempt: u32, services: Option<Arc<dyn Services>>) -> Self {
         let book = Book {
             stdout: Printed::new(limits.output),
@@ -75,7 +105,8 @@ impl Shared {
             denied: None,
             panic: None,
         };
-        Self { meter, account, connections: 0.into(), services, attempt, book: Mutex::new(book) }
+        let book = Mutex::new(book);
+        Self { meter, account, connections: 0.into(), services, attempt, book, trace: None, requests: Mutex::default() }
     }
 
     /// One line of the log.

@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde::{Deserialize, de::IgnoredAny};
-use serde_json::value::RawValue;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error as _, IgnoredAny},
+};
+use serde_json::{Number, value::RawValue};
 use taskhost_core::{
     catalogue::{ArgumentsError, Given},
     task::{NewTask, Priority, QueueName, Start, Tags, TaskId, TaskName, Unique},
@@ -46,7 +49,9 @@ struct Request {
     delay: Option<Time>,
     at: Option<Time>,
     expires: Option<Time>,
+    #[serde(default, deserialize_with = "whole")]
     priority: Option<Priority>,
+    #[serde(default, deserialize_with = "whole")]
     retries: Option<u32>,
     timeout: Option<Time>,
     unique: Option<Time>,
@@ -54,18 +59,34 @@ struct Request {
     /// Zero keeps none.
     #[serde(alias = "ttl")]
     result_ttl: Option<Time>,
-    #[serde(default)]
-    headers: BTreeMap<String, String>,
-    #[serde(default, alias = "tag")]
-    tags: Tags,
+    headers: Option<BTreeMap<String, String>>,
+    #[serde(alias = "tag")]
+    tags: Option<Tags>,
 }
 
 /// A duration is text such as `"5m"`, or milliseconds; a point in time is as on the command request.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a time here is a text such as \"5m\", or a whole number of milliseconds")]
 enum Time {
+    #[serde(deserialize_with = "some_whole")]
     Number(u64),
     Text(String),
+}
+
+/// A whole number, perhaps written as `3.0`: JSON has one kind of numbers, and some languages write all of them so.
+fn some_whole<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    read_whole(Number::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+fn whole<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Option::<Number>::deserialize(deserializer)?.map(read_whole).transpose().map_err(D::Error::custom)
+}
+
+fn read_whole<T: DeserializeOwned>(number: Number) -> serde_json::Result<T> {
+    let whole = number.as_f64().filter(|_| number.is_f64()).filter(|value| value.fract() == 0.0 && (0.0..=2f64.powi(53)).contains(value));
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is whole and within the range")]
+    let number = whole.map_or(number, |value| Number::from(value as u64));
+    serde_json::from_value(number.into())
 }
 
 impl Time {
@@ -130,7 +151,7 @@ pub(super) fn task(json: &[u8], defaults: &Defaults, clock: &BrokerClock, checks
         (None, Some(_)) => return Err("`unique_key` needs `unique`, such as \"1h\"".to_owned().into()),
         (_, None) => {}
     }
-    options.carried.tags.extend(request.tags)?;
-    options.headers.extend(request.headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)));
+    options.carried.tags.extend(request.tags.unwrap_or_default())?;
+    options.headers.extend(request.headers.unwrap_or_default().into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)));
     Ok(task)
 }

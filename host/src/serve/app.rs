@@ -1,7 +1,7 @@
 //! What all requests share.
 
 use std::{
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     config::Settings,
     ops::{Ops, Producer},
+    telemetry::{metrics::WorkerMetrics, traces::Traces},
 };
 
 /// What all requests share.
@@ -28,12 +29,21 @@ pub(super) struct App {
     pub(super) browsers: Browsers,
     pub(super) cursors: CursorKey,
     pub(super) metrics: Metrics,
+    pub(super) traces: Option<Arc<Traces>>,
     /// What goes on beside a request, such as reading the rest of its body.
     pub(super) tasks: TaskTracker,
     connected: OnceLock<Connected>,
     answered: Mutex<Option<Instant>>,
     /// Cancelled when requests should go elsewhere.
     pub(super) drain: CancellationToken,
+}
+
+/// What is observed in this process.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    /// What the worker of this process counts.
+    pub metrics: Option<Arc<WorkerMetrics>>,
+    pub traces: Option<Arc<Traces>>,
 }
 
 /// What can be done with a broker.
@@ -47,13 +57,14 @@ pub(super) struct Connected {
 const WELL: Duration = Duration::from_secs(5);
 
 impl App {
-    pub(super) fn new(settings: Settings, metrics: Metrics, drain: CancellationToken) -> Self {
+    pub(super) fn new(settings: Settings, told: Observed, drain: CancellationToken) -> Self {
         let access = Access::new(&settings.http.tokens);
         Self {
             browsers: Browsers::new(settings.http.origins.clone(), access.is_open()),
             cursors: CursorKey::new(&settings.http.tokens),
             access,
-            metrics,
+            metrics: Metrics::new(told.metrics),
+            traces: told.traces,
             tasks: TaskTracker::new(),
             connected: OnceLock::new(),
             answered: Mutex::new(None),

@@ -30,11 +30,8 @@ impl CursorKey {
 
     pub(super) fn open(&self, sealed: &str) -> Result<String, Problem> {
         let foreign = || {
-            Problem::new(
-                &problem::BAD_REQUEST,
-                "not a cursor of this server: pass the `next` of the last page, or start from the beginning",
-            )
-            .with("parameter", "cursor")
+            let detail = "not a cursor of this server as it runs now: pass the `next` of the last page, or start from the beginning";
+            Problem::new(&problem::STALE_CURSOR, detail).with("parameter", "cursor")
         };
         let bytes = hex::decode(sealed).map_err(|_| foreign())?;
         let (mac, cursor) = bytes.split_at_checked(32).ok_or_else(foreign)?;

@@ -56,6 +56,7 @@ kinds! {
     UNKNOWN_PLUGIN = "unknown-plugin" NOT_FOUND "There is no such plugin";
     METHOD_NOT_ALLOWED = "method-not-allowed" METHOD_NOT_ALLOWED "The resource does not take this method";
     WRONG_STATE = "wrong-state" CONFLICT "The state of the resource does not allow this";
+    STALE_CURSOR = "stale-cursor" CONFLICT "The cursor is of another server, or of another time";
     DUPLICATE = "duplicate" CONFLICT "Another task holds the unique key";
     AMBIGUOUS = "ambiguous-id" CONFLICT "Several queues have this id";
     TOO_LARGE = "too-large" PAYLOAD_TOO_LARGE "The body is too large";

@@ -28,13 +28,17 @@ impl Query {
 
     /// Refuses parameters that are not in `known`, and those that are given twice.
     pub(super) fn check(&self, known: &[&str]) -> Result<(), Problem> {
-        for (index, (name, _)) in self.0.iter().enumerate() {
+        for (index, (name, value)) in self.0.iter().enumerate() {
             if !known.contains(&&**name) {
                 let takes = if known.is_empty() { "takes none".to_owned() } else { format!("takes {}", known.join(", ")) };
                 return Err(refused(name, format!("this resource has no query parameter `{name}`: it {takes}")));
             }
             if self.0[..index].iter().any(|(before, _)| before == name) {
                 return Err(refused(name, format!("the query parameter `{name}` is given twice")));
+            }
+            // The first page has no cursor, and many clients write it like this.
+            if value.is_empty() && name != "cursor" {
+                return Err(refused(name, format!("the query parameter `{name}` has no value: leave it out, or give it one")));
             }
         }
         Ok(())
@@ -62,15 +66,9 @@ impl Query {
         self.text(name).map(|text| units::duration(text).map_err(|why| refused(name, format!("`{name}`: {why}")))).transpose()
     }
 
-    /// How long to wait for an end.
+    /// How long to wait for an end. Whoever wants to wait for longer asks again.
     pub(super) fn wait(&self) -> Result<Option<Duration>, Problem> {
-        match self.duration("wait")? {
-            Some(wait) if wait > LONGEST_WAIT => {
-                let most = units::show_duration(LONGEST_WAIT);
-                Err(refused("wait", format!("a request waits for {most} at most; ask again to wait on")))
-            }
-            wait => Ok(wait),
-        }
+        Ok(self.duration("wait")?.map(|wait| wait.min(LONGEST_WAIT)))
     }
 
     /// A point in time, or how long ago it is.

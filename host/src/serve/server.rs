@@ -26,11 +26,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{app::App, metrics::Metrics, patient::Patient, routes, tls::Tls};
+use super::{
+    app::{App, Observed},
+    patient::Patient,
+    routes,
+    tls::Tls,
+};
 use crate::{
     config::Settings,
     ops::{Ops, OpsError, Producer},
-    telemetry::metrics::WorkerMetrics,
 };
 
 /// How long the head of a request may take, and how long a connection may be idle.
@@ -78,8 +82,8 @@ pub struct ServerStop {
 }
 
 impl Server {
-    /// Takes the address of the settings. `worker`: what the worker of this process counts.
-    pub fn bind(settings: &Settings, worker: Option<Arc<WorkerMetrics>>, stop: &ServerStop) -> Result<Self, ServeError> {
+    /// Takes the address of the settings.
+    pub fn bind(settings: &Settings, observed: Observed, stop: &ServerStop) -> Result<Self, ServeError> {
         let refused = ServeError::Settings;
         let Some(at) = &settings.http.address else {
             return Err(refused("say where to answer HTTP: `--http 127.0.0.1:8080`".to_owned()));
@@ -102,7 +106,7 @@ impl Server {
         listener.set_nonblocking(true).map_err(unusable)?;
         let address = listener.local_addr().map_err(unusable)?;
         let tls = settings.http.tls.clone().map(|(certificates, key)| Tls::load(certificates, key)).transpose().map_err(refused)?;
-        let app = Arc::new(App::new(settings.clone(), Metrics::new(worker), stop.drain.clone()));
+        let app = Arc::new(App::new(settings.clone(), observed, stop.drain.clone()));
         Ok(Self { listener, address, tls: tls.map(Arc::new), app })
     }
 

@@ -1,6 +1,6 @@
 //! `/v1/tasks`: enqueue, list, look, wait, change.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use axum::{
     body::Body,
@@ -11,7 +11,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
 use sha2::{Digest, Sha256};
-use taskhost_core::task::{Millis, NewTask, OptionFilter, QueueName, Start, State as TaskState, TaskId, TaskView};
+use taskhost_core::{
+    task::{Millis, NewTask, OptionFilter, QueueName, Start, State as TaskState, TaskId, TaskView},
+    trace::{self, BAGGAGE, TRACEPARENT, TraceContext},
+};
 
 use super::{
     access::Caller,
@@ -60,9 +63,19 @@ pub(super) async fn enqueue(State(app): State<Arc<App>>, caller: Caller, query: 
         task.id = key.clone();
     }
     task.awaited = wait.is_some();
+    take_trace(&headers, &mut task);
+    let span = app.traces.as_ref().and_then(|traces| traces.span(trace::of_headers(&task.options.headers)));
+    if let Some(span) = &span {
+        trace::set_traceparent(&mut task.options.headers, &span.own);
+    }
     let (queue, id) = (task.queue.clone(), task.id.clone());
     let fresh = fresh(&task, connected.producer.clock().map_or(Millis(0), |clock| clock.now()));
-    let enqueued = connected.producer.enqueue(task).await?;
+    let begun = Instant::now();
+    let enqueued = connected.producer.enqueue(task).await;
+    if let (Some(traces), Some(span)) = (&app.traces, span) {
+        traces.enqueued(span, &queue, &fresh.task, &id, begun.elapsed(), enqueued.is_err());
+    }
+    let enqueued = enqueued?;
     let (status, mut view) = match &enqueued {
         Enqueued::Added => (StatusCode::CREATED, fresh),
         Enqueued::Duplicate { holder } => {
@@ -91,6 +104,16 @@ pub(super) async fn enqueue(State(app): State<Arc<App>>, caller: Caller, query: 
     Ok(response)
 }
 
+/// A request's trace and baggage become those of its task, unless the task names its own.
+fn take_trace(headers: &HeaderMap, task: &mut NewTask) {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(|value| (name.to_owned(), value.to_owned()));
+    let trace = text(TRACEPARENT).filter(|(_, value)| value.parse::<TraceContext>().is_ok());
+    let given: Vec<_> = trace.into_iter().chain(text(BAGGAGE)).collect();
+    if !given.is_empty() {
+        trace::inherit(&mut task.options.headers, &given);
+    }
+}
+
 fn location(queue: &QueueName, id: &TaskId) -> String {
     format!("/v1/tasks/{}?queue={queue}", utf8_percent_encode(id.as_str(), IN_PATH))
 }
@@ -98,8 +121,8 @@ fn location(queue: &QueueName, id: &TaskId) -> String {
 /// The id that an idempotency key stands for. The broker enqueues an id once.
 fn idempotency_key(headers: &HeaderMap, caller: &Caller) -> Result<Option<TaskId>, Problem> {
     let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
-    if key.is_empty() || key.len() > LONGEST_KEY {
-        return Err(Problem::new(&problem::BAD_REQUEST, format!("an `Idempotency-Key` has 1 to {LONGEST_KEY} characters")));
+    if key.is_empty() || key.len() > LONGEST_KEY || !key.as_bytes().iter().all(|byte| (b' '..=b'~').contains(byte)) {
+        return Err(Problem::new(&problem::BAD_REQUEST, format!("an `Idempotency-Key` has 1 to {LONGEST_KEY} characters of ASCII")));
     }
     let digest = Sha256::new().chain_update(caller.name()).chain_update([0]).chain_update(key.as_bytes()).finalize();
     let id = TaskId::new(format!("ik:{}", hex::encode(&digest[..16])));

@@ -33,7 +33,7 @@ impl Observer for Log {
             }
             // The span of the attempt has its fields.
             Event::AttemptStarted(_) => tracing::debug!(target: ATTEMPT, "started"),
-            Event::AttemptEnded { attempt, outcome, used } => match outcome {
+            Event::AttemptEnded { attempt, outcome, used, .. } => match outcome {
                 Some(Outcome::Done { .. }) => tracing::debug!(target: ATTEMPT, ran = ?used.wall, "succeeded"),
                 Some(Outcome::Failed { error, .. }) => tracing::debug!(target: ATTEMPT, ran = ?used.wall, %error, "failed"),
                 Some(Outcome::HostFault { reason, delay }) => {
@@ -121,7 +121,7 @@ mod tests {
     fn each_fact_has_its_line_where_operators_look_for_it() {
         let (queue, task, id) = (QueueName::default(), TaskName::new("add").unwrap(), TaskId::new("t1").unwrap());
         let code = CodeId { plugin: "math".into(), version: "1.2.0".into(), digest: "ab".repeat(32) };
-        let attempt = Attempt { worker: "w", queue: &queue, id: &id, task: &task, number: 1, code: &code, waited: None };
+        let attempt = Attempt { worker: "w", queue: &queue, id: &id, task: &task, number: 1, code: &code, waited: None, span: None };
         let used = Used { wall: Duration::from_millis(3), ..Used::default() };
         let fault = Outcome::HostFault { reason: "no memory".into(), delay: Duration::from_secs(1) };
         let failed = Outcome::Failed { error: TaskError::new(ErrorKind::Trap, "no"), after: None };
@@ -129,8 +129,8 @@ mod tests {
         let events = [
             Event::WorkerJoined { worker: "w", queues: &[(queue.clone(), 1), (QueueName::new("mail").unwrap(), 3)], concurrency: 8 },
             Event::AttemptStarted(attempt),
-            Event::AttemptEnded { attempt, outcome: Some(&failed), used },
-            Event::AttemptEnded { attempt, outcome: Some(&fault), used },
+            Event::AttemptEnded { attempt, outcome: Some(&failed), used, requests: &[] },
+            Event::AttemptEnded { attempt, outcome: Some(&fault), used, requests: &[] },
             Event::CallEnded { verb: "claim", queue: Some(&queue), took: Duration::from_micros(80), error: None },
             Event::CallEnded { verb: "check", queue: None, took: Duration::from_micros(80), error: Some(&away) },
             Event::PluginServes { file: "math.wasm", code: &code, old: None, bodies: 2 },

@@ -28,6 +28,7 @@ use taskhost_core::{
     observe::{self, Event, Observers, Used},
     retry::{self, RetrySettings},
     task::{ErrorKind, Follow, Outcome, TaskError, Verdict},
+    trace::{self, GuestRequest, Sampling, Span},
 };
 
 /// How much longer than its grace time a body is left to the engine before its future is dropped.
@@ -48,6 +49,7 @@ pub(super) struct Attempts {
     pub(super) tracker: TaskTracker,
     pub(super) control: Handle,
     pub(super) observers: Observers,
+    pub(super) sampling: Option<Sampling>,
 }
 
 /// A task about to be run, or running.
@@ -61,11 +63,12 @@ pub(super) struct Attempt {
     entered: bool,
     /// Whether observers were told of its start, and not of its end.
     told: bool,
+    span: Option<Span>,
 }
 
 impl Attempt {
     pub(super) fn new(all: Arc<Attempts>, held: Arc<Held>, leased: Leased, offer: Arc<Offer>, stop: Tokens) -> Self {
-        Self { all, held, leased, offer, stop, entered: false, told: false }
+        Self { all, held, leased, offer, stop, entered: false, told: false, span: None }
     }
 
     /// Takes a slot. When the plugin is at its `concurrency`, the task is parked instead.
@@ -100,6 +103,16 @@ impl Attempt {
             code: &self.offer.code,
             waited: (task.tries == 0)
                 .then(|| Duration::from_micros(self.leased.member.claimed_us.saturating_sub(task.enqueued_at.0.saturating_mul(1000)))),
+            span: self.span,
+        }
+    }
+
+    /// Gives the attempt a span of its own, if it is traced. From here on everybody sees it as the task's: the body, and its children.
+    fn trace(&mut self) {
+        let headers = &mut self.leased.task.options.headers;
+        self.span = self.all.sampling.and_then(|sampling| sampling.span(trace::of_headers(headers), fastrand::f64));
+        if let Some(span) = &self.span {
+            trace::set_traceparent(headers, &span.own);
         }
     }
 
@@ -108,9 +121,9 @@ impl Attempt {
         self.all.observers.tell(|| Event::AttemptStarted(self.about()));
     }
 
-    fn tell_end(&mut self, outcome: Option<&Outcome>, used: Used) {
+    fn tell_end(&mut self, outcome: Option<&Outcome>, used: Used, requests: &[GuestRequest]) {
         self.told = false;
-        self.all.observers.tell(|| Event::AttemptEnded { attempt: self.about(), outcome, used });
+        self.all.observers.tell(|| Event::AttemptEnded { attempt: self.about(), outcome, used, requests });
     }
 
     fn max_attempts(&self) -> u32 {
@@ -139,7 +152,7 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         if self.told {
-            self.tell_end(None, Used::default());
+            self.tell_end(None, Used::default(), &[]);
         }
         // Without an end so far, it never began, or the host's own code panicked.
         let delay = if self.entered { AFTER_FAULT } else { Duration::ZERO };
@@ -198,6 +211,7 @@ fn go_on(all: &Attempts, attempts: vec::IntoIter<Attempt>) {
 }
 
 async fn run(mut attempt: Attempt) {
+    attempt.trace();
     let task = &attempt.leased.task;
     // At the default level an attempt that the host could run logs nothing, so it must not cost a span either.
     let span = tracing::debug_span!(
@@ -208,6 +222,7 @@ async fn run(mut attempt: Attempt) {
         plugin = %attempt.offer.code.plugin,
         queue = %task.queue,
         worker = %attempt.all.worker,
+        trace_id = attempt.span.map(|span| span.own.trace_id()),
     );
     span.in_scope(|| attempt.tell_start());
     let attempted = make(&attempt).instrument(span.clone()).await;
@@ -215,18 +230,19 @@ async fn run(mut attempt: Attempt) {
     let Some(attempted) = attempted else { return };
     attempt.all.slots.used(attempted.cpu);
     let used = Used { wall: attempted.ran, cpu: attempted.cpu, memory: attempted.memory };
-    attempt.tell_end(Some(&attempted.outcome), used);
+    attempt.tell_end(Some(&attempted.outcome), used, &attempted.requests);
     if attempt.held.is_lost() {
         tracing::info!(id = %attempt.leased.task.id, "the lease was lost meanwhile: nothing is recorded");
         return;
     }
-    let Attempted { outcome, log, ran, cpu, memory } = attempted;
+    let Attempted { outcome, log, ran, cpu, memory, requests: _ } = attempted;
     if let Some(tally) = &attempt.offer.tally {
         tally.count(&outcome);
     }
     let (verdict, follows) = retry::judge(&attempt.leased.task, Some(&attempt.offer.hints), &attempt.all.retry, outcome, fastrand::f64());
     // The outcome went into the verdict. The rest is for the record.
-    let rest = Attempted { outcome: Outcome::HostFault { reason: String::new(), delay: Duration::ZERO }, log, ran, cpu, memory };
+    let outcome = Outcome::HostFault { reason: String::new(), delay: Duration::ZERO };
+    let rest = Attempted { outcome, log, ran, cpu, memory, requests: Vec::new() };
     attempt.end(verdict, follows, Some(rest));
 }
 
@@ -250,6 +266,7 @@ async fn make(attempt: &Attempt) -> Option<Attempted> {
             max_attempts: attempt.max_attempts(),
             enqueued_at: task.enqueued_at,
             headers: task.options.headers.clone(),
+            trace: attempt.span.map(|span| span.own),
         },
         timeout: attempt.offer.timeout(task.options.timeout),
         cancelled: attempt.stop.cancel.clone(),
@@ -307,5 +324,6 @@ fn stopped(message: String) -> Attempted {
         ran: Duration::ZERO,
         cpu: Duration::ZERO,
         memory: 0,
+        requests: Vec::new(),
     }
 }

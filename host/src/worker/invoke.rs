@@ -54,6 +54,7 @@ impl Invoke for Arc<Engine> {
                 ran: Duration::ZERO,
                 cpu: Duration::ZERO,
                 memory: 0,
+                requests: Vec::new(),
             };
         };
         let call = Call {

@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
 
 use super::summary::WorkerError;
 use taskhost_broker::{FileSchedule, LEASES};
-use taskhost_core::{observe::Observers, retry::RetrySettings, task::QueueName, units};
+use taskhost_core::{observe::Observers, retry::RetrySettings, task::QueueName, trace::Sampling, units};
 
 /// The weights that queues may have.
 pub const WEIGHTS: RangeInclusive<u32> = 1..=1000;
@@ -35,6 +35,8 @@ pub struct WorkerSettings {
     pub schedules: Vec<FileSchedule>,
     /// Who is told what happens. The program gives the log here: without an observer, the facts of `observe::Event` are not logged.
     pub observers: Observers,
+    /// `None`: no attempt gets a span, and a task's trace is handed on as it is.
+    pub sampling: Option<Sampling>,
 }
 
 impl WorkerSettings {
@@ -54,6 +56,7 @@ impl WorkerSettings {
             broker_identity: String::new(),
             schedules: Vec::new(),
             observers: Observers::none(),
+            sampling: None,
         }
     }
 

@@ -102,7 +102,7 @@ impl Observer for WorkerMetrics {
                     self.with_counts(&attempt, |counts| counts.waited.iter().for_each(|buckets| buckets.add(waited)));
                 }
             }
-            Event::AttemptEnded { attempt, outcome, used } => {
+            Event::AttemptEnded { attempt, outcome, used, .. } => {
                 self.running.fetch_sub(1, Relaxed);
                 self.with_counts(&attempt, |counts| counts.ended(outcome, used));
             }

@@ -1,0 +1,224 @@
+//! Traces: a test plays the collector, and looks at the tree of spans that one request leaves.
+
+use std::{
+    collections::HashMap,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::ExportTraceServiceRequest,
+    common::v1::{KeyValue, any_value::Value},
+    trace::v1::{Span, span::SpanKind},
+};
+use prost::Message as _;
+use serde_json::json;
+
+use super::support::{
+    http::Http,
+    program::{Taskhost, until},
+};
+
+/// Answers every request, and keeps what `keep` makes of each.
+struct Server<T> {
+    at: String,
+    kept: Arc<Mutex<Vec<T>>>,
+}
+
+impl<T: Send + 'static> Server<T> {
+    fn start(keep: impl Fn(&str, &[u8]) -> Vec<T> + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let at = listener.local_addr().expect("its address").to_string();
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let own = kept.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (head, body) = request(&stream);
+                own.lock().expect("no panic").extend(keep(&head, &body));
+                let _gone = (&stream).write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
+            }
+        });
+        Self { at, kept }
+    }
+}
+
+/// The head of a request in lower case, and its body.
+fn request(mut stream: &TcpStream) -> (String, Vec<u8>) {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 8192];
+    loop {
+        let read = stream.read(&mut buffer).unwrap_or(0);
+        bytes.extend_from_slice(&buffer[..read]);
+        let end = bytes.windows(4).position(|part| part == b"\r\n\r\n");
+        if let Some(end) = end {
+            let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+            if bytes.len() >= end + 4 + length || read == 0 {
+                return (head, bytes.split_off(end + 4));
+            }
+        } else if read == 0 {
+            return (String::new(), Vec::new());
+        }
+    }
+}
+
+fn collector() -> Server<Span> {
+    Server::start(|head, body| {
+        assert!(head.starts_with("post /v1/traces http/1.1") && head.contains("content-type: application/x-protobuf"), "{head}");
+        let request = ExportTraceServiceRequest::decode(body).expect("protobuf");
+        for resource in request.resource_spans.iter().filter_map(|spans| spans.resource.as_ref()) {
+            assert_eq!(text(&resource.attributes, "service.name").as_deref(), Some("taskhost"));
+        }
+        request.resource_spans.into_iter().flat_map(|spans| spans.scope_spans).flat_map(|spans| spans.spans).collect()
+    })
+}
+
+fn text(attributes: &[KeyValue], key: &str) -> Option<String> {
+    let value = attributes.iter().find(|attribute| attribute.key == key)?.value.as_ref()?.value.as_ref()?;
+    match value {
+        Value::StringValue(text) => Some(text.clone()),
+        Value::IntValue(number) => Some(number.to_string()),
+        other => panic!("{key} is {other:?}"),
+    }
+}
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const SENDER: &str = "b7ad6b7169203331";
+
+fn a_request_leaves_one_tree(mut host: Taskhost) {
+    let collector = collector();
+    let origin =
+        Server::start(|head, _| head.lines().find_map(|line| Some(line.strip_prefix("traceparent: ")?.to_owned())).into_iter().collect());
+    host.set("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{}", collector.at));
+    host.set("OTEL_BSP_SCHEDULE_DELAY", "100");
+    host.write(
+        "taskhost.toml",
+        &format!("[plugins.probe]\nhttp = [\"http://{}\"]\nenqueue = {{ tasks = ['*'], queues = ['default'] }}\n", origin.at),
+    );
+    host.drop_in("probe");
+    let worker = host.worker(&["--http", "127.0.0.1:0"]);
+    let http = Http::logged(&worker.log()).expect("it says where it answers");
+    until("its bodies are known", || http.get("/v1/catalogue").body.contains("about"));
+    let traced = http.clone().with("traceparent", &format!("00-{TRACE}-{SENDER}-01")).with("baggage", "batch.id=7");
+    let parent = traced.post("/v1/tasks?wait=60s", r#"{"task":"spawn_children","args":[1,"echo"],"id":"parent"}"#).ok(201);
+    assert_eq!(parent["state"], "succeeded", "{parent}");
+    let child = parent["result"][0].as_str().expect("an id");
+    let child_view = http.get(&format!("/v1/tasks/{child}?wait=60s")).ok(200);
+    let about = traced.post("/v1/tasks?wait=60s", r#"{"task":"about","id":"about"}"#).ok(201);
+    let fetched = json!({"task": "fetch", "args": [format!("http://{}/", origin.at)], "id": "fetch"});
+    traced.post("/v1/tasks?wait=60s", &fetched.to_string()).ok(201);
+    traced.post("/v1/tasks?wait=60s", r#"{"task":"panic_task","args":["secret words"],"id":"panic","retries":0}"#).ok(201);
+    host.set("TRACEPARENT", &format!("00-{TRACE}-{SENDER}-01"));
+    host.ok(&["enqueue", "echo", "1", "--id", "by-hand", "--wait=60s"]);
+    until("all spans have come", || collector.kept.lock().expect("no panic").len() >= 12);
+
+    let spans = collector.kept.lock().expect("no panic").clone();
+    assert!(spans.iter().all(|span| hex::encode(&span.trace_id) == TRACE), "{spans:#?}");
+    let of = |id: &str, kind: SpanKind| {
+        let is_meant = |span: &&Span| text(&span.attributes, "messaging.message.id").as_deref() == Some(id) && span.kind == kind as i32;
+        spans.iter().find(is_meant).unwrap_or_else(|| panic!("no {kind:?} span of {id} in {spans:#?}"))
+    };
+    for id in ["parent", "fetch", "panic", "by-hand"] {
+        let (enqueue, attempt) = (of(id, SpanKind::Producer), of(id, SpanKind::Consumer));
+        assert_eq!((enqueue.name.as_str(), hex::encode(&enqueue.parent_span_id).as_str()), ("enqueue default", SENDER));
+        assert_eq!((attempt.name.as_str(), &attempt.parent_span_id), ("attempt default", &enqueue.span_id));
+        assert_eq!(attempt.links.first().map(|link| &link.span_id), Some(&enqueue.span_id), "the creation is linked too");
+        assert!(attempt.end_time_unix_nano >= attempt.start_time_unix_nano);
+    }
+    let attempt = of("parent", SpanKind::Consumer);
+    for (key, value) in [("taskhost.task", "spawn_children"), ("taskhost.plugin", "probe"), ("taskhost.attempt", "1")] {
+        assert_eq!(text(&attempt.attributes, key).as_deref(), Some(value));
+    }
+    let child_attempt = of(child, SpanKind::Consumer);
+    assert_eq!(child_attempt.parent_span_id, attempt.span_id, "a child's attempt is below the attempt that enqueued it");
+    let headers = |list: &serde_json::Value| serde_json::from_value(list.clone()).map(pairs).expect("headers");
+    let span_of = |span: &Span| format!("00-{TRACE}-{}-01", hex::encode(&span.span_id));
+    let (of_child, of_about) = (headers(&child_view["headers"]), headers(&about["result"]["headers"]));
+    assert_eq!((&of_child["baggage"], &of_about["baggage"]), (&"batch.id=7".to_owned(), &"batch.id=7".to_owned()));
+    assert_eq!(of_child["traceparent"], span_of(attempt), "a child comes with the span of its parent");
+    assert_eq!(of_about["traceparent"], span_of(of("about", SpanKind::Consumer)), "a body sees its own span");
+
+    let client = spans.iter().find(|span| span.kind == SpanKind::Client as i32).expect("the request of a body");
+    assert_eq!(client.parent_span_id, of("fetch", SpanKind::Consumer).span_id);
+    assert_eq!((text(&client.attributes, "http.response.status_code").as_deref(), client.name.as_str()), (Some("200"), "GET"));
+    let seen = origin.kept.lock().expect("no panic").clone();
+    assert_eq!(seen, [span_of(client)], "the other side learns the span of the request");
+
+    let panicked = of("panic", SpanKind::Consumer);
+    assert_eq!(text(&panicked.attributes, "error.type").as_deref(), Some("panic"));
+    assert!(!format!("{spans:?}").contains("secret words"), "no span holds what a producer or a body wrote");
+    assert!(worker.stop().success());
+}
+
+fn pairs(list: Vec<(String, String)>) -> HashMap<String, String> {
+    list.into_iter().collect()
+}
+
+fn what_is_not_sampled_is_handed_on_as_it_is(mut host: Taskhost) {
+    let collector = collector();
+    host.set("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{}", collector.at));
+    host.set("OTEL_BSP_SCHEDULE_DELAY", "50");
+    host.set("OTEL_TRACES_SAMPLER", "parentbased_always_off");
+    host.drop_in("probe");
+    let worker = host.worker(&["--http", "127.0.0.1:0"]);
+    let http = Http::logged(&worker.log()).expect("it says where it answers");
+    until("its bodies are known", || http.get("/v1/catalogue").body.contains("about"));
+    let given = format!("00-{TRACE}-{SENDER}-00");
+    let about = http.clone().with("traceparent", &given).post("/v1/tasks?wait=60s", r#"{"task":"about"}"#).ok(201);
+    let headers: HashMap<String, String> = serde_json::from_value(about["result"]["headers"].clone()).map(pairs).expect("headers");
+    assert_eq!(headers["traceparent"], given);
+    let odd = http.clone().with("traceparent", "00-odd").post("/v1/tasks?wait=60s", r#"{"task":"about"}"#).ok(201);
+    assert_eq!(odd["result"]["headers"], json!([]), "what is no trace is left out");
+    http.post("/v1/tasks?wait=60s", r#"{"task":"about"}"#).ok(201);
+    assert!(worker.stop().success());
+    assert_eq!(collector.kept.lock().expect("no panic").len(), 0);
+}
+
+#[test]
+fn a_collector_that_is_away_costs_spans_only() {
+    let mut host = Taskhost::new();
+    host.set("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1");
+    host.set("OTEL_BSP_SCHEDULE_DELAY", "50");
+    host.drop_in("math");
+    let worker = host.worker(&[]);
+    assert_eq!(host.ok(&["enqueue", "add", "1", "1", "--wait=60s"]), "2\n");
+    worker.until("it says so", |worker| worker.log().contains("spans do not reach the collector"));
+    assert!(worker.stop().success());
+    for (name, value) in [("OTEL_TRACES_SAMPLER", "sometimes"), ("OTEL_TRACES_EXPORTER", "zipkin")] {
+        let mut host = Taskhost::new();
+        host.set("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1");
+        host.set(name, value);
+        let refused = host.run(&["worker"]);
+        assert!(refused.code == 2 && refused.stderr.contains(name), "{refused:?}");
+    }
+}
+
+mod sqlite {
+    use super::Taskhost;
+
+    #[test]
+    fn a_request_leaves_one_tree() {
+        super::a_request_leaves_one_tree(Taskhost::new());
+    }
+
+    #[test]
+    fn what_is_not_sampled_is_handed_on_as_it_is() {
+        super::what_is_not_sampled_is_handed_on_as_it_is(Taskhost::new());
+    }
+}
+
+mod redis {
+    use super::Taskhost;
+
+    #[test]
+    fn a_request_leaves_one_tree() {
+        super::a_request_leaves_one_tree(Taskhost::on_redis());
+    }
+
+    #[test]
+    fn what_is_not_sampled_is_handed_on_as_it_is() {
+        super::what_is_not_sampled_is_handed_on_as_it_is(Taskhost::on_redis());
+    }
+}
