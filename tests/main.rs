@@ -7,6 +7,7 @@ mod directories;
 mod engine;
 mod faults;
 mod fuzz;
+mod hooks;
 mod neighbours;
 mod odd_records;
 mod plugins;

@@ -2,6 +2,7 @@
 
 pub(crate) mod http;
 pub(crate) mod program;
+pub(crate) mod receiver;
 pub(crate) mod tiny;
 
 pub(crate) use taskhost_testing::*;

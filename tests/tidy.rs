@@ -9,7 +9,7 @@ use spdx::{Expression, ParseMode};
 
 /// Rooms of one row never meet; imports go to lower rows only. Lowest first.
 const ROWS: [&[&str]; 13] = [
-    &["text", "backoff"],
+    &["text", "backoff", "pattern"],
     &["task", "telemetry", "private"],
     &["units", "trace"],
     &["catalogue", "observe"],

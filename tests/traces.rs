@@ -1,12 +1,6 @@
 //! Traces: a test plays the collector, and looks at the tree of spans that one request leaves.
 
-use std::{
-    collections::HashMap,
-    io::{Read, Write},
-    net::{TcpListener, TcpStream},
-    sync::{Arc, Mutex},
-    thread,
-};
+use std::collections::HashMap;
 
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
@@ -19,53 +13,11 @@ use serde_json::json;
 use super::support::{
     http::Http,
     program::{Taskhost, until},
+    receiver::Receiver,
 };
 
-/// Answers every request, and keeps what `keep` makes of each.
-struct Server<T> {
-    at: String,
-    kept: Arc<Mutex<Vec<T>>>,
-}
-
-impl<T: Send + 'static> Server<T> {
-    fn start(keep: impl Fn(&str, &[u8]) -> Vec<T> + Send + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let at = listener.local_addr().expect("its address").to_string();
-        let kept = Arc::new(Mutex::new(Vec::new()));
-        let own = kept.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (head, body) = request(&stream);
-                own.lock().expect("no panic").extend(keep(&head, &body));
-                let _gone = (&stream).write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
-            }
-        });
-        Self { at, kept }
-    }
-}
-
-/// The head of a request in lower case, and its body.
-fn request(mut stream: &TcpStream) -> (String, Vec<u8>) {
-    let mut bytes = Vec::new();
-    let mut buffer = [0; 8192];
-    loop {
-        let read = stream.read(&mut buffer).unwrap_or(0);
-        bytes.extend_from_slice(&buffer[..read]);
-        let end = bytes.windows(4).position(|part| part == b"\r\n\r\n");
-        if let Some(end) = end {
-            let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
-            if bytes.len() >= end + 4 + length || read == 0 {
-                return (head, bytes.split_off(end + 4));
-            }
-        } else if read == 0 {
-            return (String::new(), Vec::new());
-        }
-    }
-}
-
-fn collector() -> Server<Span> {
-    Server::start(|head, body| {
+fn collector() -> Receiver<Span> {
+    Receiver::start(|head, body| {
         assert!(head.starts_with("post /v1/traces http/1.1") && head.contains("content-type: application/x-protobuf"), "{head}");
         let request = ExportTraceServiceRequest::decode(body).expect("protobuf");
         for resource in request.resource_spans.iter().filter_map(|spans| spans.resource.as_ref()) {
@@ -90,7 +42,7 @@ const SENDER: &str = "b7ad6b7169203331";
 fn a_request_leaves_one_tree(mut host: Taskhost) {
     let collector = collector();
     let origin =
-        Server::start(|head, _| head.lines().find_map(|line| Some(line.strip_prefix("traceparent: ")?.to_owned())).into_iter().collect());
+        Receiver::start(|head, _| head.lines().find_map(|line| Some(line.strip_prefix("traceparent: ")?.to_owned())).into_iter().collect());
     host.set("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{}", collector.at));
     host.set("OTEL_BSP_SCHEDULE_DELAY", "100");
     host.write(
@@ -112,9 +64,9 @@ fn a_request_leaves_one_tree(mut host: Taskhost) {
     traced.post("/v1/tasks?wait=60s", r#"{"task":"panic_task","args":["secret words"],"id":"panic","retries":0}"#).ok(201);
     host.set("TRACEPARENT", &format!("00-{TRACE}-{SENDER}-01"));
     host.ok(&["enqueue", "echo", "1", "--id", "by-hand", "--wait=60s"]);
-    until("all spans have come", || collector.kept.lock().expect("no panic").len() >= 12);
+    until("all spans have come", || collector.kept().len() >= 12);
 
-    let spans = collector.kept.lock().expect("no panic").clone();
+    let spans = collector.kept();
     assert!(spans.iter().all(|span| hex::encode(&span.trace_id) == TRACE), "{spans:#?}");
     let of = |id: &str, kind: SpanKind| {
         let is_meant = |span: &&Span| text(&span.attributes, "messaging.message.id").as_deref() == Some(id) && span.kind == kind as i32;
@@ -143,7 +95,7 @@ fn a_request_leaves_one_tree(mut host: Taskhost) {
     let client = spans.iter().find(|span| span.kind == SpanKind::Client as i32).expect("the request of a body");
     assert_eq!(client.parent_span_id, of("fetch", SpanKind::Consumer).span_id);
     assert_eq!((text(&client.attributes, "http.response.status_code").as_deref(), client.name.as_str()), (Some("200"), "GET"));
-    let seen = origin.kept.lock().expect("no panic").clone();
+    let seen = origin.kept();
     assert_eq!(seen, [span_of(client)], "the other side learns the span of the request");
 
     let panicked = of("panic", SpanKind::Consumer);
@@ -173,7 +125,7 @@ fn what_is_not_sampled_is_handed_on_as_it_is(mut host: Taskhost) {
     assert_eq!(odd["result"]["headers"], json!([]), "what is no trace is left out");
     http.post("/v1/tasks?wait=60s", r#"{"task":"about"}"#).ok(201);
     assert!(worker.stop().success());
-    assert_eq!(collector.kept.lock().expect("no panic").len(), 0);
+    assert_eq!(collector.kept().len(), 0);
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod descriptors;
 mod enqueue;
 mod enqueue_notes;
 mod failure;
+mod hook;
 mod output;
 mod plugin;
 mod plugin_history;
@@ -100,6 +101,9 @@ enum Command {
     /// List, check, sign and create plugins
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
+    /// List hooks, and enable those that their receivers disabled
+    #[command(subcommand)]
+    Hook(hook::HookCommand),
     /// Make tokens of the HTTP API
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -217,6 +221,7 @@ async fn dispatch(command: Command, settings: Settings) -> Result<(), Failure> {
         Command::Queue(command) => queue::call(command, &settings).await,
         Command::Schedule(command) => schedule::call(command, &settings).await,
         Command::Plugin(command) => plugin::call(command, &settings).await,
+        Command::Hook(command) => hook::call(command, &settings).await,
         Command::Token(command) => token::call(command),
         Command::Workers(args) => workers::call(&args, &settings).await,
         Command::Bench(args) => Box::pin(bench::call(args, settings)).await,

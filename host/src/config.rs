@@ -11,20 +11,21 @@ use std::{
     time::Duration,
 };
 
-use crate::{engine::Limits, plugins::Writable};
+use crate::{engine::Limits, plugins::Writable, worker::Hook};
 use taskhost_broker::{BrokerSettings, Durability, Schedule};
 use taskhost_core::{backoff::Backoff, retry::RetrySettings, task::QueueName, units};
 
 mod arguments;
 mod file;
 mod given;
+mod hooks;
 mod keys;
 mod tokens;
 
 pub use given::ConfigError;
 pub use keys::{ENVIRONMENT_PREFIX, KEYS, Key, Kind};
 pub use taskhost_broker::BrokerAddress;
-pub use tokens::{Patterns, Scope, Scopes, Token, is_token_name};
+pub use tokens::{Scope, Scopes, Token, is_token_name};
 
 use given::{Given, did_you_mean};
 use keys::{address, origins, prefix, queues};
@@ -62,6 +63,8 @@ pub struct Settings {
     pub retry: RetrySettings,
     /// The `[schedules.*]` tables.
     pub schedules: Vec<Schedule>,
+    /// The `[hooks.*]` tables.
+    pub hooks: Vec<Hook>,
     pub http: HttpSettings,
     pub log: Option<String>,
     pub log_json: bool,
@@ -82,6 +85,14 @@ pub struct HttpSettings {
     pub read_only: bool,
     /// The `[tokens.*]` tables. Without any, everybody on this machine may do everything.
     pub tokens: Vec<Token>,
+}
+
+/// The tables of the file.
+#[derive(Debug, Default)]
+struct Tables {
+    schedules: Vec<Schedule>,
+    tokens: Vec<Token>,
+    hooks: Vec<Hook>,
 }
 
 /// The written values by key. A later call of `set` wins.
@@ -112,7 +123,7 @@ impl Settings {
         let named =
             config.map(Path::to_path_buf).or_else(|| variable(ENVIRONMENT_CONFIG).filter(|text| !text.is_empty()).map(PathBuf::from));
         let found = named.or_else(|| Some(PathBuf::from(FILE_NAME)).filter(|path| path.exists()));
-        let file = found.as_deref().map(file::read).transpose()?;
+        let file = found.as_deref().map(|path| file::read(path, variable)).transpose()?;
         if let Some(file) = &file {
             for (key, given) in &file.settings {
                 gathered.0.insert(key, given.clone());
@@ -139,8 +150,8 @@ impl Settings {
         for (key, text) in flags {
             gathered.0.insert(key, Given { text: text.clone(), place: Key::of(key).map_or_else(|| (*key).to_owned(), Key::flag) });
         }
-        let (schedules, tokens) = file.map(|file| (file.schedules, file.tokens)).unwrap_or_default();
-        gathered.validate(found, schedules, tokens, warnings, variable)
+        let tables = file.map(|file| Tables { schedules: file.schedules, tokens: file.tokens, hooks: file.hooks }).unwrap_or_default();
+        gathered.validate(found, tables, warnings, variable)
     }
 }
 
@@ -148,8 +159,7 @@ impl Gathered {
     fn validate(
         &self,
         file: Option<PathBuf>,
-        schedules: Vec<Schedule>,
-        tokens: Vec<Token>,
+        tables: Tables,
         mut warnings: Vec<String>,
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Settings, ConfigError> {
@@ -221,8 +231,9 @@ impl Gathered {
                     .map_or(u32::MAX, |retries| u32::try_from(retries).unwrap_or(u32::MAX).saturating_add(1)),
                 backoff: Backoff::new(self.duration("backoff")?, self.duration("backoff_cap")?),
             },
-            schedules,
-            http: self.http(tokens)?,
+            schedules: tables.schedules,
+            hooks: tables.hooks,
+            http: self.http(tables.tokens)?,
             log: self.given("log").map(str::to_owned),
             log_json: self.word("log_format")? == "json",
             warnings,

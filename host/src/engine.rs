@@ -43,6 +43,7 @@ mod machine;
 mod memory;
 mod network;
 mod output;
+mod post;
 mod requests;
 mod secrets;
 mod sentence;
@@ -62,6 +63,7 @@ pub use guest::{About, Code, Terms};
 pub use limits::{EnqueueGrant, FileGrant, FileMode, Grants, HttpGrant, KvGrant, Limits, MEMORY, Rate, SecretGrant, SecretSource};
 pub use network::{Network, System};
 pub use output::REQUESTS;
+pub use post::{Posted, Poster};
 pub use services::{ServiceError, Services};
 pub use settings::EngineSettings;
 

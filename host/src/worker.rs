@@ -19,11 +19,14 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{engine::Engine, plugins::Registry};
+use crate::{
+    engine::{Engine, Poster, System},
+    plugins::Registry,
+};
 use taskhost_broker::{Broker, observed::Observed};
 use taskhost_core::{
     observe::Event,
-    task::{Clock, SystemClock},
+    task::{Clock, QueueName, SystemClock},
 };
 
 mod announce;
@@ -31,12 +34,14 @@ mod attempt;
 mod batch;
 mod cancellations;
 mod connection;
+mod delivery;
 mod dispatcher;
 mod drain;
 mod finisher;
 mod gone;
 mod heartbeat;
 mod held;
+mod hooks;
 mod inbox;
 mod invoke;
 mod leases;
@@ -58,6 +63,8 @@ mod summary;
 mod sweep;
 mod waiter;
 
+pub use delivery::HOOK_PLUGIN;
+pub use hooks::{HOOK_QUEUE, Hook, HookEvent, HookTarget, Hooks};
 pub use invoke::{Invoke, Work};
 pub use offers::{Offer, Offers};
 pub use settings::{WEIGHTS, WorkerSettings, worker_id};
@@ -67,6 +74,7 @@ pub use summary::{Summary, WorkerError};
 use announce::Announcement;
 use attempt::Attempts;
 use connection::Connection;
+use delivery::WithDeliveries;
 use dispatcher::Dispatcher;
 use drain::Drain;
 use finisher::Finisher;
@@ -93,15 +101,29 @@ const LAST_AFTER_FAILURE: Duration = Duration::from_millis(200);
 ///
 /// A broker that can't be reached is waited for. `Err` means that a setting can't work, or that a loop of the worker died.
 pub async fn run(
-    settings: WorkerSettings,
+    mut settings: WorkerSettings,
     broker: Arc<dyn Broker>,
     engine: Arc<Engine>,
     registry: watch::Receiver<Arc<Registry>>,
     stop: Stop,
 ) -> Result<Summary, WorkerError> {
-    let (sender, offers) = watch::channel(Arc::new(Offers::of(&registry.borrow().clone(), &settings.retry)));
-    let follow = offers::follow(registry, settings.retry.clone(), sender);
-    let worker = run_with(settings, broker, Arc::new(engine), offers, stop);
+    let (retry, hooks) = (settings.retry.clone(), settings.hooks.clone());
+    let offered = move |registry: &Registry| {
+        let mut offers = Offers::of(registry, &retry);
+        delivery::offer(&hooks, &mut offers);
+        Arc::new(offers)
+    };
+    let (sender, offers) = watch::channel(offered(&registry.borrow().clone()));
+    let follow = offers::follow(registry, offered, sender);
+    let mut invoke: Arc<dyn Invoke> = Arc::new(engine);
+    if settings.hooks.has_urls() {
+        let queue = QueueName::new(HOOK_QUEUE).map_err(|error| WorkerError::Settings(error.to_string()))?;
+        if !settings.queues.iter().any(|(known, _)| *known == queue) {
+            settings.queues.push((queue, 1));
+        }
+        invoke = Arc::new(WithDeliveries { engine: invoke, hooks: settings.hooks.clone(), poster: Poster::new(Arc::new(System)) });
+    }
+    let worker = run_with(settings, broker, invoke, offers, stop);
     tokio::pin!(follow, worker);
     tokio::select! {
         ended = &mut worker => ended,
@@ -219,6 +241,7 @@ impl Parts {
             files: files.clone(),
             offers: offers.clone(),
             observers: settings.observers.clone(),
+            hooks: settings.hooks.clone(),
         });
         let attempts = Arc::new(Attempts {
             worker: settings.id.clone(),
@@ -233,6 +256,7 @@ impl Parts {
             control,
             observers: settings.observers.clone(),
             sampling: settings.sampling,
+            hooks: settings.hooks.clone(),
         });
         Self {
             settings,

@@ -6,6 +6,7 @@ pub mod backoff;
 pub mod catalogue;
 pub mod cron;
 pub mod observe;
+pub mod pattern;
 pub mod retry;
 pub mod task;
 pub mod text;

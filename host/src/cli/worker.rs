@@ -20,7 +20,7 @@ use crate::{
     schedule,
     serve::{Observed, Server, ServerStop},
     telemetry::{self, metrics::WorkerMetrics, traces::Traces},
-    worker::{self, Stop, WorkerSettings},
+    worker::{self, Hooks, Stop, WorkerSettings},
 };
 use taskhost_broker::FileSchedule;
 use taskhost_core::{
@@ -217,6 +217,7 @@ async fn work(
         schedules: settings.schedules.iter().map(FileSchedule::of).collect(),
         observers,
         sampling,
+        hooks: Hooks::new(settings.hooks.clone(), settings.bounds.payload_limit),
         ..WorkerSettings::new(id)
     };
     let ran = worker::run(told, broker, engine.clone(), registry, stop.clone()).await;

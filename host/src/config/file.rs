@@ -1,4 +1,5 @@
-//! Reads `taskhost.toml`: its keys as text with their lines, and its `[schedules.*]` and `[tokens.*]` tables.
+//! Reads `taskhost.toml`: its keys as text with their lines, and its `[schedules.*]`, `[tokens.*]` and
+//! `[hooks.*]` tables.
 //!
 //! The `[plugins.*]` tables are policies, which the plugins room reads and watches. They are only checked here, so that a mistake is reported
 //! at once.
@@ -18,10 +19,11 @@ use toml::{
 use super::{
     arguments,
     given::{ConfigError, Given, did_you_mean},
+    hooks::{HOOK_KEYS, RawHook},
     keys::{KEYS, Key, Kind},
     tokens::{RawToken, TOKEN_KEYS, Token},
 };
-use crate::{plugins::Policies, schedule};
+use crate::{plugins::Policies, schedule, worker::Hook};
 use taskhost_broker::{CatchUp, Overlap, Schedule, Source};
 use taskhost_core::task::{Carried, Millis, Priority, QueueName, TaskName, TaskOptions};
 use taskhost_core::units;
@@ -32,18 +34,21 @@ pub(super) struct File {
     pub(super) settings: BTreeMap<&'static str, Given>,
     pub(super) schedules: Vec<Schedule>,
     pub(super) tokens: Vec<Token>,
+    pub(super) hooks: Vec<Hook>,
 }
 
-pub(super) fn read(path: &Path) -> Result<File, ConfigError> {
+/// `variable` reads the environment, where secrets may stand.
+pub(super) fn read(path: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<File, ConfigError> {
     let text = fs::read_to_string(path).map_err(|error| {
         ConfigError(format!("failed to read the settings file `{}`: {error}; name another by --config", path.display()))
     })?;
-    Reader { path: path.to_path_buf(), text: &text }.read()
+    Reader { path: path.to_path_buf(), text: &text, variable }.read()
 }
 
 struct Reader<'a> {
     path: PathBuf,
     text: &'a str,
+    variable: &'a dyn Fn(&str) -> Option<String>,
 }
 
 impl Reader<'_> {
@@ -61,6 +66,7 @@ impl Reader<'_> {
                 }
                 "schedules" => file.schedules = self.schedules(value)?,
                 "tokens" => file.tokens = self.tokens(value)?,
+                "hooks" => file.hooks = self.hooks(value)?,
                 _ => {
                     let (key, given) = self.setting(key, name.span().start, value)?;
                     file.settings.insert(key, given);
@@ -72,7 +78,7 @@ impl Reader<'_> {
 
     fn setting(&self, key: &str, at: usize, value: &Spanned<DeValue<'_>>) -> Result<(&'static str, Given), ConfigError> {
         let Some(known) = Key::of(key) else {
-            let names = KEYS.iter().map(|key| key.name).chain(["plugin_dir", "schedules", "tokens"]);
+            let names = KEYS.iter().map(|key| key.name).chain(["plugin_dir", "schedules", "tokens", "hooks"]);
             return Err(self.refused(at, &format!("unknown key `{key}`{}", did_you_mean(key, names))));
         };
         let text = scalar(value.get_ref())
@@ -127,19 +133,35 @@ impl Reader<'_> {
             .collect()
     }
 
-    fn tokens(&self, value: &Spanned<DeValue<'_>>) -> Result<Vec<Token>, ConfigError> {
+    /// Refuses what is not a table of tables with these keys.
+    fn check_tables(&self, value: &Spanned<DeValue<'_>>, kind: &str, example: &str, known: &[&str]) -> Result<(), ConfigError> {
         let Some(tables) = value.get_ref().as_table() else {
-            return Err(self.refused(value.span().start, "tokens are tables such as `[tokens.ci]`"));
+            return Err(self.refused(value.span().start, &format!("{kind}s are tables such as `{example}`")));
         };
         for (name, table) in tables {
             let Some(keys) = table.get_ref().as_table() else {
-                return Err(self.refused(name.span().start, "a token is a table such as `[tokens.ci]`"));
+                return Err(self.refused(name.span().start, &format!("a {kind} is a table such as `{example}`")));
             };
-            if let Some((key, _)) = keys.iter().find(|(key, _)| !TOKEN_KEYS.contains(&key.get_ref().as_ref())) {
-                let hint = did_you_mean(key.get_ref(), TOKEN_KEYS.iter().copied());
-                return Err(self.refused(key.span().start, &format!("unknown key `{}` of a token{hint}", key.get_ref().escape_debug())));
+            if let Some((key, _)) = keys.iter().find(|(key, _)| !known.contains(&key.get_ref().as_ref())) {
+                let hint = did_you_mean(key.get_ref(), known.iter().copied());
+                return Err(self.refused(key.span().start, &format!("unknown key `{}` of a {kind}{hint}", key.get_ref().escape_debug())));
             }
         }
+        Ok(())
+    }
+
+    fn hooks(&self, value: &Spanned<DeValue<'_>>) -> Result<Vec<Hook>, ConfigError> {
+        self.check_tables(value, "hook", "[hooks.alerts]", HOOK_KEYS)?;
+        let raw: HookTables = toml::from_str(self.text).map_err(|error| self.refused_toml(&error))?;
+        let checked = |(name, raw): (Spanned<String>, RawHook)| {
+            let at = name.span().start;
+            raw.checked(name.into_inner(), self.variable).map_err(|why| self.refused(at, &why))
+        };
+        raw.hooks.into_iter().map(checked).collect()
+    }
+
+    fn tokens(&self, value: &Spanned<DeValue<'_>>) -> Result<Vec<Token>, ConfigError> {
+        self.check_tables(value, "token", "[tokens.ci]", TOKEN_KEYS)?;
         let raw: TokenTables = toml::from_str(self.text).map_err(|error| self.refused_toml(&error))?;
         let mut tokens: Vec<Token> = Vec::new();
         for (name, raw) in raw.tokens {
@@ -202,6 +224,11 @@ fn schedule_keys() -> impl Iterator<Item = &'static str> {
 #[derive(Debug, Deserialize)]
 struct Tables {
     schedules: BTreeMap<Spanned<String>, RawSchedule>,
+}
+
+#[derive(Debug, Deserialize)]
+struct HookTables {
+    hooks: BTreeMap<Spanned<String>, RawHook>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -137,15 +137,15 @@ impl WasiHttpHooks for Hooks {
 
 /// Scheme, host and port, as a grant names them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Origin {
-    tls: bool,
+pub(super) struct Origin {
+    pub(super) tls: bool,
     /// Lower case, an IPv6 address without its brackets.
-    host: String,
-    port: u16,
+    pub(super) host: String,
+    pub(super) port: u16,
 }
 
 impl Origin {
-    fn of(uri: &Uri) -> Option<Self> {
+    pub(super) fn of(uri: &Uri) -> Option<Self> {
         let tls = uri.scheme() == Some(&Scheme::HTTPS);
         let host = uri.host()?.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
         (!host.is_empty()).then(|| Self { tls, host, port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }) })
@@ -170,13 +170,13 @@ impl Origin {
 
     /// The first address of this name that must not be dialled. `localhost` may be local. Any other name must be public, or its address must be
     /// granted too. Otherwise the owner of the name could point it into this network.
-    fn closed(&self, found: &[SocketAddr], grants: &[HttpGrant]) -> Option<IpAddr> {
+    pub(super) fn closed(&self, found: &[SocketAddr], grants: &[HttpGrant]) -> Option<IpAddr> {
         let mut addresses = found.iter().map(SocketAddr::ip).filter(|_| self.host != "localhost");
         addresses.find(|address| !is_public(*address) && !self.with_host(*address).is_granted(grants))
     }
 
     /// `host:port`, without the scheme's default port.
-    fn authority(&self) -> String {
+    pub(super) fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let own = if self.tls { 443 } else { 80 };
         if self.port == own { host } else { format!("{host}:{}", self.port) }
@@ -186,7 +186,7 @@ impl Origin {
         Self { host: host.to_string(), ..self.clone() }
     }
 
-    fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         format!("{}://{}", if self.tls { "https" } else { "http" }, self.authority())
     }
 }
@@ -324,7 +324,7 @@ impl Outgoing {
     }
 }
 
-async fn dial(network: &dyn Network, addresses: &[SocketAddr]) -> Result<TcpStream, Error> {
+pub(super) async fn dial(network: &dyn Network, addresses: &[SocketAddr]) -> Result<TcpStream, Error> {
     let mut failed = Error::DestinationNotFound;
     for address in addresses {
         match network.dial(*address).await {
@@ -345,7 +345,7 @@ fn addressed(mut request: Request<WasiBody>, origin: &Origin) -> Result<Request<
     Ok(request)
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Drives the connection; `None` after its end, so that it may be polled again.

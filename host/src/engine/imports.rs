@@ -156,6 +156,9 @@ impl Attempt {
 impl Attempt {
     fn may_enqueue(&self, terms: &Terms, child: &NewTask) -> Result<(), EnqueueError> {
         let (plugin, name, queue) = (&terms.plugin, child.name.as_str(), child.queue.as_str());
+        if child.name.is_reserved() {
+            return Err(EnqueueError::Denied(format!("denied: only the host itself enqueues `{name}`, whatever the policy grants")));
+        }
         let Some(grant) = &terms.grants.enqueue else {
             return Err(EnqueueError::Denied(format!(
                 "denied: enqueueing is not granted; to allow it: `[plugins.{plugin}] enqueue = [\"{name}\"]`"

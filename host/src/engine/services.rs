@@ -17,10 +17,13 @@ pub trait Services: Send + Sync {
     fn log(&self, line: &LogLine);
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ServiceError {
+    #[error("{0}")]
     Invalid(String),
     /// The plugin's store has no room for it.
+    #[error("{0}")]
     Full(String),
+    #[error("{0}")]
     Unavailable(String),
 }

@@ -122,6 +122,9 @@ pub(super) fn task(json: &[u8], defaults: &Defaults, clock: &BrokerClock, checks
         let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
         format!("{text} (column {}); a task is like {{\"task\": \"add\", \"args\": [1, 1]}}", error.column())
     })?;
+    if request.task.is_reserved() {
+        return Err(format!("only the host itself enqueues `{}`: names that begin with `taskhost.` are its own", request.task).into());
+    }
     let given = Given::Json(request.args.as_deref().map_or("[]", RawValue::get).to_owned());
     let args = checks.check(&request.task, &given)?;
     let mut task = defaults.task(&request.task, args, checks.checks());

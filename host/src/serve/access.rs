@@ -15,10 +15,13 @@ use std::{
 use axum::http::{HeaderMap, HeaderValue, header};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use taskhost_core::task::{QueueName, TaskName, TaskView};
+use taskhost_core::{
+    pattern::Patterns,
+    task::{QueueName, TaskName, TaskView},
+};
 
 use super::problem::{self, Problem};
-use crate::config::{Patterns, Scope, Scopes, Token};
+use crate::config::{Scope, Scopes, Token};
 
 /// Who asks.
 #[derive(Debug, Clone)]

@@ -14,6 +14,7 @@ use tracing::Instrument as _;
 
 use super::{
     held::{Held, Tokens},
+    hooks::{Hooks, Told},
     inbox::Inbox,
     invoke::{Invoke, Work},
     load::Load,
@@ -27,7 +28,7 @@ use taskhost_core::units;
 use taskhost_core::{
     observe::{self, Event, Observers, Used},
     retry::{self, RetrySettings},
-    task::{ErrorKind, Follow, Outcome, TaskError, Verdict},
+    task::{Clock, ErrorKind, Follow, Outcome, SystemClock, TaskError, Verdict},
     trace::{self, GuestRequest, Sampling, Span},
 };
 
@@ -50,6 +51,7 @@ pub(super) struct Attempts {
     pub(super) control: Handle,
     pub(super) observers: Observers,
     pub(super) sampling: Option<Sampling>,
+    pub(super) hooks: Hooks,
 }
 
 /// A task about to be run, or running.
@@ -116,8 +118,17 @@ impl Attempt {
         }
     }
 
+    /// As hooks tell of it.
+    fn told(&self) -> Told<'_> {
+        let (task, claimed_us) = (&self.leased.task, self.leased.member.claimed_us);
+        Told { task, claimed_us, worker: &self.all.worker, code: Some(&self.offer.code), now: SystemClock.now() }
+    }
+
     fn tell_start(&mut self) {
         self.told = true;
+        if !self.all.hooks.is_empty() {
+            self.all.desk.enqueue_soon(self.all.hooks.started(self.told()));
+        }
         self.all.observers.tell(|| Event::AttemptStarted(self.about()));
     }
 
@@ -239,7 +250,11 @@ async fn run(mut attempt: Attempt) {
     if let Some(tally) = &attempt.offer.tally {
         tally.count(&outcome);
     }
-    let (verdict, follows) = retry::judge(&attempt.leased.task, Some(&attempt.offer.hints), &attempt.all.retry, outcome, fastrand::f64());
+    let (verdict, mut follows) =
+        retry::judge(&attempt.leased.task, Some(&attempt.offer.hints), &attempt.all.retry, outcome, fastrand::f64());
+    if !attempt.all.hooks.is_empty() {
+        follows.extend(attempt.all.hooks.follow(attempt.told(), &verdict));
+    }
     // The outcome went into the verdict. The rest is for the record.
     let outcome = Outcome::HostFault { reason: String::new(), delay: Duration::ZERO };
     let rest = Attempted { outcome, log, ran, cpu, memory, requests: Vec::new() };

@@ -4,12 +4,19 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
-use super::{held::Held, inbox::Inbox, lock_file::LockFiles, offers::Offers, queue::Queue};
-use taskhost_broker::Leased;
+use super::{
+    held::Held,
+    hooks::{Hooks, Told},
+    inbox::Inbox,
+    lock_file::LockFiles,
+    offers::Offers,
+    queue::Queue,
+};
+use taskhost_broker::{Finish, Leased};
 use taskhost_core::{
     observe::{Event, Observers},
     retry::{self, RetrySettings},
-    task::{ErrorKind, Outcome, TaskError},
+    task::{Clock, ErrorKind, Outcome, SystemClock, TaskError},
 };
 
 #[derive(Debug)]
@@ -20,6 +27,7 @@ pub(super) struct Leases {
     pub(super) files: Arc<LockFiles>,
     pub(super) offers: watch::Receiver<Arc<Offers>>,
     pub(super) observers: Observers,
+    pub(super) hooks: Hooks,
 }
 
 impl Leases {
@@ -56,7 +64,9 @@ impl Leases {
             let outcome = Outcome::Failed { error, after: (task.losses == 0).then_some(Duration::ZERO) };
             // A lost attempt brings no children.
             let (verdict, _) = retry::judge(&task, hints, &self.retry, outcome, fastrand::f64());
-            self.inbox.push_unrun(held, task.name, member, verdict);
+            let told = Told { task: &task, claimed_us: member.claimed_us, worker: &self.worker, code: None, now: SystemClock.now() };
+            let follows = self.hooks.follow(told, &verdict);
+            self.inbox.push(held, task.name, Finish { follows, ..Finish::new(member, verdict, self.worker.clone()) });
         }
     }
 }

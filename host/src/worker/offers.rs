@@ -81,13 +81,17 @@ impl Offers {
 }
 
 /// Turns every new registry into offers, until one end of the two channels is gone.
-pub(super) async fn follow(mut registry: watch::Receiver<Arc<Registry>>, retry: RetrySettings, sender: watch::Sender<Arc<Offers>>) {
+pub(super) async fn follow(
+    mut registry: watch::Receiver<Arc<Registry>>,
+    offered: impl Fn(&Registry) -> Arc<Offers>,
+    sender: watch::Sender<Arc<Offers>>,
+) {
     loop {
         tokio::select! {
             changed = registry.changed() => if changed.is_err() { return },
             () = sender.closed() => return,
         }
-        let offers = Offers::of(&registry.borrow_and_update().clone(), &retry);
-        sender.send_replace(Arc::new(offers));
+        let registry = registry.borrow_and_update().clone();
+        sender.send_replace(offered(&registry));
     }
 }

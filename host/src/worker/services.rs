@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::progress::LatestProgress;
 use crate::engine::{KvGrant, ServiceError, Services};
 use taskhost_broker::{Broker, KvError, KvRoom};
-use taskhost_core::task::{CodeId, LogLine, Progress, QueueName, Task, TaskId};
+use taskhost_core::task::{CodeId, LogLine, NewTask, Progress, QueueName, Task, TaskId};
 
 /// How long the broker may take for one question of a guest.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -36,6 +36,24 @@ impl ServiceDesk {
     /// `tracker` waits for the questions, which run on `control`.
     pub(super) fn new(broker: Arc<dyn Broker>, progress: Arc<LatestProgress>, tracker: TaskTracker, control: Handle) -> Self {
         Self { broker, progress, turns: Semaphore::new(TURNS), tracker, control }
+    }
+}
+
+impl ServiceDesk {
+    /// Enqueues tasks beside everything else. A failure is only logged.
+    pub(super) fn enqueue_soon(&self, tasks: Vec<NewTask>) {
+        if tasks.is_empty() {
+            return;
+        }
+        let broker = self.broker.clone();
+        let enqueue = async move {
+            match tokio::time::timeout(ANSWER, broker.enqueue(&tasks)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "the start of an attempt is not told"),
+                Err(_slow) => tracing::debug!("the start of an attempt is not told: the broker is slow"),
+            }
+        };
+        self.tracker.spawn_on(enqueue, &self.control);
     }
 }
 

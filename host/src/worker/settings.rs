@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
 
-use super::summary::WorkerError;
+use super::{hooks::Hooks, summary::WorkerError};
 use taskhost_broker::{FileSchedule, LEASES};
 use taskhost_core::{observe::Observers, retry::RetrySettings, task::QueueName, trace::Sampling, units};
 
@@ -37,6 +37,8 @@ pub struct WorkerSettings {
     pub observers: Observers,
     /// `None`: no attempt gets a span, and a task's trace is handed on as it is.
     pub sampling: Option<Sampling>,
+    /// Who is told of the ends of tasks. With a hook that has an address, the worker also claims from [`HOOK_QUEUE`](super::HOOK_QUEUE).
+    pub hooks: Hooks,
 }
 
 impl WorkerSettings {
@@ -57,6 +59,7 @@ impl WorkerSettings {
             schedules: Vec::new(),
             observers: Observers::none(),
             sampling: None,
+            hooks: Hooks::default(),
         }
     }
 

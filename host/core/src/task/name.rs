@@ -105,6 +105,11 @@ impl TaskId {
 }
 
 impl TaskName {
+    /// Whether only the host itself enqueues tasks of this name: the deliveries of hooks.
+    pub fn is_reserved(&self) -> bool {
+        self.0.starts_with("taskhost.")
+    }
+
     /// The name that is shown in place of an invalid one.
     pub fn unreadable() -> Self {
         Self("unreadable".into())
