@@ -6,4 +6,5 @@ mod clients;
 mod fuzzed;
 mod hostile;
 mod metrics;
+mod operations;
 mod story;

@@ -16,6 +16,7 @@ mod cursor;
 mod health;
 mod metrics;
 mod openapi;
+mod operations;
 mod patient;
 mod problem;
 mod query;

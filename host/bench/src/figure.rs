@@ -32,6 +32,12 @@ pub(crate) enum Figure {
     Late99,
     ColdStart,
     WarmStart,
+    HttpCeiling,
+    HttpEnqueue,
+    HttpEnqueue99,
+    HttpEnqueueOne50,
+    HttpBulk,
+    HttpWaitingMemory,
     Growth(Grown, usize),
 }
 
@@ -66,6 +72,12 @@ impl Figure {
             Self::Late99 => "delayed: started late by, p99",
             Self::ColdStart => "start to first result, nothing compiled",
             Self::WarmStart => "start to first result, compiled before",
+            Self::HttpCeiling => "ceiling: HTTP, 64 connections, nothing asked",
+            Self::HttpEnqueue => "HTTP: enqueue, 64 connections",
+            Self::HttpEnqueue99 => "  time of a request, p99",
+            Self::HttpEnqueueOne50 => "HTTP: enqueue, one connection, p50",
+            Self::HttpBulk => "HTTP: enqueue, lines in bulk",
+            Self::HttpWaitingMemory => "HTTP: memory of a request that waits",
             Self::Growth(grown, size) => return format!("{}: {size}", grown.title()),
         }
         .to_owned()
@@ -73,14 +85,17 @@ impl Figure {
 
     pub(crate) fn unit(self) -> &'static str {
         match self {
-            Self::RoundTrips | Self::IdleCommands => "1/s",
+            Self::RoundTrips | Self::IdleCommands | Self::HttpCeiling => "1/s",
+            Self::HttpWaitingMemory => "KiB",
             Self::BrokerCeiling
             | Self::EngineCeiling
             | Self::EnqueueSingle
             | Self::EnqueueBulk
             | Self::Drain(_)
             | Self::DrainDefault
-            | Self::EndToEnd => "tasks/s",
+            | Self::EndToEnd
+            | Self::HttpEnqueue
+            | Self::HttpBulk => "tasks/s",
             Self::BrokerCeilingCpu | Self::EngineCpu | Self::EnqueueHostCpu | Self::EnqueueServerCpu | Self::HostCpu | Self::ServerCpu => {
                 "µs"
             }
@@ -88,7 +103,15 @@ impl Figure {
             Self::Resident | Self::IdleResident => "MiB",
             Self::Growth(grown, _) => grown.unit(),
             Self::IdleCpu => "% of a core",
-            Self::Idle50 | Self::Idle95 | Self::Idle99 | Self::Late50 | Self::Late99 | Self::ColdStart | Self::WarmStart => "ms",
+            Self::Idle50
+            | Self::Idle95
+            | Self::Idle99
+            | Self::Late50
+            | Self::Late99
+            | Self::ColdStart
+            | Self::WarmStart
+            | Self::HttpEnqueue99
+            | Self::HttpEnqueueOne50 => "ms",
         }
     }
 
@@ -98,6 +121,8 @@ impl Figure {
             Self::EnqueueSingle => Some(Self::RoundTrips),
             Self::Drain(_) | Self::DrainDefault | Self::EndToEnd => Some(Self::BrokerCeiling),
             Self::HostCpu => Some(Self::EngineCpu),
+            Self::HttpEnqueue => Some(Self::HttpCeiling),
+            Self::HttpBulk => Some(Self::EnqueueBulk),
             Self::ServerCpu => Some(Self::BrokerCeilingCpu),
             _ => None,
         }

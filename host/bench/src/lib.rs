@@ -1,6 +1,6 @@
 //! Measures taskhost on this machine with the user's own broker, beside the most that the machine could do.
 //!
-//! a place of its own → ceilings → enqueue → drain → end to end → latency → delayed tasks → cold start → [`Report`].
+//! a place of its own → ceilings → enqueue → drain → end to end → latency → delayed tasks → cold start → HTTP → [`Report`].
 //!
 //! The worker and the engine are handed in as a [`Subject`]: the benchmark fills the broker, keeps the time and does the sums.
 //!
@@ -14,6 +14,7 @@ mod error;
 mod figure;
 mod grown;
 mod growth;
+mod http;
 mod latency;
 mod place;
 mod plot;
@@ -79,6 +80,7 @@ async fn take(bench: &mut Bench<'_>, part: Part) -> Result<(), BenchError> {
         Part::Idle => latency::idle(bench).await,
         Part::Delayed => latency::delayed(bench).await,
         Part::Start => start::cold_and_warm(bench).await,
+        Part::Http => http::all(bench).await,
         Part::Growth => growth::all(bench).await,
     }
 }

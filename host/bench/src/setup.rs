@@ -28,13 +28,16 @@ pub enum Part {
     Delayed,
     /// From the start of a worker process to the end of its first task.
     Start,
+    /// The HTTP API of a server process.
+    Http,
     /// How rates change with size; only when it is asked for.
     Growth,
 }
 
 impl Part {
     /// The parts that are measured when nobody names one.
-    pub const USUAL: [Self; 7] = [Self::Ceilings, Self::Enqueue, Self::Drain, Self::EndToEnd, Self::Idle, Self::Delayed, Self::Start];
+    pub const USUAL: [Self; 8] =
+        [Self::Ceilings, Self::Enqueue, Self::Drain, Self::EndToEnd, Self::Idle, Self::Delayed, Self::Start, Self::Http];
 }
 
 /// The amount of work.

@@ -41,6 +41,8 @@ pub trait Subject: Send + Sync {
     async fn call(&self, lanes: usize, each: usize) -> Result<(), BenchError>;
     /// Runs a worker with the loops of `taskhost worker` until `drain` is cancelled. Returns the number of tasks that it recorded as succeeded.
     async fn work(&self, order: WorkerOrder, drain: CancellationToken) -> Result<u64, BenchError>;
+    /// A separate process that answers HTTP at a free port of this machine, and logs where.
+    fn server(&self, variables: Vec<(&'static str, String)>) -> Result<Command, BenchError>;
     /// A separate worker process on the queue `queue` and these directories. `variables` of the environment name its broker.
     fn process(&self, queue: &str, plugins: &Path, state: &Path, variables: Vec<(&'static str, String)>) -> Result<Command, BenchError>;
 }

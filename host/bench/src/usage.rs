@@ -49,7 +49,12 @@ fn host_cpu() -> Duration {
 
 /// Bytes of memory that this process occupies; `None` where the system has no /proc.
 pub(crate) fn resident() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
+    resident_of(std::process::id())
+}
+
+/// The same of any process.
+pub(crate) fn resident_of(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }

@@ -64,6 +64,8 @@ enum Part {
     Delayed,
     /// The time from the start of a worker process to the end of its first task
     Start,
+    /// The HTTP API: enqueueing over one and over many connections, and requests that wait
+    Http,
     /// Rates with growing numbers of tasks, queues, workers and plugins; only on request
     Growth,
 }
@@ -78,6 +80,7 @@ impl From<Part> for taskhost_bench::Part {
             Part::Idle => Self::Idle,
             Part::Delayed => Self::Delayed,
             Part::Start => Self::Start,
+            Part::Http => Self::Http,
             Part::Growth => Self::Growth,
         }
     }

@@ -119,21 +119,38 @@ impl Subject for BenchHost {
         }
     }
 
+    fn server(&self, variables: Vec<(&'static str, String)>) -> Result<Command, BenchError> {
+        let mut server = this_program(variables)?;
+        server.args(["serve", "--http", "127.0.0.1:0", "--log", "info"]).env(ENVIRONMENT_CONFIG, "/dev/null");
+        Ok(server)
+    }
+
     fn process(&self, queue: &str, plugins: &Path, state: &Path, variables: Vec<(&'static str, String)>) -> Result<Command, BenchError> {
-        let broken = |what: &str, error: std::io::Error| BenchError::Failed(format!("{what}: {error}"));
-        let program = env::current_exe().map_err(|error| broken("can't find this program to start it again", error))?;
         let settings = state.with_extension("toml");
-        std::fs::write(&settings, "").map_err(|error| broken("can't write a settings file for the benchmark", error))?;
-        let mut worker = Command::new(program);
+        std::fs::write(&settings, "").map_err(|error| broken("can't write a settings file for the benchmark", &error))?;
+        let mut worker = this_program(variables)?;
         worker.arg("worker").args(["--queue", queue, "--log", "warn"]).arg("--plugins").arg(plugins).arg("--state").arg(state);
-        for (name, _) in env::vars_os() {
-            if name.to_string_lossy().starts_with(ENVIRONMENT_PREFIX) {
-                worker.env_remove(name);
-            }
-        }
-        worker.envs(variables).env(ENVIRONMENT_CONFIG, settings);
+        worker.env(ENVIRONMENT_CONFIG, settings);
         Ok(worker)
     }
+}
+
+/// This program again, with these variables and none of the user's settings in its environment.
+fn this_program(variables: Vec<(&'static str, String)>) -> Result<Command, BenchError> {
+    let program = env::current_exe().map_err(|error| broken("can't find this program to start it again", &error))?;
+    let mut command = Command::new(program);
+    for (name, _) in env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with(ENVIRONMENT_PREFIX) || name.starts_with("OTEL_") {
+            command.env_remove(&*name);
+        }
+    }
+    command.envs(variables);
+    Ok(command)
+}
+
+fn broken(what: &str, error: &std::io::Error) -> BenchError {
+    BenchError::Failed(format!("{what}: {error}"))
 }
 
 fn succeeded(outcome: &Outcome) -> Result<(), String> {

@@ -124,6 +124,12 @@ impl Access {
         }
     }
 
+    /// The caller with this name, as its token has it now.
+    pub(super) fn named(&self, name: &str) -> Option<Caller> {
+        let known = self.tokens.iter().map(|entry| &entry.caller).chain(&self.anybody);
+        known.into_iter().find(|caller| caller.name() == name).cloned()
+    }
+
     /// Whether anybody may do everything.
     pub(super) fn is_open(&self) -> bool {
         self.anybody.is_some()

@@ -89,6 +89,9 @@ fn operation(route: &Route, parameters: &Value) -> Value {
         let same = json!({ "description": "The task was there already: its view", "content": content("Task") });
         answers.insert("200".to_owned(), same);
     }
+    if (method, *path) == (&Method::POST, "/v1/operations") {
+        answers.insert("200".to_owned(), json!({ "description": "A dry run: how many it would change", "content": content("Rehearsal") }));
+    }
     if *path == "/readyz" {
         answers.insert("503".to_owned(), json!({ "description": "Requests should go elsewhere", "content": content("Health") }));
     }

@@ -93,6 +93,10 @@ impl Problem {
         self
     }
 
+    pub(super) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
     pub(super) fn kind(&self) -> &'static Kind {
         self.0.kind
     }

@@ -26,6 +26,10 @@ impl Query {
         Self(pairs.map(|(name, value)| (name.into_owned(), value.into_owned())).collect())
     }
 
+    pub(super) fn of_pairs(pairs: Vec<(String, String)>) -> Self {
+        Self(pairs)
+    }
+
     /// Refuses parameters that are not in `known`, and those that are given twice.
     pub(super) fn check(&self, known: &[&str]) -> Result<(), Problem> {
         for (index, (name, value)) in self.0.iter().enumerate() {

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     app::{App, Observed},
+    operations,
     patient::Patient,
     routes,
     tls::Tls,
@@ -156,7 +157,8 @@ async fn follow_broker(app: Arc<App>) -> Result<(), OpsError> {
             tokio::time::sleep(LOOK).await;
         }
     };
-    tokio::join!(enqueuing, looking);
+    let operations = operations::run(Arc::clone(&app), ops.clone(), app.drain.clone());
+    tokio::join!(enqueuing, looking, operations);
     Ok(())
 }
 

@@ -165,6 +165,9 @@ fn fresh(task: &NewTask, now: Millis) -> TaskView {
 /// The query parameters of a filter.
 pub(super) const FILTER: &[&str] = &["state", "task", "queue", "error", "args", "header", "plugin", "worker", "tag", "from", "to", "older"];
 
+/// Those of them that look into what producers and bodies wrote.
+pub(super) const OF_PAYLOAD: [&str; 3] = ["args", "error", "header"];
+
 /// `GET /v1/tasks`
 pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller, query: Query) -> Answer {
     let ops = app.ops()?;
@@ -182,7 +185,7 @@ pub(super) fn filter(query: &Query, caller: &Caller, now: Millis) -> Result<Task
     if let Some(queue) = &queue {
         caller.needs_queue(queue)?;
     }
-    for name in ["args", "error", "header"] {
+    for name in OF_PAYLOAD {
         if query.text(name).is_some() {
             caller.needs(Scope::Payload)?;
         }
@@ -274,6 +277,6 @@ fn unknown(id: &TaskId) -> Problem {
     Problem::new(&problem::UNKNOWN_TASK, format!("no task `{id}` that this token extends to"))
 }
 
-fn task_id(text: &str) -> Result<TaskId, Problem> {
+pub(super) fn task_id(text: &str) -> Result<TaskId, Problem> {
     TaskId::new(text).map_err(|error| Problem::new(&problem::UNKNOWN_TASK, error.to_string()))
 }

@@ -1,0 +1,161 @@
+//! `/v1/operations`: one change of every task that a filter chooses.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use taskhost_core::task::{Millis, QueueName, TaskId, TaskView};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    access::Caller,
+    answer::{self, Answer},
+    app::App,
+    body,
+    problem::{self, Problem},
+    query::Query,
+    segment::Segment,
+    tasks,
+};
+use crate::{
+    config::Scope,
+    ops::{Change, Chooser, OPERATIONS, Operation, Ops, TaskFilter, Verb},
+};
+
+/// How many tasks a rehearsal looks at.
+const REHEARSED: usize = 50_000;
+/// The operations of a page.
+const PAGE: usize = 100;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ordered {
+    verb: Verb,
+    filter: BTreeMap<String, String>,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// An operation, as it is shown.
+#[derive(Serialize)]
+struct Shown {
+    id: TaskId,
+    verb: Value,
+    filter: Value,
+    by: Value,
+    state: String,
+    /// What is done so far.
+    done: Value,
+    ordered_at: Millis,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_at: Option<Millis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// `POST /v1/operations`
+pub(super) async fn order(State(app): State<Arc<App>>, caller: Caller, headers: HeaderMap, body: Body) -> Answer {
+    let Ordered { verb, filter, dry_run } = body::read(&app, &headers, body).await?;
+    if filter.is_empty() {
+        let detail = "an operation needs a filter, such as {\"state\": \"dead\"}: without one it would change every task";
+        return Err(Problem::new(&problem::INVALID, detail).with("pointer", "/filter"));
+    }
+    let operation = Operation { verb, filter, by: caller.name().to_owned() };
+    let ops = app.ops()?;
+    let chooser = chooser(&operation, &caller, ops.now().await?)?;
+    if dry_run {
+        let (matches, complete) = ops.rehearse(&operation, &chooser, REHEARSED).await?;
+        return answer::json(&json!({ "dry_run": true, "matches": matches, "complete": complete }));
+    }
+    let id = ops.order(&operation).await?;
+    tracing::info!(by = caller.name(), %id, verb = ?operation.verb, "HTTP: operation ordered");
+    answer::with_status(StatusCode::ACCEPTED, &found(ops, &id, &caller).await?)
+}
+
+/// `GET /v1/operations`
+pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answer {
+    let filter = TaskFilter { queue: Some(queue()?), ..TaskFilter::default() };
+    let page = app.ops()?.page(&filter, None, PAGE).await?;
+    let operations: Vec<Shown> = page.tasks.into_iter().filter_map(|view| shown(view, &caller)).collect();
+    answer::json(&json!({ "operations": operations }))
+}
+
+/// `GET /v1/operations/{id}`
+pub(super) async fn show(State(app): State<Arc<App>>, caller: Caller, Segment(id): Segment) -> Answer {
+    answer::json(&found(app.ops()?, &tasks::task_id(&id)?, &caller).await?)
+}
+
+/// `DELETE /v1/operations/{id}`
+pub(super) async fn cancel(State(app): State<Arc<App>>, caller: Caller, Segment(id): Segment) -> Answer {
+    let id = found(app.ops()?, &tasks::task_id(&id)?, &caller).await?.id;
+    app.ops()?.change(Change::Cancel, &queue()?, &id).await?;
+    tracing::info!(by = caller.name(), %id, "HTTP: operation cancelled");
+    Ok(answer::nothing())
+}
+
+/// Runs operations of all servers until `stop`.
+pub(super) async fn run(app: Arc<App>, ops: Ops, stop: CancellationToken) {
+    if app.settings.http.read_only {
+        return;
+    }
+    let choose = |operation: &Operation, ordered_at: Millis| {
+        let caller = app.access.named(&operation.by);
+        let caller = caller.ok_or_else(|| format!("the token `{}`, which ordered it, is not known here any more", operation.by))?;
+        chooser(operation, &caller, ordered_at).map_err(|problem| problem.detail().to_owned())
+    };
+    ops.run_operations(choose, stop).await;
+}
+
+/// Which tasks an operation is about, as far as its caller may see them.
+fn chooser(operation: &Operation, caller: &Caller, now: Millis) -> Result<Chooser, Problem> {
+    let query = Query::of_pairs(operation.filter.iter().map(|(name, value)| (name.clone(), value.clone())).collect());
+    query.check(tasks::FILTER)?;
+    let (filter, caller) = (tasks::filter(&query, caller, now)?, caller.clone());
+    Ok(Chooser { filter, sees: Box::new(move |view: &TaskView| caller.sees(view)) })
+}
+
+async fn found(ops: &Ops, id: &TaskId, caller: &Caller) -> Result<Shown, Problem> {
+    let unknown = || Problem::new(&problem::UNKNOWN_TASK, format!("no operation `{id}` that this token extends to"));
+    shown(ops.task(Some(&queue()?), id).await?, caller).ok_or_else(unknown)
+}
+
+/// An operation, if the caller ordered it, or may see all queues and tasks.
+fn shown(view: TaskView, caller: &Caller) -> Option<Shown> {
+    let mut ordered: Value = serde_json::from_str(view.args.get()).unwrap_or_default();
+    if ordered[0]["by"] != caller.name() && !(caller.sees_all_tasks() && caller.sees_queue(&view.queue)) {
+        return None;
+    }
+    if let (false, Some(filter)) = (caller.has(Scope::Payload), ordered[0]["filter"].as_object_mut()) {
+        filter.iter_mut().filter(|(name, _)| tasks::OF_PAYLOAD.contains(&name.as_str())).for_each(|(_, value)| *value = "masked".into());
+    }
+    let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
+    let mut done = match (&view.result, &view.progress) {
+        (Some(result), _) => parse(result.get()),
+        (None, Some(progress)) => parse(&progress.note),
+        (None, None) => json!({ "looked": 0, "changed": 0, "unchanged": 0 }),
+    };
+    // Cursors are signed when they leave this server, and nobody needs this one.
+    if let Some(done) = done.as_object_mut() {
+        done.remove("cursor");
+    }
+    Some(Shown {
+        verb: ordered[0]["verb"].clone(),
+        filter: ordered[0]["filter"].clone(),
+        by: ordered[0]["by"].clone(),
+        state: view.state.to_string(),
+        done,
+        ordered_at: view.enqueued_at,
+        ended_at: view.ended_at,
+        error: view.error.map(|error| error.message),
+        id: view.id,
+    })
+}
+
+fn queue() -> Result<QueueName, Problem> {
+    QueueName::new(OPERATIONS).map_err(|error| Problem::new(&problem::INTERNAL, error.to_string()))
+}
