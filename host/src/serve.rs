@@ -13,6 +13,7 @@ mod body;
 mod browser;
 mod bulk;
 mod cursor;
+mod events;
 mod health;
 mod metrics;
 mod openapi;

@@ -119,6 +119,21 @@ fn tasks_queues_and_schedules_are_steered(host: &Taskhost) {
     assert_eq!(http.get("/v1/plugins").ok(200)["plugins"][0]["file"], "math.wasm");
 }
 
+fn a_task_is_watched_until_its_end(host: &Taskhost) {
+    host.drop_in("probe");
+    let (worker, http) = worker(host);
+    http.post("/v1/tasks", r#"{"task":"progress_demo","args":[3,400],"id":"watched"}"#).ok(201);
+    let stream = http.get("/v1/tasks/watched/events");
+    assert_eq!((stream.status, stream.header("content-type")), (200, Some("text/event-stream")), "{stream:?}");
+    let events: Vec<Value> =
+        stream.body.lines().filter_map(|line| line.strip_prefix("data: ")).map(|data| serde_json::from_str(data).expect("JSON")).collect();
+    assert!(events.len() >= 2, "{stream:?}");
+    assert_eq!(events.last().map(|event| &event["state"]), Some(&json!("succeeded")), "{stream:?}");
+    assert!(events.windows(2).all(|pair| pair[0] != pair[1]), "each event is a change");
+    assert_eq!(http.get("/v1/tasks/nobody/events").problem(404), "unknown-task");
+    assert!(worker.stop().success());
+}
+
 fn a_server_alone_serves_and_ends_gently(host: &Taskhost) {
     host.drop_in("math");
     let server = host.starting(&["serve", "--http", "127.0.0.1:0"]);
@@ -159,5 +174,6 @@ on_every_broker! {
     a_request_that_is_sent_again_enqueues_nothing_more
     many_lines_are_enqueued_and_each_is_answered
     tasks_queues_and_schedules_are_steered
+    a_task_is_watched_until_its_end
     a_server_alone_serves_and_ends_gently
 }

@@ -97,7 +97,7 @@ pub struct Attempt<'a> {
     /// From the enqueue to the claim, delays included. Only of a first attempt: a broker does not say since when a task was ready.
     pub waited: Option<Duration>,
     /// Its span, if it is traced.
-    pub span: Option<Span>,
+    pub span: Option<&'a Span>,
 }
 
 /// How much an attempt used.

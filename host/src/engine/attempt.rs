@@ -27,8 +27,7 @@ pub(super) async fn run(engine: Arc<Machine>, call: Call, turn: Turn) -> Attempt
     let limits = &terms.limits;
     let timeout = limits.timeout_ceiling.map_or(timeout, |ceiling| timeout.min(ceiling));
     let account = Account::new(Arc::clone(&engine.pool), limits);
-    let shared = Shared::new(Meter::new(&engine.cpu, limits.cpu), account, limits, about.attempt, Some(Arc::clone(&services)));
-    let shared = Arc::new(shared.traced(about.trace));
+    let shared = Arc::new(Shared::new(Meter::new(&engine.cpu, limits.cpu), account, limits, Some(&about), Some(Arc::clone(&services))));
     let attempt = Attempt {
         about,
         progress: 0,

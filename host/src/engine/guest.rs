@@ -84,7 +84,7 @@ pub struct About {
     pub enqueued_at: Millis,
     pub headers: Vec<(String, String)>,
     /// The span above the requests that the body sends; `None`: they are not traced.
-    pub trace: Option<TraceContext>,
+    pub trace: Option<Box<TraceContext>>,
 }
 
 impl About {

@@ -10,7 +10,7 @@ use wasmtime_wasi::{
     p2::{OutputStream, Pollable, StreamResult},
 };
 
-use super::{account::Account, cpu::Meter, limits::Limits, sentence, services::Services};
+use super::{account::Account, cpu::Meter, guest::About, limits::Limits, sentence, services::Services};
 use taskhost_core::{
     task::{Clock, LogLine, SystemClock},
     trace::{GuestRequest, Span, TraceContext},
@@ -35,7 +35,7 @@ pub(super) struct Shared {
     attempt: u32,
     book: Mutex<Book>,
     /// The span above the requests that the body sends.
-    trace: Option<TraceContext>,
+    trace: Option<Box<TraceContext>>,
     requests: Mutex<Vec<GuestRequest>>,
 }
 
@@ -73,14 +73,9 @@ pub(super) enum Stream {
 }
 
 impl Shared {
-    /// With a span above the requests of the body.
-    pub(super) fn traced(self, trace: Option<TraceContext>) -> Self {
-        Self { trace, ..self }
-    }
-
     /// A span for one request, if requests are traced.
     pub(super) fn request_span(&self) -> Option<Span> {
-        self.trace.map(Span::below)
+        self.trace.as_ref().map(|above| Span::below(**above))
     }
 
     pub(super) fn requested(&self, request: GuestRequest) {
@@ -94,7 +89,8 @@ impl Shared {
         std::mem::take(&mut *self.requests.lock())
     }
 
-    pub(super) fn new(meter: Meter, account: Account, limits: &Limits, attempt: u32, services: Option<Arc<dyn Services>>) -> Self {
+    /// `about` and `services` are those of an attempt; a guest that describes itself has none.
+    pub(super) fn new(meter: Meter, account: Account, limits: &Limits, about: Option<&About>, services: Option<Arc<dyn Services>>) -> Self {
         let book = Book {
             stdout: Printed::new(limits.output),
             stderr: Printed::new(limits.output),
@@ -106,7 +102,8 @@ impl Shared {
             panic: None,
         };
         let book = Mutex::new(book);
-        Self { meter, account, connections: 0.into(), services, attempt, book, trace: None, requests: Mutex::default() }
+        let (attempt, trace) = about.map_or((0, None), |about| (about.attempt, about.trace.clone()));
+        Self { meter, account, connections: 0.into(), services, attempt, book, trace, requests: Mutex::default() }
     }
 
     /// One line of the log.

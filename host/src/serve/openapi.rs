@@ -138,6 +138,7 @@ fn content(schema: &str) -> Value {
     let kind = match schema {
         "NewTasks" | "BulkAnswers" | "LogLines" => "application/x-ndjson",
         "Metrics" => "text/plain",
+        "TaskEvents" => "text/event-stream",
         _ => "application/json",
     };
     json!({ kind: { "schema": { "$ref": format!("#/components/schemas/{schema}") } } })

@@ -16,7 +16,7 @@ use axum::{
 use super::{
     access::Caller,
     app::App,
-    bulk, health, metrics, openapi, operations,
+    bulk, events, health, metrics, openapi, operations,
     problem::{self, Problem},
     query::Query,
     queues, schedules,
@@ -76,6 +76,7 @@ pub(super) fn table() -> Vec<Route> {
         route!(GET "/v1/tasks/{id}" READ, ["queue", "wait"], None => (200, Some("Task")), tasks::show, "A task, perhaps at its end"),
         route!(DELETE "/v1/tasks/{id}" OPERATE, ["queue"], None => (204, None), tasks::delete, "Delete a task that does not run"),
         route!(GET "/v1/tasks/{id}/log" READ, ["queue"], None => (200, Some("LogLines")), tasks::log, "The log of a task, a line of JSON each; needs the scope `payload` too"),
+        route!(GET "/v1/tasks/{id}/events" READ, ["queue"], None => (200, Some("TaskEvents")), events::of_task, "The changes of a task as server-sent events, until its end"),
         route!(POST "/v1/tasks/{id}/cancel" OPERATE, ["queue"], None => (200, Some("TaskChange")), tasks::cancel, "Cancel a task that waits, or ask one that runs to stop"),
         route!(POST "/v1/tasks/{id}/retry" OPERATE, ["queue"], None => (200, Some("TaskChange")), tasks::retry, "Run a dead or cancelled task again, and a delayed one at once"),
         route!(POST "/v1/operations" OPERATE, [], Some("NewOperation") => (202, Some("Operation")), operations::order, "Cancel, retry or delete every task that a filter chooses, in the background"),

@@ -268,7 +268,7 @@ async fn change(app: &App, caller: &Caller, change: Change, id: &str, query: &Qu
 }
 
 /// The task, if the caller may see it.
-async fn seen(app: &App, caller: &Caller, queue: Option<&QueueName>, id: &TaskId) -> Result<TaskView, Problem> {
+pub(super) async fn seen(app: &App, caller: &Caller, queue: Option<&QueueName>, id: &TaskId) -> Result<TaskView, Problem> {
     let view = app.ops()?.task(queue, id).await?;
     if caller.sees(&view) { Ok(view) } else { Err(unknown(id)) }
 }

@@ -184,7 +184,7 @@ impl Observer for Traces {
         if let Event::AttemptEnded { attempt, outcome, used, requests } = *event
             && let Some(span) = attempt.span
         {
-            self.attempt_ended(&attempt, span, outcome, used, requests);
+            self.attempt_ended(&attempt, *span, outcome, used, requests);
         }
     }
 

@@ -65,7 +65,8 @@ pub(super) struct Attempt {
     entered: bool,
     /// Whether observers were told of its start, and not of its end.
     told: bool,
-    span: Option<Span>,
+    /// Boxed, because most attempts have none and an attempt is moved often.
+    span: Option<Box<Span>>,
 }
 
 impl Attempt {
@@ -105,14 +106,14 @@ impl Attempt {
             code: &self.offer.code,
             waited: (task.tries == 0)
                 .then(|| Duration::from_micros(self.leased.member.claimed_us.saturating_sub(task.enqueued_at.0.saturating_mul(1000)))),
-            span: self.span,
+            span: self.span.as_deref(),
         }
     }
 
     /// Gives the attempt a span of its own, if it is traced. From here on everybody sees it as the task's: the body, and its children.
     fn trace(&mut self) {
         let headers = &mut self.leased.task.options.headers;
-        self.span = self.all.sampling.and_then(|sampling| sampling.span(trace::of_headers(headers), fastrand::f64));
+        self.span = self.all.sampling.and_then(|sampling| sampling.span(trace::of_headers(headers), fastrand::f64)).map(Box::new);
         if let Some(span) = &self.span {
             trace::set_traceparent(headers, &span.own);
         }
@@ -233,7 +234,7 @@ async fn run(mut attempt: Attempt) {
         plugin = %attempt.offer.code.plugin,
         queue = %task.queue,
         worker = %attempt.all.worker,
-        trace_id = attempt.span.map(|span| span.own.trace_id()),
+        trace_id = attempt.span.as_ref().map(|span| span.own.trace_id()),
     );
     span.in_scope(|| attempt.tell_start());
     let attempted = make(&attempt).instrument(span.clone()).await;
@@ -281,7 +282,7 @@ async fn make(attempt: &Attempt) -> Option<Attempted> {
             max_attempts: attempt.max_attempts(),
             enqueued_at: task.enqueued_at,
             headers: task.options.headers.clone(),
-            trace: attempt.span.map(|span| span.own),
+            trace: attempt.span.as_ref().map(|span| Box::new(span.own)),
         },
         timeout: attempt.offer.timeout(task.options.timeout),
         cancelled: attempt.stop.cancel.clone(),
