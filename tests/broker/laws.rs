@@ -174,6 +174,7 @@ macro_rules! laws {
                     one [
                         a_listing_goes_from_running_to_ended_newest_first,
                         a_listing_is_filtered,
+                        a_filter_looks_into_arguments_headers_code_and_time,
                         pages_show_each_task_once,
                         queues_count_their_tasks,
                         every_ended_task_is_listed_and_counted_however_many_ended_after_it,

@@ -164,7 +164,14 @@ fn the_broker_may_go_and_come_back() {
     server.until("it answers", |server| Http::logged(&server.log()).is_some_and(|http| http.get("/readyz").status == 200));
     let http = Http::logged(&server.log()).expect("it says where it answers");
     http.post("/v1/tasks", r#"{"task":"add","args":[1,1]}"#).ok(201);
+    let waiting = std::thread::spawn({
+        let http = http.clone();
+        move || http.post("/v1/tasks?wait=5s", r#"{"task":"add","args":[1,1],"id":"known"}"#)
+    });
+    until("it is enqueued", || http.get("/v1/tasks/known").status == 200);
     host.kill_redis();
+    let cut = waiting.join().expect("an answer");
+    assert!(cut.body.contains("\"id\":\"known\""), "the client learns what it has enqueued: {cut:?}");
     until("it is not ready", || http.get("/readyz").status == 503);
     assert_eq!(http.get("/livez").status, 200);
     let away = http.post("/v1/tasks", r#"{"task":"add","args":[1,1]}"#);

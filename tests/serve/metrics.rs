@@ -97,4 +97,7 @@ fn judged_by_promtool(text: &str) {
     promtool.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("it reads");
     let output = promtool.wait_with_output().expect("it ends");
     assert!(output.status.success(), "promtool: {}", String::from_utf8_lossy(&output.stderr));
+    let alerts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/alerts.yml");
+    let output = Command::new("promtool").args(["check", "rules"]).arg(alerts).output().expect("it ran a moment ago");
+    assert!(output.status.success(), "promtool: {}", String::from_utf8_lossy(&output.stdout));
 }

@@ -88,6 +88,10 @@ fn tasks_queues_and_schedules_are_steered(host: &Taskhost) {
     let (_worker, http) = worker(host);
     let delayed = http.post("/v1/tasks", r#"{"task":"add","args":[1,1],"delay":"1h","id":"a/b"}"#).ok(201);
     assert_eq!((&delayed["state"], &delayed["id"]), (&json!("scheduled"), &json!("a/b")));
+    http.post("/v1/tasks", r#"{"task":"add","args":[3,4],"delay":"1h","id":"soon"}"#).ok(201);
+    assert_eq!(http.post("/v1/tasks/soon/run-now", "").ok(200)["outcome"], "ready");
+    assert_eq!(http.get("/v1/tasks/soon?wait=30s").ok(200)["result"], 7);
+    assert_eq!(http.post("/v1/tasks/soon/run-now", "").problem(409), "wrong-state");
     assert_eq!(http.post("/v1/tasks/a%2Fb/cancel", "").ok(200)["outcome"], "cancelled");
     assert_eq!(http.post("/v1/tasks/a%2Fb/cancel", "").problem(409), "wrong-state");
     assert_eq!(http.post("/v1/tasks/a%2Fb/retry", "").ok(200)["outcome"], "ready");

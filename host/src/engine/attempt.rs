@@ -27,7 +27,8 @@ pub(super) async fn run(engine: Arc<Machine>, call: Call, turn: Turn) -> Attempt
     let limits = &terms.limits;
     let timeout = limits.timeout_ceiling.map_or(timeout, |ceiling| timeout.min(ceiling));
     let account = Account::new(Arc::clone(&engine.pool), limits);
-    let shared = Arc::new(Shared::new(Meter::new(&engine.cpu, limits.cpu), account, limits, Some(&about), Some(Arc::clone(&services))));
+    let meter = Meter::new(&engine.cpu, limits.cpu);
+    let shared = Arc::new(Shared::new(meter, account, limits, about.attempt, about.trace.clone(), Some(Arc::clone(&services))));
     let attempt = Attempt {
         about,
         progress: 0,

@@ -33,7 +33,7 @@ const VERSION: usize = 64;
 pub(super) async fn describe(engine: Arc<Machine>, code: Arc<Code>) -> Result<(Description, Vec<String>), EngineError> {
     let terms = Arc::new(Terms { code, plugin: "".into(), limits: Arc::default(), grants: Arc::default() });
     let account = Account::new(Arc::clone(&engine.pool), &terms.limits);
-    let shared = Arc::new(Shared::new(Meter::new(&engine.cpu, Some(CPU)), account, &terms.limits, None, None));
+    let shared = Arc::new(Shared::new(Meter::new(&engine.cpu, Some(CPU)), account, &terms.limits, 0, None, None));
     let mut store =
         Guest::store(&engine.wasm, &engine.outside, Arc::clone(&terms), Arc::clone(&shared), None).map_err(EngineError::Host)?;
     let said = {

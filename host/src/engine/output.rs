@@ -10,7 +10,7 @@ use wasmtime_wasi::{
     p2::{OutputStream, Pollable, StreamResult},
 };
 
-use super::{account::Account, cpu::Meter, guest::About, limits::Limits, sentence, services::Services};
+use super::{account::Account, cpu::Meter, limits::Limits, sentence, services::Services};
 use taskhost_core::{
     task::{Clock, LogLine, SystemClock},
     trace::{GuestRequest, Span, TraceContext},
@@ -89,8 +89,15 @@ impl Shared {
         std::mem::take(&mut *self.requests.lock())
     }
 
-    /// `about` and `services` are those of an attempt; a guest that describes itself has none.
-    pub(super) fn new(meter: Meter, account: Account, limits: &Limits, about: Option<&About>, services: Option<Arc<dyn Services>>) -> Self {
+    /// `trace` is the span above the requests of the body. A guest that describes itself has attempt 0, and neither trace nor services.
+    pub(super) fn new(
+        meter: Meter,
+        account: Account,
+        limits: &Limits,
+        attempt: u32,
+        trace: Option<Box<TraceContext>>,
+        services: Option<Arc<dyn Services>>,
+    ) -> Self {
         let book = Book {
             stdout: Printed::new(limits.output),
             stderr: Printed::new(limits.output),
@@ -102,7 +109,6 @@ impl Shared {
             panic: None,
         };
         let book = Mutex::new(book);
-        let (attempt, trace) = about.map_or((0, None), |about| (about.attempt, about.trace.clone()));
         Self { meter, account, connections: 0.into(), services, attempt, book, trace, requests: Mutex::default() }
     }
 

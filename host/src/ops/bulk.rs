@@ -17,9 +17,9 @@ use taskhost_core::task::NewTask;
 
 use super::{
     connection::Ops,
-    error::OpsError,
+    error::{OpsError, RequestError},
     new_task::{Checks, Defaults, ManyChecks},
-    request::{self, RequestError},
+    request,
 };
 
 const BATCH_TASKS: usize = 500;

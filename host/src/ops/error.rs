@@ -10,8 +10,23 @@ use taskhost_core::{
     units,
 };
 
-use super::request::RequestError;
 use crate::{plugins::PluginsError, schedule::ScheduleError};
+
+/// Why a request of a task is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    #[error(transparent)]
+    Arguments(#[from] ArgumentsError),
+    /// Not JSON, an unknown key, or a value out of bounds.
+    #[error("{0}")]
+    Request(String),
+}
+
+impl From<String> for RequestError {
+    fn from(why: String) -> Self {
+        Self::Request(why)
+    }
+}
 
 impl From<RequestError> for OpsError {
     fn from(error: RequestError) -> Self {

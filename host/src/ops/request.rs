@@ -8,31 +8,16 @@ use serde::{
 };
 use serde_json::{Number, value::RawValue};
 use taskhost_core::{
-    catalogue::{ArgumentsError, Given},
+    catalogue::Given,
     task::{NewTask, Priority, QueueName, Start, Tags, TaskId, TaskName, Unique},
     units,
 };
 
 use super::{
     clock::BrokerClock,
+    error::RequestError,
     new_task::{Defaults, ManyChecks, same},
 };
-
-/// Why a request is refused.
-#[derive(Debug, thiserror::Error)]
-pub enum RequestError {
-    #[error(transparent)]
-    Arguments(#[from] ArgumentsError),
-    /// Not JSON, an unknown key, or a value out of bounds.
-    #[error("{0}")]
-    Request(String),
-}
-
-impl From<String> for RequestError {
-    fn from(why: String) -> Self {
-        Self::Request(why)
-    }
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

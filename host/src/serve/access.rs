@@ -23,6 +23,10 @@ use taskhost_core::{
 use super::problem::{self, Problem};
 use crate::config::{Scope, Scopes, Token};
 
+/// The address of the client of a request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) IpAddr);
+
 /// Who asks.
 #[derive(Debug, Clone)]
 pub(super) struct Caller(Arc<Known>);

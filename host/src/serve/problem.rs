@@ -119,7 +119,8 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::from(self.to_json().to_string()));
         let Parts { kind, detail, retry_after, headers, .. } = *self.0;
-        if kind.status.is_server_error() {
+        // The loop that connects says by itself that the broker is away.
+        if kind.status == StatusCode::INTERNAL_SERVER_ERROR {
             tracing::warn!(problem = kind.name, "HTTP: {}", clean(&detail));
         }
         *response.status_mut() = kind.status;

@@ -10,37 +10,20 @@ use axum::{
     http::{Method, request::Parts},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
-    routing::{MethodFilter, MethodRouter, on},
+    routing::{MethodFilter, on},
 };
 
 use super::{
-    access::Caller,
+    access::{Caller, Peer},
     app::App,
-    bulk, events, health, metrics, openapi, operations,
+    bulk, events, health, openapi, operations,
     problem::{self, Problem},
     query::Query,
-    queues, schedules,
-    server::Peer,
-    tasks, workers,
+    queues,
+    route::Route,
+    schedules, scrape, tasks, workers,
 };
 use crate::config::Scope;
-
-/// One method of one resource.
-#[derive(Debug)]
-pub(super) struct Route {
-    pub(super) method: Method,
-    /// As OpenAPI and axum write it.
-    pub(super) path: &'static str,
-    pub(super) about: &'static str,
-    /// What a token must have; `None`: no token is needed.
-    pub(super) scope: Option<Scope>,
-    pub(super) query: &'static [&'static str],
-    /// The schema of the body that it takes, by name.
-    pub(super) takes: Option<&'static str>,
-    /// The status of success, and the schema of its body.
-    pub(super) gives: (u16, Option<&'static str>),
-    pub(super) handler: MethodRouter<Arc<App>>,
-}
 
 /// Rows of the table: method, path, scope, queries, schemas, handler, and what it does.
 macro_rules! route {
@@ -72,13 +55,14 @@ pub(super) fn table() -> Vec<Route> {
     vec![
         route!(POST "/v1/tasks" ENQUEUE, ["wait"], Some("NewTask") => (201, Some("Task")), tasks::enqueue, "Enqueue a task, and perhaps wait for its end"),
         route!(POST "/v1/tasks/bulk" ENQUEUE, [], Some("NewTasks") => (200, Some("BulkAnswers")), bulk::enqueue, "Enqueue a task a line; an answer a line comes back"),
-        route!(@ GET "/v1/tasks" READ, openapi::LISTED, None => (200, Some("TaskPage")), tasks::list, "List tasks: running, then waiting, then ended ones"),
+        route!(@ GET "/v1/tasks" READ, tasks::LISTED, None => (200, Some("TaskPage")), tasks::list, "List tasks: running, then waiting, then ended ones"),
         route!(GET "/v1/tasks/{id}" READ, ["queue", "wait"], None => (200, Some("Task")), tasks::show, "A task, perhaps at its end"),
         route!(DELETE "/v1/tasks/{id}" OPERATE, ["queue"], None => (204, None), tasks::delete, "Delete a task that does not run"),
         route!(GET "/v1/tasks/{id}/log" READ, ["queue"], None => (200, Some("LogLines")), tasks::log, "The log of a task, a line of JSON each; needs the scope `payload` too"),
         route!(GET "/v1/tasks/{id}/events" READ, ["queue"], None => (200, Some("TaskEvents")), events::of_task, "The changes of a task as server-sent events, until its end"),
         route!(POST "/v1/tasks/{id}/cancel" OPERATE, ["queue"], None => (200, Some("TaskChange")), tasks::cancel, "Cancel a task that waits, or ask one that runs to stop"),
         route!(POST "/v1/tasks/{id}/retry" OPERATE, ["queue"], None => (200, Some("TaskChange")), tasks::retry, "Run a dead or cancelled task again, and a delayed one at once"),
+        route!(POST "/v1/tasks/{id}/run-now" OPERATE, ["queue"], None => (200, Some("TaskChange")), tasks::run_now, "Run a delayed task, or one that waits for its next attempt, at once"),
         route!(POST "/v1/operations" OPERATE, [], Some("NewOperation") => (202, Some("Operation")), operations::order, "Cancel, retry or delete every task that a filter chooses, in the background"),
         route!(GET "/v1/operations" READ, [], None => (200, Some("Operations")), operations::list, "The operations, newest first"),
         route!(GET "/v1/operations/{id}" READ, [], None => (200, Some("Operation")), operations::show, "An operation, and how far it is"),
@@ -101,7 +85,7 @@ pub(super) fn table() -> Vec<Route> {
         route!(POST "/v1/plugins/{plugin}/rollback" ADMIN, [], None => (200, Some("Rollback")), workers::roll_back, "Go back to the version before; of the plugin directory of this machine"),
         route!(GET "/v1/openapi.json" None, [], None => (200, Some("Any")), openapi::document, "This document"),
         route!(GET "/problems/{name}" None, [], None => (200, Some("ProblemType")), openapi::problem_type, "What a type of problem means"),
-        route!(GET "/metrics" Some(Scope::Metrics), [], None => (200, Some("Metrics")), metrics::scrape, "Metrics for Prometheus"),
+        route!(GET "/metrics" Some(Scope::Metrics), [], None => (200, Some("Metrics")), scrape::metrics, "Metrics for Prometheus"),
         route!(GET "/livez" None, [], None => (200, Some("Health")), health::live, "Whether this process answers"),
         route!(GET "/readyz" None, [], None => (200, Some("Health")), health::ready, "Whether requests are welcome: 503 while the broker is away or this server stops"),
     ]
@@ -109,6 +93,7 @@ pub(super) fn table() -> Vec<Route> {
 
 /// The router of all resources.
 pub(super) fn router(app: &Arc<App>) -> Router {
+    let document = openapi::Document::of(&table());
     let mut router = Router::new();
     for Route { method, path, scope, query, handler, .. } in table() {
         let door = Door { app: Arc::clone(app), path, scope, query, changes: !matches!(method, Method::GET) };
@@ -117,6 +102,7 @@ pub(super) fn router(app: &Arc<App>) -> Router {
     router
         .fallback(async || Problem::new(&problem::NOT_FOUND, "no such resource: /v1/openapi.json lists what there is"))
         .method_not_allowed_fallback(async || Problem::new(&problem::METHOD_NOT_ALLOWED, "/v1/openapi.json says which methods there are"))
+        .layer(axum::Extension(document))
         .layer(from_fn_with_state(Arc::clone(app), browsers))
         .with_state(Arc::clone(app))
 }
@@ -202,5 +188,39 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
         let missing = || Problem::new(&problem::INTERNAL, "a resource without a scope asked who calls");
         parts.extensions.get::<Self>().cloned().ok_or_else(missing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn look(value: &Value, references: &mut Vec<String>) {
+        match value {
+            Value::Object(members) => {
+                references.extend(members.get("$ref").and_then(Value::as_str).map(str::to_owned));
+                members.values().for_each(|value| look(value, references));
+            }
+            Value::Array(items) => items.iter().for_each(|value| look(value, references)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn everything_that_the_table_names_is_described() {
+        let document = openapi::document_of(&table());
+        let mut references = Vec::new();
+        look(&document, &mut references);
+        for reference in references {
+            let pointer = reference.strip_prefix('#').expect("a reference within the document");
+            assert!(document.pointer(pointer).is_some(), "{reference} is not described");
+        }
+        let parameters =
+            document["paths"].as_object().expect("paths").values().flat_map(|path| path.as_object().expect("methods").values());
+        for parameter in parameters.flat_map(|operation| operation["parameters"].as_array().into_iter().flatten()) {
+            assert!(parameter["schema"].is_object() && parameter["description"].is_string(), "{parameter} is not described");
+        }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs},
+    net::{SocketAddr, TcpListener, ToSocketAddrs},
     sync::Arc,
     time::Duration,
 };
@@ -27,6 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    access::Peer,
     app::{App, Observed},
     operations,
     patient::Patient,
@@ -49,10 +50,6 @@ const LOOK: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long requests may go on after the end was asked for.
 const LAST: Duration = Duration::from_secs(5);
-
-/// The address of the client of a request.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub(super) IpAddr);
 
 /// A server that has its address and is not running yet.
 #[derive(Debug)]

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     config::Scope,
-    ops::{Change, Changed, Enqueued, TaskFilter, header_filter},
+    ops::{Change, Changed, Enqueued, OpsError, TaskFilter, header_filter},
 };
 
 /// The most tasks on a page, and how many without `limit`.
@@ -91,7 +91,12 @@ pub(super) async fn enqueue(State(app): State<Arc<App>>, caller: Caller, query: 
     };
     if let Some(wait) = wait.filter(|_| !view.state.is_ended()) {
         let id = view.id.clone();
-        view = connected.ops.await_end(Some(&queue), &id, wait).await?;
+        // The task is enqueued, whatever becomes of the wait: the client must learn its id.
+        let named = |error: OpsError| Problem::from(error).with("id", id.as_str()).with("queue", queue.as_str());
+        view = tokio::select! {
+            ended = connected.ops.await_end(Some(&queue), &id, wait) => ended.map_err(named)?,
+            () = app.drain.cancelled() => connected.ops.task(Some(&queue), &id).await.map_err(named)?,
+        };
     }
     let mut response = answer::with_status(status, &shown::task(view, &caller))?;
     let location = match &enqueued {
@@ -164,6 +169,18 @@ fn fresh(task: &NewTask, now: Millis) -> TaskView {
 
 /// The query parameters of a filter.
 pub(super) const FILTER: &[&str] = &["state", "task", "queue", "error", "args", "header", "plugin", "worker", "tag", "from", "to", "older"];
+
+/// The query parameters of the list of tasks.
+pub(super) const LISTED: &[&str] = &{
+    let mut all = ["cursor"; FILTER.len() + 2];
+    let mut n = 0;
+    while n < FILTER.len() {
+        all[n] = FILTER[n];
+        n += 1;
+    }
+    all[n] = "limit";
+    all
+};
 
 /// Those of them that look into what producers and bodies wrote.
 pub(super) const OF_PAYLOAD: [&str; 3] = ["args", "error", "header"];
@@ -242,6 +259,16 @@ pub(super) async fn cancel(State(app): State<Arc<App>>, caller: Caller, Segment(
 
 /// `POST /v1/tasks/{id}/retry`
 pub(super) async fn retry(State(app): State<Arc<App>>, caller: Caller, Segment(id): Segment, query: Query) -> Answer {
+    change(&app, &caller, Change::Retry, &id, &query).await
+}
+
+/// `POST /v1/tasks/{id}/run-now`
+pub(super) async fn run_now(State(app): State<Arc<App>>, caller: Caller, Segment(id): Segment, query: Query) -> Answer {
+    let view = seen(&app, &caller, query.queue()?.as_ref(), &task_id(&id)?).await?;
+    if view.state != TaskState::Scheduled {
+        let detail = format!("only a task that waits for its time is run now: it is {}", view.state);
+        return Err(Problem::new(&problem::WRONG_STATE, detail).with("state", view.state.as_str()));
+    }
     change(&app, &caller, Change::Retry, &id, &query).await
 }
 

@@ -117,6 +117,42 @@ pub(crate) async fn queues_count_their_tasks(b: &dyn Broker) {
     assert_eq!(queues.len(), 2);
 }
 
+pub(crate) async fn a_filter_looks_into_arguments_headers_code_and_time(b: &dyn Broker) {
+    let options = |headers: &[(&str, &str)]| TaskOptions {
+        headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        ..TaskOptions::default()
+    };
+    let worker = Worker::new(b).await;
+    let begin = b.now().await.expect("now");
+    let ended = enqueue(b, NewTask { options: options(&[("tenant", "7"), ("x", "")]), ..named("add", r#"["eu",1]"#) }).await;
+    worker.run_one(ok("2")).await;
+    tick(b).await;
+    let middle = b.now().await.expect("now");
+    tick(b).await;
+    let ready = enqueue(b, NewTask { options: options(&[("tenant", "8")]), ..named("add", r#"["us",1]"#) }).await;
+    let of = |filter: TaskFilter| async move { ids(b, &filter).await };
+    let all = TaskFilter::default;
+    let header = |value: Option<&str>| Some(("tenant".to_owned(), value.map(str::to_owned)));
+    for (filter, found) in [
+        (TaskFilter { args: Some("\"eu\"".into()), ..all() }, vec![&ended]),
+        (TaskFilter { args: Some("\"EU\"".into()), ..all() }, vec![]),
+        (TaskFilter { header: header(Some("8")), ..all() }, vec![&ready]),
+        (TaskFilter { header: header(None), ..all() }, vec![&ready, &ended]),
+        (TaskFilter { header: Some(("none".into(), None)), ..all() }, vec![]),
+        (TaskFilter { plugin: Some("math".into()), ..all() }, vec![&ended]),
+        (TaskFilter { plugin: Some("mat".into()), ..all() }, vec![]),
+        (TaskFilter { worker: Some(":1:".into()), ..all() }, vec![&ended]),
+        (TaskFilter { from: Some(middle), ..all() }, vec![&ready]),
+        (TaskFilter { to: Some(middle), ..all() }, vec![&ended]),
+        (TaskFilter { from: Some(begin), to: Some(middle), plugin: Some("math".into()), ..all() }, vec![&ended]),
+    ] {
+        let shown = format!("{filter:?}");
+        assert_eq!(of(filter).await.iter().collect::<Vec<_>>(), found, "{shown}");
+    }
+    let page = b.list(&TaskFilter { args: Some("nothing".into()), ..all() }, None, 10).await.expect("list");
+    assert_eq!((page.tasks.len(), page.looked), (0, 2), "a page says how many it looked at");
+}
+
 pub(crate) async fn a_purge_deletes_what_waits_and_nothing_else(b: &dyn Broker) {
     let all = one_of_each(b).await;
     let many: Vec<_> = (0..1_500).map(|_| add()).collect();

@@ -5,15 +5,15 @@ use super::{
     values::{json, millis},
 };
 use crate::error::Result;
-use taskhost_core::task::{NewTask, Start, TaskOptions};
-
-/// The headers of a trace (W3C Trace Context, W3C Baggage). As fields of their own they cost the server a tenth of what JSON costs.
-pub(super) const TRACEPARENT: &str = "traceparent";
-pub(super) const BAGGAGE: &str = "baggage";
+use taskhost_core::{
+    task::{NewTask, Start, TaskOptions},
+    trace::{BAGGAGE, TRACEPARENT},
+};
 
 type Headers = [(String, String)];
 
-/// Splits the headers of a trace from the others, if they come first: their fields and values, and the rest.
+/// Splits the headers of a trace from the others, if they come first: their fields and values, and the rest. As fields of their own they cost the
+/// server a tenth of what JSON costs.
 fn trace(headers: &Headers) -> (Vec<(&'static str, &str)>, &Headers) {
     let (mut fields, mut rest) = (Vec::new(), headers);
     for (name, field, fits) in [(TRACEPARENT, "tp", is_traceparent as fn(&str) -> bool), (BAGGAGE, "bg", is_baggage)] {

@@ -9,14 +9,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::record::{BAGGAGE, TRACEPARENT};
 use crate::{
     error::{BrokerError, Result},
     lease::{Leased, Member},
     unreadable::shown,
 };
-use taskhost_core::task::{
-    Carried, CodeId, ErrorEntry, ErrorKind, Millis, Priority, QueueName, State, Task, TaskError, TaskId, TaskName, TaskOptions, TaskView,
+use taskhost_core::{
+    task::{
+        Carried, CodeId, ErrorEntry, ErrorKind, Millis, Priority, QueueName, State, Task, TaskError, TaskId, TaskName, TaskOptions,
+        TaskView,
+    },
+    trace::{BAGGAGE, TRACEPARENT},
 };
 
 pub(super) fn corrupt(what: &str, why: impl Display) -> BrokerError {

@@ -33,7 +33,7 @@ impl Caller {
         let cpu = Cpu::start(&wasmtime::Engine::default(), 1).unwrap();
         cpu.stop();
         let account = Account::new(Arc::new(Pool::new(1 << 30, 100)), &Limits::default());
-        let shared = Shared::new(Meter::new(&cpu, None), account, &Limits::default(), None, None);
+        let shared = Shared::new(Meter::new(&cpu, None), account, &Limits::default(), 1, None, None);
         let grants = Grants { http: urls.iter().map(|url| grant(url)).collect(), ..Grants::default() };
         let secrets = Secrets::of(&grants);
         Self(Hooks::new("org-transfer".into(), Arc::new(grants), secrets, Arc::new(shared), Outside::new(Arc::new(System))))
