@@ -180,6 +180,16 @@ fn a_worker_waits_for_a_broker_that_is_away_and_stops_when_told() {
 }
 
 #[test]
+fn a_wait_that_the_broker_ends_names_the_task() {
+    let mut host = Taskhost::on_redis();
+    let mut asked = host.starting(&["enqueue", "add", "1", "1", "--unchecked", "--id", "known", "--wait=6s"]);
+    until("it is enqueued", || host.run(&["task", "show", "known"]).code == 0);
+    host.kill_redis();
+    assert_eq!(asked.ended().code(), Some(3), "{}", asked.log());
+    assert!(asked.log().contains("task `known` is enqueued"), "{}", asked.log());
+}
+
+#[test]
 fn one_attempt_needs_no_broker() {
     let host = Taskhost::new();
     host.drop_in("math");

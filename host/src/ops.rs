@@ -45,6 +45,7 @@ pub use plugin_files::{Followed, inspect, roll_back};
 pub use plugins::SeenPlugin;
 pub use producer::Producer;
 pub use queues::Purgeable;
+pub use request::whole;
 pub use schedules::{AddedSchedule, NewSchedule, SeenSchedule};
 pub use tasks::{Listing, header_filter};
 pub use token::NewToken;

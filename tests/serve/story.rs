@@ -110,6 +110,10 @@ fn tasks_queues_and_schedules_are_steered(host: &Taskhost) {
     let written = http.ask("PUT", "/v1/schedules/nightly", Some(nightly)).ok(200);
     assert_eq!((&written["args"], &written["next"].as_array().map(Vec::len)), (&json!([1, 2]), &Some(5)), "{written}");
     assert_eq!(http.ask("PUT", "/v1/schedules/odd", Some(r#"{"rule":"61 * * * *","task":"add","args":[1,1]}"#)).problem(422), "invalid");
+    let plain = r#"{"rule":"0 4 * * *","task":"add","args":[1,1],"priority":7.0,"retries":2.0,"overlap":null,"tags":null}"#;
+    let plain = http.ask("PUT", "/v1/schedules/plain", Some(plain)).ok(200);
+    assert_eq!((&plain["priority"], &plain["max_attempts"], &plain["overlap"]), (&json!(7), &json!(3), &json!("allow")), "{plain}");
+    assert_eq!(http.ask("DELETE", "/v1/schedules/plain", None).status, 204);
     let ran = http.post("/v1/schedules/nightly/run", "").ok(200);
     assert_eq!(http.get(&format!("/v1/tasks/{}?wait=30s", ran["id"].as_str().expect("an id"))).ok(200)["result"], 3);
     assert_eq!(http.post("/v1/schedules/nightly/pause", "").ok(200)["paused"], true);

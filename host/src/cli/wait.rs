@@ -9,9 +9,15 @@ use taskhost_core::{
     units,
 };
 
-/// Waits for the end. Then prints the result to stdout, or fails with what is known.
+/// Waits for the end of a task that was enqueued a moment ago. Then prints the result to stdout, or fails with what is known. If the broker fails,
+/// the failure names the task, which is enqueued all the same.
 pub(super) async fn for_result(ops: &Ops, wanted: Wanted<'_>) -> Result<(), Failure> {
-    print_result(&for_end(ops, wanted).await?)
+    let id = wanted.id;
+    match for_end(ops, wanted).await {
+        Ok(view) => print_result(&view),
+        Err(failure @ Failure::Broker(_)) => Err(failure.and(&format!("task `{id}` is enqueued; `taskhost result {id} --wait` waits on"))),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Waits for the end.

@@ -6,7 +6,7 @@
 //! twice: it leaves out what ended after it was ordered.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fmt,
     time::{Duration, Instant},
 };
@@ -163,30 +163,31 @@ impl Ops {
                     continue;
                 }
             };
-            let work: Vec<Leased> = claimed.tasks.into_iter().chain(claimed.adopted).collect();
+            let mut work: VecDeque<Leased> = claimed.tasks.into_iter().chain(claimed.adopted).collect();
             if work.is_empty() {
                 tokio::select! {
                     _ = self.broker.wait(&who.queue, LEASE / 3) => {}
                     () = stop.cancelled() => return,
                 }
             }
-            for leased in work {
-                if matches!(self.operate(who, &leased, chooser, stop).await, Err(Ended::Left)) {
+            while let Some(leased) = work.pop_front() {
+                if matches!(self.operate(who, &leased, &mut work, chooser, stop).await, Err(Ended::Left)) {
                     return;
                 }
             }
         }
     }
 
-    /// Runs one operation to its end, and records that.
+    /// Runs one operation to its end, and records that. `work` gets operations that a heartbeat brings meanwhile.
     async fn operate(
         &self,
         who: &Incarnation,
         leased: &Leased,
+        work: &mut VecDeque<Leased>,
         chooser: &impl Fn(&Operation, taskhost_core::task::Millis) -> Result<Chooser, String>,
         stop: &CancellationToken,
     ) -> Result<(), Ended> {
-        let ended = self.change_all(who, leased, chooser, stop).await;
+        let ended = self.change_all(who, leased, work, chooser, stop).await;
         let verdict = match ended {
             Ok(done) => Verdict::Succeed { result: serde_json::to_string(&done).unwrap_or_else(|_| "null".to_owned()) },
             Err(Ended::Left) => return Err(Ended::Left),
@@ -203,6 +204,7 @@ impl Ops {
         &self,
         who: &Incarnation,
         leased: &Leased,
+        work: &mut VecDeque<Leased>,
         chooser: &impl Fn(&Operation, taskhost_core::task::Millis) -> Result<Chooser, String>,
         stop: &CancellationToken,
     ) -> Result<Done, Ended> {
@@ -246,8 +248,13 @@ impl Ops {
             if beat.elapsed() > LEASE / 3 {
                 beat = Instant::now();
                 match self.broker.extend(who, LEASE).await? {
-                    LeaseReply::Held(extended) if extended.cancelled.contains(&task.id) => return Err(Ended::Cancelled),
-                    LeaseReply::Held(_) => {}
+                    LeaseReply::Held(extended) => {
+                        // The operations of a server that is gone: nobody else gets them now.
+                        work.extend(extended.adopted);
+                        if extended.cancelled.contains(&task.id) {
+                            return Err(Ended::Cancelled);
+                        }
+                    }
                     LeaseReply::Lost => return Err(Ended::Left),
                 }
             }

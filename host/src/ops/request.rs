@@ -63,7 +63,8 @@ fn some_whole<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -
     read_whole(Number::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
-fn whole<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+/// The same, or `null` for a value that is not given.
+pub fn whole<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     Option::<Number>::deserialize(deserializer)?.map(read_whole).transpose().map_err(D::Error::custom)
 }
 

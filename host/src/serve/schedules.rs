@@ -20,7 +20,7 @@ use super::{
     segment::Segment,
     shown,
 };
-use crate::ops::{CatchUp, NewSchedule, OpsError, Overlap, ScheduleSource, SeenSchedule};
+use crate::ops::{CatchUp, NewSchedule, OpsError, Overlap, ScheduleSource, SeenSchedule, whole};
 
 /// A schedule as it is written, by the keys of `taskhost.toml`.
 #[derive(Deserialize)]
@@ -32,15 +32,14 @@ struct Written {
     #[serde(alias = "tz")]
     timezone: Option<String>,
     queue: Option<QueueName>,
+    #[serde(default, deserialize_with = "whole")]
     priority: Option<Priority>,
     timeout: Option<String>,
+    #[serde(default, deserialize_with = "whole")]
     retries: Option<u32>,
-    #[serde(default)]
-    catch_up: CatchUp,
-    #[serde(default)]
-    overlap: Overlap,
-    #[serde(default)]
-    tags: Tags,
+    catch_up: Option<CatchUp>,
+    overlap: Option<Overlap>,
+    tags: Option<Tags>,
 }
 
 /// `GET /v1/schedules`
@@ -85,11 +84,11 @@ pub(super) async fn put(State(app): State<Arc<App>>, caller: Caller, Segment(nam
             priority: written.priority.unwrap_or_default(),
             timeout,
             max_attempts: written.retries.map(|retries| retries.saturating_add(1)),
-            carried: Carried { tags: written.tags },
+            carried: Carried { tags: written.tags.unwrap_or_default() },
             ..TaskOptions::default()
         },
-        catch_up: written.catch_up,
-        overlap: written.overlap,
+        catch_up: written.catch_up.unwrap_or_default(),
+        overlap: written.overlap.unwrap_or_default(),
     };
     // The body's hint may name the queue.
     caller.needs_queue(&new.queue_by(&checks))?;
