@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 
 use super::support::{
+    on_every_broker,
     program::{Taskhost, until},
     receiver::Receiver,
 };
@@ -143,17 +144,6 @@ fn hooks_that_can_not_work_are_refused_at_the_start() {
         assert!(refused.code == 2 && refused.stderr.contains(why), "{lines}: {refused:?}");
         assert!(!refused.stderr.contains("hunter2"), "{refused:?}");
     }
-}
-
-macro_rules! on_every_broker {
-    ($($story:ident)*) => {
-        mod sqlite {
-            $(#[test] fn $story() { super::$story(&super::Taskhost::new()); })*
-        }
-        mod redis {
-            $(#[test] fn $story() { super::$story(&super::Taskhost::on_redis()); })*
-        }
-    };
 }
 
 on_every_broker! {

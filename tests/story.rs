@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::support::program::{Taskhost, built, until, variant};
+use super::support::{
+    on_every_broker,
+    program::{Taskhost, built, until, variant},
+};
 
 fn a_dropped_plugin_becomes_a_task(host: &Taskhost) {
     host.drop_in("math");
@@ -149,18 +152,7 @@ fn javascript_greets_when_dropped_in(host: &Taskhost) {
     assert_eq!(host.ok(&["enqueue", "greet", "Ada", "--wait=60s"]), "\"Hello, Ada!\"\n");
 }
 
-macro_rules! stories {
-    ($($story:ident)*) => {
-        mod on_sqlite {
-            $(#[test] fn $story() { super::$story(&super::Taskhost::new()); })*
-        }
-        mod on_redis {
-            $(#[test] fn $story() { super::$story(&super::Taskhost::on_redis()); })*
-        }
-    };
-}
-
-stories! {
+on_every_broker! {
     a_dropped_plugin_becomes_a_task
     a_panic_is_shown_with_its_place_and_its_attempts
     a_plugin_is_replaced_under_ten_thousand_tasks

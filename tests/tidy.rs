@@ -10,7 +10,7 @@ use spdx::{Expression, ParseMode};
 /// Rooms of one row never meet; imports go to lower rows only. Lowest first.
 const ROWS: [&[&str]; 13] = [
     &["text", "backoff", "pattern"],
-    &["task", "telemetry", "private"],
+    &["task", "telemetry", "private", "random"],
     &["units", "trace"],
     &["catalogue", "observe"],
     &["retry", "cron"],

@@ -59,6 +59,7 @@ pub mod engine;
 pub mod ops;
 pub mod plugins;
 mod private;
+mod random;
 pub mod schedule;
 pub mod serve;
 pub mod telemetry;

@@ -59,7 +59,8 @@ pub fn start(filter: &str, json: bool, writer: Writer) -> Result<(), String> {
     started.map_err(|error| format!("failed to start the log: {error}"))
 }
 
-/// The observers of a worker, its plugins and its schedules: the log. [`metrics`] are another one. Call it after [`start`].
+/// The observers of a worker, its plugins and its schedules. This is only the log: callers add [`metrics`] and [`traces`] if they want them. Call it
+/// after [`start`].
 pub fn observers() -> Observers {
     Observers::none().with(Arc::new(Log))
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     http::Http,
-    program::{Taskhost, Worker, until},
+    program::{Taskhost, until},
 };
 
 /// What nobody without the scope `payload` may see.
@@ -16,13 +16,6 @@ fn token(host: &Taskhost, name: &str, options: &[&str]) -> (String, String) {
     assert_eq!(made.code, 0, "{made:?}");
     let lines = made.stderr.split("anew:\n\n").nth(1).expect("the lines").to_owned();
     (made.stdout.trim().to_owned(), lines)
-}
-
-fn server(host: &Taskhost, words: &[&str]) -> (Worker, Http) {
-    let server = host.starting(&[&["serve", "--http", "127.0.0.1:0"], words].concat());
-    server.until("it answers", |server| Http::logged(&server.log()).is_some_and(|http| http.get("/readyz").status == 200));
-    let http = Http::logged(&server.log()).expect("it says where it answers");
-    (server, http)
 }
 
 #[test]
@@ -55,7 +48,7 @@ fn each_scope_opens_what_it_names() {
         tokens.push((scope, token));
     }
     host.write("taskhost.toml", &file);
-    let (_server, http) = server(&host, &[]);
+    let (_server, http) = Http::serve(&host, &[]);
     let document = http.get("/v1/openapi.json").ok(200);
     for (path, method, operation) in operations(&document) {
         let path = filled(&path);
@@ -137,7 +130,7 @@ fn a_token_extends_to_its_queues_and_tasks_only() {
     let host = Taskhost::new();
     let (mail, lines) = token(&host, "mail", &["--scope", "enqueue,read,operate,payload", "--queue", "mail*", "--task", "send.*"]);
     host.write("taskhost.toml", &lines);
-    let (_server, http) = server(&host, &[]);
+    let (_server, http) = Http::serve(&host, &[]);
     let mail = http.with_token(&mail);
     host.ok(&["enqueue", "other", "1", "--unchecked", "--queue", "mail", "--id", "hidden"]);
     host.ok(&["enqueue", "send.now", "1", "--unchecked", "--queue", "elsewhere", "--id", "far"]);
@@ -167,7 +160,7 @@ fn a_server_that_is_read_only_changes_nothing() {
     let host = Taskhost::new();
     host.write("taskhost.toml", "http_read_only = true\n");
     host.ok(&["enqueue", "add", "1", "1", "--unchecked", "--id", "one"]);
-    let (_server, http) = server(&host, &[]);
+    let (_server, http) = Http::serve(&host, &[]);
     let document = http.get("/v1/openapi.json").ok(200);
     for (path, method, _) in operations(&document).into_iter().filter(|(_, method, _)| method != "GET") {
         assert_eq!(http.ask(&method, &path.replace("{id}", "one").replace(['{', '}'], ""), Some("{}")).problem(403), "read-only");

@@ -7,9 +7,7 @@ use crate::support::{http::Http, program::Taskhost};
 #[test]
 fn schemathesis_finds_nothing() {
     let host = Taskhost::new();
-    let server = host.starting(&["serve", "--http", "127.0.0.1:0"]);
-    server.until("it answers", |server| Http::logged(&server.log()).is_some_and(|http| http.get("/readyz").status == 200));
-    let http = Http::logged(&server.log()).expect("it says where it answers");
+    let (server, http) = Http::serve(&host, &[]);
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/serve/schemathesis.toml");
     let mut command = Command::new("schemathesis");
     command.current_dir(host.dir()).arg("--config-file").arg(config).arg("run").arg(format!("http://{}/v1/openapi.json", http.at));

@@ -4,15 +4,8 @@ use std::io::{Read, Write};
 
 use crate::support::{
     http::{Http, Reply},
-    program::{Taskhost, Worker, until},
+    program::{Taskhost, until},
 };
-
-fn server(host: &Taskhost) -> (Worker, Http) {
-    let server = host.starting(&["serve", "--http", "127.0.0.1:0"]);
-    server.until("it answers", |server| Http::logged(&server.log()).is_some_and(|http| http.get("/readyz").status == 200));
-    let http = Http::logged(&server.log()).expect("it says where it answers");
-    (server, http)
-}
 
 /// Sends these bytes, and reads what comes back until the server ends the connection.
 fn raw(http: &Http, bytes: &[u8]) -> Option<Reply> {
@@ -29,7 +22,7 @@ fn raw(http: &Http, bytes: &[u8]) -> Option<Reply> {
 #[test]
 fn odd_requests_get_a_problem_and_harm_nobody() {
     let host = Taskhost::new();
-    let (server, http) = server(&host);
+    let (server, http) = Http::serve(&host, &[]);
     let at = |name: &str, value: &str| http.clone().with(name, value);
     let task = r#"{"task":"add","args":[1,1]}"#;
     let deep = format!(r#"{{"task":"add","args":{}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
@@ -79,7 +72,7 @@ fn odd_requests_get_a_problem_and_harm_nobody() {
 #[test]
 fn bytes_that_are_no_request_harm_nobody() {
     let host = Taskhost::new();
-    let (server, http) = server(&host);
+    let (server, http) = Http::serve(&host, &[]);
     let many_headers = (0..500).map(|n| format!("x-{n}: y\r\n")).collect::<Vec<_>>().concat();
     let long_header = format!("x: {}\r\n", "y".repeat(200_000));
     for (what, bytes, statuses) in [
@@ -114,7 +107,7 @@ fn bytes_that_are_no_request_harm_nobody() {
 #[test]
 fn a_body_in_chunks_without_end_is_cut_at_its_limit() {
     let host = Taskhost::new();
-    let (_server, http) = server(&host);
+    let (_server, http) = Http::serve(&host, &[]);
     for (path, kind) in [("/v1/tasks", "application/json"), ("/v1/tasks/bulk", "application/x-ndjson")] {
         let mut stream = http.connect();
         let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -136,7 +129,7 @@ fn a_body_in_chunks_without_end_is_cut_at_its_limit() {
 #[test]
 fn silent_clients_take_nothing_from_others() {
     let host = Taskhost::new();
-    let (server, http) = server(&host);
+    let (server, http) = Http::serve(&host, &[]);
     let before = server.rss();
     let mut silent = Vec::new();
     for n in 0..500 {
@@ -160,9 +153,7 @@ fn silent_clients_take_nothing_from_others() {
 #[test]
 fn the_broker_may_go_and_come_back() {
     let mut host = Taskhost::on_redis();
-    let server = host.starting(&["serve", "--http", "127.0.0.1:0"]);
-    server.until("it answers", |server| Http::logged(&server.log()).is_some_and(|http| http.get("/readyz").status == 200));
-    let http = Http::logged(&server.log()).expect("it says where it answers");
+    let (_server, http) = Http::serve(&host, &[]);
     http.post("/v1/tasks", r#"{"task":"add","args":[1,1]}"#).ok(201);
     let waiting = std::thread::spawn({
         let http = http.clone();

@@ -4,22 +4,16 @@ use serde_json::json;
 
 use crate::support::{
     http::Http,
-    program::{Taskhost, Worker, until},
+    on_every_broker,
+    program::{Taskhost, until},
 };
-
-fn server(host: &Taskhost) -> (Worker, Http) {
-    let server = host.starting(&["serve", "--http", "127.0.0.1:0"]);
-    server.until("it answers", |server| Http::logged(&server.log()).is_some_and(|http| http.get("/readyz").status == 200));
-    let http = Http::logged(&server.log()).expect("it says where it answers");
-    (server, http)
-}
 
 fn an_operation_outlives_the_server_that_runs_it(host: &Taskhost) {
     const TASKS: usize = 10_000;
     let task = |n: usize, tag: &str| format!("{{\"task\":\"add\",\"args\":[{n},1],\"delay\":\"1h\",\"tags\":[\"{tag}\"]}}");
     let lines: Vec<String> = (0..TASKS).map(|n| task(n, "old")).chain((0..10).map(|n| task(n, "new"))).collect();
     assert_eq!(host.run_with(&["enqueue", "--bulk", "-", "--unchecked"], &lines.join("\n")).code, 0);
-    let (first, http) = server(host);
+    let (first, http) = Http::serve(host, &[]);
     let order = |dry_run: bool| json!({"verb": "cancel", "filter": {"tag": "old"}, "dry_run": dry_run}).to_string();
     let counted = http.post("/v1/operations", &order(true)).ok(200);
     assert_eq!((&counted["matches"], &counted["complete"]), (&json!(TASKS), &json!(true)));
@@ -28,7 +22,7 @@ fn an_operation_outlives_the_server_that_runs_it(host: &Taskhost) {
     until("it has begun", || http.get(&place).ok(200)["done"]["changed"].as_u64().is_some_and(|changed| changed > 0));
     first.stop_by(rustix::process::Signal::KILL);
 
-    let (second, http) = server(host);
+    let (second, http) = Http::serve(host, &[]);
     until("it has ended", || http.get(&place).ok(200)["state"] == "succeeded");
     let done = http.get(&place).ok(200);
     let cancelled = http.get("/v1/queues/default").ok(200)["counts"]["cancelled"].clone();
@@ -67,17 +61,6 @@ fn an_operation_does_what_it_was_ordered_and_no_more(host: &Taskhost) {
     assert_eq!(http.get("/v1/operations/nobody").problem(404), "unknown-task");
     assert_eq!(http.ask("DELETE", &place, None).problem(409), "wrong-state");
     assert!(worker.stop().success());
-}
-
-macro_rules! on_every_broker {
-    ($($story:ident)*) => {
-        mod sqlite {
-            $(#[test] fn $story() { super::$story(&super::Taskhost::new()); })*
-        }
-        mod redis {
-            $(#[test] fn $story() { super::$story(&super::Taskhost::on_redis()); })*
-        }
-    };
 }
 
 on_every_broker! {

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     http::Http,
+    on_every_broker,
     program::{Taskhost, Worker, until},
 };
 
@@ -144,9 +145,7 @@ fn a_task_is_watched_until_its_end(host: &Taskhost) {
 
 fn a_server_alone_serves_and_ends_gently(host: &Taskhost) {
     host.drop_in("math");
-    let server = host.starting(&["serve", "--http", "127.0.0.1:0"]);
-    server.until("it answers", |server| Http::logged(&server.log()).is_some_and(|http| http.get("/readyz").status == 200));
-    let http = Http::logged(&server.log()).expect("it says where it answers");
+    let (server, http) = Http::serve(host, &[]);
     http.post("/v1/tasks", r#"{"task":"add","args":[20,22],"id":"early"}"#).ok(201);
     let waiting = std::thread::spawn({
         let http = http.clone();
@@ -164,17 +163,6 @@ fn a_server_alone_serves_and_ends_gently(host: &Taskhost) {
     std::thread::sleep(std::time::Duration::from_millis(200));
     assert!(server.stop().success());
     assert_eq!(waiting.join().expect("an answer")["state"], "ready", "a server that stops answers those that wait");
-}
-
-macro_rules! on_every_broker {
-    ($($story:ident)*) => {
-        mod sqlite {
-            $(#[test] fn $story() { super::$story(&super::Taskhost::new()); })*
-        }
-        mod redis {
-            $(#[test] fn $story() { super::$story(&super::Taskhost::on_redis()); })*
-        }
-    };
 }
 
 on_every_broker! {

@@ -9,6 +9,8 @@ use std::{
 
 use serde_json::Value;
 
+use super::program::{Taskhost, Worker};
+
 /// The limit of each read.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -43,6 +45,14 @@ impl Http {
     pub(crate) fn logged(log: &str) -> Option<Self> {
         let at = log.split("at=\"http://").nth(1)?.split('"').next()?;
         Some(Self::at(at))
+    }
+
+    /// `taskhost serve` at a free port, ready.
+    pub(crate) fn serve(host: &Taskhost, words: &[&str]) -> (Worker, Self) {
+        let server = host.starting(&[&["serve", "--http", "127.0.0.1:0"], words].concat());
+        server.until("it answers", |server| Self::logged(&server.log()).is_some_and(|http| http.get("/readyz").status == 200));
+        let http = Self::logged(&server.log()).expect("it says where it answers");
+        (server, http)
     }
 
     pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
@@ -99,7 +109,7 @@ impl Reply {
             match stream.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(read) => bytes.extend_from_slice(&buffer[..read]),
-                // A reset behind an answer that refuses the rest of the request.
+                // The server has answered, refused the rest of the request, and closed the connection.
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset && !bytes.is_empty() => break,
                 Err(error) => panic!("no answer: {error}"),
             }

@@ -17,7 +17,9 @@ impl Patterns {
         self.0.iter().any(|pattern| fits(pattern, name))
     }
 
-    pub fn parse(patterns: Vec<String>) -> Result<Self, String> {
+    /// Those that settings name; any name if they name none.
+    pub fn given(patterns: Option<Vec<String>>) -> Result<Self, String> {
+        let Some(patterns) = patterns else { return Ok(Self::any()) };
         let is_pattern =
             |text: &str| (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.:/-*".contains(&b));
         match patterns.iter().find(|pattern| !is_pattern(pattern)) {

@@ -128,7 +128,7 @@ pub fn of_headers(headers: &[(String, String)]) -> Option<TraceContext> {
     headers.iter().find(|(name, _)| name == TRACEPARENT)?.1.parse().ok()
 }
 
-/// Sets a header, in front of all others if it is a new one: brokers keep a trace that comes first in fields of its own.
+/// Sets the header `traceparent`. A new one comes first, because Redis stores the headers of a trace in cheap fields only if they come first.
 pub fn set_traceparent(headers: &mut Vec<(String, String)>, context: &TraceContext) {
     match headers.iter_mut().find(|(name, _)| name == TRACEPARENT) {
         Some((_, value)) => *value = context.to_string(),

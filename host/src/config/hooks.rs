@@ -10,6 +10,7 @@ use taskhost_core::{
 use super::tokens::is_token_name;
 use crate::{
     engine::Poster,
+    random,
     worker::{Hook, HookEvent, HookTarget},
 };
 
@@ -63,8 +64,7 @@ impl RawHook {
                 HookTarget::Url { url, keys: secrets.iter().map(|secret| key(secret, variable)).collect::<Result<_, _>>()? }
             }
         };
-        let patterns = |patterns: Option<Vec<String>>| patterns.map_or_else(|| Ok(Patterns::any()), Patterns::parse);
-        Ok(Hook { name, on, queues: patterns(self.queues)?, tasks: patterns(self.tasks)?, target, payload: self.payload })
+        Ok(Hook { name, on, queues: Patterns::given(self.queues)?, tasks: Patterns::given(self.tasks)?, target, payload: self.payload })
     }
 }
 
@@ -84,7 +84,5 @@ fn key(secret: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Vec<u8
 }
 
 fn fresh_secret() -> String {
-    // UUIDs come from a generator that is fit for keys. Two of them have 244 random bits.
-    let random = [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat();
-    format!("{SECRET}{}", BASE64.encode(&random))
+    format!("{SECRET}{}", BASE64.encode(&random::key()))
 }

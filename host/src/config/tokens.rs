@@ -114,13 +114,12 @@ impl RawToken {
             return Err("`rate` is a number of requests a second, at least 1".to_owned());
         }
         let scopes = self.scopes.iter().map(|scope| scope.parse()).collect::<Result<Vec<Scope>, _>>()?;
-        let patterns = |patterns: Option<Vec<String>>| patterns.map_or_else(|| Ok(Patterns::any()), Patterns::parse);
         Ok(Token {
             name,
             sha256,
             scopes: Scopes::of(scopes),
-            queues: patterns(self.queues)?,
-            tasks: patterns(self.tasks)?,
+            queues: Patterns::given(self.queues)?,
+            tasks: Patterns::given(self.tasks)?,
             rate: self.rate,
         })
     }

@@ -23,7 +23,10 @@ use super::{
     artefact::{self, Artefact, pieces, read_all},
     error::EngineError,
 };
-use crate::private::{self, Dir, Entry, Temporary, Unusable};
+use crate::{
+    private::{self, Dir, Entry, Temporary, Unusable},
+    random,
+};
 use taskhost_core::task::{Clock, SystemClock};
 
 const SUFFIX: &str = ".cwasm";
@@ -263,9 +266,7 @@ impl Key {
                 Err(error) if !private::is_refusal(&error) => return Err(error),
                 Ok(Err(_)) | Err(_) => tracing::warn!("the key of compiled code is not as it was made, so plugins are compiled again"),
             }
-            // UUIDs come from a generator that is fit for keys. Two of them have 244 random bits.
-            let random = Sha256::new().chain_update(uuid::Uuid::new_v4()).chain_update(uuid::Uuid::new_v4());
-            let key: [u8; KEY_BYTES] = random.finalize().into();
+            let key: [u8; KEY_BYTES] = random::key();
             dir.write(KEY, &key)?;
             Ok(Self(key))
         });

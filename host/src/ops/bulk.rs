@@ -18,7 +18,7 @@ use taskhost_core::task::NewTask;
 use super::{
     connection::Ops,
     error::{OpsError, RequestError},
-    new_task::{Checks, Defaults, ManyChecks},
+    new_task::{Checks, Defaults, ManyChecks, enqueue_each},
     request,
 };
 
@@ -74,7 +74,7 @@ impl Ops {
 }
 
 /// One batch: its lines and tasks.
-type Sent = (Vec<Source>, Vec<NewTask>, Result<Vec<Enqueued>, BrokerError>);
+type Sent = (Vec<Source>, Vec<NewTask>, Vec<Result<Enqueued, BrokerError>>);
 
 struct Bulk<'a> {
     broker: &'a dyn Broker,
@@ -143,13 +143,13 @@ impl Bulk<'_> {
         self.bytes = 0;
         let broker = self.broker;
         self.under_way.push_back(Box::pin(async move {
-            let answers = broker.enqueue(&tasks).await;
+            let answers = enqueue_each(broker, &tasks).await;
             (lines, tasks, answers)
         }));
         for _ in 0..TURNS {
             let polled = std::future::poll_fn(|context| Poll::Ready(self.under_way.poll_next_unpin(context))).await;
             if let Poll::Ready(Some(sent)) = polled {
-                self.sent(sent).await?;
+                self.sent(sent)?;
             }
             tokio::task::yield_now().await;
         }
@@ -160,26 +160,24 @@ impl Bulk<'_> {
     async fn wait_until_left(&mut self, left: usize) -> Result<(), OpsError> {
         while self.under_way.len() > left {
             if let Some(sent) = self.under_way.next().await {
-                self.sent(sent).await?;
+                self.sent(sent)?;
             }
         }
         Ok(())
     }
 
-    async fn sent(&mut self, (lines, tasks, answers): Sent) -> Result<(), OpsError> {
-        match answers {
-            Ok(answers) => self.answered(&tasks, &answers),
-            // One task over the limit refuses the whole call. Enqueue them one by one to find it.
-            Err(BrokerError::Invalid(_)) => {
-                for (line, task) in lines.iter().zip(&tasks) {
-                    match self.broker.enqueue(std::slice::from_ref(task)).await {
-                        Ok(answers) => self.answered(std::slice::from_ref(task), &answers),
-                        Err(BrokerError::Invalid(why)) => self.report.refused(line, &why.into()),
-                        Err(error) => return Err(self.broken(line.number.saturating_sub(1), error)),
-                    }
-                }
+    fn sent(&mut self, (lines, tasks, answers): Sent) -> Result<(), OpsError> {
+        if answers.iter().all(Result::is_ok) {
+            let answers: Vec<Enqueued> = answers.into_iter().flatten().collect();
+            self.answered(&tasks, &answers);
+            return Ok(());
+        }
+        for ((line, task), answer) in lines.iter().zip(&tasks).zip(answers) {
+            match answer {
+                Ok(answer) => self.answered(std::slice::from_ref(task), &[answer]),
+                Err(BrokerError::Invalid(why)) => self.report.refused(line, &why.into()),
+                Err(error) => return Err(self.broken(line.number.saturating_sub(1), error)),
             }
-            Err(error) => return Err(self.broken(lines.first().map_or(0, |line| line.number.saturating_sub(1)), error)),
         }
         Ok(())
     }

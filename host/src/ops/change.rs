@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, fmt};
 
+use serde::{Deserialize, Serialize};
 use taskhost_broker::{CancelReply, DeleteReply, RetryReply, TaskFilter};
 use taskhost_core::task::{QueueName, State, TaskId};
 
@@ -11,7 +12,8 @@ use super::{
     tasks::PAGE,
 };
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Change {
     /// Keeps a waiting task from running, and stops a running one.
     Cancel,

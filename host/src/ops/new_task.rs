@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use taskhost_broker::Enqueued;
+use taskhost_broker::{Broker, BrokerError, Enqueued};
 use taskhost_core::{
     catalogue::{ArgumentsError, Catalogue, Checker, Given, PluginStatus},
     task::{Millis, NewTask, QueueName, Start, TaskName, TaskOptions, Unique},
@@ -104,6 +104,28 @@ impl ManyChecks {
             None => given.unchecked(),
         }
     }
+}
+
+/// Enqueues tasks together, and answers each. One task that is wrong refuses a whole call, so each is then enqueued by itself to find it. After a
+/// failure of the broker the rest is not tried.
+pub async fn enqueue_each(broker: &dyn Broker, tasks: &[NewTask]) -> Vec<Result<Enqueued, BrokerError>> {
+    match broker.enqueue(tasks).await {
+        Ok(enqueued) => return enqueued.into_iter().map(Ok).collect(),
+        Err(BrokerError::Invalid(_)) if tasks.len() > 1 => {}
+        Err(error) => return vec![Err(error); tasks.len()],
+    }
+    let mut answers = Vec::new();
+    for task in tasks {
+        let enqueued =
+            broker.enqueue(std::slice::from_ref(task)).await.map(|enqueued| enqueued.into_iter().next().unwrap_or(Enqueued::Added));
+        let failed = enqueued.as_ref().err().filter(|error| !matches!(error, BrokerError::Invalid(_))).cloned();
+        answers.push(enqueued);
+        if let Some(error) = failed {
+            answers.resize(tasks.len(), Err(error));
+            break;
+        }
+    }
+    answers
 }
 
 impl Ops {

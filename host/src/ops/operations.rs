@@ -14,7 +14,7 @@ use std::{
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use taskhost_broker::{BrokerError, Finish, Incarnation, LeaseReply, Leased, TaskFilter};
-use taskhost_core::task::{ErrorKind, NewTask, Progress, QueueName, TaskError, TaskId, TaskName, TaskView, Verdict};
+use taskhost_core::task::{ErrorKind, Millis, NewTask, Progress, QueueName, TaskError, TaskId, TaskName, TaskView, Verdict};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -37,29 +37,11 @@ const AT_ONCE: usize = 32;
 /// What is done to which tasks, for whom.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
-    pub verb: Verb,
+    pub verb: Change,
     /// The conditions by name, as the query of a listing has them.
     pub filter: BTreeMap<String, String>,
     /// The name of the caller's token.
     pub by: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Verb {
-    Cancel,
-    Retry,
-    Delete,
-}
-
-impl Verb {
-    fn change(self) -> Change {
-        match self {
-            Self::Cancel => Change::Cancel,
-            Self::Retry => Change::Retry,
-            Self::Delete => Change::Delete,
-        }
-    }
 }
 
 /// Which tasks an operation is about.
@@ -77,11 +59,11 @@ impl fmt::Debug for Chooser {
 
 /// How far an operation is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Done {
-    pub looked: u64,
-    pub changed: u64,
+struct Done {
+    looked: u64,
+    changed: u64,
     /// Tasks that were in another state by then.
-    pub unchanged: u64,
+    unchanged: u64,
     /// The page to go on from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cursor: Option<String>,
@@ -116,7 +98,7 @@ impl Ops {
         loop {
             let page = self.broker.list(&chooser.filter, from.as_deref(), PAGE).await?;
             looked += page.looked;
-            let fits = |view: &&TaskView| operation.verb.change().fits(view.state) && (chooser.sees)(view) && !is_own(view);
+            let fits = |view: &&TaskView| operation.verb.fits(view.state) && (chooser.sees)(view) && !is_own(view);
             fitting += page.tasks.iter().filter(fits).count() as u64;
             from = page.next;
             if from.is_none() || looked >= most {
@@ -126,11 +108,7 @@ impl Ops {
     }
 
     /// Runs operations until `stop`. `chooser` reads the filter of one, with the rights that its caller has by now.
-    pub async fn run_operations(
-        &self,
-        chooser: impl Fn(&Operation, taskhost_core::task::Millis) -> Result<Chooser, String>,
-        stop: CancellationToken,
-    ) {
+    pub async fn run_operations(&self, chooser: impl Fn(&Operation, Millis) -> Result<Chooser, String>, stop: CancellationToken) {
         let Ok(queue) = queue() else { return };
         while !stop.is_cancelled() {
             let Ok(who) = self.broker.register(&queue, LEASE).await else {
@@ -150,7 +128,7 @@ impl Ops {
     async fn serve_queue(
         &self,
         who: &Incarnation,
-        chooser: &impl Fn(&Operation, taskhost_core::task::Millis) -> Result<Chooser, String>,
+        chooser: &impl Fn(&Operation, Millis) -> Result<Chooser, String>,
         stop: &CancellationToken,
     ) {
         while !stop.is_cancelled() {
@@ -184,7 +162,7 @@ impl Ops {
         who: &Incarnation,
         leased: &Leased,
         work: &mut VecDeque<Leased>,
-        chooser: &impl Fn(&Operation, taskhost_core::task::Millis) -> Result<Chooser, String>,
+        chooser: &impl Fn(&Operation, Millis) -> Result<Chooser, String>,
         stop: &CancellationToken,
     ) -> Result<(), Ended> {
         let ended = self.change_all(who, leased, work, chooser, stop).await;
@@ -205,7 +183,7 @@ impl Ops {
         who: &Incarnation,
         leased: &Leased,
         work: &mut VecDeque<Leased>,
-        chooser: &impl Fn(&Operation, taskhost_core::task::Millis) -> Result<Chooser, String>,
+        chooser: &impl Fn(&Operation, Millis) -> Result<Chooser, String>,
         stop: &CancellationToken,
     ) -> Result<Done, Ended> {
         let task = &leased.task;
@@ -220,7 +198,7 @@ impl Ops {
         loop {
             let page = self.broker.list(&filter, done.cursor.as_deref(), PAGE).await?;
             done.looked += page.looked as u64;
-            let change = operation.verb.change();
+            let change = operation.verb;
             let is_meant = |view: &TaskView| {
                 change.fits(view.state) && view.ended_at.is_none_or(|at| at <= task.enqueued_at) && sees(view) && !is_own(view)
             };

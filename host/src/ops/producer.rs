@@ -19,7 +19,7 @@ use super::{
     clock::BrokerClock,
     connection::Ops,
     error::OpsError,
-    new_task::{Checks, Defaults, ManyChecks, Unchecked},
+    new_task::{Checks, Defaults, ManyChecks, Unchecked, enqueue_each},
     request,
 };
 
@@ -136,15 +136,6 @@ async fn enqueue_together(broker: Arc<dyn Broker>, mut waiting: mpsc::UnboundedR
 
 async fn enqueue(broker: &dyn Broker, together: Vec<Waiting>) {
     let (tasks, answers): (Vec<_>, Vec<_>) = together.into_iter().map(|waiting| (waiting.task, waiting.answer)).unzip();
-    match broker.enqueue(&tasks).await {
-        Ok(enqueued) => enqueued.into_iter().zip(answers).for_each(|(enqueued, answer)| drop(answer.send(Ok(enqueued)))),
-        // One task that is wrong refuses the whole call. Each is enqueued by itself to find it.
-        Err(BrokerError::Invalid(_)) if tasks.len() > 1 => {
-            for (task, answer) in tasks.iter().zip(answers) {
-                let enqueued = broker.enqueue(std::slice::from_ref(task)).await;
-                drop(answer.send(enqueued.map(|enqueued| enqueued.into_iter().next().unwrap_or(Enqueued::Added))));
-            }
-        }
-        Err(error) => answers.into_iter().for_each(|answer| drop(answer.send(Err(error.clone())))),
-    }
+    let enqueued = enqueue_each(broker, &tasks).await;
+    enqueued.into_iter().zip(answers).for_each(|(enqueued, answer)| drop(answer.send(enqueued)));
 }

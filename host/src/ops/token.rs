@@ -2,6 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::random;
+
 /// A new token. It is shown once; the settings hold only its hash.
 #[derive(Debug)]
 pub struct NewToken {
@@ -13,10 +15,7 @@ pub struct NewToken {
 
 impl NewToken {
     pub fn generate() -> Self {
-        // UUIDs come from a generator that is fit for keys. Three of them have 366 random bits, of which the hash keeps 256.
-        let random = (0..3).fold(Sha256::new(), |hash, _| hash.chain_update(uuid::Uuid::new_v4()));
-        let id = hex::encode(&Sha256::digest(uuid::Uuid::new_v4())[..4]);
-        let token = format!("th_{id}_{}", hex::encode(random.finalize()));
+        let token = format!("th_{}_{}", hex::encode(&random::key()[..4]), hex::encode(random::key()));
         Self { sha256: hex::encode(Sha256::digest(&token)), token }
     }
 }

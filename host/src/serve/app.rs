@@ -6,6 +6,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use taskhost_core::task::{QueueName, TaskId, TaskView};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     config::Settings,
-    ops::{Ops, Producer},
+    ops::{Ops, OpsError, Producer},
     telemetry::{metrics::WorkerMetrics, traces::Traces},
 };
 
@@ -86,6 +87,14 @@ impl App {
 
     pub(super) fn ops(&self) -> Result<&Ops, Problem> {
         Ok(&self.connected()?.ops)
+    }
+
+    /// The task at its end, or as it is after `limit`, or when this server stops.
+    pub(super) async fn await_end(&self, ops: &Ops, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<TaskView, OpsError> {
+        tokio::select! {
+            ended = ops.await_end(queue, id, limit) => ended,
+            () = self.drain.cancelled() => ops.task(queue, id).await,
+        }
     }
 
     pub(super) fn broker_answered(&self) {

@@ -45,8 +45,8 @@ pub(super) async fn read<T: DeserializeOwned>(app: &App, headers: &HeaderMap, bo
     })
 }
 
-/// Refuses a body of another type. curl says `application/x-www-form-urlencoded` if nobody tells it, so that is taken from programs; a page
-/// can't send it without saying so in further headers.
+/// Refuses a body of another type. curl sends `application/x-www-form-urlencoded` unless it is told otherwise, so programs may send that. Pages
+/// may not: a browser adds `Origin` or `Sec-Fetch-Site` to each request that changes something.
 pub(super) fn is_of_type(headers: &HeaderMap, types: &[&str]) -> Result<(), Problem> {
     let Some(given) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
     let given = given.to_str().unwrap_or_default();

@@ -23,7 +23,7 @@ use super::{
     body,
     problem::{self, Problem},
 };
-use crate::ops::{BrokerError, Enqueued};
+use crate::ops::{Enqueued, enqueue_each};
 
 /// The most tasks in one call of the broker.
 const TOGETHER: usize = 500;
@@ -139,7 +139,10 @@ impl Bulk {
         let lines = std::mem::take(batch);
         let tasks: Vec<NewTask> =
             lines.iter().filter_map(|(_, line)| if let Line::Task(task) = line { Some((**task).clone()) } else { None }).collect();
-        let enqueued = self.enqueue(&tasks).await;
+        let enqueued = match self.connected() {
+            Ok(connected) if !tasks.is_empty() => enqueue_each(&**connected.ops.broker(), &tasks).await,
+            _ => Vec::new(),
+        };
         let mut answers = String::new();
         let mut fates = enqueued.into_iter();
         for (number, line) in lines {
@@ -158,27 +161,6 @@ impl Bulk {
             answers.push('\n');
         }
         self.answers.send(answers.into()).await.map_err(|_gone| Over)
-    }
-
-    /// One answer a task. A task that is wrong refuses the whole call, so each is enqueued by itself then.
-    async fn enqueue(&self, tasks: &[NewTask]) -> Vec<Result<Enqueued, BrokerError>> {
-        if tasks.is_empty() {
-            return Vec::new();
-        }
-        let Ok(connected) = self.connected() else { return Vec::new() };
-        let broker = connected.ops.broker();
-        match broker.enqueue(tasks).await {
-            Ok(enqueued) => enqueued.into_iter().map(Ok).collect(),
-            Err(BrokerError::Invalid(_)) => {
-                let mut answers = Vec::new();
-                for task in tasks {
-                    let enqueued = broker.enqueue(std::slice::from_ref(task)).await;
-                    answers.push(enqueued.map(|enqueued| enqueued.into_iter().next().unwrap_or(Enqueued::Added)));
-                }
-                answers
-            }
-            Err(error) => vec![Err(error); tasks.len()],
-        }
     }
 
     /// The last answer: no further line is read.

@@ -4,7 +4,7 @@ use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 
 use super::problem::{self, Problem};
-use crate::config::Token;
+use crate::{config::Token, random};
 
 /// The key that cursors are signed with: the same in all servers with the same tokens. Without tokens, that of this process.
 #[derive(Debug)]
@@ -17,9 +17,7 @@ impl CursorKey {
             key.update(token.sha256);
         }
         if tokens.is_empty() {
-            // UUIDs come from a generator that is fit for keys. Two of them have 244 random bits.
-            key.update(uuid::Uuid::new_v4());
-            key.update(uuid::Uuid::new_v4());
+            key.update(random::key());
         }
         Self(key.finalize().into())
     }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     config::Scope,
-    ops::{Change, Chooser, OPERATIONS, Operation, Ops, TaskFilter, Verb},
+    ops::{Change, Chooser, OPERATIONS, Operation, Ops, TaskFilter},
 };
 
 /// How many tasks a rehearsal looks at.
@@ -35,7 +35,7 @@ const PAGE: usize = 100;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Ordered {
-    verb: Verb,
+    verb: Change,
     filter: BTreeMap<String, String>,
     #[serde(default)]
     dry_run: bool,

@@ -40,7 +40,7 @@ impl Query {
             if self.0[..index].iter().any(|(before, _)| before == name) {
                 return Err(refused(name, format!("the query parameter `{name}` is given twice")));
             }
-            // The first page has no cursor, and many clients write it like this.
+            // Many clients ask for the first page with an empty cursor.
             if value.is_empty() && name != "cursor" {
                 return Err(refused(name, format!("the query parameter `{name}` has no value: leave it out, or give it one")));
             }

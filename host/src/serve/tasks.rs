@@ -93,10 +93,7 @@ pub(super) async fn enqueue(State(app): State<Arc<App>>, caller: Caller, query: 
         let id = view.id.clone();
         // The task is enqueued, whatever becomes of the wait: the client must learn its id.
         let named = |error: OpsError| Problem::from(error).with("id", id.as_str()).with("queue", queue.as_str());
-        view = tokio::select! {
-            ended = connected.ops.await_end(Some(&queue), &id, wait) => ended.map_err(named)?,
-            () = app.drain.cancelled() => connected.ops.task(Some(&queue), &id).await.map_err(named)?,
-        };
+        view = app.await_end(&connected.ops, Some(&queue), &id, wait).await.map_err(named)?;
     }
     let mut response = answer::with_status(status, &shown::task(view, &caller))?;
     let location = match &enqueued {
@@ -228,13 +225,7 @@ pub(super) async fn show(State(app): State<Arc<App>>, caller: Caller, Segment(id
     let (queue, id) = (query.queue()?, task_id(&id)?);
     let ops = app.ops()?;
     let view = match query.wait()? {
-        Some(wait) => {
-            // A server that stops answers those that wait.
-            tokio::select! {
-                ended = ops.await_end(queue.as_ref(), &id, wait) => ended?,
-                () = app.drain.cancelled() => ops.task(queue.as_ref(), &id).await?,
-            }
-        }
+        Some(wait) => app.await_end(ops, queue.as_ref(), &id, wait).await?,
         None => ops.task(queue.as_ref(), &id).await?,
     };
     if !caller.sees(&view) {

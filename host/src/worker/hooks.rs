@@ -125,10 +125,6 @@ impl Hooks {
         self.hooks.is_empty()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Hook> {
-        self.hooks.iter()
-    }
-
     /// Whether deliveries to addresses are to be run.
     pub fn has_urls(&self) -> bool {
         self.hooks.iter().any(|hook| matches!(hook.target, HookTarget::Url { .. }))
@@ -140,16 +136,13 @@ impl Hooks {
 
     /// The deliveries that follow from a verdict.
     pub(super) fn follow(&self, told: Told<'_>, verdict: &Verdict) -> Vec<Follow> {
-        if self.hooks.is_empty() {
-            return Vec::new();
-        }
         let Some(event) = HookEvent::of(verdict) else { return Vec::new() };
         self.deliveries(told, event, Some(verdict)).into_iter().map(Follow::Enqueue).collect()
     }
 
     /// The deliveries for the start of an attempt.
     pub(super) fn started(&self, told: Told<'_>) -> Vec<NewTask> {
-        if self.hooks.is_empty() { Vec::new() } else { self.deliveries(told, HookEvent::Started, None) }
+        self.deliveries(told, HookEvent::Started, None)
     }
 
     fn deliveries(&self, told: Told<'_>, event: HookEvent, verdict: Option<&Verdict>) -> Vec<NewTask> {

@@ -67,7 +67,8 @@ const SWAPS: [&str; 4] = ["serves", "refused", "rolled-back", "unloaded"];
 struct BodyCounts {
     outcomes: [AtomicU64; OUTCOMES],
     ran: Buckets,
-    waited: Option<Arc<Buckets>>,
+    /// Of its queue.
+    waited: Arc<Buckets>,
     /// Of its plugin, in microseconds.
     cpu: Arc<AtomicU64>,
 }
@@ -99,7 +100,7 @@ impl Observer for WorkerMetrics {
             Event::AttemptStarted(attempt) => {
                 self.running.fetch_add(1, Relaxed);
                 if let Some(waited) = attempt.waited {
-                    self.with_counts(&attempt, |counts| counts.waited.iter().for_each(|buckets| buckets.add(waited)));
+                    self.with_counts(&attempt, |counts| counts.waited.add(waited));
                 }
             }
             Event::AttemptEnded { attempt, outcome, used, .. } => {
@@ -175,7 +176,7 @@ impl WorkerMetrics {
         let cpu = of(&self.plugins, plugin, || plugin.into(), BODIES);
         let mut bodies = self.bodies.write();
         let key = if bodies.len() < BODIES || bodies.contains_key(&key) { key } else { (OTHER.into(), OTHER.into()) };
-        let made = || Arc::new(BodyCounts { waited: Some(waited), cpu, ..BodyCounts::default() });
+        let made = || Arc::new(BodyCounts { waited, cpu, ..BodyCounts::default() });
         Arc::clone(bodies.entry(key).or_insert_with(made))
     }
 }
