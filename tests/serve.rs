@@ -1,5 +1,5 @@
 //! The HTTP API, with the real program: what people do with it (`story`), who may do what (`access`), and what hostile clients try
-//! (`hostile`). The examples of the page are run too (`clients`).
+//! (`hostile`), and what was (`past`). The examples of the page are run too (`clients`).
 
 mod access;
 mod clients;
@@ -7,4 +7,5 @@ mod fuzzed;
 mod hostile;
 mod metrics;
 mod operations;
+mod past;
 mod story;

@@ -17,6 +17,7 @@ mod gist;
 mod hooks;
 mod new_task;
 mod operations;
+mod past;
 mod plugin_files;
 mod plugins;
 mod producer;
@@ -41,6 +42,7 @@ pub use gist::{gist, what_it_waits_for};
 pub use hooks::SeenHook;
 pub use new_task::{Checks, Defaults, Unchecked, enqueue_each};
 pub use operations::{Chooser, OPERATIONS, Operation};
+pub use past::{HistoryPoint, HistoryQuery};
 pub use plugin_files::{Followed, inspect, roll_back};
 pub use plugins::SeenPlugin;
 pub use producer::Producer;
@@ -60,5 +62,6 @@ pub use crate::{
     },
 };
 pub use taskhost_broker::{
-    BrokerError, CatchUp, Enqueued, Health, Overlap, QueueView, Schedule, Source as ScheduleSource, TaskFilter, TaskPage, WorkerInfo,
+    BrokerError, CatchUp, End, Enqueued, Health, HistoryStep, MOST_STEPS, Note, Noted, Overlap, QueueView, Sample, Schedule,
+    Source as ScheduleSource, TaskFilter, TaskPage, Totals, WorkerInfo,
 };

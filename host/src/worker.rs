@@ -53,6 +53,7 @@ mod pace;
 mod parked;
 mod progress;
 mod queue;
+mod record;
 mod relay;
 mod round_robin;
 mod services;
@@ -87,6 +88,7 @@ use lock_file::LockFiles;
 use parked::Parked;
 use progress::LatestProgress;
 use queue::Queues;
+use record::Recorder;
 use relay::Outboxes;
 use services::ServiceDesk;
 use slots::Slots;
@@ -121,7 +123,12 @@ pub async fn run(
         if !settings.queues.iter().any(|(known, _)| *known == queue) {
             settings.queues.push((queue, 1));
         }
-        invoke = Arc::new(WithDeliveries { engine: invoke, hooks: settings.hooks.clone(), poster: Poster::new(Arc::new(System)) });
+        invoke = Arc::new(WithDeliveries {
+            engine: invoke,
+            hooks: settings.hooks.clone(),
+            poster: Poster::new(Arc::new(System)),
+            observers: settings.observers.clone(),
+        });
     }
     let worker = run_with(settings, broker, invoke, offers, stop);
     tokio::pin!(follow, worker);
@@ -292,6 +299,10 @@ impl Parts {
         loops.spawn(self.watched("sweep", sweep::run(connection(), queues(), self.offers.clone(), end())));
         loops.spawn(self.watched("proof", gone::run(connection(), queues(), self.files.clone(), end())));
         loops.spawn(self.watched("signals", self.listen().run(end())));
+        if let Some(metrics) = self.settings.metrics.clone() {
+            let recorder = Recorder { worker: self.settings.id.clone(), metrics, connection: connection() };
+            loops.spawn(self.watched("record", recorder.run(end())));
+        }
         let heartbeat = self.heartbeat();
         for index in 0..self.settings.queues.len() {
             loops.spawn(self.watched("heartbeat", heartbeat.clone().run(index)));
@@ -364,6 +375,7 @@ impl Parts {
             offers: self.offers.clone(),
             now: self.announce.clone(),
             draining: self.draining.clone(),
+            stop: self.stop.clone(),
         }
     }
 

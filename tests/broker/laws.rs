@@ -5,11 +5,13 @@
 
 mod becomes;
 mod cancel;
+mod edit;
 mod ends;
 mod enqueue;
 mod lease;
 mod once;
 mod order;
+mod past;
 mod schedules;
 pub(crate) mod shared;
 mod shown;
@@ -155,6 +157,27 @@ macro_rules! laws {
                         an_incarnation_proved_gone_is_adopted_at_once,
                         an_expired_lease_is_adopted_once,
                         leaving_hands_back_uncounted,
+                    ]
+                }
+                edit {
+                    one [
+                        a_task_runs_with_the_arguments_that_it_was_edited_to,
+                        what_runs_or_has_succeeded_is_not_edited,
+                    ]
+                    with kilobyte_payloads [an_edit_over_the_payload_limit_changes_nothing]
+                }
+                past {
+                    one [
+                        records_add_up_by_step_and_body,
+                        a_repeated_record_counts_once,
+                        a_history_of_too_many_steps_is_refused,
+                        totals_only_grow,
+                        a_feed_has_each_end_once_and_oldest_first,
+                        a_feed_of_many_ends_gives_the_newest_and_says_so,
+                    ]
+                    two [
+                        notes_are_read_newest_first_and_page_by_page,
+                        a_worker_hears_that_it_was_asked_to_drain,
                     ]
                 }
                 cancel {

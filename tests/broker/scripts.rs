@@ -12,8 +12,8 @@ use std::{
 };
 
 use taskhost_broker::{
-    Broker, BrokerSettings, CatchUp, Enqueued, Finished, Fired, Incarnation, KvRoom, Lease, LeaseReply, Overlap, Schedule, Source,
-    TaskFilter, Tasks, redis::RedisBroker,
+    Broker, BrokerSettings, CatchUp, EditReply, Enqueued, Finished, Fired, HistoryStep, Incarnation, KvRoom, Lease, LeaseReply, Overlap,
+    Sample, Schedule, Source, TaskFilter, Tasks, redis::RedisBroker,
 };
 use taskhost_core::task::{
     ErrorKind, Follow, Millis, NewTask, Priority, Progress, QueueName, Start, State, TaskError, TaskId, TaskOptions, Unique, Verdict,
@@ -23,7 +23,7 @@ use crate::support::{LEASE, RedisServer, finish, named, ok, queue, task_name};
 use taskhost_testing::proxy::{Act, Moment, Proxy};
 
 /// The names of all scripts, from their headers.
-const VERBS: [&str; 27] = [
+const VERBS: [&str; 30] = [
     "register",
     "enqueue",
     "claim",
@@ -41,6 +41,9 @@ const VERBS: [&str; 27] = [
     "resume",
     "progress",
     "delete",
+    "edit",
+    "record",
+    "history",
     "purge",
     "view",
     "waiting",
@@ -256,7 +259,14 @@ impl Scene<'_> {
             ..self.task("doomed", 0)
         };
         self.enqueue(std::slice::from_ref(&doomed)).await;
+        assert_eq!(self.twice(async || b.edit(&self.queue, &doomed.id, "[2]").await).await, EditReply::Edited);
         self.twice(async || b.delete(&self.queue, &doomed.id).await).await;
+        let counts = [("plain".to_owned(), Sample { succeeded: 1, ..Sample::default() })];
+        self.twice(async || b.record(&self.queue, "box:1:a", 1, &counts).await).await;
+        let now = b.now().await.expect("now");
+        let past = self.twice(async || b.history(&self.queue, HistoryStep::Day, now, now).await).await;
+        // What breaks off midway may be lost. It is never counted twice.
+        assert!(past.iter().map(|point| point.sample.succeeded).sum::<u64>() <= 1, "{past:?}");
         assert!(self.twice(async || b.find(Some(&self.queue), &doomed.id).await).await.is_none(), "deleted");
         let purged = QueueName::new(format!("{}-purged", self.queue)).expect("a name");
         let unique = || Some(Unique { key: "u".into(), ttl: LEASE });

@@ -11,7 +11,7 @@ use crate::support::{
 const SECRET: &str = "s3cr3t-of-a-producer";
 
 /// A token with these options, and its lines for `taskhost.toml`.
-fn token(host: &Taskhost, name: &str, options: &[&str]) -> (String, String) {
+pub(super) fn token(host: &Taskhost, name: &str, options: &[&str]) -> (String, String) {
     let made = host.run(&[&["token", "new", name], options].concat());
     assert_eq!(made.code, 0, "{made:?}");
     let lines = made.stderr.split("anew:\n\n").nth(1).expect("the lines").to_owned();
@@ -107,7 +107,12 @@ fn without_the_scope_payload_nothing_of_a_producer_or_a_body_is_seen() {
     let mut asked = 0;
     for (path, method, _) in operations(&document) {
         for id in ["dead", "echo", "later"] {
-            let path = path.replace("{id}", id).replace("{name}", "nightly").replace("{queue}", "default").replace("{plugin}", "probe");
+            let path = path
+                .replace("{id}", id)
+                .replace("{name}", "nightly")
+                .replace("{queue}", "default")
+                .replace("{plugin}", "probe")
+                .replace("{worker}", "nobody");
             // What would remove the tasks comes last.
             if method == "DELETE" || path.ends_with("/purge") {
                 continue;
@@ -209,5 +214,9 @@ fn operations(document: &Value) -> Vec<(String, String, Value)> {
 
 /// A path with names that nobody has.
 fn filled(path: &str) -> String {
-    path.replace("{id}", "nobody").replace("{name}", "none").replace("{queue}", "nowhere").replace("{plugin}", "nothing")
+    path.replace("{id}", "nobody")
+        .replace("{name}", "none")
+        .replace("{queue}", "nowhere")
+        .replace("{plugin}", "nothing")
+        .replace("{worker}", "nobody")
 }

@@ -90,7 +90,22 @@ impl Http {
         let mut stream = self.connect();
         // The server may refuse a request before it has read all of it.
         let _broken_pipe = stream.write_all(request.as_bytes());
-        Reply::read(stream)
+        // The events of all queues have no end: the first ones will do.
+        if path.split('?').next() == Some("/v1/events") { Reply::read_some(stream, 1) } else { Reply::read(stream) }
+    }
+
+    /// The first `events` of a stream.
+    pub(crate) fn events(&self, path: &str, events: usize) -> Vec<(String, Value)> {
+        let headers: Vec<_> = self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let mut stream = self.connect();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{}\r\n", self.at, headers.concat());
+        stream.write_all(request.as_bytes()).expect("sent");
+        let reply = Reply::read_some(stream, events);
+        let of = |event: &str| {
+            let line = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+            Some((line("event: ")?, serde_json::from_str(&line("data: ")?).ok()?))
+        };
+        reply.body.split("\n\n").filter_map(of).collect()
     }
 
     pub(crate) fn connect(&self) -> TcpStream {
@@ -102,10 +117,15 @@ impl Http {
 
 impl Reply {
     /// Reads to the end of the connection.
-    pub(crate) fn read(mut stream: TcpStream) -> Self {
+    pub(crate) fn read(stream: TcpStream) -> Self {
+        Self::read_some(stream, usize::MAX)
+    }
+
+    /// Reads to the end of the connection, or until it has so many events.
+    fn read_some(mut stream: TcpStream, events: usize) -> Self {
         let mut bytes = Vec::new();
         let mut buffer = [0; 16384];
-        loop {
+        while bytes.windows(7).filter(|window| window == b"\ndata: ").count() < events || !bytes.ends_with(b"\n\n\r\n") {
             match stream.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(read) => bytes.extend_from_slice(&buffer[..read]),

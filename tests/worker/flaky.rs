@@ -11,9 +11,9 @@ use std::{
 
 use async_trait::async_trait;
 use taskhost_broker::{
-    Broker, BrokerError, CancelReply, Claimed, DeleteReply, Directory, Enqueued, Extended, Finish, FinishReply, Finished, Fired, Health,
-    Incarnation, Kv, KvError, KvRoom, Lease, LeaseReply, Leased, Produce, QueueView, Result, RetryReply, Schedule, Schedules, TaskFilter,
-    TaskPage, Tasks, WorkerInfo,
+    Broker, BrokerError, CancelReply, Claimed, DeleteReply, Directory, EditReply, Enqueued, Extended, Feed, Finish, FinishReply, Finished,
+    Fired, Health, History, HistoryStep, Incarnation, Kv, KvError, KvRoom, Lease, LeaseReply, Leased, Note, Noted, Point, Produce,
+    QueueView, Result, RetryReply, Sample, Schedule, Schedules, TaskFilter, TaskPage, Tasks, WorkerInfo,
 };
 use taskhost_core::{
     catalogue::Catalogue,
@@ -148,6 +148,12 @@ impl Tasks for Flaky {
     async fn delete(&self, queue: &QueueName, id: &TaskId) -> Result<DeleteReply> {
         self.reach()?.delete(queue, id).await
     }
+    async fn edit(&self, queue: &QueueName, id: &TaskId, args: &str) -> Result<EditReply> {
+        self.reach()?.edit(queue, id, args).await
+    }
+    async fn feed(&self, queue: &QueueName, since: Millis, limit: usize) -> Result<Feed> {
+        self.reach()?.feed(queue, since, limit).await
+    }
     async fn queues(&self) -> Result<Vec<QueueView>> {
         self.reach()?.queues().await
     }
@@ -247,9 +253,12 @@ impl Directory for Flaky {
     async fn check(&self) -> Result<Health> {
         self.reach()?.check().await
     }
-    async fn announce(&self, worker: &WorkerInfo, ttl: Duration) -> Result<()> {
+    async fn announce(&self, worker: &WorkerInfo, ttl: Duration) -> Result<bool> {
         self.may_panic("announce");
         self.reach()?.announce(worker, ttl).await
+    }
+    async fn ask_to_drain(&self, worker: &str) -> Result<bool> {
+        self.reach()?.ask_to_drain(worker).await
     }
     async fn retire(&self, worker: &str) -> Result<()> {
         self.reach()?.retire(worker).await
@@ -259,6 +268,22 @@ impl Directory for Flaky {
     }
     async fn catalogue(&self) -> Result<Catalogue> {
         self.reach()?.catalogue().await
+    }
+}
+
+#[async_trait]
+impl History for Flaky {
+    async fn record(&self, queue: &QueueName, worker: &str, number: u64, counts: &[(String, Sample)]) -> Result<()> {
+        self.reach()?.record(queue, worker, number, counts).await
+    }
+    async fn history(&self, queue: &QueueName, step: HistoryStep, from: Millis, to: Millis) -> Result<Vec<Point>> {
+        self.reach()?.history(queue, step, from, to).await
+    }
+    async fn note(&self, note: &Note) -> Result<()> {
+        self.reach()?.note(note).await
+    }
+    async fn notes(&self, before: Option<&str>, limit: usize) -> Result<Vec<Noted>> {
+        self.reach()?.notes(before, limit).await
     }
 }
 

@@ -16,13 +16,18 @@ use taskhost_core::{
 pub trait Directory: Send + Sync {
     /// Says which broker it is and what is wrong with its settings. Refuses an incompatible schema (`Misconfigured`).
     async fn check(&self) -> Result<Health>;
-    /// Lists the worker in `workers` for `ttl`, and adds its bodies to the catalogue.
-    async fn announce(&self, worker: &WorkerInfo, ttl: Duration) -> Result<()>;
+    /// Lists the worker in `workers` for `ttl`, and adds its bodies to the catalogue. Answers whether it was asked to drain.
+    async fn announce(&self, worker: &WorkerInfo, ttl: Duration) -> Result<bool>;
+    /// Asks a worker to drain and end; it hears of it with its next announcement. False: there is no such worker.
+    async fn ask_to_drain(&self, worker: &str) -> Result<bool>;
     async fn retire(&self, worker: &str) -> Result<()>;
     async fn workers(&self) -> Result<Vec<WorkerInfo>>;
     /// Every body that was ever announced and not forgotten, as the newest announcement describes it. It outlives the workers.
     async fn catalogue(&self) -> Result<Catalogue>;
 }
+
+/// How long a worker is told that it was asked to drain.
+pub(super) const DRAIN: Duration = Duration::from_secs(3600);
 
 /// A worker's description of itself. It leaves the lists if the worker does not repeat it within its `ttl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

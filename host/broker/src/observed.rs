@@ -16,12 +16,13 @@ use tokio::sync::mpsc;
 use super::{
     directory::{Directory, Health, WorkerInfo},
     error::Result,
+    history::{History, HistoryStep, Note, Noted, Point, Sample},
     kv::{Kv, KvError, KvRoom},
     lease::{Claimed, Extended, Finish, FinishReply, Incarnation, Lease, LeaseReply, Leased},
     listing::{TaskFilter, TaskPage},
     produce::{Enqueued, Produce},
     schedule::{Fired, Schedule, Schedules},
-    tasks::{CancelReply, DeleteReply, QueueView, RetryReply, Tasks},
+    tasks::{CancelReply, DeleteReply, EditReply, Feed, QueueView, RetryReply, Tasks},
 };
 use taskhost_core::{
     catalogue::Catalogue,
@@ -101,6 +102,14 @@ impl<B: Tasks + ?Sized> Tasks for Observed<B> {
         self.told("delete", Some(queue), self.broker.delete(queue, id)).await
     }
 
+    async fn edit(&self, queue: &QueueName, id: &TaskId, args: &str) -> Result<EditReply> {
+        self.told("edit", Some(queue), self.broker.edit(queue, id, args)).await
+    }
+
+    async fn feed(&self, queue: &QueueName, since: Millis, limit: usize) -> Result<Feed> {
+        self.told("feed", Some(queue), self.broker.feed(queue, since, limit)).await
+    }
+
     async fn queues(&self) -> Result<Vec<QueueView>> {
         self.told("queues", None, self.broker.queues()).await
     }
@@ -175,8 +184,12 @@ impl<B: Directory + ?Sized> Directory for Observed<B> {
         self.told("check", None, self.broker.check()).await
     }
 
-    async fn announce(&self, worker: &WorkerInfo, ttl: Duration) -> Result<()> {
+    async fn announce(&self, worker: &WorkerInfo, ttl: Duration) -> Result<bool> {
         self.told("announce", None, self.broker.announce(worker, ttl)).await
+    }
+
+    async fn ask_to_drain(&self, worker: &str) -> Result<bool> {
+        self.told("ask_to_drain", None, self.broker.ask_to_drain(worker)).await
     }
 
     async fn retire(&self, worker: &str) -> Result<()> {
@@ -189,6 +202,25 @@ impl<B: Directory + ?Sized> Directory for Observed<B> {
 
     async fn catalogue(&self) -> Result<Catalogue> {
         self.told("catalogue", None, self.broker.catalogue()).await
+    }
+}
+
+#[async_trait]
+impl<B: History + ?Sized> History for Observed<B> {
+    async fn record(&self, queue: &QueueName, worker: &str, number: u64, counts: &[(String, Sample)]) -> Result<()> {
+        self.told("record", Some(queue), self.broker.record(queue, worker, number, counts)).await
+    }
+
+    async fn history(&self, queue: &QueueName, step: HistoryStep, from: Millis, to: Millis) -> Result<Vec<Point>> {
+        self.told("history", Some(queue), self.broker.history(queue, step, from, to)).await
+    }
+
+    async fn note(&self, note: &Note) -> Result<()> {
+        self.told("note", None, self.broker.note(note)).await
+    }
+
+    async fn notes(&self, before: Option<&str>, limit: usize) -> Result<Vec<Noted>> {
+        self.told("notes", None, self.broker.notes(before, limit)).await
     }
 }
 

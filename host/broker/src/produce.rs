@@ -34,6 +34,17 @@ pub enum Enqueued {
     },
 }
 
+/// Refuses arguments that are over the payload limit.
+pub(super) fn check_args(args: &str, limit: usize) -> Result<()> {
+    if args.len() <= limit {
+        return Ok(());
+    }
+    Err(BrokerError::Invalid(format!(
+        "the arguments have {} bytes, more than the payload limit of {limit}: store the data and pass its name",
+        args.len()
+    )))
+}
+
 /// Refuses a task that is over the payload limit, before anything is written.
 pub(super) fn check_payload(task: &NewTask, limit: usize) -> Result<()> {
     retry::oversize(task, limit).map_or(Ok(()), |why| Err(BrokerError::Invalid(why)))

@@ -1,7 +1,8 @@
 //! The broker on Redis 7.0 or later: standalone, by Sentinel, in a cluster. docs/protocol.md describes its keys.
 //!
 //! address → connection → script → values. Each verb is one Lua script (`lua/*.lua`, linked with files of `lua/lib`), and so one atomic
-//! step. The driver is the handle with its connections. Each role has a file: produce, tasks, lease, directory, kv, schedules.
+//! step. The driver is the handle with its connections. Each role has a file: produce, tasks, lease, directory, kv,
+//! schedules, history.
 //!
 //! Invariant: only keys.rs and the scripts build the names of keys. No error or debug text contains a password.
 
@@ -12,6 +13,7 @@ mod directory;
 mod driver;
 mod fault;
 mod health;
+mod history;
 mod keys;
 mod kv;
 mod lease;

@@ -9,7 +9,7 @@ use super::{
     error::Result,
     listing::{TaskFilter, TaskPage},
 };
-use taskhost_core::task::{QueueName, State, TaskId, TaskView};
+use taskhost_core::task::{Millis, QueueName, State, TaskId, TaskView};
 
 /// Shows and steers tasks and queues.
 ///
@@ -25,6 +25,11 @@ pub trait Tasks: Send + Sync {
     async fn cancel(&self, queue: &QueueName, id: &TaskId) -> Result<CancelReply>;
     async fn retry(&self, queue: &QueueName, id: &TaskId) -> Result<RetryReply>;
     async fn delete(&self, queue: &QueueName, id: &TaskId) -> Result<DeleteReply>;
+    /// Gives a task that waits, is dead or was cancelled other arguments, as compact JSON. Over the payload limit they are `Invalid`.
+    async fn edit(&self, queue: &QueueName, id: &TaskId, args: &str) -> Result<EditReply>;
+    /// The newest `limit` ends of a queue since this time, oldest first. A feed is read on with its `until` as the next `since`: then it has
+    /// every end once, unless there were more than `limit`. An end whose task has gone meanwhile may be missing.
+    async fn feed(&self, queue: &QueueName, since: Millis, limit: usize) -> Result<Feed>;
     /// Every queue that ever had a task and was not purged empty.
     async fn queues(&self) -> Result<Vec<QueueView>>;
     async fn pause(&self, queue: &QueueName) -> Result<()>;
@@ -64,6 +69,43 @@ pub enum DeleteReply {
     NotFound,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EditReply {
+    Edited,
+    /// A task that runs has its arguments already; one that has succeeded needs no others.
+    Refused(State),
+    NotFound,
+}
+
+/// What ended in a queue for some time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Feed {
+    pub ends: Vec<End>,
+    /// The feed has what ended before this time.
+    pub until: Millis,
+    /// Whether more ended than are told.
+    pub is_cut: bool,
+}
+
+/// An end: a task that ended twice has two.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct End {
+    pub id: TaskId,
+    pub state: State,
+    pub at: Millis,
+}
+
+/// How many tasks a queue ever had. These only grow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Tasks that were added; children and firings too.
+    pub enqueued: u64,
+    /// Ends, by state. A task that is retried and ends again counts again; one that is deleted before its end does not count.
+    pub succeeded: u64,
+    pub dead: u64,
+    pub cancelled: u64,
+}
+
 /// A queue at a glance.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct QueueView {
@@ -73,4 +115,5 @@ pub struct QueueView {
     /// Age of the oldest ready task.
     pub oldest_ready_ms: Option<u64>,
     pub paused: bool,
+    pub totals: Totals,
 }

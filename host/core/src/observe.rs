@@ -78,6 +78,8 @@ pub enum Event<'a> {
     PluginRefused { file: &'a str, error: &'a str, serving: Option<&'a CodeId> },
     /// A plugin has gone back to an earlier version, because its guard or a command said so. `serving` is that version.
     PluginRolledBack { file: &'a str, why: &'a str, serving: Option<&'a CodeId> },
+    /// A webhook was posted to its receiver, which answered with this status, or not at all.
+    WebhookPosted { hook: &'a str, status: Option<u16> },
     /// A schedule has enqueued its task for a due time.
     ScheduleFired { schedule: &'a str, due: Millis, task: &'a TaskName, id: &'a TaskId },
     /// A schedule enqueued nothing for a due time, because the task of its last firing has not ended.

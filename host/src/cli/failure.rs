@@ -76,6 +76,7 @@ impl From<OpsError> for Failure {
                 Self::Usage(format!("{text}, or keep it from firing with `taskhost schedule pause {schedule}`"))
             }
             OpsError::Arguments(error) => Self::Usage(refusal(&error)),
+            OpsError::NoSuchWorker(_) => Self::Usage(format!("{text}; `taskhost workers` shows who lives")),
             OpsError::NoSuchPlugin(_) => Self::Usage(format!("{text}; `taskhost plugin list` shows what there is")),
             OpsError::BulkBroken { .. } => Self::Broker(text),
             OpsError::Request(_)

@@ -18,6 +18,7 @@ use crate::{
     ops::{Change, Listing, Ops, OpsError, TaskFilter, gist, header_filter, what_it_waits_for},
 };
 use taskhost_core::{
+    catalogue::Given,
     task::{Carried, LogLine, Millis, QueueName, State, TaskId, TaskName},
     text::clean_json,
     units,
@@ -40,6 +41,9 @@ pub(super) enum TaskCommand {
     /// Run dead or cancelled tasks again, and delayed ones at once
     #[command(after_help = "Examples:\n  taskhost task retry 0199c0de-…\n  taskhost task retry --state dead --task transferBU --older 1h")]
     Retry(ManyArgs),
+    /// Give a task that waits, is dead or was cancelled other arguments
+    #[command(after_help = "Example:\n  taskhost task edit 0199c0de-… '[2, 3]' && taskhost task retry 0199c0de-…")]
+    Edit(EditArgs),
     /// Delete tasks that do not run
     #[command(after_help = "Examples:\n  taskhost task delete 0199c0de-…\n  taskhost task delete --state dead --error http-404 --yes")]
     Delete(ManyArgs),
@@ -56,6 +60,17 @@ pub(super) struct ListArgs {
     /// As JSON, with everything about each task
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EditArgs {
+    /// The task's id
+    id: TaskId,
+    /// The new arguments, as a JSON array
+    args: String,
+    /// Look only in this queue
+    #[arg(long)]
+    queue: Option<QueueName>,
 }
 
 #[derive(Debug, Args)]
@@ -128,8 +143,15 @@ pub(super) async fn call(command: TaskCommand, settings: &Settings) -> Result<()
         TaskCommand::Logs(args) => logs(&ops, &args).await,
         TaskCommand::Cancel(args) => change(&ops, args, Change::Cancel).await,
         TaskCommand::Retry(args) => change(&ops, args, Change::Retry).await,
+        TaskCommand::Edit(args) => edit(&ops, args).await,
         TaskCommand::Delete(args) => change(&ops, args, Change::Delete).await,
     }
+}
+
+async fn edit(ops: &Ops, EditArgs { id, args, queue }: EditArgs) -> Result<(), Failure> {
+    let task = ops.task(queue.as_ref(), &id).await?;
+    ops.edit(&task, &Given::Json(args)).await?;
+    output::told(&format!("{id} {} has other arguments", task.state))
 }
 
 async fn list(ops: &Ops, args: ListArgs) -> Result<(), Failure> {

@@ -122,15 +122,16 @@ pub(super) async fn call(_args: WorkerArgs, settings: Settings) -> Result<(), Fa
     if let Some(traces) = &traces {
         observers = observers.with(traces.clone());
     }
+    let metrics = Arc::<WorkerMetrics>::default();
+    observers = observers.with(metrics.clone());
     let mut server = None;
     if settings.http.address.is_some() {
-        let metrics = Arc::<WorkerMetrics>::default();
-        observers = observers.with(metrics.clone());
+        let metrics = metrics.clone();
         let observed = Observed { metrics: Some(metrics), traces: traces.clone() };
         server = Some(answer_http(&settings, observed, server_stop)?);
     }
     let sampling = traces.as_ref().map(|traces| traces.sampling());
-    let done = work(&settings, observers, sampling, &stop, &shutdown, &mut loops).await;
+    let done = work(&settings, (observers, metrics), sampling, &stop, &shutdown, &mut loops).await;
     // Also ends the loops that end with the drain, if the worker ended without a signal.
     stop.drain.cancel();
     shutdown.cancel();
@@ -152,7 +153,7 @@ pub(super) async fn call(_args: WorkerArgs, settings: Settings) -> Result<(), Fa
 
 async fn work(
     settings: &Settings,
-    observers: Observers,
+    (observers, metrics): (Observers, Arc<WorkerMetrics>),
     sampling: Option<Sampling>,
     stop: &Stop,
     shutdown: &CancellationToken,
@@ -216,6 +217,7 @@ async fn work(
         broker_identity: format!("{} {}", settings.broker, settings.bounds.prefix),
         schedules: settings.schedules.iter().map(FileSchedule::of).collect(),
         observers,
+        metrics: Some(metrics),
         sampling,
         hooks: Hooks::new(settings.hooks.clone(), settings.bounds.payload_limit),
         ..WorkerSettings::new(id)

@@ -15,10 +15,17 @@ pub(super) struct WorkersArgs {
     /// As JSON
     #[arg(long)]
     json: bool,
+    /// Let this worker end: it claims nothing more, and what runs may end
+    #[arg(long, value_name = "WORKER", conflicts_with = "json")]
+    drain: Option<String>,
 }
 
 pub(super) async fn call(args: &WorkersArgs, settings: &Settings) -> Result<(), Failure> {
     let ops = Ops::connect(settings).await?;
+    if let Some(worker) = &args.drain {
+        ops.ask_to_drain(worker).await?;
+        return output::told(&format!("asked {worker} to drain; it hears of it within some seconds"));
+    }
     let workers = ops.workers().await?;
     if args.json {
         return output::json(&workers);

@@ -3,8 +3,11 @@
 use std::{collections::HashSet, fmt};
 
 use serde::{Deserialize, Serialize};
-use taskhost_broker::{CancelReply, DeleteReply, RetryReply, TaskFilter};
-use taskhost_core::task::{QueueName, State, TaskId};
+use taskhost_broker::{CancelReply, DeleteReply, EditReply, RetryReply, TaskFilter};
+use taskhost_core::{
+    catalogue::Given,
+    task::{QueueName, State, TaskId, TaskView},
+};
 
 use super::{
     connection::Ops,
@@ -104,6 +107,18 @@ impl Ops {
                 DeleteReply::Running => Unchanged::Running,
                 DeleteReply::NotFound => Unchanged::NotFound,
             },
+        }))
+    }
+}
+
+impl Ops {
+    /// Gives a task other arguments, checked as those of a new one. Nothing else of it changes.
+    pub async fn edit(&self, task: &TaskView, given: &Given) -> Result<(), OpsError> {
+        let args = self.checks(Some(&task.task), false).await?.check(&task.task, given)?;
+        Err(OpsError::Unchanged(match self.broker.edit(&task.queue, &task.id, &args).await? {
+            EditReply::Edited => return Ok(()),
+            EditReply::Refused(state) => Unchanged::NotEditable(state),
+            EditReply::NotFound => Unchanged::NotFound,
         }))
     }
 }

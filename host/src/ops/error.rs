@@ -76,6 +76,8 @@ pub enum OpsError {
     /// A plugin file has no body of this name.
     #[error("{} offers no such body: {why}", clean(.file))]
     NoSuchBody { file: String, why: ArgumentsError },
+    #[error("no live worker `{}`: it ended, or it has been silent for some seconds", clean(.0))]
+    NoSuchWorker(String),
     /// No live worker sees a plugin of this name.
     #[error("no live worker sees a plugin `{}`, and there is no such file", clean(.0))]
     NoSuchPlugin(String),
@@ -109,6 +111,8 @@ pub enum Unchanged {
     Duplicate(TaskId),
     #[error("it runs: `taskhost task cancel` stops it first")]
     Running,
+    #[error("only tasks that wait, are dead or were cancelled get other arguments: it is {0}")]
+    NotEditable(State),
 }
 
 fn in_queue(queue: Option<&QueueName>) -> String {

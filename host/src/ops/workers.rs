@@ -11,4 +11,9 @@ impl Ops {
         workers.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(workers)
     }
+
+    /// Asks a worker to drain and end. It hears of it within some seconds.
+    pub async fn ask_to_drain(&self, worker: &str) -> Result<(), OpsError> {
+        if self.broker.ask_to_drain(worker).await? { Ok(()) } else { Err(OpsError::NoSuchWorker(worker.to_owned())) }
+    }
 }

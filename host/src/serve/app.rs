@@ -15,6 +15,7 @@ use super::{
     cursor::CursorKey,
     metrics::Metrics,
     problem::{self, Problem},
+    pulse::Pulse,
 };
 use crate::{
     config::Settings,
@@ -30,6 +31,7 @@ pub(super) struct App {
     pub(super) browsers: Browsers,
     pub(super) cursors: CursorKey,
     pub(super) metrics: Metrics,
+    pub(super) pulse: Pulse,
     pub(super) traces: Option<Arc<Traces>>,
     /// What goes on beside a request, such as reading the rest of its body.
     pub(super) tasks: TaskTracker,
@@ -65,6 +67,7 @@ impl App {
             cursors: CursorKey::new(&settings.http.tokens),
             access,
             metrics: Metrics::new(told.metrics),
+            pulse: Pulse::default(),
             traces: told.traces,
             tasks: TaskTracker::new(),
             connected: OnceLock::new(),

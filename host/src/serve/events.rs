@@ -1,8 +1,9 @@
-//! `GET /v1/tasks/{id}/events`: a task's changes as they happen, as server-sent events (the HTML standard, section 9.2).
+//! Changes as they happen, as server-sent events (the HTML standard, section 9.2): of one task until its end, or of all queues.
 //!
-//! wait for the end, a second at most → the view, if it is another one than before → …until the end
+//! a task: wait for the end, a second at most → the view, if it is another one than before → …until the end
+//! all: what ended since `Last-Event-ID` → a beat of the pulse → the queues and the ends that this caller may see → …
 //!
-//! Invariant: a stream costs the broker one look a second, and nothing after its reader has gone.
+//! Invariant: a stream costs the broker one look a second at most, and nothing after its reader has gone.
 
 use std::{
     convert::Infallible,
@@ -13,19 +14,27 @@ use std::{
 use axum::{
     body::{Body, Bytes},
     extract::State,
-    http::{HeaderValue, header},
+    http::{HeaderMap, HeaderValue, header},
+    response::Response,
 };
 use futures_util::stream;
-use taskhost_core::task::{QueueName, TaskId};
+use serde_json::json;
+use taskhost_core::task::{Millis, QueueName, TaskId};
+use tokio::{
+    sync::broadcast::{self, error::RecvError},
+    time::timeout,
+};
 
 use super::{
     access::Caller,
     answer::{self, Answer},
     app::App,
+    pulse::{Beat, ENDS, Pulse},
     query::Query,
     segment::Segment,
     shown, tasks,
 };
+use crate::ops::End;
 
 /// How often the task is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -50,9 +59,101 @@ pub(super) async fn of_task(State(app): State<Arc<App>>, caller: Caller, Segment
     let view = tasks::seen(&app, &caller, query.queue()?.as_ref(), &id).await?;
     let watch = Watch { app, caller, queue: view.queue, id, last: String::new(), said: Instant::now(), number: 0, is_over: false };
     let events = stream::unfold(watch, |mut watch| async move { Some((Ok::<_, Infallible>(watch.next().await?), watch)) });
-    let mut response = answer::of_type("text/event-stream", Body::from_stream(events));
+    Ok(events_of(Body::from_stream(events)))
+}
+
+fn events_of(body: Body) -> Response {
+    let mut response = answer::of_type("text/event-stream", body);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    response
+}
+
+/// What one stream of all queues remembers.
+struct WatchAll {
+    app: Arc<App>,
+    caller: Caller,
+    /// Only this queue.
+    queue: Option<QueueName>,
+    beats: broadcast::Receiver<Arc<Beat>>,
+    /// What ended before this time was told: from the reader's `Last-Event-ID`.
+    since: Option<Millis>,
+    begun: bool,
+}
+
+/// `GET /v1/events`
+pub(super) async fn of_all(State(app): State<Arc<App>>, caller: Caller, query: Query, headers: HeaderMap) -> Answer {
+    let queue = query.queue()?;
+    if let Some(queue) = &queue {
+        caller.needs_queue(queue)?;
+    }
+    app.ops()?;
+    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok().map(Millis));
+    let beats = Pulse::subscribe(&app);
+    let watch = WatchAll { app, caller, queue, beats, since: last, begun: false };
+    let events = stream::unfold(watch, |mut watch| async move { Some((Ok::<_, Infallible>(watch.next().await?), watch)) });
+    Ok(events_of(Body::from_stream(events)))
+}
+
+impl WatchAll {
+    /// The next events, or the end of the stream.
+    async fn next(&mut self) -> Option<Bytes> {
+        if let Some(since) = self.since.take() {
+            return Some(self.missed(since).await.unwrap_or_else(|| Bytes::from_static(b"event: gap\ndata: {}\n\n")));
+        }
+        loop {
+            let beat = tokio::select! {
+                beat = timeout(ALIVE, self.beats.recv()) => beat,
+                () = self.app.drain.cancelled() => return None,
+            };
+            match beat {
+                Err(_silent) => return Some(Bytes::from_static(b": still there\n\n")),
+                Ok(Err(RecvError::Closed)) => return None,
+                Ok(Err(RecvError::Lagged(_))) => return Some(Bytes::from_static(b"event: gap\ndata: {}\n\n")),
+                Ok(Ok(beat)) if beat.is_news || !std::mem::replace(&mut self.begun, true) => return Some(self.say(&beat)),
+                Ok(Ok(_)) => {}
+            }
+        }
+    }
+
+    fn sees(&self, queue: &QueueName) -> bool {
+        self.caller.sees_queue(queue) && self.queue.as_ref().is_none_or(|only| only == queue)
+    }
+
+    fn say(&self, beat: &Beat) -> Bytes {
+        let queues: Vec<_> = beat.queues.iter().filter(|view| self.sees(&view.queue)).collect();
+        let mut text = format!("id: {}\nevent: queues\ndata: {}\n\n", beat.until.0, json!({ "queues": queues }));
+        text.push_str(&self.ends(beat.until, &beat.ends, beat.is_cut));
+        text.into()
+    }
+
+    /// An end says nothing about its body. So who sees only some bodies hears of no ends.
+    fn ends(&self, until: Millis, ends: &[(QueueName, Vec<End>)], is_cut: bool) -> String {
+        let seen = ends.iter().filter(|(queue, _)| self.caller.sees_all_tasks() && self.sees(queue));
+        let ends: Vec<_> = seen
+            .flat_map(|(queue, ends)| {
+                ends.iter().map(move |End { id, state, at }| json!({ "queue": queue, "id": id, "state": state, "at": at }))
+            })
+            .collect();
+        if ends.is_empty() {
+            return String::new();
+        }
+        format!("id: {}\nevent: ends\ndata: {}\n\n", until.0, json!({ "ends": ends, "cut": is_cut }))
+    }
+
+    /// What ended while the reader was away.
+    async fn missed(&self, since: Millis) -> Option<Bytes> {
+        let ops = self.app.ops().ok()?;
+        let mut until = ops.now().await.ok()?;
+        let (mut ends, mut is_cut) = (Vec::new(), false);
+        for view in ops.queues().await.ok()?.into_iter().filter(|view| self.sees(&view.queue)) {
+            let feed = ops.feed(&view.queue, since, ENDS).await.ok()?;
+            until = until.min(feed.until);
+            is_cut |= feed.is_cut;
+            ends.push((view.queue, feed.ends));
+        }
+        let text = self.ends(until, &ends, is_cut);
+        Some(if text.is_empty() { Bytes::from_static(b": nothing was missed\n\n") } else { text.into() })
+    }
 }
 
 impl Watch {

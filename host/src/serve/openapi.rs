@@ -133,7 +133,7 @@ fn parameter(parameters: &Value, name: &str, place: &str) -> Value {
 
 /// A body of a schema. Lines of JSON have a type of their own. A stream of events has no schema in OpenAPI 3.1.
 fn content(schema: &str) -> Value {
-    if schema == "TaskEvents" {
+    if ["TaskEvents", "Events"].contains(&schema) {
         return json!({ "text/event-stream": {} });
     }
     let kind = match schema {

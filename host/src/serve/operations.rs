@@ -16,6 +16,7 @@ use super::{
     access::Caller,
     answer::{self, Answer},
     app::App,
+    audit::About,
     body,
     problem::{self, Problem},
     query::Query,
@@ -73,8 +74,10 @@ pub(super) async fn order(State(app): State<Arc<App>>, caller: Caller, headers: 
         return answer::json(&json!({ "dry_run": true, "matches": matches, "complete": complete }));
     }
     let id = ops.order(&operation).await?;
-    tracing::info!(by = caller.name(), %id, verb = ?operation.verb, "HTTP: operation ordered");
-    answer::with_status(StatusCode::ACCEPTED, &found(ops, &id, &caller).await?)
+    let mut response = answer::with_status(StatusCode::ACCEPTED, &found(ops, &id, &caller).await?)?;
+    let verb = serde_json::to_value(operation.verb).ok().and_then(|verb| verb.as_str().map(str::to_owned)).unwrap_or_default();
+    response.extensions_mut().insert(About([("id".to_owned(), id.to_string()), ("verb".to_owned(), verb)].into()));
+    Ok(response)
 }
 
 /// `GET /v1/operations`
@@ -94,7 +97,6 @@ pub(super) async fn show(State(app): State<Arc<App>>, caller: Caller, Segment(id
 pub(super) async fn cancel(State(app): State<Arc<App>>, caller: Caller, Segment(id): Segment) -> Answer {
     let id = found(app.ops()?, &tasks::task_id(&id)?, &caller).await?.id;
     app.ops()?.change(Change::Cancel, &queue()?, &id).await?;
-    tracing::info!(by = caller.name(), %id, "HTTP: operation cancelled");
     Ok(answer::nothing())
 }
 

@@ -53,6 +53,7 @@ kinds! {
     UNKNOWN_TASK = "unknown-task" NOT_FOUND "There is no such task";
     UNKNOWN_QUEUE = "unknown-queue" NOT_FOUND "There is no such queue";
     UNKNOWN_SCHEDULE = "unknown-schedule" NOT_FOUND "There is no such schedule";
+    UNKNOWN_WORKER = "unknown-worker" NOT_FOUND "There is no such worker";
     UNKNOWN_PLUGIN = "unknown-plugin" NOT_FOUND "There is no such plugin";
     METHOD_NOT_ALLOWED = "method-not-allowed" METHOD_NOT_ALLOWED "The resource does not take this method";
     WRONG_STATE = "wrong-state" CONFLICT "The state of the resource does not allow this";
@@ -165,7 +166,7 @@ impl From<OpsError> for Problem {
                 Self::new(&UNKNOWN_TASK, text)
             }
             OpsError::Unchanged(Unchanged::Duplicate(holder)) => Self::new(&DUPLICATE, text).with("holder", holder.as_str()),
-            OpsError::Unchanged(Unchanged::Ended(state) | Unchanged::NotRetryable(state)) => {
+            OpsError::Unchanged(Unchanged::Ended(state) | Unchanged::NotRetryable(state) | Unchanged::NotEditable(state)) => {
                 Self::new(&WRONG_STATE, text).with("state", state.as_str())
             }
             OpsError::Unchanged(Unchanged::Running) => Self::new(&WRONG_STATE, "it runs: cancel it first").with("state", "running"),
@@ -174,6 +175,7 @@ impl From<OpsError> for Problem {
             }
             OpsError::NoSuchQueue { .. } => Self::new(&UNKNOWN_QUEUE, text),
             OpsError::NoSuchSchedule(_) => Self::new(&UNKNOWN_SCHEDULE, text),
+            OpsError::NoSuchWorker(_) => Self::new(&UNKNOWN_WORKER, text),
             OpsError::NoSuchPlugin(_) => Self::new(&UNKNOWN_PLUGIN, text),
             OpsError::Arguments(error) => error.into(),
             OpsError::Request(_) | OpsError::Schedule(_) => Self::new(&INVALID, text),

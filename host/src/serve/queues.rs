@@ -10,6 +10,7 @@ use super::{
     access::Caller,
     answer::{self, Answer},
     app::App,
+    audit::About,
     problem::{self, Problem},
     segment::Segment,
 };
@@ -33,7 +34,6 @@ pub(super) async fn show(State(app): State<Arc<App>>, caller: Caller, Segment(qu
 pub(super) async fn pause(State(app): State<Arc<App>>, caller: Caller, Segment(queue): Segment) -> Answer {
     let queue = named(&caller, &queue)?;
     app.ops()?.pause_queue(&queue, false).await?;
-    tracing::info!(by = caller.name(), %queue, "HTTP: queue paused");
     answer::json(&json!({ "queue": queue, "paused": true }))
 }
 
@@ -41,7 +41,6 @@ pub(super) async fn pause(State(app): State<Arc<App>>, caller: Caller, Segment(q
 pub(super) async fn resume(State(app): State<Arc<App>>, caller: Caller, Segment(queue): Segment) -> Answer {
     let queue = named(&caller, &queue)?;
     app.ops()?.resume_queue(&queue).await?;
-    tracing::info!(by = caller.name(), %queue, "HTTP: queue resumed");
     answer::json(&json!({ "queue": queue, "paused": false }))
 }
 
@@ -57,8 +56,9 @@ pub(super) async fn purge(State(app): State<Arc<App>>, caller: Caller, Segment(q
         return Err(Problem::new(&problem::UNKNOWN_QUEUE, format!("the queue `{queue}` has never had a task, or was purged empty")));
     }
     let purged = ops.purge(&queue).await?;
-    tracing::info!(by = caller.name(), %queue, purged, "HTTP: queue purged");
-    answer::json(&json!({ "queue": queue, "purged": purged }))
+    let mut response = answer::json(&json!({ "queue": queue, "purged": purged }))?;
+    response.extensions_mut().insert(About([("purged".to_owned(), purged.to_string())].into()));
+    Ok(response)
 }
 
 fn named(caller: &Caller, queue: &str) -> Result<QueueName, Problem> {

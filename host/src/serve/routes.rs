@@ -16,7 +16,8 @@ use axum::{
 use super::{
     access::{Caller, Peer},
     app::App,
-    bulk, events, health, openapi, operations,
+    audit::{self, About},
+    bulk, events, health, history, openapi, operations,
     problem::{self, Problem},
     query::Query,
     queues,
@@ -57,6 +58,7 @@ pub(super) fn table() -> Vec<Route> {
         route!(POST "/v1/tasks/bulk" ENQUEUE, [], Some("NewTasks") => (200, Some("BulkAnswers")), bulk::enqueue, "Enqueue a task a line; an answer a line comes back"),
         route!(@ GET "/v1/tasks" READ, tasks::LISTED, None => (200, Some("TaskPage")), tasks::list, "List tasks: running, then waiting, then ended ones"),
         route!(GET "/v1/tasks/{id}" READ, ["queue", "wait"], None => (200, Some("Task")), tasks::show, "A task, perhaps at its end"),
+        route!(PATCH "/v1/tasks/{id}" OPERATE, ["queue"], Some("TaskEdit") => (200, Some("Task")), tasks::edit, "Give a task that waits, is dead or was cancelled other arguments"),
         route!(DELETE "/v1/tasks/{id}" OPERATE, ["queue"], None => (204, None), tasks::delete, "Delete a task that does not run"),
         route!(GET "/v1/tasks/{id}/log" READ, ["queue"], None => (200, Some("LogLines")), tasks::log, "The log of a task, a line of JSON each; needs the scope `payload` too"),
         route!(GET "/v1/tasks/{id}/events" READ, ["queue"], None => (200, Some("TaskEvents")), events::of_task, "The changes of a task as server-sent events, until its end"),
@@ -80,6 +82,10 @@ pub(super) fn table() -> Vec<Route> {
         route!(POST "/v1/schedules/{name}/pause" SCHEDULE, [], None => (200, Some("SchedulePause")), schedules::pause, "Keep a schedule from firing"),
         route!(POST "/v1/schedules/{name}/resume" SCHEDULE, [], None => (200, Some("SchedulePause")), schedules::resume, "Let a schedule fire again"),
         route!(GET "/v1/workers" READ, [], None => (200, Some("Workers")), workers::list, "The live workers, and what they run"),
+        route!(POST "/v1/workers/{worker}/drain" OPERATE, [], None => (202, Some("WorkerDrain")), workers::drain, "Let a worker end: it claims nothing more, and what runs may end"),
+        route!(GET "/v1/history" READ, ["queue", "task", "step", "from", "to"], None => (200, Some("History")), history::show, "What attempts came to over time"),
+        route!(GET "/v1/events" READ, ["queue"], None => (200, Some("Events")), events::of_all, "The queues and what ends in them, as server-sent events"),
+        route!(GET "/v1/audit" ADMIN, ["cursor", "limit"], None => (200, Some("Audit")), audit::list, "Who changed what, newest first"),
         route!(GET "/v1/catalogue" READ, [], None => (200, Some("Catalogue")), workers::catalogue, "The bodies that workers offer, with their parameters"),
         route!(GET "/v1/plugins" READ, [], None => (200, Some("Plugins")), workers::plugins, "The plugin files as the live workers see them"),
         route!(POST "/v1/plugins/{plugin}/rollback" ADMIN, [], None => (200, Some("Rollback")), workers::roll_back, "Go back to the version before; of the plugin directory of this machine"),
@@ -120,10 +126,11 @@ struct Door {
 /// Checks the token, its scope and the names in the query. Counts the request.
 async fn enter(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
     let (begun, method) = (Instant::now(), word(request.method()));
-    let response = match door.check(&mut request) {
-        Ok(()) => next.run(request).await,
+    let mut response = match door.check(&mut request) {
+        Ok(()) => door.answer(method, request, next).await,
         Err(problem) => problem.into_response(),
     };
+    response.extensions_mut().clear();
     let took = begun.elapsed();
     door.app.metrics.http.answered(door.path, method, response.status().as_u16(), took);
     tracing::debug!(method, path = door.path, status = response.status().as_u16(), ?took, "answered");
@@ -144,6 +151,26 @@ fn word(method: &Method) -> &'static str {
 }
 
 impl Door {
+    /// Answers. A change is noted before its answer leaves; a producer's tasks are no changes.
+    async fn answer(&self, method: &'static str, request: Request, next: Next) -> Response {
+        if !self.changes || self.scope == ENQUEUE {
+            return next.run(request).await;
+        }
+        let (caller, peer) = (request.extensions().get::<Caller>().cloned(), request.extensions().get::<Peer>().copied());
+        let uri = request.uri().clone();
+        let mut response = next.run(request).await;
+        let about = response.extensions_mut().remove::<About>();
+        // A rehearsal has nothing more to say, and changes nothing.
+        let is_rehearsal = self.path == "/v1/operations" && about.is_none();
+        if let (Some(caller), Some(Peer(from))) = (caller, peer)
+            && response.status().is_success()
+            && !is_rehearsal
+        {
+            audit::note(&self.app, &caller, from, (method, self.path), &uri, response.status(), about).await;
+        }
+        response
+    }
+
     fn check(&self, request: &mut Request) -> Result<(), Problem> {
         if let Some(scope) = self.scope {
             let Some(Peer(from)) = request.extensions().get::<Peer>().copied() else {

@@ -93,7 +93,6 @@ pub(super) async fn put(State(app): State<Arc<App>>, caller: Caller, Segment(nam
     // The body's hint may name the queue.
     caller.needs_queue(&new.queue_by(&checks))?;
     ops.add_schedule(new, &checks).await?;
-    tracing::info!(by = caller.name(), schedule = name, "HTTP: schedule written");
     show(State(app), caller, Segment(name)).await
 }
 
@@ -101,7 +100,6 @@ pub(super) async fn put(State(app): State<Arc<App>>, caller: Caller, Segment(nam
 pub(super) async fn remove(State(app): State<Arc<App>>, caller: Caller, Segment(name): Segment) -> Answer {
     found(&app, &caller, &name).await?;
     app.ops()?.remove_schedule(&name).await?;
-    tracing::info!(by = caller.name(), schedule = name, "HTTP: schedule removed");
     Ok(answer::nothing())
 }
 
@@ -109,7 +107,6 @@ pub(super) async fn remove(State(app): State<Arc<App>>, caller: Caller, Segment(
 pub(super) async fn run(State(app): State<Arc<App>>, caller: Caller, Segment(name): Segment) -> Answer {
     let seen = found(&app, &caller, &name).await?;
     let id = app.ops()?.run_schedule(&name).await?;
-    tracing::info!(by = caller.name(), schedule = name, %id, "HTTP: task of a schedule enqueued");
     answer::json(&json!({ "id": id, "queue": seen.schedule.queue }))
 }
 
@@ -126,7 +123,6 @@ pub(super) async fn resume(State(app): State<Arc<App>>, caller: Caller, Segment(
 async fn set_paused(app: Arc<App>, caller: Caller, name: String, paused: bool) -> Answer {
     found(&app, &caller, &name).await?;
     let contrary = app.ops()?.pause_schedule(&name, paused).await?;
-    tracing::info!(by = caller.name(), schedule = name, paused, "HTTP: schedule");
     let mut said = json!({ "name": name, "paused": paused });
     if let Some(worker) = contrary {
         said["warning"] =

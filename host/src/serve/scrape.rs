@@ -48,6 +48,8 @@ async fn sample(ops: &Ops) -> Result<BrokerSample, Problem> {
         counts: view.counts,
         oldest_ready: view.oldest_ready_ms.map(Duration::from_millis),
         paused: view.paused,
+        enqueued: view.totals.enqueued,
+        ended: [("succeeded", view.totals.succeeded), ("dead", view.totals.dead), ("cancelled", view.totals.cancelled)],
     });
     let schedules = ops.schedules().await?.into_iter();
     let schedules = schedules.map(|seen| ScheduleSample { last_fired: seen.last_firing(), schedule: seen.schedule.name });

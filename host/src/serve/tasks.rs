@@ -8,10 +8,11 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 use sha2::{Digest, Sha256};
 use taskhost_core::{
+    catalogue::Given,
     task::{Millis, NewTask, OptionFilter, QueueName, Start, State as TaskState, TaskId, TaskView},
     trace::{self, BAGGAGE, TRACEPARENT, TraceContext},
 };
@@ -263,6 +264,29 @@ pub(super) async fn run_now(State(app): State<Arc<App>>, caller: Caller, Segment
     change(&app, &caller, Change::Retry, &id, &query).await
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Edit {
+    args: Box<RawValue>,
+}
+
+/// `PATCH /v1/tasks/{id}`
+pub(super) async fn edit(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Segment(id): Segment,
+    query: Query,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let id = task_id(&id)?;
+    let view = seen(&app, &caller, query.queue()?.as_ref(), &id).await?;
+    let Edit { args } = body::read(&app, &headers, body).await?;
+    let ops = app.ops()?;
+    ops.edit(&view, &Given::Json(args.get().to_owned())).await?;
+    answer::json(&shown::task(ops.task(Some(&view.queue), &id).await?, &caller))
+}
+
 /// `DELETE /v1/tasks/{id}`
 pub(super) async fn delete(State(app): State<Arc<App>>, caller: Caller, Segment(id): Segment, query: Query) -> Answer {
     change(&app, &caller, Change::Delete, &id, &query).await
@@ -278,7 +302,6 @@ async fn change(app: &App, caller: &Caller, change: Change, id: &str, query: &Qu
         Changed::Ready => "ready",
         Changed::Deleted => "deleted",
     };
-    tracing::info!(by = caller.name(), queue = %view.queue, id = %id, "HTTP: task {outcome}");
     if changed == Changed::Deleted {
         return Ok(answer::nothing());
     }

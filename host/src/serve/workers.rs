@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::{extract::State, http::StatusCode};
 use serde_json::json;
 
 use super::{
     access::Caller,
     answer::{self, Answer},
     app::App,
+    problem::{self, Problem},
     segment::Segment,
 };
 use crate::ops;
@@ -24,6 +25,18 @@ pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answer 
         worker.schedules = None;
     }
     answer::json(&json!({ "workers": workers }))
+}
+
+/// `POST /v1/workers/{worker}/drain`
+pub(super) async fn drain(State(app): State<Arc<App>>, caller: Caller, Segment(worker): Segment) -> Answer {
+    let ops = app.ops()?;
+    let found = ops.workers().await?.into_iter().find(|info| info.id == worker);
+    if found.is_some_and(|info| !caller.sees_all_tasks() || !info.queues.iter().all(|queue| caller.sees_queue(queue))) {
+        let detail = format!("the token `{}` does not extend to all that this worker does", caller.name());
+        return Err(Problem::new(&problem::FORBIDDEN, detail));
+    }
+    ops.ask_to_drain(&worker).await?;
+    answer::with_status(StatusCode::ACCEPTED, &json!({ "worker": worker, "outcome": "asked-to-drain" }))
 }
 
 /// `GET /v1/catalogue`
@@ -45,9 +58,8 @@ pub(super) async fn plugins(State(app): State<Arc<App>>, caller: Caller) -> Answ
 }
 
 /// `POST /v1/plugins/{plugin}/rollback`
-pub(super) async fn roll_back(State(app): State<Arc<App>>, caller: Caller, Segment(plugin): Segment) -> Answer {
+pub(super) async fn roll_back(State(app): State<Arc<App>>, Segment(plugin): Segment) -> Answer {
     let (asked, followed) = ops::roll_back(&app.settings, &plugin).await?;
-    tracing::info!(by = caller.name(), plugin = asked.file, version = asked.to.version, "HTTP: plugin rolled back");
     let followed = match followed {
         ops::Followed::AtNextStart => "at-next-start",
         ops::Followed::Serves => "serves",

@@ -17,10 +17,10 @@ mod buckets;
 mod encode;
 mod worker;
 
-pub use worker::WorkerMetrics;
+pub use worker::{Told, WorkerMetrics};
 
 use buckets::Buckets;
-use encode::{family, gauge};
+use encode::{counter, family, gauge};
 use worker::OTHER;
 
 /// The most queues and schedules with series of their own.
@@ -39,6 +39,9 @@ pub struct QueueSample {
     pub counts: BTreeMap<State, u64>,
     pub oldest_ready: Option<Duration>,
     pub paused: bool,
+    pub enqueued: u64,
+    /// Ends by state.
+    pub ended: [(&'static str, u64); 3],
 }
 
 #[derive(Debug)]
@@ -101,6 +104,11 @@ impl Collector for BrokerSample {
         let rest = rest.iter().map(|(state, count)| ([("queue", OTHER), ("state", state.as_str())], number(*count)));
         let about = ("taskhost_tasks", "Tasks in each state; ended ones while they are kept");
         family(encoder, about, MetricType::Gauge, tasks.chain(rest))?;
+        let enqueued = shown().map(|queue| ([("queue", &*queue.queue)], counter(queue.enqueued)));
+        family(encoder, ("taskhost_enqueued", "Tasks that were ever added"), MetricType::Counter, enqueued)?;
+        let ended = shown()
+            .flat_map(|queue| queue.ended.iter().map(|(state, count)| ([("queue", &*queue.queue), ("state", *state)], counter(*count))));
+        family(encoder, ("taskhost_ended", "Tasks that ever ended in each state"), MetricType::Counter, ended)?;
         let oldest = shown().map(|queue| ([("queue", &*queue.queue)], gauge(queue.oldest_ready.unwrap_or_default().as_secs_f64())));
         family(encoder, ("taskhost_oldest_ready_seconds", "How long the oldest ready task has waited"), MetricType::Gauge, oldest)?;
         let paused = shown().map(|queue| ([("queue", &*queue.queue)], gauge(if queue.paused { 1.0 } else { 0.0 })));

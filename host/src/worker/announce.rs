@@ -16,6 +16,7 @@ use super::{
     offers::Offers,
     queue::Queues,
     settings::{WorkerSettings, host_name},
+    stop::Stop,
 };
 use taskhost_broker::WorkerInfo;
 use taskhost_core::task::Millis;
@@ -35,6 +36,7 @@ pub(super) struct Announcement {
     /// Announce at once.
     pub(super) now: Arc<Notify>,
     pub(super) draining: CancellationToken,
+    pub(super) stop: Stop,
 }
 
 impl Announcement {
@@ -47,9 +49,17 @@ impl Announcement {
                 () = self.connection.up() => {}
                 () = end.cancelled() => break,
             }
-            if let Err(error) = self.connection.broker.announce(&self.info(), 3 * EVERY).await {
-                self.connection.failed(&error);
-                tracing::debug!(%error, "could not announce; later");
+            match self.connection.broker.announce(&self.info(), 3 * EVERY).await {
+                Ok(false) => {}
+                Ok(true) if self.stop.drain.is_cancelled() => {}
+                Ok(true) => {
+                    tracing::info!(worker = %self.settings.id, "an operator asked this worker to drain and end");
+                    self.stop.drain.cancel();
+                }
+                Err(error) => {
+                    self.connection.failed(&error);
+                    tracing::debug!(%error, "could not announce; later");
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(EVERY.mul_f64(0.9 + fastrand::f64() / 5.0)) => {}

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use sha2::Sha256;
 use taskhost_core::{
     catalogue::Hints,
+    observe::{Event, Observers},
     task::{Clock, CodeId, ErrorKind, Outcome, SystemClock, TaskError, TaskName},
 };
 use tokio::runtime::Handle;
@@ -36,6 +37,7 @@ pub(super) struct WithDeliveries {
     pub(super) engine: Arc<dyn Invoke>,
     pub(super) hooks: Hooks,
     pub(super) poster: Poster,
+    pub(super) observers: Observers,
 }
 
 /// Adds the body that delivers.
@@ -112,6 +114,7 @@ impl WithDeliveries {
         headers
             .extend(work.about.headers.iter().filter(|(name, _)| name == "traceparent").map(|(_, value)| ("traceparent", value.clone())));
         let posted = self.poster.post(url, &headers, event.get().as_bytes(), PATIENCE).await;
+        self.observers.tell(|| Event::WebhookPosted { hook: &name, status: posted.as_ref().ok().map(|answer| answer.status) });
         match posted {
             Err(why) => failed(ErrorKind::Retry, why, None),
             Ok(answer) if (200..300).contains(&answer.status) => Outcome::Done { result: answer.status.to_string(), children: Vec::new() },

@@ -3,6 +3,7 @@
 use std::{ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{hooks::Hooks, summary::WorkerError};
+use crate::telemetry::metrics::WorkerMetrics;
 use taskhost_broker::{FileSchedule, LEASES};
 use taskhost_core::{observe::Observers, retry::RetrySettings, task::QueueName, trace::Sampling, units};
 
@@ -35,6 +36,8 @@ pub struct WorkerSettings {
     pub schedules: Vec<FileSchedule>,
     /// Who is told what happens. The program gives the log here: without an observer, the facts of `observe::Event` are not logged.
     pub observers: Observers,
+    /// What counts the attempts for the history; one of the observers. `None`: nothing is recorded.
+    pub metrics: Option<Arc<WorkerMetrics>>,
     /// `None`: no attempt gets a span, and a task's trace is handed on as it is.
     pub sampling: Option<Sampling>,
     /// Who is told of the ends of tasks. With a hook that has an address, the worker also claims from [`HOOK_QUEUE`](super::HOOK_QUEUE).
@@ -58,6 +61,7 @@ impl WorkerSettings {
             broker_identity: String::new(),
             schedules: Vec::new(),
             observers: Observers::none(),
+            metrics: None,
             sampling: None,
             hooks: Hooks::default(),
         }

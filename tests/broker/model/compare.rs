@@ -28,11 +28,12 @@ impl Player<'_> {
                     let (has_result, error) = (view.result.is_some(), view.error.map(|error| error.kind));
                     assert_eq!(view.ended_at.is_some(), view.state.is_ended(), "step {}: {line} {id}", self.step);
                     assert_eq!(view.due_at.is_some(), view.state == State::Scheduled, "step {}: {line} {id}", self.step);
-                    (view.state, view.tries, view.cancel_asked, error, view.errors.len(), view.expires_at, has_result)
+                    let args = view.args.get().to_owned();
+                    (view.state, args, view.tries, view.cancel_asked, error, view.errors.len(), view.expires_at, has_result)
                 });
                 let known = queue.tasks.get(id).map(|task| {
                     let has_result = task.state == State::Succeeded;
-                    (task.state, task.tries, task.cancel_asked, task.error, task.errors, task.expires, has_result)
+                    (task.state, task.args.clone(), task.tries, task.cancel_asked, task.error, task.errors, task.expires, has_result)
                 });
                 assert_eq!(shown, known, "step {}: {line} {id}", self.step);
                 let anywhere = self.broker.find(None, id).await.map(|view| view.map(|view| view.queue)).map_err(drop);
@@ -60,6 +61,7 @@ impl Player<'_> {
             assert_eq!(listed, known, "step {}: {line} listed", self.step);
             let view = counted.iter().find(|view| view.queue == *line).expect("the queue is listed");
             assert_eq!(view.paused, queue.paused, "step {}: {line}", self.step);
+            assert_eq!(view.totals, queue.totals, "step {}: totals of {line}", self.step);
             for state in State::ALL {
                 let known = known.iter().filter(|(_, known)| *known == state).count() as u64;
                 assert_eq!(view.counts.get(&state), Some(&known), "step {}: {state} tasks of {line} counted", self.step);

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use taskhost_broker::{CancelReply, DeleteReply, Enqueued, Finish, Finished, RetryReply};
+use taskhost_broker::{CancelReply, DeleteReply, EditReply, Enqueued, Finish, Finished, RetryReply, Totals};
 use taskhost_core::{
     retry::{Next, transition},
     task::{ErrorKind, Follow, Millis, NewTask, QueueName, Start, State, TaskId, TaskName},
@@ -28,6 +28,7 @@ pub(super) struct Known {
     keeps_result: bool,
     is_child: bool,
     pub(super) expires: Option<Millis>,
+    pub(super) args: String,
     pub(super) state: State,
     turn: u64,
     pub(super) tries: u32,
@@ -49,6 +50,7 @@ pub(super) struct Queue {
     pub(super) ids: BTreeSet<TaskId>,
     turn: u64,
     pub(super) paused: bool,
+    pub(super) totals: Totals,
 }
 
 /// The model's answer to a claim.
@@ -79,6 +81,7 @@ impl Queue {
             keeps_result: task.options.result_ttl != Some(Duration::ZERO),
             is_child,
             expires: task.expires,
+            args: task.args.clone(),
             state: if task.start == Start::Now { State::Ready } else { State::Scheduled },
             turn: self.next_turn(),
             tries: 0,
@@ -89,6 +92,7 @@ impl Queue {
         };
         self.tasks.insert(task.id.clone(), known);
         self.ids.insert(task.id.clone());
+        self.totals.enqueued += 1;
         Enqueued::Added
     }
 
@@ -197,6 +201,17 @@ impl Queue {
         RetryReply::Ready
     }
 
+    pub(super) fn edit(&mut self, id: &TaskId, args: &str) -> EditReply {
+        match self.tasks.get_mut(id) {
+            None => EditReply::NotFound,
+            Some(task) if matches!(task.state, State::Running | State::Succeeded) => EditReply::Refused(task.state),
+            Some(task) => {
+                args.clone_into(&mut task.args);
+                EditReply::Edited
+            }
+        }
+    }
+
     pub(super) fn delete(&mut self, id: &TaskId) -> DeleteReply {
         match self.tasks.get(id) {
             None => DeleteReply::NotFound,
@@ -256,6 +271,11 @@ impl Queue {
     }
 
     fn end(&mut self, id: &TaskId, state: State, error: Option<ErrorKind>) {
+        match state {
+            State::Succeeded => self.totals.succeeded += 1,
+            State::Dead => self.totals.dead += 1,
+            _ => self.totals.cancelled += 1,
+        }
         let task = self.task(id);
         task.state = state;
         task.error = error;

@@ -96,6 +96,12 @@ impl Player<'_> {
         assert_eq!(self.broker.retry(&line, &id).await.expect("retry"), expected, "step {}: {line} {id}", self.step);
     }
 
+    pub(super) async fn edit(&mut self) {
+        let (line, id, args) = (self.any_queue(), self.any_id(), format!("[{}]", self.random.u8(..)));
+        let expected = self.world.queue(&line).edit(&id, &args);
+        assert_eq!(self.broker.edit(&line, &id, &args).await.expect("edit"), expected, "step {}: {line} {id}", self.step);
+    }
+
     pub(super) async fn delete(&mut self) {
         let (line, id) = (self.any_queue(), self.any_id());
         let expected = self.world.queue(&line).delete(&id);

@@ -12,7 +12,7 @@ use super::{
     values::{is_yes, json, list, millis, text, words},
 };
 use crate::{
-    directory::{Directory, Health, WorkerInfo},
+    directory::{DRAIN, Directory, Health, WorkerInfo},
     error::Result,
     unreadable,
 };
@@ -33,7 +33,7 @@ impl Directory for RedisBroker {
 
     /// A worker's own key expires by itself; the set of worker ids only lists the keys to read. If the set did not have this worker, the
     /// broker was emptied, and the catalogue is written again.
-    async fn announce(&self, worker: &WorkerInfo, ttl: Duration) -> Result<()> {
+    async fn announce(&self, worker: &WorkerInfo, ttl: Duration) -> Result<bool> {
         let ttl = millis(ttl).max(1);
         let mut bodies = redis::cmd("HSET");
         bodies.arg(self.keys.shared("catalogue"));
@@ -63,7 +63,18 @@ impl Directory for RedisBroker {
         }
         let mut note = redis::cmd("SET");
         note.arg(worker_key(self, &worker.id)).arg(json(worker)?).arg("PX").arg(ttl);
-        self.commands.send(&note).await.map(drop)
+        self.commands.send(&note).await?;
+        Ok(is_yes(&self.commands.send(redis::cmd("EXISTS").arg(drain_key(self, &worker.id))).await?))
+    }
+
+    async fn ask_to_drain(&self, worker: &str) -> Result<bool> {
+        if !is_yes(&self.commands.send(redis::cmd("EXISTS").arg(worker_key(self, worker))).await?) {
+            return Ok(false);
+        }
+        let mut ask = redis::cmd("SET");
+        ask.arg(drain_key(self, worker)).arg(1).arg("PX").arg(millis(DRAIN));
+        self.commands.send(&ask).await?;
+        Ok(true)
     }
 
     async fn retire(&self, worker: &str) -> Result<()> {
@@ -122,6 +133,11 @@ impl Directory for RedisBroker {
 /// The key of one worker's description.
 fn worker_key(broker: &RedisBroker, id: &str) -> String {
     broker.keys.shared(&format!("worker:{id}"))
+}
+
+/// The key that asks a worker to drain.
+fn drain_key(broker: &RedisBroker, id: &str) -> String {
+    broker.keys.shared(&format!("drain:{id}"))
 }
 
 /// A digest that changes with the offered plugins.

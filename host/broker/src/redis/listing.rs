@@ -20,8 +20,9 @@ use crate::{
     error::Result,
     listing::{TaskFilter, TaskPage, Walk, place},
     schedule::Schedules,
+    tasks,
 };
-use taskhost_core::task::{Millis, QueueName, State};
+use taskhost_core::task::{Millis, QueueName, State, TaskId};
 
 /// Bytes that a cursor must escape.
 const NO_TEXT: &AsciiSet = &CONTROLS.add(b'%');
@@ -79,6 +80,21 @@ pub(super) async fn list(broker: &RedisBroker, filter: &TaskFilter, from: Option
         };
     }
     walk.page(false)
+}
+
+/// The newest ends of a queue since a time. All that ended before `until` are listed by then.
+pub(super) async fn feed(broker: &RedisBroker, queue: &QueueName, since: Millis, limit: usize) -> Result<tasks::Feed> {
+    let until = broker.now().await?;
+    let newest = until.0.saturating_sub(1);
+    if limit == 0 || newest < since.0 {
+        return Ok(tasks::Feed { ends: Vec::new(), until, is_cut: false });
+    }
+    let mut feed = Feed { newest: Some(newest), ..Feed::new(queue, None, Some(since)) };
+    broker.fill(&mut feed, &ENDS, limit.saturating_add(1)).await?;
+    let is_cut = feed.next.len() > limit;
+    let mut ends: Vec<_> = feed.next.into_iter().take(limit).filter_map(|ended| ended.end()).collect();
+    ends.reverse();
+    Ok(tasks::Feed { ends, until, is_cut })
 }
 
 impl RedisBroker {
@@ -158,7 +174,7 @@ impl RedisBroker {
         if states.is_empty() {
             return Ok(true);
         }
-        let mut feeds: Vec<Feed<'_>> = queues.iter().map(|queue| Feed::new(queue, last)).collect();
+        let mut feeds: Vec<Feed<'_>> = queues.iter().map(|queue| Feed::new(queue, last, walk.filter.from)).collect();
         while !walk.is_over() {
             let wanted = walk.wanted();
             let mut batch: Vec<(usize, Ended)> = Vec::new();
@@ -193,6 +209,7 @@ impl RedisBroker {
     async fn fill(&self, feed: &mut Feed<'_>, states: &[State], limit: usize) -> Result<()> {
         let mut call = ENDED.call(&self.keys.queue(feed.queue)).arg(limit).arg(&feed.from);
         call.push(feed.newest.map_or_else(String::new, |at| at.to_string()));
+        call.push(feed.oldest.map_or_else(String::new, |at| at.0.to_string()));
         for state in states {
             call.push(state.as_str());
         }
@@ -214,15 +231,17 @@ struct Feed<'a> {
     from: String,
     /// If `from` is empty: the newest time to start at.
     newest: Option<u64>,
+    /// The oldest time to read.
+    oldest: Option<Millis>,
     is_over: bool,
 }
 
 impl<'a> Feed<'a> {
     /// Ends of the same time are listed in the order of their queues: the queues before the cursor's queue have shown theirs.
-    fn new(queue: &'a QueueName, last: Option<&Last>) -> Self {
+    fn new(queue: &'a QueueName, last: Option<&Last>, oldest: Option<Millis>) -> Self {
         let from = last.filter(|last| last.queue == *queue).map(|last| last.told.clone()).unwrap_or_default();
         let newest = last.map(|last| if *queue < last.queue { last.at.saturating_sub(1) } else { last.at });
-        Self { queue, next: VecDeque::new(), from, newest, is_over: false }
+        Self { queue, next: VecDeque::new(), from, newest, oldest, is_over: false }
     }
 
     fn is_thirsty(&self) -> bool {
@@ -240,6 +259,13 @@ struct Ended {
 }
 
 impl Ended {
+    /// The name of its list has the state: `dead`, `kept:cancelled`, `succeeded:3600000`.
+    fn end(&self) -> Option<tasks::End> {
+        let list = self.told.split(' ').nth(1)?;
+        let state = list.trim_start_matches("kept:").split(':').next()?.parse().ok()?;
+        Some(tasks::End { id: TaskId::new(&*self.id).ok()?, state, at: self.end })
+    }
+
     fn read(told: String) -> Option<Self> {
         let mut parts = told.splitn(6, ' ');
         let at = parts.next()?.parse().ok()?;

@@ -217,6 +217,9 @@ scripts! {
     PAUSE_SCHEDULE: ALLOW_OOM, "pause_schedule.lua";
     KV: DENY_OOM, "kv.lua";
     MARK: ALLOW_OOM, "mark.lua";
+    EDIT: DENY_OOM, "edit.lua";
+    RECORD: DENY_OOM, "record.lua";
+    HISTORY: ALLOW_OOM, "history.lua";
 }
 
 #[cfg(test)]

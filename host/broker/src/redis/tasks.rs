@@ -6,15 +6,16 @@ use futures_util::future::try_join_all;
 use super::{
     driver::RedisBroker,
     listing,
-    scripts::{CANCEL, COUNTS, DELETE, PURGE, RESUME, RETRY},
+    scripts::{CANCEL, COUNTS, DELETE, EDIT, PURGE, RESUME, RETRY},
     values::{Row, bytes, count, is_yes, millis, number, shown_id, text, word},
 };
 use crate::{
     error::Result,
     listing::{TaskFilter, TaskPage},
-    tasks::{CancelReply, DeleteReply, QueueView, RetryReply, Tasks},
+    produce::check_args,
+    tasks::{CancelReply, DeleteReply, EditReply, Feed, QueueView, RetryReply, Tasks, Totals},
 };
-use taskhost_core::task::{QueueName, State, TaskId, TaskView};
+use taskhost_core::task::{Millis, QueueName, State, TaskId, TaskView};
 
 #[async_trait]
 impl Tasks for RedisBroker {
@@ -79,13 +80,31 @@ impl Tasks for RedisBroker {
         })
     }
 
+    async fn edit(&self, queue: &QueueName, id: &TaskId, args: &str) -> Result<EditReply> {
+        check_args(args, self.settings.payload_limit)?;
+        let said = word(self.commands.call(&EDIT.call(&self.keys.queue(queue)).arg(id.as_str()).arg(args)).await?);
+        Ok(match &*said {
+            "unknown" => EditReply::NotFound,
+            "edited" => EditReply::Edited,
+            "running" => EditReply::Refused(State::Running),
+            ended => EditReply::Refused(state(ended)),
+        })
+    }
+
+    async fn feed(&self, queue: &QueueName, since: Millis, limit: usize) -> Result<Feed> {
+        listing::feed(self, queue, since, limit).await
+    }
+
     async fn queues(&self) -> Result<Vec<QueueView>> {
         let views = self.all_queues().await?.into_iter().map(|queue| async move {
             let mut row = Row::new(self.commands.call(&COUNTS.call(&self.keys.queue(&queue))).await?)?;
             // In the order of `State::ALL`.
             let counts = State::ALL.into_iter().map(|state| (state, count(&row.next()))).collect();
             let oldest_ready_ms = u64::try_from(number(&row.next())).ok();
-            Ok(QueueView { queue, counts, oldest_ready_ms, paused: is_yes(&row.next()) })
+            let paused = is_yes(&row.next());
+            let mut total = || count(&row.next());
+            let totals = Totals { enqueued: total(), succeeded: total(), dead: total(), cancelled: total() };
+            Ok(QueueView { queue, counts, oldest_ready_ms, paused, totals })
         });
         try_join_all(views).await
     }

@@ -13,7 +13,7 @@ use super::{
     writer::{Failure, Step, sql},
 };
 use crate::{
-    directory::{Directory, Health, WorkerInfo},
+    directory::{DRAIN, Directory, Health, WorkerInfo},
     error::Result,
     unreadable,
 };
@@ -42,9 +42,14 @@ impl Directory for SqliteBroker {
         Ok(Health { about: format!("SQLite {}, {}", rusqlite::version(), self.path.display()), warnings })
     }
 
-    async fn announce(&self, worker: &WorkerInfo, ttl: Duration) -> Result<()> {
+    async fn announce(&self, worker: &WorkerInfo, ttl: Duration) -> Result<bool> {
         let worker = worker.clone();
         self.write(move |step| announce(step, &worker, ttl)).await
+    }
+
+    async fn ask_to_drain(&self, worker: &str) -> Result<bool> {
+        let worker = worker.to_owned();
+        self.write(move |step| ask_to_drain(step, &worker)).await
     }
 
     async fn retire(&self, worker: &str) -> Result<()> {
@@ -61,7 +66,7 @@ impl Directory for SqliteBroker {
     }
 }
 
-fn announce(step: &Step<'_>, worker: &WorkerInfo, ttl: Duration) -> Result<(), Failure> {
+fn announce(step: &Step<'_>, worker: &WorkerInfo, ttl: Duration) -> Result<bool, Failure> {
     let mut stand = step.connection.prepare_cached("INSERT OR REPLACE INTO worker (id, info, until) VALUES (?, ?, ?)")?;
     stand.execute(params![worker.id, serde_json::to_string(worker)?, sql(step.now.after(ttl))])?;
     // A worker announces the same every few seconds, so only changes are written.
@@ -75,7 +80,18 @@ fn announce(step: &Step<'_>, worker: &WorkerInfo, ttl: Duration) -> Result<(), F
             offer.execute([body.name.as_str(), &stored])?;
         }
     }
-    Ok(())
+    Ok(step.connection.prepare_cached("SELECT 1 FROM drain WHERE worker = ? AND until > ?")?.exists(params![worker.id, step.now_ms()])?)
+}
+
+fn ask_to_drain(step: &Step<'_>, worker: &str) -> Result<bool, Failure> {
+    let mut find = step.connection.prepare_cached("SELECT 1 FROM worker WHERE id = ? AND until > ?")?;
+    if !find.exists(params![worker, step.now_ms()])? {
+        return Ok(false);
+    }
+    step.connection.prepare_cached("DELETE FROM drain WHERE until <= ?")?.execute([step.now_ms()])?;
+    let mut ask = step.connection.prepare_cached("INSERT OR REPLACE INTO drain (worker, until) VALUES (?, ?)")?;
+    ask.execute(params![worker, sql(step.now.after(DRAIN))])?;
+    Ok(true)
 }
 
 fn retire(step: &Step<'_>, worker: &str) -> Result<(), Failure> {

@@ -48,6 +48,12 @@ impl Attempt<'_> {
 /// Ends one task. The caller counts the ends of the step with [`Ends::count`].
 pub(super) fn end_task(step: &mut Step<'_>, ends: &mut Ends, task: &Brief, end: &End<'_>) -> Result<(), Failure> {
     let ttl = task.result_ttl_ms.unwrap_or_else(|| ms(step.settings.result_ttl));
+    let totals = step.news.totals(&task.queue);
+    match end.state {
+        State::Succeeded => totals.succeeded += 1,
+        State::Dead => totals.dead += 1,
+        _ => totals.cancelled += 1,
+    }
     end_kept_for(step, ends, task, end, ttl)
 }
 

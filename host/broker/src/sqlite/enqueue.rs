@@ -111,6 +111,9 @@ fn insert(step: &mut Step<'_>, task: &NewTask, is_child: bool) -> Result<bool, F
     if added == 1 && task.awaited {
         kept::note_awaited(step, &task.queue, &task.id, Duration::ZERO)?;
     }
+    if added == 1 {
+        step.news.totals(&task.queue).enqueued += 1;
+    }
     if added == 1 && !step.news.claimable.contains(&task.queue) {
         // For a delayed task too, because waiting workers must reset their timers.
         step.news.claimable.insert(task.queue.clone());

@@ -12,15 +12,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     columns::col,
-    rows::{Odd, VIEW, number, or_odd, view},
+    rows::{Odd, VIEW, number, or_odd, parsed, time, view, whole},
     show,
     writer::{Failure, sql},
 };
 use crate::{
     error::Result,
     listing::{TaskFilter, TaskPage, Walk, place},
+    tasks,
 };
-use taskhost_core::task::{Millis, QueueName, State};
+use taskhost_core::task::{Millis, QueueName, State, TaskId};
 
 /// Tasks of one page, at most.
 const PAGE: usize = 1_000;
@@ -75,7 +76,11 @@ impl Section {
 
 /// The next ended tasks of one state of one queue.
 const ENDED: &str = "SELECT ended_at, seq FROM task INDEXED BY task_ended WHERE queue = ?1 AND state = ?2 AND state > 3
-     AND (ended_at, seq) < (?3, ?4) ORDER BY ended_at DESC, seq DESC LIMIT ?5";
+     AND (ended_at, seq) < (?3, ?4) AND ended_at >= ?6 ORDER BY ended_at DESC, seq DESC LIMIT ?5";
+
+/// The newest ends of one state of one queue, from a time to before another.
+const FEED: &str = "SELECT ended_at, id FROM task INDEXED BY task_ended WHERE queue = ?1 AND state = ?2 AND state > 3
+     AND ended_at >= ?3 AND ended_at < ?4 ORDER BY ended_at DESC LIMIT ?5";
 
 fn one() -> String {
     format!("SELECT {VIEW} FROM task WHERE seq = ?1 AND (gone_at IS NULL OR gone_at > ?2)")
@@ -84,7 +89,7 @@ fn one() -> String {
 /// Every statement of a listing.
 #[cfg(test)]
 pub(super) fn statements() -> Vec<String> {
-    SECTIONS.iter().map(Section::text).chain([ENDED.to_owned(), one()]).collect()
+    SECTIONS.iter().map(Section::text).chain([ENDED.to_owned(), FEED.to_owned(), one()]).collect()
 }
 
 /// Where a listing continues.
@@ -142,6 +147,26 @@ pub(super) fn list(
     Ok(walk.page(false)?)
 }
 
+/// The newest ends of a queue since a time. The caller sees to it that no step that ends tasks is under way.
+pub(super) fn feed(db: &Connection, now: Millis, queue: &QueueName, since: Millis, limit: usize) -> Result<tasks::Feed, Failure> {
+    let mut find = db.prepare_cached(FEED)?;
+    let most = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
+    let mut ends = Vec::new();
+    for state in State::ALL.into_iter().filter(|state| state.is_ended()) {
+        let read = |row: &rusqlite::Row<'_>| Ok((whole(row, "ended_at")?, parsed::<TaskId>(row, "id").ok()));
+        let rows = find.query_map(params![queue.as_str(), number(state), sql(since), sql(now), most], read)?;
+        for row in rows {
+            let (at, id) = row?;
+            ends.extend(id.map(|id| tasks::End { id, state, at: time(at) }));
+        }
+    }
+    ends.sort_by_key(|end| std::cmp::Reverse(end.at));
+    let is_cut = ends.len() > limit;
+    ends.truncate(limit);
+    ends.reverse();
+    Ok(tasks::Feed { ends, until: now, is_cut })
+}
+
 /// One step of the first four sections. Gives the cursor behind it.
 fn walk_waiting(
     db: &Connection,
@@ -191,7 +216,7 @@ struct Feed<'a> {
 }
 
 impl Feed<'_> {
-    fn fill(&mut self, db: &Connection, limit: usize, odd: &mut Vec<Odd>) -> Result<(), Failure> {
+    fn fill(&mut self, db: &Connection, limit: usize, oldest: i64, odd: &mut Vec<Odd>) -> Result<(), Failure> {
         let mut find = db.prepare_cached(ENDED)?;
         let (at, seq) = self.last;
         let limit_rows = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -199,7 +224,7 @@ impl Feed<'_> {
             let seq = row.get("seq")?;
             Ok(or_odd(seq, row.get("ended_at").map(|at| (at, seq)), odd))
         };
-        let found = find.query_map(params![self.queue.as_str(), number(self.state), at, seq, limit_rows], read)?;
+        let found = find.query_map(params![self.queue.as_str(), number(self.state), at, seq, limit_rows, oldest], read)?;
         let mut rows = 0;
         for keys in found {
             rows += 1;
@@ -225,12 +250,13 @@ fn walk_ended(
     let states: Vec<State> = State::ALL.into_iter().filter(|state| state.is_ended() && walk.filter.wants(*state)).collect();
     let of = |queue| states.iter().map(move |state| Feed { queue, state: *state, next: VecDeque::new(), last, is_over: false });
     let mut feeds: Vec<Feed<'_>> = queues.iter().flat_map(of).collect();
+    let oldest = walk.filter.from.map_or(i64::MIN, sql);
     let together = (2 * walk.wanted() / feeds.len().max(1)).clamp(4, walk.wanted().max(4));
     let mut find = db.prepare_cached(&one())?;
     while !walk.is_over() {
         for feed in &mut feeds {
             if feed.next.is_empty() && !feed.is_over {
-                feed.fill(db, together, odd)?;
+                feed.fill(db, together, oldest, odd)?;
             }
         }
         let Some(feed) = feeds.iter_mut().filter(|feed| !feed.next.is_empty()).max_by_key(|feed| feed.next.front().copied()) else {

@@ -1,4 +1,4 @@
--- The whole database, schema 3. A change of shape is a new number and a step from the old one: see schema.rs.
+-- The whole database, schema 4. A change of shape is a new number and a step from the old one: see schema.rs.
 -- Times are milliseconds since 1970, except `turn` and `claimed_us`: microseconds, never given twice.
 -- `rank` is 9 - priority, so that every order of claiming ascends. States: 0 scheduled 1 ready 2 parked 3 running,
 -- ended: 4 succeeded 5 dead 6 cancelled. Each task stands in exactly one of the partial indices of its state.
@@ -106,6 +106,23 @@ END;
 CREATE TABLE schedule (
     name TEXT PRIMARY KEY, definition TEXT NOT NULL, paused INTEGER NOT NULL, last INTEGER NOT NULL, last_task TEXT
 ) WITHOUT ROWID;
+
+-- How many tasks a queue ever had, and how many ended in each state.
+CREATE TABLE total (
+    queue TEXT PRIMARY KEY, enqueued INTEGER NOT NULL, succeeded INTEGER NOT NULL, dead INTEGER NOT NULL, cancelled INTEGER NOT NULL
+) WITHOUT ROWID;
+-- What attempts came to, by steps of `step` seconds that begin at `start`, in seconds since 1970.
+CREATE TABLE sample (
+    queue TEXT NOT NULL, step INTEGER NOT NULL, start INTEGER NOT NULL, task TEXT NOT NULL, counts TEXT NOT NULL,
+    PRIMARY KEY (queue, step, start, task)
+) WITHOUT ROWID;
+-- The number of the last record of each worker, so that a repeated one adds nothing.
+CREATE TABLE recorded (
+    queue TEXT NOT NULL, worker TEXT NOT NULL, last INTEGER NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (queue, worker)
+) WITHOUT ROWID;
+CREATE TABLE audit (n INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, note TEXT NOT NULL);
+-- Workers that are asked to drain and end.
+CREATE TABLE drain (worker TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
 
 -- One row: the last microsecond given as a `turn` or `claimed_us`.
 CREATE TABLE stamp (last INTEGER NOT NULL);

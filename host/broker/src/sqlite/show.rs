@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, params, types::Value};
+use rusqlite::{Connection, OptionalExtension, params, types::Value};
 
 use super::{
     columns::col,
@@ -10,7 +10,11 @@ use super::{
     rows::{Odd, VIEW, maybe, or_odd, parsed, view, whole, why, words},
     writer::{Failure, sql},
 };
-use crate::{error::Result, tasks::QueueView, unreadable};
+use crate::{
+    error::Result,
+    tasks::{QueueView, Totals},
+    unreadable,
+};
 use taskhost_core::task::{Millis, QueueName, State, TaskId, TaskView};
 
 pub(super) fn find(
@@ -92,5 +96,11 @@ fn one_queue(db: &Connection, now: Millis, queue: QueueName, paused: bool) -> Re
         Ok((counts, maybe(row, "oldest")?))
     })?;
     let oldest_ready_ms = oldest.map(|at| sql(now).saturating_sub(at).max(0).unsigned_abs());
-    Ok(QueueView { queue, counts, oldest_ready_ms, paused })
+    let mut total = db.prepare_cached("SELECT enqueued, succeeded, dead, cancelled FROM total WHERE queue = ?")?;
+    let totals = total.query_row([queue.as_str()], |row| {
+        let count = |name: &str| Ok::<_, rusqlite::Error>(whole(row, name)?.max(0).unsigned_abs());
+        Ok(Totals { enqueued: count("enqueued")?, succeeded: count("succeeded")?, dead: count("dead")?, cancelled: count("cancelled")? })
+    });
+    let totals = totals.optional()?.unwrap_or_default();
+    Ok(QueueView { queue, counts, oldest_ready_ms, paused, totals })
 }

@@ -1,6 +1,7 @@
 //! The role of operators: reads go to the readers, changes to the writer.
 
 use async_trait::async_trait;
+use rusqlite::params;
 
 use super::{
     driver::SqliteBroker,
@@ -14,9 +15,10 @@ use super::{
 use crate::{
     error::Result,
     listing::{TaskFilter, TaskPage},
-    tasks::{CancelReply, DeleteReply, QueueView, RetryReply, Tasks},
+    produce::check_args,
+    tasks::{CancelReply, DeleteReply, EditReply, Feed, QueueView, RetryReply, Tasks},
 };
-use taskhost_core::task::{ErrorKind, QueueName, State, TaskError, TaskId, TaskView, Unique};
+use taskhost_core::task::{ErrorKind, Millis, QueueName, State, TaskError, TaskId, TaskView, Unique};
 
 #[async_trait]
 impl Tasks for SqliteBroker {
@@ -48,6 +50,17 @@ impl Tasks for SqliteBroker {
     async fn delete(&self, queue: &QueueName, id: &TaskId) -> Result<DeleteReply> {
         let (queue, id) = (queue.clone(), id.clone());
         self.write(move |step| delete(step, &queue, &id)).await
+    }
+
+    async fn edit(&self, queue: &QueueName, id: &TaskId, args: &str) -> Result<EditReply> {
+        let (queue, id, args) = (queue.clone(), id.clone(), args.to_owned());
+        self.write(move |step| edit(step, &queue, &id, &args)).await
+    }
+
+    /// It is a step of the writer: then no other step that ends tasks is under way.
+    async fn feed(&self, queue: &QueueName, since: Millis, limit: usize) -> Result<Feed> {
+        let queue = queue.clone();
+        self.write(move |step| listing::feed(step.connection, step.now, &queue, since, limit)).await
     }
 
     async fn queues(&self) -> Result<Vec<QueueView>> {
@@ -138,6 +151,16 @@ fn retry(step: &mut Step<'_>, queue: &QueueName, id: &TaskId) -> Result<RetryRep
     }
     step.news.claimable.insert(queue.clone());
     Ok(RetryReply::Ready)
+}
+
+fn edit(step: &Step<'_>, queue: &QueueName, id: &TaskId, args: &str) -> Result<EditReply, Failure> {
+    check_args(args, step.settings.payload_limit)?;
+    let Some(task) = look_up(step, queue, id)? else { return Ok(EditReply::NotFound) };
+    if matches!(task.state, State::Running | State::Succeeded) {
+        return Ok(EditReply::Refused(task.state));
+    }
+    step.connection.prepare_cached("UPDATE task SET args = ? WHERE seq = ?")?.execute(params![args, task.seq])?;
+    Ok(EditReply::Edited)
 }
 
 fn delete(step: &mut Step<'_>, queue: &QueueName, id: &TaskId) -> Result<DeleteReply, Failure> {

@@ -22,6 +22,23 @@ pub(super) struct News {
     pub(super) claimable: HashSet<QueueName>,
     pub(super) ended: Vec<TaskId>,
     pub(super) cancel_asked: bool,
+    pub(super) totals: HashMap<QueueName, Totals>,
+}
+
+/// How many tasks of a queue were enqueued and ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub(super) enqueued: i64,
+    pub(super) succeeded: i64,
+    pub(super) dead: i64,
+    pub(super) cancelled: i64,
+}
+
+impl News {
+    /// The totals of a queue, to be counted up.
+    pub(super) fn totals(&mut self, queue: &QueueName) -> &mut Totals {
+        self.totals.entry(queue.clone()).or_default()
+    }
 }
 
 /// The bells of one process.

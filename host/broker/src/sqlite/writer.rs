@@ -16,7 +16,7 @@ use std::{
     time::Instant,
 };
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::oneshot;
 
 use super::{
@@ -35,6 +35,10 @@ use taskhost_core::task::{Clock, Millis};
 
 /// The most commands in one transaction. This bounds how long the first one waits for the last.
 const GROUP: usize = 256;
+
+const COUNT_UP: &str = "INSERT INTO total (queue, enqueued, succeeded, dead, cancelled) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (queue) DO UPDATE SET enqueued = enqueued + excluded.enqueued, succeeded = succeeded + excluded.succeeded,
+                                      dead = dead + excluded.dead, cancelled = cancelled + excluded.cancelled";
 
 /// A stamp more than ten years (in microseconds) ahead of the clock is invalid.
 const FUTURE: i64 = 315_360_000_000_000;
@@ -371,6 +375,13 @@ impl WriterThread {
                 news.claimable.extend(told.claimable);
                 news.ended.extend(told.ended);
                 news.cancel_asked |= told.cancel_asked;
+                for (queue, more) in told.totals {
+                    let sum = news.totals(&queue);
+                    sum.enqueued += more.enqueued;
+                    sum.succeeded += more.succeeded;
+                    sum.dead += more.dead;
+                    sum.cancelled += more.cancelled;
+                }
             } else {
                 // SQLite ends the whole transaction itself if the disk is full or fails.
                 if self.connection.is_autocommit() {
@@ -382,6 +393,10 @@ impl WriterThread {
                 execute("ROLLBACK TO one").map_err(explain)?;
             }
             execute("RELEASE one").map_err(explain)?;
+        }
+        for (queue, more) in &news.totals {
+            let mut add = self.connection.prepare_cached(COUNT_UP).map_err(explain)?;
+            add.execute(params![queue.as_str(), more.enqueued, more.succeeded, more.dead, more.cancelled]).map_err(explain)?;
         }
         if stamp.last != begun {
             let mut write = self.connection.prepare_cached("UPDATE stamp SET last = ?").map_err(explain)?;

@@ -7,7 +7,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
-use super::buckets::Buckets;
+use super::buckets::{Buckets, Held};
 
 /// A histogram as it is read once.
 pub(super) struct Histogram(f64, u64, Vec<(f64, u64)>);
@@ -23,6 +23,12 @@ impl EncodeMetric for Histogram {
 }
 
 impl Buckets {
+    pub(super) fn histogram(&self) -> Histogram {
+        self.held().histogram()
+    }
+}
+
+impl Held {
     pub(super) fn histogram(&self) -> Histogram {
         let (sum, count, buckets) = self.read();
         Histogram(sum, count, buckets)

@@ -7,7 +7,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     sync::{
         Arc,
@@ -21,13 +21,14 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, metrics::MetricType};
+use taskhost_broker::Sample;
 use taskhost_core::{
-    observe::{Attempt, Event, Observer, Used},
-    task::{CodeId, ErrorKind, Outcome},
+    observe::{Event, Finished, Observer, Used},
+    task::{CodeId, ErrorKind, Outcome, QueueName, TaskName, Verdict},
 };
 
 use super::{
-    buckets::{Buckets, seconds},
+    buckets::{Buckets, Held, seconds},
     encode::{counter, counter_of_seconds, family, gauge},
 };
 
@@ -46,14 +47,17 @@ const OUTCOMES: usize = DROPPED + 1;
 #[derive(Debug, Default)]
 pub struct WorkerMetrics {
     bodies: RwLock<Bodies>,
-    queues: RwLock<HashMap<Arc<str>, Arc<Buckets>>>,
-    plugins: RwLock<HashMap<Arc<str>, Arc<AtomicU64>>>,
+    plugins: RwLock<HashMap<Arc<str>, Arc<PluginCounts>>>,
     running: AtomicI64,
     concurrency: AtomicUsize,
     calls: RwLock<HashMap<&'static str, Arc<CallCounts>>>,
     /// The plugins that serve, by file.
     serving: Mutex<BTreeMap<String, CodeId>>,
     swaps: [AtomicU64; SWAPS.len()],
+    /// By schedule and result.
+    firings: Mutex<BTreeMap<(String, &'static str), u64>>,
+    /// By hook and result.
+    deliveries: Mutex<BTreeMap<(String, &'static str), u64>>,
 }
 
 /// By queue and task.
@@ -66,11 +70,33 @@ const SWAPS: [&str; 4] = ["serves", "refused", "rolled-back", "unloaded"];
 #[derive(Debug, Default)]
 struct BodyCounts {
     outcomes: [AtomicU64; OUTCOMES],
+    /// What the broker recorded: see [`Sample`].
+    succeeded: AtomicU64,
+    retried: AtomicU64,
+    dead: AtomicU64,
+    cancelled: AtomicU64,
     ran: Buckets,
-    /// Of its queue.
-    waited: Arc<Buckets>,
-    /// Of its plugin, in microseconds.
-    cpu: Arc<AtomicU64>,
+    waited: Buckets,
+    cpu_us: AtomicU64,
+    plugin: Arc<PluginCounts>,
+}
+
+#[derive(Debug, Default)]
+struct PluginCounts {
+    cpu_us: AtomicU64,
+    /// The largest memory of one attempt, in bytes.
+    memory: AtomicU64,
+}
+
+/// What [`WorkerMetrics::since`] told last, by queue and body.
+#[derive(Debug, Default)]
+pub struct Told(HashMap<(Arc<str>, Arc<str>), ToldBody>);
+
+#[derive(Debug, Default)]
+struct ToldBody {
+    sums: [u64; 5],
+    ran: Held,
+    waited: Held,
 }
 
 #[derive(Debug, Default)]
@@ -100,12 +126,15 @@ impl Observer for WorkerMetrics {
             Event::AttemptStarted(attempt) => {
                 self.running.fetch_add(1, Relaxed);
                 if let Some(waited) = attempt.waited {
-                    self.with_counts(&attempt, |counts| counts.waited.add(waited));
+                    self.with_counts(attempt.queue, attempt.task, attempt.code, |counts| counts.waited.add(waited));
                 }
             }
             Event::AttemptEnded { attempt, outcome, used, .. } => {
                 self.running.fetch_sub(1, Relaxed);
-                self.with_counts(&attempt, |counts| counts.ended(outcome, used));
+                self.with_counts(attempt.queue, attempt.task, attempt.code, |counts| counts.ended(outcome, used));
+            }
+            Event::Finished(Finished { queue, task, code: Some(code), verdict, is_cancelled_instead, .. }) => {
+                self.with_counts(queue, task, code, |counts| counts.finished(verdict, is_cancelled_instead));
             }
             Event::CallEnded { verb, took, error, .. } => {
                 let counts = of(&self.calls, &verb, || verb, usize::MAX);
@@ -130,9 +159,26 @@ impl Observer for WorkerMetrics {
                 self.serving.lock().remove(file);
                 self.swaps[3].fetch_add(1, Relaxed);
             }
+            Event::ScheduleFired { schedule, .. } => count_named(&self.firings, schedule, "enqueued"),
+            Event::ScheduleSkipped { schedule, .. } => count_named(&self.firings, schedule, "skipped"),
+            Event::WebhookPosted { hook, status } => {
+                let result = match status {
+                    Some(200..300) => "delivered",
+                    Some(410) => "disabled",
+                    Some(_) => "refused",
+                    None => "unreachable",
+                };
+                count_named(&self.deliveries, hook, result);
+            }
             _ => {}
         }
     }
+}
+
+fn count_named(counts: &Mutex<BTreeMap<(String, &'static str), u64>>, name: &str, result: &'static str) {
+    let mut counts = counts.lock();
+    let has_room = counts.len() < BODIES || counts.contains_key(&(name.to_owned(), result));
+    *counts.entry((if has_room { name } else { OTHER }.to_owned(), result)).or_default() += 1;
 }
 
 impl BodyCounts {
@@ -145,15 +191,60 @@ impl BodyCounts {
         };
         self.outcomes[place].fetch_add(1, Relaxed);
         self.ran.add(used.wall);
-        self.cpu.fetch_add(micros(used.cpu), Relaxed);
+        let cpu = micros(used.cpu);
+        self.cpu_us.fetch_add(cpu, Relaxed);
+        self.plugin.cpu_us.fetch_add(cpu, Relaxed);
+        if used.memory > self.plugin.memory.load(Relaxed) {
+            self.plugin.memory.fetch_max(used.memory, Relaxed);
+        }
+    }
+
+    fn finished(&self, verdict: &Verdict, is_cancelled_instead: bool) {
+        let sum = match verdict {
+            _ if is_cancelled_instead => &self.cancelled,
+            Verdict::Succeed { .. } => &self.succeeded,
+            Verdict::Retry { .. } => &self.retried,
+            Verdict::Dead { .. } => &self.dead,
+            Verdict::Cancel { .. } => &self.cancelled,
+            Verdict::HandBack { .. } | Verdict::Park => return,
+        };
+        sum.fetch_add(1, Relaxed);
     }
 }
 
 impl WorkerMetrics {
-    /// Calls `count` with the counters of this attempt.
-    fn with_counts(&self, attempt: &Attempt<'_>, count: impl FnOnce(&BodyCounts)) {
+    /// What was counted since the last time, by queue and body.
+    pub fn since(&self, told: &mut Told) -> BTreeMap<Arc<str>, Vec<(String, Sample)>> {
+        let bodies: Vec<_> = self.bodies.read().iter().map(|(key, counts)| (key.clone(), Arc::clone(counts))).collect();
+        let mut news: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (key, counts) in bodies {
+            let (queue, task) = (key.0.clone(), key.1.to_string());
+            let last = told.0.entry(key).or_default();
+            let sums = [&counts.succeeded, &counts.retried, &counts.dead, &counts.cancelled, &counts.cpu_us].map(|sum| sum.load(Relaxed));
+            let now = ToldBody { sums, ran: counts.ran.held(), waited: counts.waited.held() };
+            let mut more = sums.iter().zip(last.sums).map(|(now, before)| now - before);
+            let mut more = || more.next().unwrap_or(0);
+            let sample = Sample {
+                succeeded: more(),
+                retried: more(),
+                dead: more(),
+                cancelled: more(),
+                cpu_us: more(),
+                ran: now.ran.since(&last.ran),
+                waited: now.waited.since(&last.waited),
+            };
+            *last = now;
+            if !sample.is_empty() {
+                news.entry(queue).or_default().push((task, sample));
+            }
+        }
+        news
+    }
+
+    /// Calls `count` with the counters of this body.
+    fn with_counts(&self, queue: &QueueName, task: &TaskName, code: &CodeId, count: impl FnOnce(&BodyCounts)) {
         let own = std::ptr::from_ref(self).addr();
-        let (queue, task, plugin) = (attempt.queue.as_str(), attempt.task.as_str(), &*attempt.code.plugin);
+        let (queue, task, plugin) = (queue.as_str(), task.as_str(), &*code.plugin);
         LAST.with_borrow_mut(|last| {
             let is_same = |last: &&mut Last| last.of == own && &*last.task == task && &*last.queue == queue && &*last.plugin == plugin;
             if let Some(last) = last.as_mut().filter(is_same) {
@@ -166,24 +257,19 @@ impl WorkerMetrics {
     }
 
     fn counts(&self, queue: &str, task: &str, plugin: &str) -> Arc<BodyCounts> {
-        let queue_name = bounded(&self.queues.read(), queue, QUEUES);
-        let (queue, task) = (Arc::<str>::from(queue_name), Arc::<str>::from(task));
-        let key = (queue.clone(), task);
+        let key = (Arc::<str>::from(queue), Arc::<str>::from(task));
         if let Some(counts) = self.bodies.read().get(&key) {
             return Arc::clone(counts);
         }
-        let waited = of(&self.queues, &queue, || queue.clone(), QUEUES);
-        let cpu = of(&self.plugins, plugin, || plugin.into(), BODIES);
+        let plugin = of(&self.plugins, plugin, || plugin.into(), BODIES);
         let mut bodies = self.bodies.write();
-        let key = if bodies.len() < BODIES || bodies.contains_key(&key) { key } else { (OTHER.into(), OTHER.into()) };
-        let made = || Arc::new(BodyCounts { waited, cpu, ..BodyCounts::default() });
+        let is_known = |name: &str| bodies.keys().any(|(queue, _)| &**queue == name);
+        let queues = || bodies.keys().map(|(queue, _)| queue).collect::<HashSet<_>>().len();
+        let has_room = bodies.len() < BODIES && (is_known(queue) || queues() < QUEUES);
+        let key = if has_room || bodies.contains_key(&key) { key } else { (OTHER.into(), OTHER.into()) };
+        let made = || Arc::new(BodyCounts { plugin, ..BodyCounts::default() });
         Arc::clone(bodies.entry(key).or_insert_with(made))
     }
-}
-
-/// `name`, or [`OTHER`] if there are too many others.
-fn bounded<'a, V>(known: &HashMap<Arc<str>, V>, name: &'a str, most: usize) -> &'a str {
-    if known.len() < most || known.contains_key(name) { name } else { OTHER }
 }
 
 /// The counters under a key, made at its first use.
@@ -225,15 +311,23 @@ impl Collector for WorkerMetrics {
         let ran = bodies.iter().map(|((queue, task), counts)| ([("queue", &**queue), ("task", &**task)], counts.ran.histogram()));
         let about = ("taskhost_attempt_duration_seconds", "How long attempts ran");
         family(encoder, about, MetricType::Histogram, ran)?;
-        let queues: BTreeMap<_, _> = self.queues.read().iter().map(|(queue, waited)| (queue.clone(), Arc::clone(waited))).collect();
-        let waited = queues.iter().map(|(queue, waited)| ([("queue", &**queue)], waited.histogram()));
+        let mut queues: BTreeMap<&str, Held> = BTreeMap::new();
+        for ((queue, _), counts) in &bodies {
+            queues.entry(queue).or_default().add(&counts.waited.held());
+        }
+        let waited = queues.iter().map(|(queue, waited)| ([("queue", *queue)], waited.histogram()));
         let about =
             ("taskhost_wait_seconds", "From the enqueue of a task to the claim of its first attempt; delays that were asked for count too");
         family(encoder, about, MetricType::Histogram, waited)?;
-        let plugins: BTreeMap<_, _> = self.plugins.read().iter().map(|(plugin, cpu)| (plugin.clone(), cpu.load(Relaxed))).collect();
-        let cpu = plugins.iter().map(|(plugin, us)| ([("plugin", &**plugin)], counter_of_seconds(seconds(*us))));
+        let plugins: BTreeMap<_, _> = self.plugins.read().iter().map(|(plugin, counts)| (plugin.clone(), Arc::clone(counts))).collect();
+        let cpu =
+            plugins.iter().map(|(plugin, counts)| ([("plugin", &**plugin)], counter_of_seconds(seconds(counts.cpu_us.load(Relaxed)))));
         let about = ("taskhost_attempt_cpu_seconds", "CPU time of attempts");
         family(encoder, about, MetricType::Counter, cpu)?;
+        #[expect(clippy::cast_precision_loss, reason = "Prometheus has 64-bit floats")]
+        let memory = plugins.iter().map(|(plugin, counts)| ([("plugin", &**plugin)], gauge(counts.memory.load(Relaxed) as f64)));
+        let about = ("taskhost_guest_memory_bytes", "The largest memory of one attempt since the start of this worker");
+        family(encoder, about, MetricType::Gauge, memory)?;
         let running = u32::try_from(self.running.load(Relaxed).max(0)).unwrap_or(u32::MAX);
         let all = u32::try_from(self.concurrency.load(Acquire)).unwrap_or(u32::MAX);
         let slots = [("running", running), ("free", all.saturating_sub(running))];
@@ -251,7 +345,13 @@ impl Collector for WorkerMetrics {
         });
         family(encoder, ("taskhost_plugin_info", "1 for each plugin that serves, with its version"), MetricType::Gauge, info)?;
         let swaps = SWAPS.iter().zip(&self.swaps).map(|(result, count)| ([("result", *result)], counter(count.load(Relaxed))));
-        family(encoder, ("taskhost_plugin_swaps", "What became of plugin files"), MetricType::Counter, swaps)
+        family(encoder, ("taskhost_plugin_swaps", "What became of plugin files"), MetricType::Counter, swaps)?;
+        let firings = self.firings.lock().clone();
+        let fired = firings.iter().map(|((schedule, result), count)| ([("schedule", &**schedule), ("result", *result)], counter(*count)));
+        family(encoder, ("taskhost_schedule_fired", "Due times that this worker settled"), MetricType::Counter, fired)?;
+        let deliveries = self.deliveries.lock().clone();
+        let delivered = deliveries.iter().map(|((hook, result), count)| ([("hook", &**hook), ("result", *result)], counter(*count)));
+        family(encoder, ("taskhost_webhook_deliveries", "Posts of webhooks, by what became of them"), MetricType::Counter, delivered)
     }
 }
 

@@ -1,6 +1,7 @@
 -- counts: how many tasks of a queue are in each state. The cost does not grow with the number of ended tasks.
 -- KEYS    1 th:{Q}:
--- RETURNS {scheduled, ready, parked, running, succeeded, dead, cancelled, ms the oldest ready task waits or -1, paused}
+-- RETURNS {scheduled, ready, parked, running, succeeded, dead, cancelled, ms the oldest ready task waits or -1, paused,
+--         tasks that were ever enqueued, that ever succeeded, died and were cancelled}
 -- needs: base, kept_of, claims_of
 local parked, running = 0, 0
 for _, name in ipairs(call('SMEMBERS', K .. 'parked')) do parked = parked + call('ZCARD', K .. 'parked:' .. name) end
@@ -23,7 +24,10 @@ for tier = 0, 9 do
   local at = first and tonumber(call('HGET', T .. first, 'at') or nil)
   if at then oldest = math.max(oldest, now - at) end
 end
+local control = call('HMGET', K .. 'control', 'paused', 'seq', 'spare', 'succeeded', 'dead', 'cancelled')
+local function total(n) return math.max(tonumber(control[n] or nil) or 0, 0) end
 return {
   call('ZCARD', K .. 'scheduled'), call('ZCARD', K .. 'ready'), parked, running, ended.succeeded,
-  call('ZCARD', K .. 'dead'), ended.cancelled, oldest, call('HGET', K .. 'control', 'paused') and 1 or 0,
+  call('ZCARD', K .. 'dead'), ended.cancelled, oldest, control[1] and 1 or 0,
+  int(math.max(total(2) - (tonumber(control[3] or nil) or 0), 0)), int(total(4)), int(total(5)), int(total(6)),
 }

@@ -1,11 +1,12 @@
 -- ended: ends that may still be kept, newest first: by time, then by list, then by place in the list. It reads only what it returns.
 -- KEYS    1 th:{Q}:
--- ARGV    1 how many   2 the last line of the page before, or empty   3 else the newest time to start at, or empty   4… states
+-- ARGV    1 how many   2 the last line of the page before, or empty   3 else the newest time to start at, or empty   4 the oldest
+--         time, or empty   5… states
 -- RETURNS {a text each: time of the place, list, entry, number in it, time of the end, id; a space between each}
 -- needs: base, standing
 local limit, wanted = tonumber(ARGV[1]), {}
 local last, list, entry, number, _, after = string.match(ARGV[2], '^(%d+) (%S+) (%S+) (%d+) (%d+) (.*)$')
-for i = 4, #ARGV do wanted[ARGV[i]] = true end
+for i = 5, #ARGV do wanted[ARGV[i]] = true end
 
 -- The newest time to read from a list, and whether the last page ended inside that list.
 local function begin(name)
@@ -16,7 +17,7 @@ end
 
 local function of_stream(name)
   local key, found, count = K .. 'ended:' .. name, {}, 1
-  local oldest = int(math.max(now - string.match(name, '%d+$'), 0))
+  local oldest = int(math.max(now - string.match(name, '%d+$'), tonumber(ARGV[4]) or 0))
   local from, within = begin(name)
   from = within and entry or from or '+'
   repeat
@@ -45,8 +46,9 @@ local function of_set(name)
   if within then upto = standing(key, last, after)
   elseif from then upto = call('ZCOUNT', key, '-inf', from)
   else upto = call('ZCARD', key) end
-  if upto == 0 then return found end
-  local pairs = call('ZRANGE', key, int(math.max(upto - limit, 0)), int(upto - 1), 'WITHSCORES')
+  local least = ARGV[4] == '' and 0 or call('ZCOUNT', key, '-inf', '(' .. ARGV[4])
+  if upto <= least then return found end
+  local pairs = call('ZRANGE', key, int(math.max(upto - limit, least)), int(upto - 1), 'WITHSCORES')
   for i = #pairs - 1, 1, -2 do
     local at = math.min(math.max(tonumber(pairs[i + 1]), 0), 2 ^ 53)
     local ms = int(math.floor(at))

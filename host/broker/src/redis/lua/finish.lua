@@ -143,6 +143,7 @@ local function other(f, id)
     local seq = tonumber(h[6]) or 0
     if f.counted then
       seq = call('HINCRBY', K .. 'control', 'seq', 1)
+      call('HINCRBY', K .. 'control', 'spare', 1)
       put('seq', int(seq))
     end
     call('ZADD', K .. 'ready', rank(h[5], seq), id)

@@ -22,6 +22,7 @@ elseif f[5] then
 end
 if f[2] then unlist(id, f[2]) end
 local seq = call('HINCRBY', K .. 'control', 'seq', 1)
+call('HINCRBY', K .. 'control', 'spare', 1)
 call('PERSIST', t)
 call('PERSIST', K .. 'log:' .. id)
 if f[2] and (f[5] or f[7] or call('EXISTS', K .. 'log:' .. id) == 1) then call('SADD', K .. 'special', id) end

@@ -23,6 +23,7 @@ local function admit_plain(i, n, are_sorted)
       fresh[added] = r
     end
   end
+  if numbers ~= added then call('HINCRBY', K .. 'control', 'spare', int(numbers - added)) end
   if added == 0 then return replies end
   slices(ready, function(...) call('ZADD', K .. 'ready', ...) end)
   local at = int(now)

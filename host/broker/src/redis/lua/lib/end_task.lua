@@ -4,10 +4,13 @@
 -- It lists the end, writes it, frees what the task held, starts the time of the result and tells those who wait.
 -- The caller takes the task out of its place afterwards.
 
--- The ends of one call. `ttl`: how long a result is kept, in ms. `is_batch`: `close_ends` lists them together. A call that breaks off
--- before must come to `end_task` again when it is repeated. Other ends are listed before they are written. `plain` has the successes of
--- `end_plain`.
-local function open_ends(ttl, is_batch) return { ttl = ttl, is_batch = is_batch, plain = {}, succeeded = {}, cancelled = {} } end
+-- The ends of one call. `ttl`: how long a result is kept, in ms. `is_batch`: `close_ends` lists and counts them together. A call that breaks
+-- off before must come to `end_task` again when it is repeated. Other ends are listed before they are written. `plain` has the successes of
+-- `end_plain`. `other`: how many others ended, by state.
+local function open_ends(ttl, is_batch) return { ttl = ttl, is_batch = is_batch, plain = {}, succeeded = {}, cancelled = {}, other = {} } end
+
+-- The total of a state only grows: a task that is retried and ends again counts again.
+local function count_ends(state, n) call('HINCRBY', K .. 'control', state, int(n)) end
 
 -- How long a result is kept. `own` is the task's `ttl`, which another program may have written.
 local function kept_for(own, ttl)
@@ -71,6 +74,8 @@ local function end_task(ends, id, state, ...)
   elseif ttl > 0 or state == 'dead' then
     publish({ id }, state)
   end
+  if is_deleted then return end
+  if ends.is_batch then ends.other[state] = (ends.other[state] or 0) + 1 else count_ends(state, 1) end
 end
 
 -- Publishes and lists the ends of a batch.
@@ -81,6 +86,8 @@ local function close_ends(ends)
     list_ends(state, ids, ends.ttl, field)
   end
   close(ends.plain, 'succeeded', 'kept')
+  if #ends.plain > 0 then ends.other.succeeded = (ends.other.succeeded or 0) + #ends.plain end
   close(ends.succeeded, 'succeeded', 'ids')
   close(ends.cancelled, 'cancelled', 'ids')
+  for state, n in pairs(ends.other) do count_ends(state, n) end
 end

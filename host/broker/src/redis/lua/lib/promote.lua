@@ -4,6 +4,7 @@ local function promote()
   local due = call('ZRANGEBYSCORE', K .. 'scheduled', '-inf', int(now), 'LIMIT', 0, 500)
   if #due == 0 then return 0 end
   local seq = call('HINCRBY', K .. 'control', 'seq', #due) - #due
+  call('HINCRBY', K .. 'control', 'spare', #due)
   local ready = {}
   for i, id in ipairs(due) do
     local f = call('HMGET', T .. id, 'task', 'state', 'priority')

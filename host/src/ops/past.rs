@@ -1,0 +1,80 @@
+//! What attempts came to over time, what ended lately, and who changed what.
+
+use std::collections::BTreeMap;
+
+use taskhost_broker::{Feed, HistoryStep, Note, Noted, Sample};
+use taskhost_core::task::{Millis, QueueName, TaskName};
+
+use super::{connection::Ops, error::OpsError};
+
+/// Which part of the past.
+#[derive(Debug, Clone)]
+pub struct HistoryQuery {
+    pub queue: Option<QueueName>,
+    pub task: Option<TaskName>,
+    pub step: HistoryStep,
+    pub from: Millis,
+    pub to: Millis,
+}
+
+/// The sums of one step.
+#[derive(Debug, Clone, Default)]
+pub struct HistoryPoint {
+    pub start: Millis,
+    /// By queue and body.
+    pub parts: BTreeMap<(QueueName, String), Sample>,
+}
+
+impl HistoryPoint {
+    /// All parts together.
+    pub fn sum(&self) -> Sample {
+        let mut sum = Sample::default();
+        self.parts.values().for_each(|part| sum.add(part));
+        sum
+    }
+}
+
+impl Ops {
+    /// The steps of a time, each once and in order, also those in which nothing was counted.
+    pub async fn history(&self, query: &HistoryQuery) -> Result<Vec<HistoryPoint>, OpsError> {
+        let queues = match &query.queue {
+            Some(queue) => vec![queue.clone()],
+            None => self.broker.queues().await?.into_iter().map(|view| view.queue).collect(),
+        };
+        let length = query.step.seconds() * 1000;
+        let first = query.from.0 - query.from.0 % length;
+        let empty = |start| (Millis(start), HistoryPoint { start: Millis(start), ..HistoryPoint::default() });
+        let mut points: BTreeMap<Millis, HistoryPoint> = BTreeMap::new();
+        for queue in queues {
+            for point in self.broker.history(&queue, query.step, query.from, query.to).await? {
+                if query.task.as_ref().is_some_and(|task| task.as_str() != point.task) {
+                    continue;
+                }
+                let of = points.entry(point.start).or_insert_with(|| empty(point.start.0).1);
+                of.parts.entry((queue.clone(), point.task)).or_default().add(&point.sample);
+            }
+        }
+        let mut start = first;
+        while start <= query.to.0 {
+            let (key, point) = empty(start);
+            points.entry(key).or_insert(point);
+            start += length;
+        }
+        Ok(points.into_values().collect())
+    }
+
+    /// What ended in a queue since a time; see `Tasks::feed` of the broker.
+    pub async fn feed(&self, queue: &QueueName, since: Millis, limit: usize) -> Result<Feed, OpsError> {
+        Ok(self.broker.feed(queue, since, limit).await?)
+    }
+
+    /// Keeps a note of a change.
+    pub async fn note(&self, note: &Note) -> Result<(), OpsError> {
+        Ok(self.broker.note(note).await?)
+    }
+
+    /// The newest notes before one of an earlier page.
+    pub async fn notes(&self, before: Option<&str>, limit: usize) -> Result<Vec<Noted>, OpsError> {
+        Ok(self.broker.notes(before, limit).await?)
+    }
+}

@@ -1,0 +1,80 @@
+//! Who changed what: a note of each change at the broker, and a line in the log.
+//!
+//! a request that changes something was answered → its row of the table, its path and its query → the note → the answer leaves
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use axum::{
+    extract::State,
+    http::{StatusCode, Uri},
+};
+use percent_encoding::percent_decode_str;
+use serde::Serialize;
+
+use super::{
+    access::Caller,
+    answer::{self, Answer},
+    app::App,
+    query::Query,
+};
+use crate::ops::{Note, Noted};
+
+/// The notes of a page.
+const PAGE: usize = 100;
+const MOST: usize = 500;
+/// The longest part of a path or query that is noted.
+const LONGEST: usize = 200;
+
+/// More about a change than its path says. A handler adds it to its answer.
+#[derive(Debug, Clone)]
+pub(super) struct About(pub(super) BTreeMap<String, String>);
+
+#[derive(Serialize)]
+struct Page {
+    notes: Vec<Noted>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// `GET /v1/audit`
+pub(super) async fn list(State(app): State<Arc<App>>, query: Query) -> Answer {
+    let limit = query.limit(PAGE, MOST)?;
+    let before = query.text("cursor").map(|cursor| app.cursors.open(cursor)).transpose()?;
+    let notes = app.ops()?.notes(before.as_deref(), limit).await?;
+    let next = notes.last().filter(|_| notes.len() == limit).map(|last| app.cursors.seal(&last.id));
+    answer::json(&Page { notes, next })
+}
+
+/// Notes a change that was made. `path` is the row of the table.
+pub(super) async fn note(
+    app: &App,
+    caller: &Caller,
+    from: IpAddr,
+    what: (&str, &str),
+    uri: &Uri,
+    status: StatusCode,
+    about: Option<About>,
+) {
+    let (method, path) = what;
+    let mut all = about.map(|About(about)| about).unwrap_or_default();
+    let of_path = path.split('/').zip(uri.path().split('/'));
+    let named = of_path.filter_map(|(name, value)| Some((name.strip_prefix('{')?.strip_suffix('}')?, value)));
+    all.extend(named.map(|(name, value)| (name.to_owned(), percent_decode_str(value).decode_utf8_lossy().into_owned())));
+    all.extend(form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).into_owned());
+    for value in all.values_mut() {
+        let end = value.char_indices().nth(LONGEST).map_or(value.len(), |(at, _)| at);
+        value.truncate(end);
+    }
+    let note = Note {
+        by: caller.name().to_owned(),
+        from: from.to_string(),
+        what: format!("{method} {path}"),
+        about: all,
+        status: status.as_u16(),
+    };
+    tracing::info!(by = note.by, from = note.from, about = ?note.about, "HTTP: {}", note.what);
+    let Ok(ops) = app.ops() else { return };
+    if let Err(error) = ops.note(&note).await {
+        tracing::warn!(%error, "this change is not noted at the broker, only in this log");
+    }
+}

@@ -1,0 +1,77 @@
+//! `/v1/history`: what attempts came to over time.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::extract::State;
+use serde::Serialize;
+use taskhost_core::task::{Millis, TaskName};
+
+use super::{
+    access::Caller,
+    answer::{self, Answer},
+    app::App,
+    problem::{self, Problem},
+    query::Query,
+};
+use crate::ops::{HistoryPoint, HistoryQuery, HistoryStep, Sample};
+
+/// How many steps there are without `from`.
+const STEPS: u64 = 60;
+
+#[derive(Serialize)]
+struct Shown {
+    step: String,
+    points: Vec<Point>,
+}
+
+#[derive(Serialize)]
+struct Point {
+    start: Millis,
+    #[serde(flatten)]
+    sum: Sample,
+    /// By body, over the queues.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    tasks: BTreeMap<String, Sample>,
+}
+
+/// `GET /v1/history`
+pub(super) async fn show(State(app): State<Arc<App>>, caller: Caller, query: Query) -> Answer {
+    let step = query.value::<HistoryStep>("step")?.unwrap_or(HistoryStep::Minute);
+    let points = read(&app, &caller, &query, step).await?;
+    let shown = points.into_iter().map(|point| {
+        let sum = point.sum();
+        let mut tasks: BTreeMap<String, Sample> = BTreeMap::new();
+        for ((_, task), sample) in point.parts {
+            tasks.entry(task).or_default().add(&sample);
+        }
+        Point { start: point.start, sum, tasks }
+    });
+    answer::json(&Shown { step: step.to_string(), points: shown.collect() })
+}
+
+/// The points of a query, as far as the caller may see them.
+pub(super) async fn read(app: &App, caller: &Caller, query: &Query, step: HistoryStep) -> Result<Vec<HistoryPoint>, Problem> {
+    let ops = app.ops()?;
+    let (queue, task, now) = (query.queue()?, query.value::<TaskName>("task")?, ops.now().await?);
+    if let Some(queue) = &queue {
+        caller.needs_queue(queue)?;
+    }
+    if let Some(task) = &task {
+        caller.needs_task(task)?;
+    }
+    let to = query.instant("to", now)?.unwrap_or(now);
+    let from = query.instant("from", now)?.unwrap_or(Millis(to.0.saturating_sub((STEPS - 1) * 1000 * step.seconds())));
+    let is_too_long = to.0.saturating_sub(from.0) / 1000 / step.seconds() >= crate::ops::MOST_STEPS;
+    if is_too_long {
+        let detail = format!("a history has at most {} steps: ask for a shorter time, or for longer steps", crate::ops::MOST_STEPS);
+        return Err(Problem::new(&problem::BAD_REQUEST, detail).with("parameter", "from"));
+    }
+    let mut points = ops.history(&HistoryQuery { queue, task, step, from, to }).await?;
+    for point in &mut points {
+        // What counts for no body of its own is seen by those who see all bodies.
+        point.parts.retain(|(queue, task), _| {
+            caller.sees_queue(queue) && TaskName::new(&**task).map_or_else(|_| caller.sees_all_tasks(), |task| caller.sees_task(&task))
+        });
+    }
+    Ok(points)
+}
