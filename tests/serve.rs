@@ -1,5 +1,5 @@
 //! The HTTP API, with the real program: what people do with it (`story`), who may do what (`access`), and what hostile clients try
-//! (`hostile`), and what was (`past`). The examples of the page are run too (`clients`).
+//! (`hostile`), what was (`past`), and the dashboard (`pages`). The examples of the page are run too (`clients`).
 
 mod access;
 mod clients;
@@ -7,5 +7,6 @@ mod fuzzed;
 mod hostile;
 mod metrics;
 mod operations;
+mod pages;
 mod past;
 mod story;

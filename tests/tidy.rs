@@ -25,10 +25,11 @@ const ROWS: [&[&str]; 13] = [
 ];
 
 /// A library, as it is imported, and the one room that names it.
-const OWNERS: [(&str, &str); 10] = [
+const OWNERS: [(&str, &str); 11] = [
     ("axum", "serve"),
     ("clap", "cli"),
     ("cron", "cron"),
+    ("maud", "serve"),
     ("notify", "plugins"),
     ("wasmtime", "engine"),
     ("wasmparser", "engine"),

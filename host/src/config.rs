@@ -28,7 +28,7 @@ pub use taskhost_broker::BrokerAddress;
 pub use tokens::{Scope, Scopes, Token, is_token_name};
 
 use given::{Given, did_you_mean};
-use keys::{address, origins, prefix, queues};
+use keys::{address, base_path, origins, prefix, queues};
 
 /// The environment variable that names `taskhost.toml` or another file.
 pub const ENVIRONMENT_CONFIG: &str = "TASKHOST_CONFIG";
@@ -79,6 +79,8 @@ pub struct HttpSettings {
     pub address: Option<String>,
     /// The PEM files of the certificates and of the private key.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// The path under which a proxy shows it; empty, or such as `/taskhost`.
+    pub base: String,
     /// The origins whose pages may call the API.
     pub origins: Vec<String>,
     pub connections: usize,
@@ -250,6 +252,7 @@ impl Gathered {
         Ok(HttpSettings {
             address: self.get("http", address)?,
             tls,
+            base: self.get("http_base", base_path)?,
             origins: self.get("http_cors", origins)?,
             connections: self.number("http_connections")?.map_or(usize::MAX, as_usize),
             read_only: self.word("http_read_only")? == "true",

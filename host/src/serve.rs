@@ -1,4 +1,4 @@
-//! `serve`: the HTTP API. It is a face of `ops`, as the command line is.
+//! `serve`: the HTTP API and the dashboard. They are faces of `ops`, as the command line is.
 //!
 //! `server` accepts connections → `routes` finds the resource, checks the token (`access`) and the page that asks (`browser`) → a file for
 //! each subject asks `ops` → JSON (`answer`, `shown`), or a `problem`
@@ -13,6 +13,7 @@ mod audit;
 mod body;
 mod browser;
 mod bulk;
+mod cookie;
 mod cursor;
 mod events;
 mod health;
@@ -20,6 +21,7 @@ mod history;
 mod metrics;
 mod openapi;
 mod operations;
+mod pages;
 mod patient;
 mod problem;
 mod pulse;

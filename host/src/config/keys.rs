@@ -30,6 +30,8 @@ pub enum Kind {
     /// `HOST:PORT`.
     Address,
     Origins,
+    /// `/taskhost`; empty is the root.
+    BasePath,
     Word(&'static [&'static str]),
     Duration(RangeInclusive<Duration>),
     /// Bytes.
@@ -75,6 +77,7 @@ pub const KEYS: &[Key] = &[
     Key { name: "http", default: "", kind: Kind::Address, about: "`HOST:PORT` where `serve`, or a worker, answers HTTP; a worker without it answers none" },
     Key { name: "tls_cert", default: "", kind: Kind::Path, about: "a PEM file of certificates: HTTP is answered over TLS" },
     Key { name: "tls_key", default: "", kind: Kind::Path, about: "the PEM file of its private key" },
+    Key { name: "http_base", default: "", kind: Kind::BasePath, about: "the path under which a proxy shows the dashboard and the API, such as `/taskhost`" },
     Key { name: "http_cors", default: "", kind: Kind::Origins, about: "the origins whose pages may call the API, such as `https://app.example.com`" },
     Key { name: "http_connections", default: "10000", kind: Kind::Number(1..=1_000_000), about: "HTTP connections at once; further ones wait" },
     Key { name: "http_read_only", default: "false", kind: Kind::Word(&["true", "false"]), about: "HTTP changes nothing" },
@@ -163,6 +166,13 @@ pub(super) fn address(text: &str) -> Result<Option<String>, String> {
     } else {
         Err(format!("an address to serve at is HOST:PORT, such as `127.0.0.1:8080` or `[::1]:8080`: `{text}`"))
     }
+}
+
+/// `/taskhost`; empty is the root.
+pub(super) fn base_path(text: &str) -> Result<String, String> {
+    let is_segment = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    let fits = text.is_empty() || text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_segment));
+    if fits { Ok(text.to_owned()) } else { Err(format!("a base path is segments of A-Z a-z 0-9 - _, such as `/taskhost`: `{text}`")) }
 }
 
 /// `https://a.example,https://b.example:8443`.

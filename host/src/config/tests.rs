@@ -93,7 +93,9 @@ fn a_value_out_of_its_bounds_is_refused_with_the_bound() {
                 ((u128::from(*range.end()) + 1).to_string(), "at most"),
             ],
             Kind::Word(_) => vec![("perhaps".to_owned(), "is wanted here")],
-            Kind::Broker | Kind::Prefix | Kind::Path | Kind::Queues | Kind::LogFilter | Kind::Address | Kind::Origins => continue,
+            Kind::Broker | Kind::Prefix | Kind::Path | Kind::Queues | Kind::LogFilter | Kind::Address | Kind::Origins | Kind::BasePath => {
+                continue;
+            }
         };
         for (text, why) in beyond {
             // Where zero is allowed there is nothing below, and nothing is above what the type holds.

@@ -20,7 +20,10 @@ use taskhost_core::{
     task::{QueueName, TaskName, TaskView},
 };
 
-use super::problem::{self, Problem};
+use super::{
+    cookie,
+    problem::{self, Problem},
+};
 use crate::config::{Scope, Scopes, Token};
 
 /// The address of the client of a request.
@@ -42,6 +45,11 @@ struct Known {
 impl Caller {
     pub(super) fn name(&self) -> &str {
         &self.0.name
+    }
+
+    /// The names of its scopes.
+    pub(super) fn scopes(&self) -> Vec<&'static str> {
+        Scope::ALL.into_iter().filter(|scope| self.has(*scope)).map(Scope::as_str).collect()
     }
 
     pub(super) fn has(&self, scope: Scope) -> bool {
@@ -146,7 +154,7 @@ impl Access {
         }
         let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().split_at_checked(7));
         let token = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer ")).map(|(_, token)| token.trim_ascii());
-        let Some(token) = token else {
+        let Some(token) = token.or_else(|| cookie::token(headers).map(str::as_bytes)) else {
             return Err(unauthorized("send a token: `Authorization: Bearer th_…`; `taskhost token new NAME` makes one"));
         };
         self.may_guess(from)?;

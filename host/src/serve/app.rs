@@ -77,6 +77,12 @@ impl App {
         }
     }
 
+    /// A link to a path of this server, as the browser must write it.
+    pub(super) fn href(&self, path: &str) -> String {
+        let base = &self.settings.http.base;
+        if path == "/" && !base.is_empty() { base.clone() } else { format!("{base}{path}") }
+    }
+
     pub(super) fn connect(&self, ops: Ops, producer: Producer) {
         self.broker_answered();
         _ = self.connected.set(Connected { ops, producer });

@@ -44,19 +44,19 @@ struct Ordered {
 
 /// An operation, as it is shown.
 #[derive(Serialize)]
-struct Shown {
-    id: TaskId,
-    verb: Value,
-    filter: Value,
-    by: Value,
-    state: String,
+pub(super) struct Shown {
+    pub(super) id: TaskId,
+    pub(super) verb: Value,
+    pub(super) filter: Value,
+    pub(super) by: Value,
+    pub(super) state: String,
     /// What is done so far.
-    done: Value,
-    ordered_at: Millis,
+    pub(super) done: Value,
+    pub(super) ordered_at: Millis,
     #[serde(skip_serializing_if = "Option::is_none")]
-    ended_at: Option<Millis>,
+    pub(super) ended_at: Option<Millis>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+    pub(super) error: Option<String>,
 }
 
 /// `POST /v1/operations`
@@ -82,10 +82,14 @@ pub(super) async fn order(State(app): State<Arc<App>>, caller: Caller, headers: 
 
 /// `GET /v1/operations`
 pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answer {
+    answer::json(&json!({ "operations": listed(&app, &caller).await? }))
+}
+
+/// The operations that the caller may see, newest first.
+pub(super) async fn listed(app: &App, caller: &Caller) -> Result<Vec<Shown>, Problem> {
     let filter = TaskFilter { queue: Some(queue()?), ..TaskFilter::default() };
     let page = app.ops()?.page(&filter, None, PAGE).await?;
-    let operations: Vec<Shown> = page.tasks.into_iter().filter_map(|view| shown(view, &caller)).collect();
-    answer::json(&json!({ "operations": operations }))
+    Ok(page.tasks.into_iter().filter_map(|view| shown(view, caller)).collect())
 }
 
 /// `GET /v1/operations/{id}`
@@ -95,9 +99,15 @@ pub(super) async fn show(State(app): State<Arc<App>>, caller: Caller, Segment(id
 
 /// `DELETE /v1/operations/{id}`
 pub(super) async fn cancel(State(app): State<Arc<App>>, caller: Caller, Segment(id): Segment) -> Answer {
-    let id = found(app.ops()?, &tasks::task_id(&id)?, &caller).await?.id;
-    app.ops()?.change(Change::Cancel, &queue()?, &id).await?;
+    stopped(&app, &caller, &id).await?;
     Ok(answer::nothing())
+}
+
+/// Stops an operation that the caller may see.
+pub(super) async fn stopped(app: &App, caller: &Caller, id: &str) -> Result<(), Problem> {
+    let id = found(app.ops()?, &tasks::task_id(id)?, caller).await?.id;
+    app.ops()?.change(Change::Cancel, &queue()?, &id).await?;
+    Ok(())
 }
 
 /// Runs operations of all servers until `stop`.
@@ -114,7 +124,7 @@ pub(super) async fn run(app: Arc<App>, ops: Ops, stop: CancellationToken) {
 }
 
 /// Which tasks an operation is about, as far as its caller may see them.
-fn chooser(operation: &Operation, caller: &Caller, now: Millis) -> Result<Chooser, Problem> {
+pub(super) fn chooser(operation: &Operation, caller: &Caller, now: Millis) -> Result<Chooser, Problem> {
     let query = Query::of_pairs(operation.filter.iter().map(|(name, value)| (name.clone(), value.clone())).collect());
     query.check(tasks::FILTER)?;
     let (filter, caller) = (tasks::filter(&query, caller, now)?, caller.clone());

@@ -53,6 +53,11 @@ impl Query {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| &**value).filter(|value| !value.is_empty())
     }
 
+    /// Every value of a name that is given more than once, as forms do.
+    pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| &**value)
+    }
+
     pub(super) fn value<T: FromStr<Err: Display>>(&self, name: &str) -> Result<Option<T>, Problem> {
         self.text(name).map(|text| text.parse().map_err(|why| refused(name, format!("`{name}`: {why}")))).transpose()
     }

@@ -17,7 +17,7 @@ use super::{
     access::{Caller, Peer},
     app::App,
     audit::{self, About},
-    bulk, events, health, history, openapi, operations,
+    bulk, events, health, history, openapi, operations, pages,
     problem::{self, Problem},
     query::Query,
     queues,
@@ -105,12 +105,19 @@ pub(super) fn router(app: &Arc<App>) -> Router {
         let door = Door { app: Arc::clone(app), path, scope, query, changes: !matches!(method, Method::GET) };
         router = router.route(path, handler.layer(from_fn_with_state(Arc::new(door), enter)));
     }
-    router
+    let router = router
+        .merge(pages::router(app))
         .fallback(async || Problem::new(&problem::NOT_FOUND, "no such resource: /v1/openapi.json lists what there is"))
         .method_not_allowed_fallback(async || Problem::new(&problem::METHOD_NOT_ALLOWED, "/v1/openapi.json says which methods there are"))
         .layer(axum::Extension(document))
         .layer(from_fn_with_state(Arc::clone(app), browsers))
-        .with_state(Arc::clone(app))
+        .with_state(Arc::clone(app));
+    let base = &*app.settings.http.base;
+    if base.is_empty() {
+        return router;
+    }
+    let home = axum::response::Redirect::permanent(base);
+    Router::new().nest(base, router).route(&format!("{base}/"), axum::routing::get(async || home))
 }
 
 /// What stands before a handler.

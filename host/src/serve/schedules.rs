@@ -131,11 +131,11 @@ async fn set_paused(app: Arc<App>, caller: Caller, name: String, paused: bool) -
     answer::json(&said)
 }
 
-fn is_seen(caller: &Caller, seen: &SeenSchedule) -> bool {
+pub(super) fn is_seen(caller: &Caller, seen: &SeenSchedule) -> bool {
     caller.sees_queue(&seen.schedule.queue) && caller.sees_task(&seen.schedule.task)
 }
 
-async fn found(app: &App, caller: &Caller, name: &str) -> Result<SeenSchedule, Problem> {
+pub(super) async fn found(app: &App, caller: &Caller, name: &str) -> Result<SeenSchedule, Problem> {
     let seen = app.ops()?.schedules().await?.into_iter().find(|seen| seen.schedule.name == name);
     seen.filter(|seen| is_seen(caller, seen)).ok_or_else(|| unknown(name))
 }

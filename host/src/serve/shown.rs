@@ -22,9 +22,13 @@ pub(super) struct ShownTask {
     masked: bool,
 }
 
-pub(super) fn task(mut view: TaskView, caller: &Caller) -> ShownTask {
-    let masked = !caller.has(Scope::Payload);
-    if masked {
+pub(super) fn task(view: TaskView, caller: &Caller) -> ShownTask {
+    ShownTask { view: masked(view, caller), masked: !caller.has(Scope::Payload) }
+}
+
+/// A task without what the caller may not see.
+pub(super) fn masked(mut view: TaskView, caller: &Caller) -> TaskView {
+    if !caller.has(Scope::Payload) {
         view.args = RawValue::NULL.to_owned();
         view.result = None;
         view.options.headers.clear();
@@ -33,7 +37,7 @@ pub(super) fn task(mut view: TaskView, caller: &Caller) -> ShownTask {
             progress.note.clear();
         }
     }
-    ShownTask { view, masked }
+    view
 }
 
 fn mask(error: &mut TaskError) {

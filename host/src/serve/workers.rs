@@ -29,14 +29,19 @@ pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answer 
 
 /// `POST /v1/workers/{worker}/drain`
 pub(super) async fn drain(State(app): State<Arc<App>>, caller: Caller, Segment(worker): Segment) -> Answer {
+    drained(&app, &caller, &worker).await?;
+    answer::with_status(StatusCode::ACCEPTED, &json!({ "worker": worker, "outcome": "asked-to-drain" }))
+}
+
+/// Asks a worker to drain, if the caller extends to all that it does.
+pub(super) async fn drained(app: &App, caller: &Caller, worker: &str) -> Result<(), Problem> {
     let ops = app.ops()?;
     let found = ops.workers().await?.into_iter().find(|info| info.id == worker);
     if found.is_some_and(|info| !caller.sees_all_tasks() || !info.queues.iter().all(|queue| caller.sees_queue(queue))) {
         let detail = format!("the token `{}` does not extend to all that this worker does", caller.name());
         return Err(Problem::new(&problem::FORBIDDEN, detail));
     }
-    ops.ask_to_drain(&worker).await?;
-    answer::with_status(StatusCode::ACCEPTED, &json!({ "worker": worker, "outcome": "asked-to-drain" }))
+    Ok(ops.ask_to_drain(worker).await?)
 }
 
 /// `GET /v1/catalogue`

@@ -1,0 +1,123 @@
+//! All queues at a glance, and one queue.
+
+use maud::{Markup, html};
+use taskhost_core::{
+    task::{Millis, QueueName, State},
+    units,
+};
+
+use super::{
+    Page,
+    layout::Nav,
+    overview,
+    parts::{empty, number},
+    view::{View, escaped},
+};
+use crate::{
+    config::Scope,
+    ops::{HistoryQuery, HistoryStep, QueueView, TaskFilter},
+    serve::{
+        problem::{self, Problem},
+        segment::Segment,
+    },
+};
+
+/// Tasks that the page of a queue shows.
+const SHOWN: usize = 20;
+
+/// `GET /queues`
+pub(super) async fn list(view: View) -> Page {
+    let now = view.now().await?;
+    let mut queues = view.ops()?.queues().await.map_err(|error| view.trouble(error))?;
+    queues.retain(|queue| view.caller.sees_queue(&queue.queue));
+    let content = html! {
+        h1 { (view.say("Queues")) }
+        section #queues data-part { (table(&view, &queues, now)) }
+    };
+    Ok(view.page(Nav::Queues, &format!("{} {}", queues.len(), view.say("Queues")), Some("/v1/events"), &content))
+}
+
+/// A table of queues.
+pub(super) fn table(view: &View, queues: &[QueueView], now: Millis) -> Markup {
+    if queues.is_empty() {
+        return empty(view.say("No queue has had a task yet. Enqueue one:"), &["taskhost enqueue add 1 1"]);
+    }
+    html! {
+        div.scroll {
+            table {
+                thead { tr {
+                    th { (view.say("Queue")) }
+                    @for state in [State::Ready, State::Running, State::Scheduled, State::Parked, State::Dead, State::Succeeded] {
+                        th.number { (view.pill(state)) }
+                    }
+                    th.number { (view.say("Oldest")) }
+                } }
+                tbody {
+                    @for queue in queues {
+                        @let name = escaped(queue.queue.as_str());
+                        tr data-row {
+                            td { a href=(view.href(format!("/queues/{name}"))) { (queue.queue) } @if queue.paused { " " span.pill.paused { "‖ " (view.say("paused")) } } }
+                            @for state in [State::Ready, State::Running, State::Scheduled, State::Parked, State::Dead, State::Succeeded] {
+                                @let count = queue.counts.get(&state).copied().unwrap_or(0);
+                                td.number.zero[count == 0] { a href=(view.href(format!("/tasks?queue={name}&state={}", state.as_str()))) { (number(count)) } }
+                            }
+                            td.number { @if let Some(ms) = queue.oldest_ready_ms { (units::age(Millis(now.0.saturating_sub(ms)), now)) } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `GET /queues/{queue}`
+pub(super) async fn show(view: View, Segment(queue): Segment) -> Page {
+    let unknown = |why: String| view.trouble(Problem::new(&problem::UNKNOWN_QUEUE, why));
+    let name = QueueName::new(&*queue).map_err(|error| unknown(error.to_string()))?;
+    view.caller.needs_queue(&name).map_err(|problem| view.trouble(problem))?;
+    let (ops, now) = (view.ops()?, view.now().await?);
+    let queues = ops.queues().await.map_err(|error| view.trouble(error))?;
+    let about = queues.iter().find(|about| about.queue == name);
+    let about = about.ok_or_else(|| unknown(format!("the queue `{name}` has never had a task, or was purged empty")))?;
+    let from = Millis(now.0.saturating_sub(59 * 60_000));
+    let query = HistoryQuery { queue: Some(name.clone()), task: None, step: HistoryStep::Minute, from, to: now };
+    let mut points = ops.history(&query).await.map_err(|error| view.trouble(error))?;
+    for point in &mut points {
+        point.parts.retain(|(_, task), _| view.caller.sees_all_tasks() || task.parse().is_ok_and(|task| view.caller.sees_task(&task)));
+    }
+    let filter = TaskFilter { queue: Some(name.clone()), ..TaskFilter::default() };
+    let tasks = ops.page(&filter, None, SHOWN).await.map_err(|error| view.trouble(error))?.tasks;
+    let tasks: Vec<_> = tasks.into_iter().filter(|task| view.caller.sees(task)).map(|task| view.masked(task)).collect();
+    let path = format!("/queues/{}", escaped(name.as_str()));
+    let waiting: u64 = [State::Ready, State::Scheduled, State::Parked].iter().filter_map(|state| about.counts.get(state)).sum();
+    let content = html! {
+        h1 { (view.say("Queue")) " " (name) @if about.paused { " " span.pill.paused { "‖ " (view.say("paused")) } } }
+        @if view.may(Scope::Operate) {
+            div.acts {
+                @if about.paused { (view.button(&path, "resume", view.say("Resume"), false)) } @else { (view.button(&path, "pause", view.say("Pause"), false)) }
+                @if waiting > 0 && view.caller.sees_all_tasks() {
+                    details.danger {
+                        summary { (view.say("Purge…")) }
+                        form method="post" action=(view.href(&path)) {
+                            input type="hidden" name="do" value="purge";
+                            label { (view.say("It deletes all that wait. Type how many:")) " " b { (waiting) } input name="confirm" inputmode="numeric" autocomplete="off" required size="8"; }
+                            button.danger { (view.say("Purge")) }
+                        }
+                    }
+                }
+            }
+        }
+        section #counts data-part { (table(&view, std::slice::from_ref(about), now)) }
+        p.note {
+            (view.say("Ever enqueued")) " " (number(about.totals.enqueued)) " · " (view.say("succeeded")) " " (number(about.totals.succeeded))
+            " · " (view.say("dead")) " " (number(about.totals.dead)) " · " (view.say("cancelled")) " " (number(about.totals.cancelled))
+        }
+        section #charts data-part { (overview::charts(&view, &points)) }
+        section #tasks data-part {
+            h2 { a href=(view.href(format!("/tasks?queue={}", escaped(name.as_str())))) { (view.say("Tasks")) } }
+            div.scroll { table { (view.task_heads()) tbody { @for task in &tasks { (view.task_row(task, now)) } } } }
+        }
+    };
+    let title = format!("{} {} · {name}", number(about.counts.get(&State::Ready).copied().unwrap_or(0)), view.say("ready"));
+    Ok(view.page(Nav::Queues, &title, Some(&format!("/v1/events?queue={}", escaped(name.as_str()))), &content))
+}

@@ -1,0 +1,264 @@
+//! The dashboard without script: what each page shows to whom, and what its forms do.
+
+use std::io::Write as _;
+
+use serde_json::json;
+
+use super::access::token;
+use crate::support::{
+    http::{Http, Reply},
+    on_every_broker,
+    program::{Taskhost, until},
+};
+
+/// What a producer writes to break out of a page.
+const HOSTILE: &str = "<script>alert(1)</script>\"'&\u{202e}";
+
+const PAGES: [&str; 16] = [
+    "/",
+    "/queues",
+    "/queues/default",
+    "/tasks",
+    "/tasks?state=dead",
+    "/tasks/dead?queue=default",
+    "/tasks/later",
+    "/errors",
+    "/schedules",
+    "/schedules/nightly",
+    "/workers",
+    "/plugins",
+    "/bodies",
+    "/bodies/panic_task",
+    "/operations",
+    "/settings",
+];
+
+/// Posts a form as a browser does.
+fn submit(http: &Http, path: &str, fields: &[(&str, &str)]) -> Reply {
+    let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+    let browser = http.clone().with("Content-Type", "application/x-www-form-urlencoded").with("Sec-Fetch-Site", "same-origin");
+    browser.ask("POST", path, Some(&body))
+}
+
+/// Where a form leads to.
+fn led(reply: &Reply) -> String {
+    assert_eq!(reply.status, 303, "{reply:?}");
+    reply.header("location").expect("a place").to_owned()
+}
+
+/// A worker with the plugins `math` and `probe`, and a task of several states.
+fn busy(host: &Taskhost) -> (crate::support::program::Worker, Http) {
+    host.drop_in("math");
+    host.drop_in("probe");
+    let worker = host.worker(&["--http", "127.0.0.1:0"]);
+    let http = Http::logged(&worker.log()).expect("it says where it answers");
+    until("its bodies are known", || {
+        let bodies = http.get("/v1/catalogue").body;
+        http.get("/readyz").status == 200
+            && (bodies.contains("unauthorized") || bodies.contains("panic_task") && bodies.contains("\"add\""))
+    });
+    (worker, http)
+}
+
+fn fill(http: &Http) {
+    let dead = json!({"task": "panic_task", "args": [HOSTILE], "id": "dead", "retries": 0, "headers": {"x-evil": HOSTILE}});
+    http.post("/v1/tasks?wait=30s", &dead.to_string()).ok(201);
+    http.post("/v1/tasks", r#"{"task":"add","args":[1,1],"delay":"1h","id":"later"}"#).ok(201);
+    let schedule = json!({"rule": "0 3 * * *", "task": "panic_task", "args": [HOSTILE]});
+    http.ask("PUT", "/v1/schedules/nightly", Some(&schedule.to_string())).ok(200);
+}
+
+fn each_page_is_whole_and_nothing_breaks_out_of_it(host: &Taskhost) {
+    let (worker, http) = busy(host);
+    fill(&http);
+    for language in ["en", "zh-CN"] {
+        for path in PAGES {
+            let page = http.clone().with("Accept-Language", language).get(path);
+            assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")), "{path}: {page:?}");
+            assert!(page.header("content-security-policy").is_some_and(|policy| policy.contains("default-src 'none'")), "{page:?}");
+            assert!(page.body.ends_with("</html>") && page.body.contains(&format!("lang=\"{}\"", &language[..2])), "{path}");
+            for foreign in ["<script>alert", "\u{202e}", "style=\"", "onclick=", "http://", "https://"] {
+                assert!(!page.body.contains(foreign) || path == "/settings" || path.starts_with("/tasks/"), "{path} has {foreign}");
+            }
+            assert!(!page.body.contains("<script>alert") && !page.body.contains('\u{202e}'), "{path}");
+        }
+    }
+    let shown = http.get("/tasks/dead").body;
+    assert!(shown.contains("&lt;script&gt;alert(1)&lt;/script&gt;"), "it is shown as it is written: {shown}");
+    for (path, status) in
+        [("/tasks/nobody", 404), ("/queues/nowhere", 404), ("/schedules/none", 404), ("/bodies/none", 404), ("/tasks?state=lost", 400)]
+    {
+        let page = http.get(path);
+        assert!(page.status == status && page.body.contains("<h1>"), "{path}: {page:?}");
+    }
+    assert!(worker.stop().success());
+}
+
+fn forms_do_what_they_say(host: &Taskhost) {
+    let (worker, http) = busy(host);
+    fill(&http);
+    assert_eq!(led(&submit(&http, "/queues/default", &[("do", "pause")])), "/queues/default?done=paused");
+    assert_eq!(http.get("/v1/queues/default").ok(200)["paused"], true);
+    assert!(http.get("/queues/default?done=paused").body.contains("Nothing more starts"));
+    led(&submit(&http, "/queues/default", &[("do", "resume")]));
+
+    // Edit a dead task and run it again.
+    led(&submit(&http, "/tasks/dead?queue=default", &[("do", "edit"), ("args", "[\"once more\"]")]));
+    assert_eq!(http.get("/v1/tasks/dead").ok(200)["args"], json!(["once more"]));
+    assert_eq!(submit(&http, "/tasks/dead", &[("do", "edit"), ("args", "[1,2,3]")]).status, 422);
+    assert!(led(&submit(&http, "/tasks/later", &[("do", "run-now")])).ends_with("done=ready"));
+    assert_eq!(http.get("/v1/tasks/later?wait=30s").ok(200)["result"], 2);
+    assert!(led(&submit(&http, "/tasks/later", &[("do", "cancel")])).ends_with("done=unchanged"));
+    assert_eq!(led(&submit(&http, "/tasks/later", &[("do", "delete")])), "/tasks?done=deleted");
+    assert_eq!(http.get("/v1/tasks/later").status, 404);
+
+    // Enqueue by the form of a body; a wrong one comes back as it was filled in.
+    let wrong = submit(&http, "/bodies/add", &[("p.a", "twenty"), ("p.b", "22")]);
+    assert!(wrong.status == 200 && wrong.body.contains("is not a number") && wrong.body.contains("value=\"twenty\""), "{wrong:?}");
+    let place = led(&submit(&http, "/bodies/add", &[("p.a", "20"), ("p.b", "22"), ("id", "by-form")]));
+    assert_eq!(place, "/tasks/by-form?queue=default&done=enqueued");
+    assert_eq!(http.get("/v1/tasks/by-form?wait=30s").ok(200)["result"], 42);
+
+    // The selected ones, then all that match.
+    for n in 0..5 {
+        http.post("/v1/tasks", &format!("{{\"task\":\"add\",\"args\":[1,{n}],\"delay\":\"1h\",\"id\":\"w{n}\",\"tags\":[\"many\"]}}"))
+            .ok(201);
+    }
+    led(&submit(&http, "/tasks", &[("do", "cancel"), ("task", "default w0"), ("task", "default w1")]));
+    assert_eq!(http.get("/v1/tasks/w1").ok(200)["state"], "cancelled");
+    let asked = submit(&http, "/tasks", &[("all", "rehearse"), ("do", "cancel"), ("tag", "many")]);
+    assert!(asked.status == 200 && asked.body.contains("Cancel 3 tasks?"), "{asked:?}");
+    assert_eq!(http.get("/v1/tasks/w2").ok(200)["state"], "scheduled", "nothing was changed yet");
+    assert_eq!(led(&submit(&http, "/tasks", &[("all", "order"), ("do", "cancel"), ("tag", "many")])), "/operations?done=ordered");
+    until("it is done", || http.get("/v1/tasks/w4").ok(200)["state"] == "cancelled");
+    assert_eq!(submit(&http, "/tasks", &[("all", "order"), ("do", "cancel")]).status, 400, "without a filter it would be all tasks");
+
+    http.post("/v1/tasks", r#"{"task":"add","args":[1,1],"delay":"1h","id":"waits"}"#).ok(201);
+    assert_eq!(submit(&http, "/queues/default", &[("do", "purge"), ("confirm", "7")]).status, 409);
+    assert_eq!(led(&submit(&http, "/queues/default", &[("do", "purge"), ("confirm", "1")])), "/queues?done=purged");
+    let fired = led(&submit(&http, "/schedules/nightly", &[("do", "run")]));
+    assert!(fired.starts_with("/tasks/") && http.get(&fired).status == 200, "{fired}");
+    led(&submit(&http, "/schedules/nightly", &[("do", "pause")]));
+    assert!(http.get("/schedules").body.contains("paused"));
+    assert_eq!(led(&submit(&http, "/schedules/nightly", &[("do", "remove")])), "/schedules?done=removed");
+    let audit = http.get("/audit").body;
+    for what in ["/queues/{queue} purge", "/tasks/{id} edit", "/schedules/{name} remove", "/operations"] {
+        assert!(audit.contains(what), "{what} is noted: {audit}");
+    }
+    assert_eq!(submit(&http, "/queues/default", &[("do", "burn")]).status, 400);
+    assert!(worker.stop().success());
+}
+
+fn what_is_looked_for_is_found(host: &Taskhost) {
+    const MANY: usize = 3_000;
+    let (worker, http) = busy(host);
+    fill(&http);
+    let lines: Vec<String> = (0..MANY).map(|n| format!("{{\"task\":\"add\",\"args\":[{n},1]}}")).collect();
+    assert_eq!(host.run_with(&["enqueue", "--bulk", "-"], &lines.join("\n")).code, 0);
+    until("all have ended", || http.get("/v1/queues/default").ok(200)["counts"]["succeeded"] == MANY);
+    let search =
+        |words: &str| led(&http.get(&format!("/search?q={}", form_urlencoded::byte_serialize(words.as_bytes()).collect::<String>())));
+    assert_eq!(search("dead"), "/tasks/dead?queue=default");
+    assert_eq!(search("add"), "/tasks?task=add");
+    assert_eq!(search("default"), "/queues/default");
+    assert_eq!(search("alert(1)"), "/tasks?state=dead&error=alert%281%29");
+    assert!(http.get("/tasks?error=alert%281%29").body.contains("/tasks/dead?"), "one dead task among thousands");
+    let page = http.get("/tasks?task=add").body;
+    let next =
+        page.split("class=\"next\" href=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("there is more").replace("&amp;", "&");
+    assert!(http.get(&next).body.contains("/tasks/"), "{next}");
+    assert!(http.get("/errors").body.contains("panic_task"));
+    assert!(worker.stop().success());
+}
+
+on_every_broker! {
+    each_page_is_whole_and_nothing_breaks_out_of_it
+    forms_do_what_they_say
+    what_is_looked_for_is_found
+}
+
+#[test]
+fn a_person_logs_in_once_and_sees_what_the_token_may() {
+    let host = Taskhost::new();
+    let (boss, one) = token(&host, "boss", &["--scope", "admin"]);
+    let (reader, two) = token(&host, "reader", &["--scope", "read"]);
+    host.write("taskhost.toml", &(one + &two));
+    let (worker, http) = busy(&host);
+    fill(&http.clone().with_token(&boss));
+    let away = http.get("/tasks?state=dead");
+    assert_eq!(led(&away), "/login?back=%2Ftasks%3Fstate%3Ddead");
+    assert!(http.get("/login").body.contains("type=\"password\""));
+    let wrong = submit(&http, "/login", &[("token", "th_1_wrong")]);
+    assert!(wrong.status == 401 && wrong.header("set-cookie").is_none(), "{wrong:?}");
+    let entered = submit(&http, "/login", &[("token", &reader), ("back", "/tasks?state=dead")]);
+    assert_eq!(led(&entered), "/tasks?state=dead");
+    let cookie = entered.header("set-cookie").expect("a cookie").to_owned();
+    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict") && !cookie.contains("Secure"), "{cookie}");
+    let cookie = cookie.split(';').next().expect("a pair").to_owned();
+    let person = http.clone().with("Cookie", &cookie);
+    for path in PAGES {
+        let page = person.get(path);
+        assert_eq!(page.status, 200, "{path}: {page:?}");
+        assert!(!page.body.contains("alert(1)"), "{path} shows what a producer wrote");
+        assert!(!page.body.contains("name=\"do\""), "{path} offers what the token may not do");
+    }
+    assert_eq!(person.get("/audit").status, 403);
+    assert_eq!(person.get("/v1/tasks/dead").ok(200)["masked"], true, "the page's own requests need no header");
+    for (path, fields) in [("/queues/default", [("do", "pause")]), ("/tasks/dead", [("do", "retry")]), ("/bodies/add", [("p.a", "1")])] {
+        assert_eq!(submit(&person, path, &fields).status, 403, "{path}");
+    }
+    let forged = person.clone().with("Content-Type", "application/x-www-form-urlencoded").with("Sec-Fetch-Site", "cross-site");
+    assert_eq!(forged.ask("POST", "/queues/default", Some("do=pause")).problem(403), "cross-origin");
+    let left = submit(&person, "/logout", &[]);
+    assert!(led(&left) == "/login" && left.header("set-cookie").is_some_and(|cookie| cookie.contains("Max-Age=0")), "{left:?}");
+    assert!(worker.stop().success());
+}
+
+#[test]
+fn a_base_path_a_read_only_server_and_empty_pages() {
+    let host = Taskhost::new();
+    host.write("taskhost.toml", "http_base = \"/ops/taskhost\"\nhttp_read_only = true\n");
+    let server = host.starting(&["serve", "--http", "127.0.0.1:0"]);
+    server.until("it answers", |server| Http::logged(&server.log()).is_some_and(|http| http.get("/ops/taskhost/readyz").status == 200));
+    let http = Http::logged(&server.log()).expect("it says where it answers");
+    assert_eq!((http.get("/tasks").status, http.get("/ops/taskhost/").header("location")), (404, Some("/ops/taskhost")));
+    for path in ["/", "/queues", "/tasks", "/errors", "/schedules", "/workers", "/plugins", "/bodies", "/operations", "/audit", "/settings"]
+    {
+        let page = http.get(&format!("/ops/taskhost{}", path.trim_end_matches('/')));
+        assert_eq!(page.status, 200, "{path}: {page:?}");
+        assert!(path == "/settings" || path == "/" || page.body.contains("class=\"empty\""), "{path} says what to do next: {}", page.body);
+        let links = page.body.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next());
+        assert!(links.into_iter().all(|link| link.starts_with("/ops/taskhost") || link.starts_with('#')), "{path}: {}", page.body);
+    }
+    assert_eq!(submit(&http, "/ops/taskhost/queues/default", &[("do", "pause")]).status, 403);
+    assert!(server.stop().success());
+    for odd in ["ops", "/ops/", "/o ps", "//x", "/../x"] {
+        host.write("taskhost.toml", &format!("http_base = \"{odd}\"\n"));
+        let refused = host.run(&["serve", "--http", "127.0.0.1:0"]);
+        assert!(refused.code == 2 && refused.stderr.contains("base path"), "{odd}: {refused:?}");
+    }
+}
+
+#[test]
+fn the_first_load_is_small_and_kept() {
+    let host = Taskhost::new();
+    let (server, http) = Http::serve(&host, &[]);
+    let page = http.get("/");
+    let assets = page.body.split("/assets/").skip(1).filter_map(|rest| rest.split('"').next());
+    let mut all = page.body.clone();
+    for asset in assets {
+        let file = http.get(&format!("/assets/{asset}"));
+        assert!(file.status == 200 && file.header("cache-control").is_some_and(|kept| kept.contains("immutable")), "{asset}: {file:?}");
+        all.push_str(&file.body);
+    }
+    let mut gzip =
+        std::process::Command::new("gzip").arg("-c").stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn();
+    match &mut gzip {
+        Ok(gzip) => gzip.stdin.take().expect("a pipe").write_all(all.as_bytes()).expect("written"),
+        Err(_) => eprintln!("NOT RUN: gzip is not installed here, so the size is that of plain text"),
+    }
+    let size = gzip.map_or(all.len(), |gzip| gzip.wait_with_output().expect("its end").stdout.len());
+    assert!(size <= 30_000, "{size} bytes");
+    assert_eq!(http.get("/assets/none.css").status, 404);
+    assert!(server.stop().success());
+}
