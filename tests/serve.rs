@@ -1,7 +1,9 @@
 //! The HTTP API, with the real program: what people do with it (`story`), who may do what (`access`), and what hostile clients try
-//! (`hostile`), what was (`past`), and the dashboard (`pages`). The examples of the page are run too (`clients`).
+//! (`hostile`), what was (`past`), and the dashboard (`pages`, and in a
+//! real browser `browser`). The examples of the page are run too (`clients`).
 
 mod access;
+mod browser;
 mod clients;
 mod fuzzed;
 mod hostile;

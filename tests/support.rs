@@ -1,5 +1,6 @@
 //! Shared by the tests of the whole program: the program itself, small plugins, and the vocabulary of `taskhost_testing`.
 
+pub(crate) mod browser;
 pub(crate) mod http;
 pub(crate) mod program;
 pub(crate) mod receiver;

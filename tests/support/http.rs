@@ -125,7 +125,9 @@ impl Reply {
     fn read_some(mut stream: TcpStream, events: usize) -> Self {
         let mut bytes = Vec::new();
         let mut buffer = [0; 16384];
-        while bytes.windows(7).filter(|window| window == b"\ndata: ").count() < events || !bytes.ends_with(b"\n\n\r\n") {
+        let has_events =
+            |bytes: &[u8]| bytes.ends_with(b"\n\n\r\n") && bytes.windows(7).filter(|window| window == b"\ndata: ").count() >= events;
+        while !has_events(&bytes) && !is_whole(&bytes) {
             match stream.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(read) => bytes.extend_from_slice(&buffer[..read]),
@@ -167,6 +169,14 @@ impl Reply {
         assert!(problem["title"].is_string() && problem["detail"].is_string(), "{self:?}");
         problem["type"].as_str().and_then(|kind| kind.strip_prefix("/problems/")).expect("a type").to_owned()
     }
+}
+
+/// Whether the length of the body was given, and it is there: a server may keep the connection.
+fn is_whole(bytes: &[u8]) -> bool {
+    let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
+    let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    length.is_some_and(|length| bytes.len() >= end + 4 + length)
 }
 
 fn unchunked(mut rest: &str) -> String {

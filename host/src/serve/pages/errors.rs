@@ -67,7 +67,7 @@ pub(super) async fn show(view: View) -> Page {
         @if shown.is_empty() { (empty(view.say("Nothing is dead. A task is, when its last attempt has failed; it then waits here for you."), &[])) }
         @else {
             div.scroll { table {
-                thead { tr { th.number { (view.say("How many")) } th { (view.say("Task")) } th { (view.say("Error")) } th { (view.say("Version")) } th.number { (view.say("Last")) } th {} } }
+                thead { tr { th.number { (view.say("How many")) } th { (view.say("Task")) } th { (view.say("Error")) } th { (view.say("Version")) } th.number { (view.say("Last")) } th { span.hidden { (view.say("What to do")) } } } }
                 tbody {
                     @for ((task, kind, message, version), group) in shown.iter().take(SHOWN) {
                         @let words = if view.sees_payload() { group.words.clone() } else { String::new() };

@@ -85,7 +85,7 @@ impl View {
                         a href=(self.href(path)) data-go=(key) aria-current=[(place == nav).then_some("page")] { (name) }
                     }
                 }
-                footer {
+                div.foot {
                     @if self.app.settings.http.read_only { p.note { (self.say("read-only")) } }
                     form method="post" action=(self.href("/language")) {
                         input type="hidden" name="back" value=(self.path);

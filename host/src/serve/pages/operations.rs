@@ -22,7 +22,7 @@ pub(super) async fn list(view: View) -> Page {
                 (empty(view.say("No operation was ordered yet. Filter the list of tasks, then act on all that match."), &[]))
             } @else {
                 div.scroll { table {
-                    thead { tr { th { (view.say("State")) } th { (view.say("What")) } th { (view.say("Filter")) } th { (view.say("Who")) } th.number { (view.say("Changed")) } th.number { (view.say("Looked at")) } th.number { (view.say("When")) } th {} } }
+                    thead { tr { th { (view.say("State")) } th { (view.say("What")) } th { (view.say("Filter")) } th { (view.say("Who")) } th.number { (view.say("Changed")) } th.number { (view.say("Looked at")) } th.number { (view.say("When")) } th { span.hidden { (view.say("What to do")) } } } }
                     tbody { @for one in &all {
                         tr data-row {
                             td { (view.pill(one.state.parse().unwrap_or(State::Running))) }

@@ -35,7 +35,7 @@ pub(super) async fn list(view: View) -> Page {
             (empty(view.say("No schedule is set. Set one:"), &["taskhost schedule add nightly '0 3 * * *' add 1 1"]))
         } @else {
             div.scroll { table {
-                thead { tr { th { (view.say("Schedule")) } th { (view.say("Rule")) } th { (view.say("Task")) } th { (view.say("Queue")) } th.number { (view.say("Last")) } th.number { (view.say("Next")) } th {} } }
+                thead { tr { th { (view.say("Schedule")) } th { (view.say("Rule")) } th { (view.say("Task")) } th { (view.say("Queue")) } th.number { (view.say("Last")) } th.number { (view.say("Next")) } th { span.hidden { (view.say("What to do")) } } } }
                 tbody { @for seen in &all {
                     @let schedule = &seen.schedule;
                     tr data-row {

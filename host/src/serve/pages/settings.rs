@@ -30,7 +30,7 @@ pub(super) async fn show(view: View) -> Page {
         @if hooks.is_empty() { (empty(view.say("No hook is set. One tells a body or a web address of the ends of tasks:"), &["[hooks.pager]\non = [\"task.dead\"]\nurl = \"https://example.com/hook\""])) }
         @else {
             table {
-                thead { tr { th { (view.say("Hook")) } th { (view.say("Events")) } th { (view.say("Target")) } th {} } }
+                thead { tr { th { (view.say("Hook")) } th { (view.say("Events")) } th { (view.say("Target")) } th { span.hidden { (view.say("What to do")) } } } }
                 tbody { @for hook in &hooks { tr {
                     td { (hook.name) } td { (hook.on.join(", ")) }
                     td { @if view.caller.has(Scope::Admin) { (hook.target) } @else { span.note { (view.say("masked")) } } }

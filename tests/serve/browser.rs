@@ -1,0 +1,249 @@
+//! The dashboard in a real browser: what script adds, by keyboard and by pointer, on narrow screens and in the dark.
+//!
+//! Each test fails on an error on the browser's console, which also has breaches of the content policy and requests that failed.
+
+use std::{fs, process::Command};
+
+use serde_json::json;
+
+use super::access::token;
+use crate::support::{
+    browser::Browser,
+    http::Http,
+    program::{Taskhost, Worker, until},
+};
+use taskhost_testing::free_port;
+
+const QUIET: Vec<String> = Vec::new();
+const ENTER: &str = "\u{e007}";
+
+fn worker(host: &Taskhost) -> (Worker, Http) {
+    host.drop_in("math");
+    host.drop_in("probe");
+    let worker = host.worker(&["--http", "127.0.0.1:0"]);
+    let http = Http::logged(&worker.log()).expect("it says where it answers");
+    until("its bodies are known", || {
+        let bodies = http.get("/v1/catalogue").body;
+        bodies.contains("panic_task") && bodies.contains("\"add\"")
+    });
+    (worker, http)
+}
+
+#[test]
+fn a_task_is_enqueued_by_its_form_and_watched_to_its_end_without_a_reload() {
+    let host = Taskhost::new();
+    let (worker, http) = worker(&host);
+    let Some(browser) = Browser::open(&http) else { return };
+    browser.go("/bodies/progress_demo");
+    let fields = browser.run("return [...document.querySelectorAll('form.enqueue input[name^=\"p.\"]')].map((one) => one.name)", &[]);
+    for (field, value) in fields.as_array().expect("fields").iter().zip(["4", "700"]) {
+        browser.write(&format!("input[name=\"{}\"]", field.as_str().expect("a name")), value);
+    }
+    browser.click("form.enqueue button.primary");
+    browser.until("the task is shown", || browser.place().starts_with("/tasks/"));
+    browser.run("window.kept = true", &[]);
+    browser.until_text("#state", "running");
+    browser.until_text("#state", "succeeded");
+    assert_eq!(browser.run("return window.kept", &[]), true, "the page was not loaded again");
+
+    // A running task is cancelled.
+    http.post("/v1/tasks", r#"{"task":"progress_demo","args":[100,500],"id":"long"}"#).ok(201);
+    browser.go("/tasks/long");
+    browser.until_text("#state", "running");
+    browser.click("#state button.danger");
+    browser.until_text("#state button.danger", "?");
+    browser.click("#state button.danger");
+    browser.until_text("#state", "cancelled");
+
+    // A dead one is edited and run again.
+    http.post("/v1/tasks?wait=30s", r#"{"task":"panic_task","args":["x"],"retries":0,"id":"dead"}"#).ok(201);
+    browser.go("/tasks/dead");
+    browser.click("#data summary");
+    browser.write("#data textarea", "[\"other words\"]");
+    browser.click("#data button[value=retry]");
+    browser.until_text("#data", "other words");
+    browser.until_text("#state", "dead");
+    assert_eq!(browser.complaints(), QUIET);
+    drop(browser);
+    assert!(worker.stop().success());
+}
+
+#[test]
+fn everything_is_reached_by_keyboard() {
+    let host = Taskhost::new();
+    let (worker, http) = worker(&host);
+    for n in 0..3 {
+        http.post("/v1/tasks", &format!("{{\"task\":\"add\",\"args\":[1,{n}],\"delay\":\"1h\",\"id\":\"k{n}\"}}")).ok(201);
+    }
+    let Some(browser) = Browser::open(&http) else { return };
+    browser.go("/");
+    browser.press("?");
+    browser.until_text("#keys", "this list");
+    browser.press("\u{e00c}");
+    browser.until("the list is closed", || browser.text("dialog[open]").is_empty());
+    for (key, place) in
+        [("q", "/queues"), ("t", "/tasks"), ("e", "/errors"), ("s", "/schedules"), ("w", "/workers"), ("p", "/plugins"), ("b", "/bodies")]
+    {
+        browser.press(&format!("g{key}"));
+        browser.until(place, || browser.place() == place);
+    }
+    browser.go("/tasks");
+    browser.press("jjx");
+    assert_eq!(browser.run("return document.querySelectorAll('td.check input:checked').length", &[]), 1);
+    browser.press(ENTER);
+    browser.until("the second row is open", || browser.place().starts_with("/tasks/k1"));
+    browser.press("/");
+    browser.press("k2");
+    browser.press(ENTER);
+    browser.until("the search has found it", || browser.place().starts_with("/tasks/k2"));
+    // The first stop of the tab key skips the navigation.
+    browser.go("/queues");
+    browser.press("\u{e004}");
+    assert_eq!(browser.run("return document.activeElement.className", &[]), "skip");
+    assert_eq!(browser.complaints(), QUIET);
+    drop(browser);
+    assert!(worker.stop().success());
+}
+
+#[test]
+fn a_page_follows_what_happens_and_outlives_its_server() {
+    let host = Taskhost::new();
+    let at = format!("127.0.0.1:{}", free_port());
+    let http = Http::at(&at);
+    let serve = || {
+        let server = host.starting(&["serve", "--http", &at]);
+        server.until("it answers", |_| std::net::TcpStream::connect(&at).is_ok() && http.get("/readyz").status == 200);
+        server
+    };
+    let server = serve();
+    host.ok(&["enqueue", "add", "1", "1", "--unchecked", "--id", "first"]);
+    let Some(browser) = Browser::open(&http) else { return };
+    browser.go("/queues");
+    browser.run("window.kept = true", &[]);
+    let ready = "#queues tbody td.number";
+    browser.until_text(ready, "1");
+    host.ok(&["enqueue", "add", "1", "1", "--unchecked"]);
+    browser.until_text(ready, "2");
+    assert_eq!(browser.complaints(), QUIET);
+
+    server.stop_by(rustix::process::Signal::KILL);
+    browser.until("it says that nothing answers", || !browser.text("#banner").is_empty());
+    host.ok(&["enqueue", "add", "1", "1", "--unchecked"]);
+    let server = serve();
+    browser.until_text(ready, "3");
+    browser.until("the word is gone", || browser.text("#banner").is_empty());
+    host.ok(&["enqueue", "add", "1", "1", "--unchecked"]);
+    browser.until_text(ready, "4");
+    assert_eq!(browser.run("return window.kept", &[]), true, "the page was not loaded again");
+    let refused = browser.complaints();
+    assert!(
+        refused.iter().all(|line| line.contains("ERR_CONNECTION_REFUSED")
+            || line.contains("ERR_INCOMPLETE_CHUNKED")
+            || line.contains("ERR_CONNECTION_RESET")),
+        "{refused:?}"
+    );
+    drop(browser);
+    assert!(server.stop().success());
+}
+
+#[test]
+fn a_person_logs_in_and_changes_the_language() {
+    let host = Taskhost::new();
+    let (reader, lines) = token(&host, "reader", &["--scope", "read"]);
+    host.write("taskhost.toml", &lines);
+    host.ok(&["enqueue", "add", "7777", "1", "--unchecked", "--id", "one"]);
+    let (server, http) = Http::serve(&host, &[]);
+    let Some(browser) = Browser::open(&http) else { return };
+    browser.go("/tasks/one?queue=default");
+    browser.until("the login", || browser.place().starts_with("/login"));
+    browser.write("#token", "th_1_wrong");
+    browser.press(ENTER);
+    browser.until_text(".wrong", "not known");
+    browser.write("#token", &reader);
+    browser.press(ENTER);
+    browser.until("the page that was asked for", || browser.place() == "/tasks/one?queue=default");
+    let shown = browser.text("main");
+    assert!(shown.contains("masked") && !shown.contains("7777"), "{shown}");
+    browser.click("button[name=language]");
+    browser.until_text("nav", "概览");
+    assert_eq!(browser.run("return document.documentElement.lang", &[]), "zh");
+    assert_eq!(browser.run("return document.cookie", &[]), "", "no script reads a cookie");
+    browser.click("form[action='/logout'] button");
+    browser.until("the login again", || browser.place() == "/login");
+    let said = browser.complaints();
+    assert!(said.iter().all(|line| line.contains("401")), "only the wrong token is refused: {said:?}");
+    drop(browser);
+    assert!(server.stop().success());
+}
+
+const PAGES: [&str; 16] = [
+    "/",
+    "/queues",
+    "/queues/default",
+    "/tasks",
+    "/tasks?state=dead",
+    "/tasks/dead",
+    "/tasks/later",
+    "/errors",
+    "/schedules",
+    "/schedules/nightly",
+    "/workers",
+    "/plugins",
+    "/bodies",
+    "/bodies/add",
+    "/audit",
+    "/settings",
+];
+
+#[test]
+fn each_page_fits_a_narrow_screen_and_everybody_can_use_it() {
+    let host = Taskhost::new();
+    let (worker, http) = worker(&host);
+    let long = "w".repeat(300);
+    http.post("/v1/tasks?wait=30s", &json!({"task": "panic_task", "args": [long], "retries": 0, "id": "dead"}).to_string()).ok(201);
+    http.post("/v1/tasks", r#"{"task":"add","args":[1,1],"delay":"1h","id":"later"}"#).ok(201);
+    http.ask("PUT", "/v1/schedules/nightly", Some(r#"{"rule":"0 3 * * *","task":"add","args":[1,1]}"#)).ok(200);
+    let Some(browser) = Browser::open(&http) else { return };
+    let axe = axe();
+    let mut wrong = Vec::new();
+    for (width, scheme) in [(360, "light"), (1280, "dark")] {
+        browser.size(width, 800);
+        browser.emulate("Emulation.setEmulatedMedia", &json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]}));
+        browser.emulate(
+            "Emulation.setDeviceMetricsOverride",
+            &json!({"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": false}),
+        );
+        for path in PAGES {
+            browser.go(path);
+            let wide = browser.run("return document.documentElement.scrollWidth", &[]);
+            if wide.as_u64().is_none_or(|wide| wide > u64::from(width)) {
+                wrong.push(format!("{path} is {wide} wide at {width}"));
+            }
+            if let Some(axe) = &axe {
+                for violation in browser.audit(axe).as_array().expect("a list") {
+                    wrong.push(format!("{path}, {scheme}: {violation}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(browser.complaints(), QUIET);
+    drop(browser);
+    assert!(worker.stop().success());
+}
+
+/// The text of axe-core, which finds what keeps people out; `None`, and a word about it, where it can't be had. It comes from npm and is not kept
+/// in this repository.
+fn axe() -> Option<String> {
+    let place = tempfile::tempdir().expect("a directory");
+    let packed = Command::new("npm").args(["pack", "--silent", "axe-core@4.11.0"]).current_dir(place.path()).output();
+    let packed = packed.ok().filter(|output| output.status.success());
+    let unpacked = packed.and_then(|_| {
+        Command::new("tar").args(["xzf", "axe-core-4.11.0.tgz", "package/axe.min.js"]).current_dir(place.path()).status().ok()
+    });
+    let text = unpacked.and_then(|_| fs::read_to_string(place.path().join("package/axe.min.js")).ok());
+    if text.is_none() {
+        eprintln!("NOT RUN: axe-core 4.11.0 can't be had from npm here, so nothing is said about accessibility");
+    }
+    text
+}
