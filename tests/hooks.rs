@@ -14,6 +14,7 @@ use super::support::{
     on_every_broker,
     program::{Taskhost, until},
     receiver::Receiver,
+    tiny::{Does, tiny},
 };
 
 const OLD: &str = "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -124,6 +125,39 @@ fn a_worker_that_dies_leaves_no_end_untold(host: &Taskhost) {
     assert!(worker.stop().success());
 }
 
+fn a_pause_and_a_rollback_are_told_once_by_all_workers_together(host: &Taskhost) {
+    host.write("taskhost.toml", "[hooks.tell]\non = [\"queue.paused\", \"plugin.rolled-back\"]\ntask = \"nobody\"\nqueue = \"told\"\n");
+    host.place("math", &tiny("add", 1, Does::Answer));
+    let workers = [host.worker(&[]), host.worker(&[])];
+    let told = |kind: &str| {
+        let events = host.tasks(&["--queue", "told"]).into_iter().map(|task| task["args"][0].clone());
+        events.filter(|event| event["type"] == kind).collect::<Vec<Value>>()
+    };
+    host.ok(&["queue", "pause", "default"]);
+    host.ok(&["enqueue", "add"]);
+    until("the pause is told", || !told("queue.paused").is_empty());
+    until("both have seen it", || workers.iter().all(|worker| worker.log().contains("paused queue=")));
+    let paused = told("queue.paused");
+    assert_eq!((paused.len(), &paused[0]["data"]["queue"]), (1, &json!("default")), "{paused:?}");
+    assert!(paused[0]["data"]["paused_at"].as_u64().is_some_and(|at| at > 1_700_000_000_000));
+    host.ok(&["queue", "resume", "default"]);
+    host.ok(&["queue", "pause", "default"]);
+    host.ok(&["enqueue", "add"]);
+    until("the next pause is told", || told("queue.paused").len() == 2);
+    host.ok(&["queue", "resume", "default"]);
+
+    host.place("math", &tiny("add", 2, Does::Answer));
+    until("the next version serves", || host.json(&["plugin", "list", "--json"])[0]["serving"]["version"] == "2");
+    host.ok(&["plugin", "rollback", "math"]);
+    until("the rollback is told", || !told("plugin.rolled-back").is_empty());
+    let back = told("plugin.rolled-back");
+    assert_eq!((&back[0]["data"]["file"], &back[0]["data"]["version"]), (&json!("math.wasm"), &json!("1")), "{back:?}");
+    for worker in workers {
+        assert!(worker.stop().success());
+    }
+    assert_eq!(told("plugin.rolled-back").len(), 1, "both workers tell of one delivery");
+}
+
 #[test]
 fn hooks_that_can_not_work_are_refused_at_the_start() {
     let host = Taskhost::new();
@@ -150,4 +184,5 @@ on_every_broker! {
     a_body_is_told_of_ends
     an_address_is_told_until_it_says_gone
     a_worker_that_dies_leaves_no_end_untold
+    a_pause_and_a_rollback_are_told_once_by_all_workers_together
 }

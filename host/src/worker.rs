@@ -376,6 +376,7 @@ impl Parts {
             now: self.announce.clone(),
             draining: self.draining.clone(),
             stop: self.stop.clone(),
+            desk: self.attempts.desk.clone(),
         }
     }
 

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::error::Result;
-use taskhost_core::task::{CodeId, Follow, Progress, QueueName, Task, TaskId, TaskName, Verdict};
+use taskhost_core::task::{CodeId, Follow, Millis, Progress, QueueName, Task, TaskId, TaskName, Verdict};
 
 /// Claims tasks, holds them under a lease and finishes them.
 #[async_trait]
@@ -75,7 +75,8 @@ pub struct Claimed {
     pub more: bool,
     /// Time from now until the next delayed task is due or the next incarnation may have expired.
     pub next_due: Option<Duration>,
-    pub paused: bool,
+    /// Since when the queue is paused; 1 if that is not known.
+    pub paused: Option<Millis>,
 }
 
 /// The answer of `extend`.

@@ -3,7 +3,7 @@
 //! It announces every 5 s, and at once when the plugins change or the broker may have forgotten this worker. A worker that stops is taken
 //! from the lists.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, watch},
@@ -15,18 +15,21 @@ use super::{
     connection::Connection,
     offers::Offers,
     queue::Queues,
+    services::ServiceDesk,
     settings::{WorkerSettings, host_name},
     stop::Stop,
 };
 use taskhost_broker::WorkerInfo;
-use taskhost_core::task::Millis;
+use taskhost_core::{
+    catalogue::PluginStatus,
+    task::{Clock, Millis, SystemClock},
+};
 
 const EVERY: Duration = Duration::from_secs(5);
 /// The most running attempts that are listed.
 const LISTED: usize = 200;
 const RETIRE: Duration = Duration::from_secs(2);
 
-#[derive(Debug)]
 pub(super) struct Announcement {
     pub(super) settings: Arc<WorkerSettings>,
     pub(super) started_at: Millis,
@@ -37,6 +40,7 @@ pub(super) struct Announcement {
     pub(super) now: Arc<Notify>,
     pub(super) draining: CancellationToken,
     pub(super) stop: Stop,
+    pub(super) desk: Arc<ServiceDesk>,
 }
 
 impl Announcement {
@@ -44,6 +48,7 @@ impl Announcement {
     pub(super) async fn run(self, end: CancellationToken) {
         let mut offers = self.offers.clone();
         let mut plugins_live = true;
+        let mut gone_back = self.gone_back();
         loop {
             tokio::select! {
                 () = self.connection.up() => {}
@@ -63,7 +68,10 @@ impl Announcement {
             }
             tokio::select! {
                 () = tokio::time::sleep(EVERY.mul_f64(0.9 + fastrand::f64() / 5.0)) => {}
-                changed = offers.changed(), if plugins_live => plugins_live = changed.is_ok(),
+                changed = offers.changed(), if plugins_live => {
+                    plugins_live = changed.is_ok();
+                    self.tell_who_went_back(&mut gone_back);
+                }
                 () = self.now.notified() => {}
                 () = end.cancelled() => break,
             }
@@ -72,6 +80,24 @@ impl Announcement {
         if !matches!(retired, Ok(Ok(()))) {
             tracing::debug!(worker = %self.settings.id, "could not retire: it is gone from the lists in {} s", 3 * EVERY.as_secs());
         }
+    }
+
+    /// The plugins that went back, each with the code that serves.
+    fn gone_back(&self) -> BTreeSet<(String, String)> {
+        let offers = self.offers.borrow();
+        let gone = offers.files.iter().filter(|info| info.status == PluginStatus::RolledBack);
+        gone.filter_map(|info| Some((info.file.clone(), info.serving.as_ref()?.digest.clone()))).collect()
+    }
+
+    /// Tells hooks of plugins that have gone back since the last look.
+    fn tell_who_went_back(&self, known: &mut BTreeSet<(String, String)>) {
+        let now = self.gone_back();
+        for (file, _) in now.difference(known) {
+            let info = self.offers.borrow().files.iter().find(|info| info.file == *file).cloned();
+            let told = info.map(|info| self.settings.hooks.rolled_back(&info, SystemClock.now()));
+            self.desk.enqueue_soon(told.unwrap_or_default());
+        }
+        *known = now;
     }
 
     fn info(&self) -> WorkerInfo {

@@ -29,7 +29,7 @@ use super::{
 use taskhost_broker::{Claimed, LeaseReply};
 use taskhost_core::{
     observe::{Event, Observers},
-    task::{TaskName, Verdict},
+    task::{Clock, SystemClock, TaskName, Verdict},
 };
 
 pub(super) struct Dispatcher {
@@ -197,12 +197,15 @@ impl Dispatcher {
         state.parked = claimed.parked.into_iter().collect();
         if claimed.paused != state.paused {
             state.paused = claimed.paused;
-            tracing::info!(queue = %queue.name, "{}", if claimed.paused { "paused" } else { "resumed" });
+            tracing::info!(queue = %queue.name, "{}", if claimed.paused.is_some() { "paused" } else { "resumed" });
+            if let Some(since) = claimed.paused {
+                self.attempts.desk.enqueue_soon(self.attempts.hooks.paused(&queue.name, since, SystemClock.now()));
+            }
         }
         state.look_at = Instant::now() + pace::look_again(claimed.next_due, limit == 0);
         let more = claimed.more || self.parked.has_startable(&state, tried);
         // A claim with limit 0 does not tell whether tasks wait.
-        state.hot = !claimed.paused && (more || (limit == 0 && state.hot));
+        state.hot = claimed.paused.is_none() && (more || (limit == 0 && state.hot));
         if !state.hot {
             queue.idle.notify_one();
         }

@@ -4,10 +4,11 @@
 //!
 //! Invariant: a delivery is enqueued if and only if the end is recorded, whatever dies when. No hook follows from a delivery.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use taskhost_core::{
+    catalogue::PluginInfo,
     pattern::Patterns,
     task::{CodeId, Follow, Millis, NewTask, QueueName, Task, TaskError, TaskId, TaskName, Verdict},
     text, trace, units,
@@ -21,6 +22,9 @@ pub(super) const HOOK_TASK: &str = "taskhost.hook";
 const MARK: &str = "hook:";
 /// How often a delivery is tried: with the usual backoff, for about a day and a half.
 const ATTEMPTS: u32 = 42;
+
+/// Pauses and rollbacks that are older are not told any more.
+const FRESH: Duration = Duration::from_secs(600);
 
 /// The hooks of one worker.
 #[derive(Debug, Clone, Default)]
@@ -70,10 +74,15 @@ pub enum HookEvent {
     Failed,
     Dead,
     Cancelled,
+    /// A queue was paused. Best effort, as the next one.
+    QueuePaused,
+    /// A plugin went back to an earlier version.
+    PluginRolledBack,
 }
 
 impl HookEvent {
-    pub const ALL: [Self; 5] = [Self::Started, Self::Succeeded, Self::Failed, Self::Dead, Self::Cancelled];
+    pub const ALL: [Self; 7] =
+        [Self::Started, Self::Succeeded, Self::Failed, Self::Dead, Self::Cancelled, Self::QueuePaused, Self::PluginRolledBack];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -82,6 +91,8 @@ impl HookEvent {
             Self::Failed => "task.failed",
             Self::Dead => "task.dead",
             Self::Cancelled => "task.cancelled",
+            Self::QueuePaused => "queue.paused",
+            Self::PluginRolledBack => "plugin.rolled-back",
         }
     }
 
@@ -145,6 +156,37 @@ impl Hooks {
         self.deliveries(told, HookEvent::Started, None)
     }
 
+    /// The deliveries for a queue that was paused. All workers that see the same pause make the same ids, so it is told once.
+    pub(super) fn paused(&self, queue: &QueueName, since: Millis, now: Millis) -> Vec<NewTask> {
+        // A worker that starts later sees an old pause.
+        if now.since(since) > FRESH {
+            return Vec::new();
+        }
+        let data = json!({ "queue": queue, "paused_at": since });
+        let key = format!("paused:{queue}:{}", since.0);
+        self.others(HookEvent::QueuePaused, |hook| hook.queues.fits(queue.as_str()), &key, &data, now)
+    }
+
+    /// The deliveries for a plugin that went back to the version that it serves now. Workers of one directory make the same ids within ten minutes.
+    pub(super) fn rolled_back(&self, plugin: &PluginInfo, now: Millis) -> Vec<NewTask> {
+        let Some(code) = &plugin.serving else { return Vec::new() };
+        let why = plugin.error.as_deref().map(brief);
+        let data = json!({ "file": plugin.file, "plugin": code.plugin, "version": code.version, "digest": code.digest, "why": why });
+        let period = now.0 / u64::try_from(FRESH.as_millis()).unwrap_or(1);
+        let key = format!("rolled-back:{}:{}:{period}", code.plugin, code.digest.get(..12).unwrap_or_default());
+        self.others(HookEvent::PluginRolledBack, |_| true, &key, &data, now)
+    }
+
+    fn others(&self, event: HookEvent, fits: impl Fn(&Hook) -> bool, key: &str, data: &Value, now: Millis) -> Vec<NewTask> {
+        let told = json!({ "type": event.as_str(), "timestamp": units::show_instant(now), "data": data });
+        let wants = |hook: &&Hook| hook.on.contains(&event) && fits(hook);
+        let deliveries = self.hooks.iter().filter(wants).filter_map(|hook| {
+            let id = TaskId::new(format!("{MARK}{}:{key}", hook.name)).ok()?;
+            hook.delivery(id, &told)
+        });
+        deliveries.collect()
+    }
+
     fn deliveries(&self, told: Told<'_>, event: HookEvent, verdict: Option<&Verdict>) -> Vec<NewTask> {
         let task = told.task;
         if task.id.as_str().starts_with(MARK) {
@@ -178,15 +220,23 @@ impl Hooks {
         let id = format!("{MARK}{}:{}:{}{start}", hook.name, told.task.id, told.claimed_us);
         // An id that is too long is told apart by its claim.
         let id = TaskId::new(&id).or_else(|_| TaskId::new(format!("{MARK}{}:{}{start}", hook.name, told.claimed_us))).ok()?;
-        let (name, queue, args) = match &hook.target {
-            HookTarget::Task { task, queue } => (task.clone(), queue.clone(), json!([event_json])),
-            HookTarget::Url { .. } => (TaskName::new(HOOK_TASK).ok()?, QueueName::new(HOOK_QUEUE).ok()?, json!([hook.name, event_json])),
+        let mut delivery = hook.delivery(id, &event_json)?;
+        trace::inherit(&mut delivery.options.headers, &told.task.options.headers);
+        Some(delivery)
+    }
+}
+
+impl Hook {
+    /// The task that tells an event.
+    fn delivery(&self, id: TaskId, event: &Value) -> Option<NewTask> {
+        let (name, queue, args) = match &self.target {
+            HookTarget::Task { task, queue } => (task.clone(), queue.clone(), json!([event])),
+            HookTarget::Url { .. } => (TaskName::new(HOOK_TASK).ok()?, QueueName::new(HOOK_QUEUE).ok()?, json!([self.name, event])),
         };
         let mut delivery = NewTask { id, queue, ..NewTask::new(name, args.to_string()) };
-        if matches!(hook.target, HookTarget::Url { .. }) {
+        if matches!(self.target, HookTarget::Url { .. }) {
             delivery.options.max_attempts = Some(ATTEMPTS);
         }
-        trace::inherit(&mut delivery.options.headers, &told.task.options.headers);
         Some(delivery)
     }
 }

@@ -13,7 +13,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::held::Held;
 use taskhost_broker::RunningInfo;
-use taskhost_core::task::{QueueName, TaskName};
+use taskhost_core::task::{Millis, QueueName, TaskName};
 
 /// All queues of this worker, and the bell of its dispatcher.
 #[derive(Debug)]
@@ -56,7 +56,8 @@ pub(super) struct QueueState {
     pub(super) limited_turn: bool,
     /// The queue's credit in the round robin.
     pub(super) credit: i64,
-    pub(super) paused: bool,
+    /// Since when.
+    pub(super) paused: Option<Millis>,
     /// Failures of `claim` in a row.
     pub(super) failures: u32,
 }
@@ -112,7 +113,7 @@ impl Queue {
                 parked: BTreeSet::new(),
                 limited_turn: false,
                 credit: 0,
-                paused: false,
+                paused: None,
                 failures: 0,
             }),
             idle: Notify::new(),

@@ -49,8 +49,8 @@ impl ServiceDesk {
         let enqueue = async move {
             match tokio::time::timeout(ANSWER, broker.enqueue(&tasks)).await {
                 Ok(Ok(_)) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "the start of an attempt is not told"),
-                Err(_slow) => tracing::debug!("the start of an attempt is not told: the broker is slow"),
+                Ok(Err(error)) => tracing::debug!(%error, "a hook is not told of what no step records"),
+                Err(_slow) => tracing::debug!("a hook is not told of what no step records: the broker is slow"),
             }
         };
         self.tracker.spawn_on(enqueue, &self.control);

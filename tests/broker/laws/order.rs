@@ -139,10 +139,15 @@ pub(crate) async fn a_paused_queue_claims_nothing_and_resuming_wakes(one: &dyn B
     let worker = Worker::new(one).await;
     let running = enqueue(one, add()).await;
     let leased = worker.claim_one().await;
+    let before = one.now().await.expect("now");
     other.pause(&QueueName::default()).await.expect("pause");
     let id = enqueue(one, add()).await;
     let claimed = worker.look(9, &[]).await;
-    assert!(claimed.tasks.is_empty() && claimed.paused);
+    assert!(claimed.tasks.is_empty());
+    let since = claimed.paused.expect("it is paused");
+    assert!(since >= before && since <= one.now().await.expect("now"), "{since:?}");
+    other.pause(&QueueName::default()).await.expect("pause");
+    assert_eq!(worker.look(9, &[]).await.paused, Some(since), "a queue that is paused keeps the time of its pause");
     assert!(one.queues().await.expect("queues")[0].paused);
     // A pause stops claims and nothing else.
     worker.finish(&leased.member, ok("2")).await;

@@ -37,7 +37,7 @@ impl Player<'_> {
             ids: claimed.tasks.iter().map(|leased| leased.member.id.clone()).collect(),
             parked: claimed.parked.into_iter().collect::<BTreeSet<TaskName>>(),
             more: claimed.more,
-            paused: claimed.paused,
+            paused: claimed.paused.is_some(),
         };
         assert_eq!(told, expected, "step {}: {} of {limit} with {startable:?}", self.step, hand.who.queue);
         assert!(claimed.adopted.is_empty(), "nobody is lost");

@@ -22,7 +22,7 @@ use crate::{
 };
 use taskhost_core::{
     retry::{Next, Transition, transition},
-    task::{Follow, Progress, QueueName, TaskError, TaskId, TaskName},
+    task::{Follow, Millis, Progress, QueueName, TaskError, TaskId, TaskName},
 };
 
 /// Attempts in one script call: it occupies the server for about 5 µs each.
@@ -62,7 +62,8 @@ impl Lease for RedisBroker {
             return Ok(LeaseReply::Lost);
         }
         let claimed_us = count(&row.next());
-        let (paused, more, due) = (is_yes(&row.next()), is_yes(&row.next()), number(&row.next()));
+        let (paused, more, due) =
+            (Some(count(&row.next())).filter(|since| *since > 0).map(Millis), is_yes(&row.next()), number(&row.next()));
         let parked = names(row.next())?;
         let mut adopted = leased_list(&who.queue, row.next())?;
         let taken = count(&row.next());

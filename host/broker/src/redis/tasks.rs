@@ -13,6 +13,7 @@ use crate::{
     error::Result,
     listing::{TaskFilter, TaskPage},
     produce::check_args,
+    schedule::Schedules,
     tasks::{CancelReply, DeleteReply, EditReply, Feed, QueueView, RetryReply, Tasks, Totals},
 };
 use taskhost_core::task::{Millis, QueueName, State, TaskId, TaskView};
@@ -111,7 +112,9 @@ impl Tasks for RedisBroker {
 
     async fn pause(&self, queue: &QueueName) -> Result<()> {
         self.meet(queue).await?;
-        self.commands.send(redis::cmd("HSET").arg(self.keys.of(queue, "control")).arg("paused").arg(1)).await.map(drop)
+        let since = Schedules::now(self).await?;
+        // A queue that is paused keeps the time of its pause.
+        self.commands.send(redis::cmd("HSETNX").arg(self.keys.of(queue, "control")).arg("paused").arg(since.0)).await.map(drop)
     }
 
     async fn resume(&self, queue: &QueueName) -> Result<()> {

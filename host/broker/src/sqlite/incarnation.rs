@@ -69,9 +69,9 @@ pub(super) fn claim(
     let adopted = adopt(step, queue, n)?;
     let promoted = promote(step, queue)?;
     let expired = expire_waiting(step, queue)?;
-    let mut claimed = Claimed { adopted, paused: is_paused(step, queue)?, ..Claimed::default() };
+    let mut claimed = Claimed { adopted, paused: paused_since(step, queue)?, ..Claimed::default() };
     let mut parked = parked_names(step, queue)?;
-    if !claimed.paused {
+    if claimed.paused.is_none() {
         claimed.more = promoted == BATCH || expired == BATCH;
         let startable: Vec<_> = parked.iter().filter(|name| startable.contains(name)).cloned().collect();
         let from_parked = take(step, queue, n, limit, &startable, &mut claimed)?;
@@ -270,9 +270,9 @@ pub(super) fn expire(step: &mut Step<'_>, who: &Incarnation) -> Result<(), Failu
     Ok(())
 }
 
-fn is_paused(step: &Step<'_>, queue: &QueueName) -> Result<bool, Failure> {
+fn paused_since(step: &Step<'_>, queue: &QueueName) -> Result<Option<Millis>, Failure> {
     let mut find = step.connection.prepare_cached("SELECT paused FROM queue WHERE name = ?")?;
-    Ok(find.query_row([queue.as_str()], |row| whole(row, "paused")).optional()?.is_some_and(|paused| paused != 0))
+    Ok(find.query_row([queue.as_str()], |row| whole(row, "paused")).optional()?.filter(|since| *since != 0).map(time))
 }
 
 /// The distinct names, by one index seek each. The cost does not depend on the number of tasks.

@@ -60,6 +60,7 @@ CREATE TABLE ended (
 CREATE TABLE log (seq INTEGER PRIMARY KEY, text TEXT NOT NULL);
 CREATE TRIGGER task_gone_with_log AFTER DELETE ON task BEGIN DELETE FROM log WHERE seq = old.seq; END;
 
+-- `paused`: since when; 0 while it is not.
 CREATE TABLE queue (name TEXT PRIMARY KEY, paused INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
 
 -- Children and firings that are no longer kept: within this time they are not started again.

@@ -74,10 +74,11 @@ impl Tasks for SqliteBroker {
     async fn pause(&self, queue: &QueueName) -> Result<()> {
         let queue = queue.clone();
         self.write(move |step| {
-            let mut pause = step
-                .connection
-                .prepare_cached("INSERT INTO queue (name, paused) VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET paused = 1")?;
-            pause.execute([queue.as_str()])?;
+            // A queue that is paused keeps the time of its pause.
+            let mut pause = step.connection.prepare_cached(
+                "INSERT INTO queue (name, paused) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET paused = excluded.paused WHERE paused = 0",
+            )?;
+            pause.execute(params![queue.as_str(), step.now_ms()])?;
             Ok(())
         })
         .await

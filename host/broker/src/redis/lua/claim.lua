@@ -2,7 +2,7 @@
 -- KEYS    1 th:{Q}:
 -- ARGV    1 result_ttl ms   2 limit   3 lease ms   4 incarnation   5… names this worker can start
 -- RETURNS {0} if the lease is lost, else
---         {1, claim µs, paused, more, ms until the next due time or -1, parked names, {id, stamp, place, fields}… adopted,
+--         {1, claim µs, since when it is paused or 0, more, ms until the next due time or -1, parked names, {id, stamp, place, fields}… adopted,
 --          how many tasks, 'id task at length …' of them best first, their arguments as one text,
 --          {place among those from 1, {tries, losses, options as `OPTIONS` of values.rs}…}, ids that are held now and can't be read}
 --         The places of the claim are those of its tasks, then those of the ids that can't be read.
@@ -27,11 +27,13 @@ if call('EXISTS', K .. 'expires', K .. 'parked') > 0 then
   names = call('SRANDMEMBER', K .. 'parked', '1000')
 end
 if is_due or is_late then due, deadline = look() end
-local paused = call('HGET', K .. 'control', 'paused') and 1 or 0
+-- Since when; another program may have written what is no time.
+local paused = call('HGET', K .. 'control', 'paused')
+if paused then paused = math.min(math.max(tonumber(paused) or 1, 1), 2 ^ 53) end
 local hold, stamp = K .. 'hold:' .. me, nil
 
 -- Names of parked tasks that this worker can start: each is a source beside `ready`.
-if #names > 0 and paused == 0 then
+if #names > 0 and not paused then
   local startable = {}
   for i = 5, #ARGV do startable[ARGV[i]] = true end
   for _, name in ipairs(names) do
@@ -58,7 +60,7 @@ end
 -- Turning a number into text costs some 1,700 instructions, and arguments have few different lengths.
 local lengths = {}
 local heads, texts, extras, mine, odd, seen = {}, {}, {}, {}, {}, #sources > 0 and {} or nil
-local taken, bytes, is_full = 0, 0, paused == 1
+local taken, bytes, is_full = 0, 0, paused ~= nil and paused ~= false
 while taken < limit and not is_full do
   local want = math.min(limit - taken, 1000)
   local ids, from = candidates(want)
@@ -124,7 +126,7 @@ while taken < limit and not is_full do
   if #ids < want then break end
 end
 
-if paused == 0 then
+if not paused then
   more = more or call('EXISTS', K .. 'ready') == 1
   for _, name in ipairs(sources) do more = more or call('EXISTS', K .. 'parked:' .. name) == 1 end
   if more then wake() end
@@ -133,6 +135,6 @@ if #sources > 0 then names = call('SRANDMEMBER', K .. 'parked', '1000') end
 if deadline and (not due or deadline < due) then due = deadline end
 -- Two texts instead of four values a task: the worker reads them faster. It costs the server some 1,000 instructions a task.
 return {
-  1, stamp or '0', paused, more and 1 or 0, due and math.max(0, math.ceil(due - now)) or -1, names, adopted,
+  1, stamp or '0', paused and int(paused) or '0', more and 1 or 0, due and math.max(0, math.ceil(due - now)) or -1, names, adopted,
   taken, table.concat(heads, ' '), table.concat(texts), extras, odd,
 }
