@@ -12,6 +12,7 @@ mod options;
 mod pipes;
 mod shown;
 mod tags;
+mod top;
 mod wrong;
 
 use std::{fs, net::TcpListener, thread};

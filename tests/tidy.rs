@@ -25,7 +25,7 @@ const ROWS: [&[&str]; 13] = [
 ];
 
 /// A library, as it is imported, and the one room that names it.
-const OWNERS: [(&str, &str); 11] = [
+const OWNERS: [(&str, &str); 12] = [
     ("axum", "serve"),
     ("clap", "cli"),
     ("cron", "cron"),
@@ -35,6 +35,7 @@ const OWNERS: [(&str, &str); 11] = [
     ("wasmparser", "engine"),
     ("opentelemetry", "telemetry"),
     ("prometheus_client", "telemetry"),
+    ("ratatui", "cli"),
     ("redis", "broker"),
     ("rusqlite", "broker"),
 ];

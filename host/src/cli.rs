@@ -36,6 +36,7 @@ mod shared_args;
 mod signals;
 mod task;
 mod token;
+mod top;
 mod traced;
 mod wait;
 mod worker;
@@ -109,6 +110,8 @@ enum Command {
     Token(token::TokenCommand),
     /// List the live workers
     Workers(workers::WorkersArgs),
+    /// Watch queues, tasks and workers in the terminal, and steer them by keys
+    Top(top::TopArgs),
     /// Measure taskhost on this machine with your own broker
     Bench(bench::BenchArgs),
     /// Run one attempt of a body in this process, without a broker or worker
@@ -224,6 +227,7 @@ async fn dispatch(command: Command, settings: Settings) -> Result<(), Failure> {
         Command::Hook(command) => hook::call(command, &settings).await,
         Command::Token(command) => token::call(command),
         Command::Workers(args) => workers::call(&args, &settings).await,
+        Command::Top(args) => top::call(&args, &settings).await,
         Command::Bench(args) => Box::pin(bench::call(args, settings)).await,
         Command::Run(args) => run::call(args, &settings).await,
         // Handled before settings are read.

@@ -30,8 +30,8 @@ pub(crate) fn run() -> Result<()> {
         Ok(())
     };
     step("redis", &mut || redis::server().map(|server| say!("{}", server.display())))?;
-    step("browser", &mut || {
-        browser();
+    step("browser and terminal", &mut || {
+        helpers();
         Ok(())
     })?;
     step("format", &mut || cargo(&["fmt", "--all", "--check"]))?;
@@ -60,22 +60,25 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// Installs the browser of the dashboard's tests where that can be done. The tests say by themselves that they were not run without it.
-fn browser() {
-    if packages::on_path(&["chromedriver"]).is_none() && packages::is_root() {
-        let chromium = Wanted {
-            program: "chromedriver",
-            apt: &["chromium", "chromium-driver"],
-            dnf: &["chromium", "chromedriver"],
-            apk: &["chromium", "chromium-chromedriver"],
-        };
-        if let Err(error) = packages::install(&chromium) {
-            say!("the dashboard is not tried in a browser: {error:#}");
+/// Installs what some tests use where that can be done: a browser for the dashboard, and tmux for `top`. Without them these tests say that they were
+/// not run.
+fn helpers() {
+    let chromium = ["chromium", "chromium-driver"];
+    for wanted in [
+        Wanted { program: "chromedriver", apt: &chromium, dnf: &["chromium", "chromedriver"], apk: &["chromium", "chromium-chromedriver"] },
+        Wanted { program: "tmux", apt: &["tmux"], dnf: &["tmux"], apk: &["tmux"] },
+    ] {
+        let program = wanted.program;
+        if packages::on_path(&[program]).is_none()
+            && packages::is_root()
+            && let Err(error) = packages::install(&wanted)
+        {
+            say!("{error:#}");
         }
-    }
-    match packages::on_path(&["chromedriver"]) {
-        Some(driver) => say!("{}", driver.display()),
-        None => say!("NOT RUN: the tests in a browser, which need `chromedriver` and Chromium on PATH"),
+        match packages::on_path(&[program]) {
+            Some(found) => say!("{}", found.display()),
+            None => say!("NOT RUN: the tests that need `{program}`, which is not on PATH"),
+        }
     }
 }
 
