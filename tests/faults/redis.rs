@@ -110,7 +110,7 @@ async fn every_answer_to_a_producer_is_lost_once_and_asking_again_is_safe() {
     assert_eq!((told, now(one).await), (RetryReply::NotEnded(State::Ready), Some(State::Ready)));
     let told = lost_once(&proxy, "delete", async || broker.delete(&place, one).await).await;
     assert_eq!((told, now(one).await), (DeleteReply::NotFound, None));
-    lost_once(&proxy, "HSET", async || broker.pause(&place).await).await;
+    lost_once(&proxy, "HSETNX", async || broker.pause(&place).await).await;
     assert!(direct.queues().await.expect("queues")[0].paused);
     lost_once(&proxy, "resume", async || broker.resume(&place).await).await;
     assert!(!direct.queues().await.expect("queues")[0].paused);
