@@ -144,7 +144,7 @@ impl Sample {
             }
             let spread = if name.starts_with('r') { &mut sample.ran } else { &mut sample.waited };
             if let Some(place) = name.strip_prefix(['r', 'w']).and_then(|place| place.parse().ok()) {
-                *spread.0.entry(place).or_default() += n;
+                spread.put(place, n);
             }
         }
         sample
@@ -165,20 +165,27 @@ impl Spread {
         Duration::from_micros(100).mul_f64(2f64.powf(f64::from(place.min(LAST_PLACE)) / 2.0))
     }
 
+    /// How many durations there are at all places.
     pub fn count(&self) -> u64 {
-        self.0.values().sum()
+        self.0.values().fold(0, |sum, n| sum.saturating_add(*n))
     }
 
     fn add(&mut self, other: &Self) {
-        other.0.iter().for_each(|(place, n)| *self.0.entry(*place).or_default() += n);
+        other.0.iter().for_each(|(place, n)| self.put(*place, *n));
+    }
+
+    /// Another program may have written a number that no sum of durations reaches, so the sum stops at the largest one.
+    fn put(&mut self, place: u8, n: u64) {
+        let sum = self.0.entry(place).or_default();
+        *sum = sum.saturating_add(n);
     }
 
     /// What this percentage of the durations does not exceed; `None` without any.
     pub fn quantile(&self, percent: u64) -> Option<Duration> {
         let rank = self.count().saturating_mul(percent).div_ceil(100).max(1);
-        let mut seen = 0;
+        let mut seen = 0_u64;
         let place = self.0.iter().find(|(_, n)| {
-            seen += **n;
+            seen = seen.saturating_add(**n);
             seen >= rank
         });
         place.map(|(place, _)| Self::bound(*place))
@@ -278,6 +285,15 @@ mod tests {
     fn what_another_program_wrote_is_left_out() {
         let read = Sample::read("s=2 x=3 s r=1 r999=1 w=7 w3=4 d=-1 c=1.5 =  u=18446744073709551616");
         assert_eq!(read, Sample { succeeded: 2, waited: spread(&[(3, 4)]), ..Sample::default() });
+    }
+
+    #[test]
+    fn numbers_too_large_to_add_up_stop_at_the_largest() {
+        let most = u64::MAX;
+        let mut read = Sample::read(&format!("s={most} s=1 r1={most} r1={most} r2={most} w3=1"));
+        read.add(&read.clone());
+        assert_eq!((read.succeeded, read.ran.count(), read.waited.count()), (most, most, 2));
+        assert_eq!(read.ran.quantile(99), Some(Spread::bound(1)));
     }
 
     #[test]
