@@ -69,6 +69,16 @@ fn is_plain(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
+/// The first `head` and the last `tail` characters of a longer text, made safe: both ends tell texts such as ids apart.
+pub fn middle(text: &str, head: usize, tail: usize) -> String {
+    let count = text.chars().count();
+    if count <= head + tail + 1 {
+        return clean(text);
+    }
+    let end: String = text.chars().skip(count - tail).collect();
+    clean(&format!("{}…{end}", text.chars().take(head).collect::<String>()))
+}
+
 /// The same JSON with escapes, for a JSON text or lines of JSON.
 pub fn clean_json(text: &str) -> Cow<'_, str> {
     if is_plain(text) || !text.chars().any(is_unsafe_in_json) {

@@ -110,6 +110,13 @@ pub fn show_size(bytes: u64) -> String {
     }
 }
 
+/// A count with its digits in groups of three: `12,408`.
+pub fn show_count(count: u64) -> String {
+    let digits = count.to_string();
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
+    groups.join(",")
+}
+
 /// A duration as settings write it: `1h 30m`, `30s`, `250ms`. At most two units.
 pub fn show_duration(value: Duration) -> String {
     const UNITS: [(&str, u128); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
@@ -168,6 +175,11 @@ pub fn show_instant(at: Millis) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_are_grouped() {
+        assert_eq!([0, 999, 1_000, 12_408, 1_000_000].map(show_count), ["0", "999", "1,000", "12,408", "1,000,000"]);
+    }
 
     #[test]
     fn sizes_and_durations_are_printed_as_they_were_set() {

@@ -9,7 +9,7 @@ use ratatui::{
 };
 use taskhost_core::{
     task::{Millis, State},
-    text::clean,
+    text::{clean, middle},
     units,
 };
 
@@ -53,7 +53,7 @@ fn title(top: &Top) -> Vec<Line<'static>> {
     for state in [State::Ready, State::Running, State::Scheduled, State::Parked, State::Dead] {
         let style = if state == State::Dead && sum(state) > 0 { STRONG.fg(Color::Red) } else { STRONG };
         counts.push(Span::raw("  "));
-        counts.push(Span::styled(grouped(sum(state)), style));
+        counts.push(Span::styled(units::show_count(sum(state)), style));
         counts.push(Span::styled(format!(" {state}"), QUIET));
     }
     counts.push(Span::styled(format!("  {slots} slots"), QUIET));
@@ -85,7 +85,7 @@ fn table<'a>(top: &Top, pane: Pane, title: String, head: Vec<&'static str>, rows
 }
 
 fn draw_queues(frame: &mut Frame<'_>, area: Rect, top: &mut Top, seen: &Seen) {
-    let count = |queue: &crate::ops::QueueView, state: State| grouped(queue.counts.get(&state).copied().unwrap_or(0));
+    let count = |queue: &crate::ops::QueueView, state: State| units::show_count(queue.counts.get(&state).copied().unwrap_or(0));
     let rows = seen.queues.iter().map(|queue| {
         let oldest = queue.oldest_ready_ms.map_or_else(String::new, |ms| units::age(Millis(0), Millis(ms)));
         let states = [State::Ready, State::Running, State::Scheduled, State::Parked, State::Dead];
@@ -112,7 +112,7 @@ fn draw_tasks(frame: &mut Frame<'_>, area: Rect, top: &mut Top, seen: &Seen) {
     let rows = seen.tasks.iter().map(|task| {
         let changed = task.ended_at.or(task.started_at).unwrap_or(task.enqueued_at);
         Row::new([
-            middle(task.id.as_str()),
+            middle(task.id.as_str(), 10, 13),
             task.task.to_string(),
             units::age(changed, seen.now),
             task.tries.to_string(),
@@ -157,22 +157,6 @@ fn help(frame: &mut Frame<'_>) {
     frame.render_widget(Clear, place);
     let text: Vec<Line<'_>> = lines.into_iter().map(Line::from).collect();
     frame.render_widget(Paragraph::new(text).block(Block::bordered().title("Keys")), place);
-}
-
-/// An id of 24 characters at most: both ends tell ids apart.
-fn middle(id: &str) -> String {
-    let (head, tail) = (id.get(..10), id.get(id.len().saturating_sub(13)..));
-    match (head, tail) {
-        (Some(head), Some(tail)) if id.len() > 24 => format!("{head}…{tail}"),
-        _ => clean(id),
-    }
-}
-
-/// `12,408`
-fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap_or_default()).collect();
-    groups.join(",")
 }
 
 #[cfg(test)]

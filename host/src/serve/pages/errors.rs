@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 
 use maud::html;
-use taskhost_core::task::{Millis, State};
+use taskhost_core::{
+    task::{Millis, State},
+    units,
+};
 
 use super::{
     Page,
     layout::Nav,
-    parts::{empty, first_line, number},
+    parts::{empty, first_line},
     view::{View, escaped},
 };
 use crate::{config::Scope, ops::TaskFilter};
@@ -73,7 +76,7 @@ pub(super) async fn show(view: View) -> Page {
                         @let words = if view.sees_payload() { group.words.clone() } else { String::new() };
                         @let link = format!("/tasks?state=dead&task={}{}", escaped(task), if words.is_empty() { String::new() } else { format!("&error={}", escaped(&words)) });
                         tr data-row {
-                            td.number { (number(group.count)) }
+                            td.number { (units::show_count(group.count)) }
                             td { a href=(view.href(&link)) { (task) } }
                             td.why { span.error { (kind) } " " (message) }
                             td { (version) }
@@ -89,7 +92,7 @@ pub(super) async fn show(view: View) -> Page {
                     }
                 }
             } }
-            p.note { (view.say("Looked at")) " " (number(looked as u64)) @if from.is_some() { " · " (view.say("there are more")) } }
+            p.note { (view.say("Looked at")) " " (units::show_count(looked as u64)) @if from.is_some() { " · " (view.say("there are more")) } }
         }
     };
     Ok(view.page(Nav::Errors, &format!("{} {}", shown.len(), view.say("Errors")), None, &content))

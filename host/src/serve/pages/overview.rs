@@ -13,7 +13,7 @@ use super::{
     chart::{Kind, Series},
     errors,
     layout::{Nav, Trouble},
-    parts::{empty, first_line, number, took},
+    parts::{empty, first_line, took},
     view::{View, escaped},
 };
 use crate::{
@@ -53,7 +53,7 @@ pub(super) async fn show(view: View) -> Page {
             table { tbody {
                 @for ((task, kind, message), (count, last)) in errors.iter().take(8) {
                     tr data-row {
-                        td.number { (number(*count)) }
+                        td.number { (units::show_count(*count)) }
                         td { a href=(view.href(format!("/tasks?state=dead&task={}", escaped(task)))) { (task) } }
                         td.why { span.error { (kind) } " " (message) }
                         td.number { (view.ago(*last, now)) }
@@ -64,7 +64,7 @@ pub(super) async fn show(view: View) -> Page {
         p.note { (health.about) }
     };
     let (ready, dead) = (sum(&queues, State::Ready), sum(&queues, State::Dead));
-    let title = format!("{} {} · {} {}", number(ready), view.say("ready"), number(dead), view.say("dead"));
+    let title = format!("{} {} · {} {}", units::show_count(ready), view.say("ready"), units::show_count(dead), view.say("dead"));
     Ok(view.page(Nav::Overview, &title, Some("/v1/events"), &content))
 }
 
@@ -78,11 +78,11 @@ fn numbers(view: &View, queues: &[QueueView], slots: impl Iterator<Item = (usize
     let link = |state: State| view.href(format!("/tasks?state={}", state.as_str()));
     html! {
         div.numbers {
-            a href=(link(State::Ready)) { b { (number(sum(queues, State::Ready))) } " " (view.say("ready")) }
-            a href=(link(State::Running)) { b { (number(sum(queues, State::Running))) } " " (view.say("running")) }
-            a href=(link(State::Scheduled)) { b { (number(sum(queues, State::Scheduled))) } " " (view.say("scheduled")) }
-            a href=(link(State::Parked)) { b { (number(sum(queues, State::Parked))) } " " (view.say("parked")) }
-            a.bad[sum(queues, State::Dead) > 0] href=(link(State::Dead)) { b { (number(sum(queues, State::Dead))) } " " (view.say("dead")) }
+            a href=(link(State::Ready)) { b { (units::show_count(sum(queues, State::Ready))) } " " (view.say("ready")) }
+            a href=(link(State::Running)) { b { (units::show_count(sum(queues, State::Running))) } " " (view.say("running")) }
+            a href=(link(State::Scheduled)) { b { (units::show_count(sum(queues, State::Scheduled))) } " " (view.say("scheduled")) }
+            a href=(link(State::Parked)) { b { (units::show_count(sum(queues, State::Parked))) } " " (view.say("parked")) }
+            a.bad[sum(queues, State::Dead) > 0] href=(link(State::Dead)) { b { (units::show_count(sum(queues, State::Dead))) } " " (view.say("dead")) }
             a href=(view.href("/workers")) { b { (running) "/" (all) } " " (view.say("slots in use")) }
             @if let Some(oldest) = oldest.filter(|oldest| *oldest >= 1000) {
                 a href=(link(State::Ready)) { b { (units::age(Millis(0), Millis(oldest))) } " " (view.say("the oldest waits")) }
@@ -109,7 +109,7 @@ pub(super) fn charts(view: &View, points: &[HistoryPoint]) -> Markup {
     ];
     html! {
         div.charts {
-            (view.chart(view.say("Attempts a minute"), &starts, &ended, &Kind::Stack, |value| number(to_count(value))))
+            (view.chart(view.say("Attempts a minute"), &starts, &ended, &Kind::Stack, |value| units::show_count(to_count(value))))
             (view.chart(view.say("95 % took at most"), &starts, &times, &Kind::Lines, |value| took(std::time::Duration::from_secs_f64(value))))
         }
     }

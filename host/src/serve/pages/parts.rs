@@ -4,7 +4,7 @@ use maud::{Markup, html};
 use serde_json::Value;
 use taskhost_core::{
     task::{Millis, State, TaskView},
-    text::{clean, clean_json},
+    text::{self, clean_json},
     units,
 };
 
@@ -124,19 +124,6 @@ pub(super) fn empty(about: &str, commands: &[&str]) -> Markup {
     }
 }
 
-/// `12,408`
-pub(super) fn number(n: u64) -> String {
-    let digits = n.to_string();
-    let mut shown = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            shown.push(',');
-        }
-        shown.push(digit);
-    }
-    shown
-}
-
 /// A duration in one unit with two digits or three: `480 µs`, `12 ms`, `3.4 s`, `5 min`.
 pub(super) fn took(duration: std::time::Duration) -> String {
     let us = duration.as_micros();
@@ -152,13 +139,8 @@ pub(super) fn took(duration: std::time::Duration) -> String {
 
 /// A text that is cut in the middle, because both ends tell texts apart.
 pub(super) fn middle(text: &str, most: usize) -> String {
-    let count = text.chars().count();
-    if count <= most {
-        return clean(text);
-    }
-    let (head, tail) = (most * 2 / 3, most - most * 2 / 3 - 1);
-    let end: String = text.chars().skip(count - tail).collect();
-    clean(&format!("{}…{end}", text.chars().take(head).collect::<String>()))
+    let head = most * 2 / 3;
+    text::middle(text, head, most - head - 1)
 }
 
 pub(super) fn first_line(text: &str) -> String {
@@ -173,7 +155,7 @@ pub(super) fn json(text: &str) -> Markup {
     let lines = pretty.lines().count();
     html! {
         @if lines > LINES {
-            details { summary { (number(lines as u64)) " lines" } pre.json { code { (pretty) } } }
+            details { summary { (units::show_count(lines as u64)) " lines" } pre.json { code { (pretty) } } }
         } @else {
             pre.json { code { (pretty) } }
         }
@@ -187,8 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_and_durations_are_easy_to_read() {
-        assert_eq!([0, 999, 1_000, 12_408, 1_000_000].map(number), ["0", "999", "1,000", "12,408", "1,000,000"]);
+    fn durations_are_easy_to_read() {
         let shown = [480, 4_812, 12_000, 3_400_000, 61_000_000, 3_600_000_000].map(|us| took(Duration::from_micros(us)));
         assert_eq!(shown, ["480 µs", "4.8 ms", "12 ms", "3.4 s", "61 s", "1h"]);
     }

@@ -10,7 +10,7 @@ use super::{
     Page,
     layout::Nav,
     overview,
-    parts::{empty, number},
+    parts::empty,
     view::{View, escaped},
 };
 use crate::{
@@ -59,7 +59,7 @@ pub(super) fn table(view: &View, queues: &[QueueView], now: Millis) -> Markup {
                             td { a href=(view.href(format!("/queues/{name}"))) { (queue.queue) } @if queue.paused { " " span.pill.paused { "‖ " (view.say("paused")) } } }
                             @for state in [State::Ready, State::Running, State::Scheduled, State::Parked, State::Dead, State::Succeeded] {
                                 @let count = queue.counts.get(&state).copied().unwrap_or(0);
-                                td.number.zero[count == 0] { a href=(view.href(format!("/tasks?queue={name}&state={}", state.as_str()))) { (number(count)) } }
+                                td.number.zero[count == 0] { a href=(view.href(format!("/tasks?queue={name}&state={}", state.as_str()))) { (units::show_count(count)) } }
                             }
                             td.number { @if let Some(ms) = queue.oldest_ready_ms { (units::age(Millis(now.0.saturating_sub(ms)), now)) } }
                         }
@@ -109,8 +109,8 @@ pub(super) async fn show(view: View, Segment(queue): Segment) -> Page {
         }
         section #counts data-part { (table(&view, std::slice::from_ref(about), now)) }
         p.note {
-            (view.say("Ever enqueued")) " " (number(about.totals.enqueued)) " · " (view.say("succeeded")) " " (number(about.totals.succeeded))
-            " · " (view.say("dead")) " " (number(about.totals.dead)) " · " (view.say("cancelled")) " " (number(about.totals.cancelled))
+            (view.say("Ever enqueued")) " " (units::show_count(about.totals.enqueued)) " · " (view.say("succeeded")) " " (units::show_count(about.totals.succeeded))
+            " · " (view.say("dead")) " " (units::show_count(about.totals.dead)) " · " (view.say("cancelled")) " " (units::show_count(about.totals.cancelled))
         }
         section #charts data-part { (overview::charts(&view, &points)) }
         section #tasks data-part {
@@ -118,6 +118,6 @@ pub(super) async fn show(view: View, Segment(queue): Segment) -> Page {
             div.scroll { table { (view.task_heads()) tbody { @for task in &tasks { (view.task_row(task, now)) } } } }
         }
     };
-    let title = format!("{} {} · {name}", number(about.counts.get(&State::Ready).copied().unwrap_or(0)), view.say("ready"));
+    let title = format!("{} {} · {name}", units::show_count(about.counts.get(&State::Ready).copied().unwrap_or(0)), view.say("ready"));
     Ok(view.page(Nav::Queues, &title, Some(&format!("/v1/events?queue={}", escaped(name.as_str()))), &content))
 }

@@ -4,13 +4,16 @@ use std::time::{Duration, Instant};
 
 use axum::response::Response;
 use maud::{Markup, html};
-use taskhost_core::task::{State, TaskId, TaskName};
+use taskhost_core::{
+    task::{State, TaskId, TaskName},
+    units,
+};
 
 use super::{
     Page,
     layout::{Nav, Trouble},
     login::to,
-    parts::{empty, number},
+    parts::empty,
     view::{View, escaped},
 };
 use crate::{
@@ -58,7 +61,7 @@ pub(super) async fn list(view: View) -> Page {
             }
         }
         p.note {
-            (view.say("Looked at")) " " (number(looked as u64)) ". "
+            (view.say("Looked at")) " " (units::show_count(looked as u64)) ". "
             @if let Some(next) = &next { a.next href=(view.href(with_cursor(&pairs, next))) { (view.say("Go on")) } }
         }
         @if view.may(Scope::Operate) { (actions(&view, &pairs)) }
@@ -141,14 +144,14 @@ pub(super) async fn rehearsed(view: &View, operation: &Operation) -> Result<Resp
         Change::Delete => ("delete", view.say("Delete")),
     };
     let content = html! {
-        h1 { (label) " " (number(matches)) @if !is_complete { "+" } " " (view.say("tasks")) "?" }
+        h1 { (label) " " (units::show_count(matches)) @if !is_complete { "+" } " " (view.say("tasks")) "?" }
         p { @for (name, value) in &operation.filter { span.pair { (name) " " b { (value) } } " " } }
         p.note { (view.say("It goes on in the background, also if this server stops. What ends or begins meanwhile is left alone.")) }
         form.acts method="post" action=(view.href("/tasks")) {
             input type="hidden" name="all" value="order";
             input type="hidden" name="do" value=(word);
             @for (name, value) in &operation.filter { input type="hidden" name=(name) value=(value); }
-            button.danger { (label) " " (number(matches)) @if !is_complete { "+" } }
+            button.danger { (label) " " (units::show_count(matches)) @if !is_complete { "+" } }
             " " a href=(view.href(format!("/tasks?{}", form_urlencoded::Serializer::new(String::new()).extend_pairs(&operation.filter).finish()))) { (view.say("Back")) }
         }
     };
