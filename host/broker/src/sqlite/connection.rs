@@ -69,10 +69,11 @@ fn open_private(path: &Path) -> rusqlite::Result<Connection> {
 
 /// The schema's number, or 0 for an empty file. Refuses another application's database and a newer schema.
 pub(super) fn identify(path: &Path, connection: &Connection) -> Result<i32> {
-    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0)).map_err(|error| fault(path, &error));
-    let (application, schema) = (number("application_id")?, number("user_version")?);
-    let tables: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0)).map_err(|error| fault(path, &error))?;
+    // One statement sees one moment: another process may create the schema just now.
+    const HEAD: &str =
+        "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema) FROM pragma_application_id, pragma_user_version";
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i32>(0)?, row.get::<_, i32>(1)?, row.get::<_, i64>(2)?));
+    let (application, schema, tables) = connection.query_row(HEAD, (), read).map_err(|error| fault(path, &error))?;
     if tables == 0 {
         return Ok(0);
     }
@@ -255,6 +256,20 @@ mod tests {
         assert!(text.starts_with(&format!("`{}`", path.display())) && text.contains(&expected), "{text}");
         let untouched = Connection::open(&path).expect("open");
         assert_eq!(untouched.pragma_query_value(None, "user_version", |row| row.get::<_, i32>(0)), Ok(SCHEMA + 1));
+    }
+
+    #[test]
+    fn a_file_that_another_process_creates_meanwhile_is_empty_or_ours() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for round in 0..30 {
+            let path = dir.path().join(format!("{round}.db"));
+            let mut looks = open_private(&path).expect("open");
+            prepare(&mut looks).expect("prepare");
+            std::thread::scope(|threads| {
+                threads.spawn(|| open(&path).expect("created"));
+                while identify(&path, &looks).expect("no database of another application") == 0 {}
+            });
+        }
     }
 
     #[test]
