@@ -62,6 +62,6 @@ pub use crate::{
     },
 };
 pub use taskhost_broker::{
-    BrokerError, CatchUp, End, Enqueued, Health, HistoryStep, MOST_STEPS, Note, Noted, Overlap, QueueView, Sample, Schedule,
-    Source as ScheduleSource, TaskFilter, TaskPage, Totals, WorkerInfo,
+    BrokerError, CatchUp, End, Enqueued, Health, HistoryStep, Note, Noted, Overlap, QueueView, Sample, Schedule, Source as ScheduleSource,
+    TaskFilter, TaskPage, Totals, WorkerInfo,
 };

@@ -23,7 +23,7 @@ pub trait History: Send + Sync {
     /// the last adds nothing.
     async fn record(&self, queue: &QueueName, worker: &str, number: u64, counts: &[(String, Sample)]) -> Result<()>;
     /// The counts from the step of `from` to the one of `to`, both included, in the order of time and then of bodies. `Invalid` if these are
-    /// more than [`MOST_STEPS`].
+    /// too many steps, see [`HistoryStep::range`].
     async fn history(&self, queue: &QueueName, step: HistoryStep, from: Millis, to: Millis) -> Result<Vec<Point>>;
     /// Keeps a note of a change, with the broker's time. Repeated after a lost reply, the note may stand twice.
     async fn note(&self, note: &Note) -> Result<()>;
@@ -32,7 +32,7 @@ pub trait History: Send + Sync {
 }
 
 /// The most steps of one answer.
-pub const MOST_STEPS: u64 = 400;
+const MOST_STEPS: u64 = 400;
 /// The most notes that are kept.
 pub(super) const NOTES: usize = 10_000;
 
@@ -71,17 +71,18 @@ impl HistoryStep {
         let seconds = at.0 / 1000;
         seconds - seconds % self.seconds()
     }
-}
 
-/// The starts of the steps from `from` to `to`: the first one, and how many.
-pub(super) fn steps(step: HistoryStep, from: Millis, to: Millis) -> Result<(u64, u64)> {
-    let (first, last) = (step.start(from), step.start(to));
-    let count = if last < first { 0 } else { (last - first) / step.seconds() + 1 };
-    if count > MOST_STEPS {
-        let text = format!("a history has at most {MOST_STEPS} steps, not {count}: ask for a shorter time, or for longer steps");
-        return Err(BrokerError::Invalid(text));
+    /// The steps from the one of `from` to the one of `to`: when the first begins, in seconds since 1970, and how many there are. `Invalid` if
+    /// these are more than 400.
+    pub fn range(self, from: Millis, to: Millis) -> Result<(u64, u64)> {
+        let (first, last) = (self.start(from), self.start(to));
+        let count = if last < first { 0 } else { (last - first) / self.seconds() + 1 };
+        if count > MOST_STEPS {
+            let text = format!("a history has at most {MOST_STEPS} steps, not {count}: ask for a shorter time, or for longer steps");
+            return Err(BrokerError::Invalid(text));
+        }
+        Ok((first, count))
     }
-    Ok((first, count))
 }
 
 /// What the attempts of one body in one queue came to.
@@ -309,10 +310,11 @@ mod tests {
 
     #[test]
     fn a_history_has_a_bounded_number_of_steps() {
-        let minutes = |n: u64| steps(HistoryStep::Minute, Millis(0), Millis(n * 60_000));
+        let minutes = |n: u64| HistoryStep::Minute.range(Millis(0), Millis(n * 60_000));
         assert_eq!(minutes(0).unwrap(), (0, 1));
         assert_eq!(minutes(399).unwrap(), (0, 400));
         assert!(minutes(400).is_err());
-        assert_eq!(steps(HistoryStep::Day, Millis(86_400_000), Millis(0)).unwrap().1, 0);
+        assert_eq!(HistoryStep::Day.range(Millis(86_400_000), Millis(0)).unwrap().1, 0);
+        assert_eq!(HistoryStep::Day.range(Millis(2 * 86_400_000 - 1), Millis(2 * 86_400_000)).unwrap(), (86_400, 2));
     }
 }

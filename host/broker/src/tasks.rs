@@ -106,6 +106,16 @@ pub struct Totals {
     pub cancelled: u64,
 }
 
+impl Totals {
+    pub(super) fn add(&mut self, more: &Self) {
+        let Self { enqueued, succeeded, dead, cancelled } = self;
+        *enqueued += more.enqueued;
+        *succeeded += more.succeeded;
+        *dead += more.dead;
+        *cancelled += more.cancelled;
+    }
+}
+
 /// A queue at a glance.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct QueueView {

@@ -37,28 +37,22 @@ impl HistoryPoint {
 impl Ops {
     /// The steps of a time, each once and in order, also those in which nothing was counted.
     pub async fn history(&self, query: &HistoryQuery) -> Result<Vec<HistoryPoint>, OpsError> {
+        let (first, count) = query.step.range(query.from, query.to)?;
         let queues = match &query.queue {
             Some(queue) => vec![queue.clone()],
             None => self.broker.queues().await?.into_iter().map(|view| view.queue).collect(),
         };
-        let length = query.step.seconds() * 1000;
-        let first = query.from.0 - query.from.0 % length;
-        let empty = |start| (Millis(start), HistoryPoint { start: Millis(start), ..HistoryPoint::default() });
-        let mut points: BTreeMap<Millis, HistoryPoint> = BTreeMap::new();
+        let starts = (0..count).map(|n| Millis((first + n * query.step.seconds()) * 1000));
+        let mut points: BTreeMap<_, _> = starts.map(|start| (start, HistoryPoint { start, ..HistoryPoint::default() })).collect();
         for queue in queues {
             for point in self.broker.history(&queue, query.step, query.from, query.to).await? {
                 if query.task.as_ref().is_some_and(|task| task.as_str() != point.task) {
                     continue;
                 }
-                let of = points.entry(point.start).or_insert_with(|| empty(point.start.0).1);
-                of.parts.entry((queue.clone(), point.task)).or_default().add(&point.sample);
+                if let Some(of) = points.get_mut(&point.start) {
+                    of.parts.entry((queue.clone(), point.task)).or_default().add(&point.sample);
+                }
             }
-        }
-        let mut start = first;
-        while start <= query.to.0 {
-            let (key, point) = empty(start);
-            points.entry(key).or_insert(point);
-            start += length;
         }
         Ok(points.into_values().collect())
     }

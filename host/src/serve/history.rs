@@ -49,7 +49,7 @@ pub(super) async fn show(State(app): State<Arc<App>>, caller: Caller, query: Que
     answer::json(&Shown { step: step.to_string(), points: shown.collect() })
 }
 
-/// The points of a query, as far as the caller may see them.
+/// The points that a request asks for, as far as the caller may see them.
 pub(super) async fn read(app: &App, caller: &Caller, query: &Query, step: HistoryStep) -> Result<Vec<HistoryPoint>, Problem> {
     let ops = app.ops()?;
     let (queue, task, now) = (query.queue()?, query.value::<TaskName>("task")?, ops.now().await?);
@@ -61,12 +61,13 @@ pub(super) async fn read(app: &App, caller: &Caller, query: &Query, step: Histor
     }
     let to = query.instant("to", now)?.unwrap_or(now);
     let from = query.instant("from", now)?.unwrap_or(Millis(to.0.saturating_sub((STEPS - 1) * 1000 * step.seconds())));
-    let is_too_long = to.0.saturating_sub(from.0) / 1000 / step.seconds() >= crate::ops::MOST_STEPS;
-    if is_too_long {
-        let detail = format!("a history has at most {} steps: ask for a shorter time, or for longer steps", crate::ops::MOST_STEPS);
-        return Err(Problem::new(&problem::BAD_REQUEST, detail).with("parameter", "from"));
-    }
-    let mut points = ops.history(&HistoryQuery { queue, task, step, from, to }).await?;
+    step.range(from, to).map_err(|error| Problem::new(&problem::BAD_REQUEST, error.to_string()).with("parameter", "from"))?;
+    seen(app, caller, &HistoryQuery { queue, task, step, from, to }).await
+}
+
+/// The points of a part of the past, as far as the caller may see them.
+pub(super) async fn seen(app: &App, caller: &Caller, query: &HistoryQuery) -> Result<Vec<HistoryPoint>, Problem> {
+    let mut points = app.ops()?.history(query).await?;
     for point in &mut points {
         // What counts for no body of its own is seen by those who see all bodies.
         point.parts.retain(|(queue, task), _| {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{BrokerError, Result},
-    history::{self, History, HistoryStep, NOTES, Note, Noted, Point, Sample},
+    history::{History, HistoryStep, NOTES, Note, Noted, Point, Sample},
     unreadable,
 };
 use taskhost_core::task::{Millis, QueueName};
@@ -33,7 +33,7 @@ impl History for RedisBroker {
     }
 
     async fn history(&self, queue: &QueueName, step: HistoryStep, from: Millis, to: Millis) -> Result<Vec<Point>> {
-        let (mut first, mut left) = history::steps(step, from, to)?;
+        let (mut first, mut left) = step.range(from, to)?;
         let mut points = Vec::new();
         while left > 0 {
             let now = left.min(TOGETHER);

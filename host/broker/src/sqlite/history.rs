@@ -7,11 +7,11 @@ use super::{
     driver::SqliteBroker,
     end::at,
     rows::{json, time, whole, why, words},
-    writer::{Failure, Step},
+    writer::{Failure, Step, signed},
 };
 use crate::{
     error::{BrokerError, Result},
-    history::{self, History, HistoryStep, NOTES, Note, Noted, Point, Sample},
+    history::{History, HistoryStep, NOTES, Note, Noted, Point, Sample},
     unreadable,
 };
 use taskhost_core::task::{Millis, QueueName};
@@ -27,7 +27,7 @@ impl History for SqliteBroker {
     }
 
     async fn history(&self, queue: &QueueName, step: HistoryStep, from: Millis, to: Millis) -> Result<Vec<Point>> {
-        let (queue, (first, count)) = (queue.clone(), history::steps(step, from, to)?);
+        let (queue, (first, count)) = (queue.clone(), step.range(from, to)?);
         self.read(move |db, _| read(db, &queue, step, first, count)).await
     }
 
@@ -58,7 +58,7 @@ impl History for SqliteBroker {
 
 fn record(step: &Step<'_>, queue: &QueueName, worker: &str, number: u64, counts: &[(String, Sample)]) -> Result<(), Failure> {
     let (db, now) = (step.connection, step.now_ms());
-    let number = i64::try_from(number).unwrap_or(i64::MAX);
+    let number = signed(number);
     let mut last = db.prepare_cached("SELECT last FROM recorded WHERE queue = ? AND worker = ?")?;
     if last.query_row([queue.as_str(), worker], |row| whole(row, "last")).optional()?.is_some_and(|last| last >= number) {
         return Ok(());
@@ -114,8 +114,4 @@ fn notes(db: &Connection, before: i64, limit: usize) -> Result<Vec<Noted>, Failu
         }
     }
     Ok(notes)
-}
-
-fn signed(n: u64) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
 }

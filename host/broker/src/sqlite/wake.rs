@@ -14,6 +14,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use crate::tasks::Totals;
 use taskhost_core::task::{QueueName, TaskId};
 
 /// The events of a transaction, for the bells after its commit.
@@ -23,15 +24,6 @@ pub(super) struct News {
     pub(super) ended: Vec<TaskId>,
     pub(super) cancel_asked: bool,
     pub(super) totals: HashMap<QueueName, Totals>,
-}
-
-/// How many tasks of a queue were enqueued and ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Totals {
-    pub(super) enqueued: i64,
-    pub(super) succeeded: i64,
-    pub(super) dead: i64,
-    pub(super) cancelled: i64,
 }
 
 impl News {

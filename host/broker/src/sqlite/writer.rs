@@ -66,7 +66,12 @@ impl Step<'_> {
 }
 
 pub(super) fn sql(time: Millis) -> i64 {
-    i64::try_from(time.0).unwrap_or(i64::MAX)
+    signed(time.0)
+}
+
+/// A number as SQLite has them.
+pub(super) fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 pub(super) fn micros(time: Millis) -> i64 {
@@ -375,13 +380,7 @@ impl WriterThread {
                 news.claimable.extend(told.claimable);
                 news.ended.extend(told.ended);
                 news.cancel_asked |= told.cancel_asked;
-                for (queue, more) in told.totals {
-                    let sum = news.totals(&queue);
-                    sum.enqueued += more.enqueued;
-                    sum.succeeded += more.succeeded;
-                    sum.dead += more.dead;
-                    sum.cancelled += more.cancelled;
-                }
+                told.totals.iter().for_each(|(queue, more)| news.totals(queue).add(more));
             } else {
                 // SQLite ends the whole transaction itself if the disk is full or fails.
                 if self.connection.is_autocommit() {
@@ -396,7 +395,8 @@ impl WriterThread {
         }
         for (queue, more) in &news.totals {
             let mut add = self.connection.prepare_cached(COUNT_UP).map_err(explain)?;
-            add.execute(params![queue.as_str(), more.enqueued, more.succeeded, more.dead, more.cancelled]).map_err(explain)?;
+            let [enqueued, succeeded, dead, cancelled] = [more.enqueued, more.succeeded, more.dead, more.cancelled].map(signed);
+            add.execute(params![queue.as_str(), enqueued, succeeded, dead, cancelled]).map_err(explain)?;
         }
         if stamp.last != begun {
             let mut write = self.connection.prepare_cached("UPDATE stamp SET last = ?").map_err(explain)?;
