@@ -173,7 +173,9 @@ impl Door {
             && response.status().is_success()
             && !is_rehearsal
         {
-            audit::note(&self.app, &caller, from, (method, self.path), &uri, response.status(), about).await;
+            let mut about = about.unwrap_or_default();
+            about.add(self.path, &uri);
+            audit::note(&self.app, &caller, from, format!("{method} {}", self.path), about, response.status()).await;
         }
         response
     }

@@ -49,8 +49,7 @@ impl View {
     /// Notes a change, and goes to a page that says so.
     async fn noted<const N: usize>(&self, what: &str, about: [(&str, String); N], done: &str, place: &str) -> Page {
         let about: BTreeMap<_, _> = about.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        let uri = axum::http::Uri::from_static("/");
-        audit::note(&self.app, &self.caller, self.from, ("POST", what), &uri, StatusCode::SEE_OTHER, Some(About(about))).await;
+        audit::note(&self.app, &self.caller, self.from, format!("POST {what}"), About(about), StatusCode::SEE_OTHER).await;
         Ok(self.go(place, done))
     }
 

@@ -4,19 +4,13 @@ use maud::html;
 use taskhost_core::text::clean;
 
 use super::{Page, layout::Nav, parts::empty, view::View};
-use crate::config::Scope;
-
-/// Notes of a page.
-const PAGE: usize = 100;
+use crate::{config::Scope, serve::audit};
 
 /// `GET /audit`
 pub(super) async fn list(view: View) -> Page {
     view.caller.needs(Scope::Admin).map_err(|problem| view.trouble(problem))?;
     let now = view.now().await?;
-    let before =
-        view.query.text("cursor").map(|cursor| view.app.cursors.open(cursor)).transpose().map_err(|problem| view.trouble(problem))?;
-    let notes = view.ops()?.notes(before.as_deref(), PAGE).await.map_err(|error| view.trouble(error))?;
-    let next = notes.last().filter(|_| notes.len() == PAGE).map(|last| view.app.cursors.seal(&last.id));
+    let audit::Page { notes, next } = audit::page(&view.app, &view.query, audit::PAGE).await.map_err(|problem| view.trouble(problem))?;
     let content = html! {
         h1 { (view.say("Audit")) }
         @if notes.is_empty() { (empty(view.say("Nothing was changed by HTTP yet. Every change is noted here with the token that made it."), &[])) }
