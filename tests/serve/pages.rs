@@ -109,6 +109,8 @@ fn forms_do_what_they_say(host: &Taskhost) {
     assert!(led(&submit(&http, "/tasks/later", &[("do", "run-now")])).ends_with("done=ready"));
     assert_eq!(http.get("/v1/tasks/later?wait=30s").ok(200)["result"], 2);
     assert!(led(&submit(&http, "/tasks/later", &[("do", "cancel")])).ends_with("done=unchanged"));
+    assert!(led(&submit(&http, "/tasks/dead", &[("do", "run-now")])).ends_with("done=unchanged"), "only a retry runs an ended task again");
+    assert_eq!(http.get("/v1/tasks/dead").ok(200)["state"], "dead");
     assert_eq!(led(&submit(&http, "/tasks/later", &[("do", "delete")])), "/tasks?done=deleted");
     assert_eq!(http.get("/v1/tasks/later").status, 404);
 
@@ -135,6 +137,7 @@ fn forms_do_what_they_say(host: &Taskhost) {
 
     http.post("/v1/tasks", r#"{"task":"add","args":[1,1],"delay":"1h","id":"waits"}"#).ok(201);
     assert_eq!(submit(&http, "/queues/default", &[("do", "purge"), ("confirm", "7")]).status, 409);
+    assert_eq!(submit(&http, "/queues/nowhere", &[("do", "purge"), ("confirm", "0")]).status, 404);
     assert_eq!(led(&submit(&http, "/queues/default", &[("do", "purge"), ("confirm", "1")])), "/queues?done=purged");
     let fired = led(&submit(&http, "/schedules/nightly", &[("do", "run")]));
     assert!(fired.starts_with("/tasks/") && http.get(&fired).status == 200, "{fired}");

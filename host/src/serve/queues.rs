@@ -14,6 +14,7 @@ use super::{
     problem::{self, Problem},
     segment::Segment,
 };
+use crate::ops::QueueView;
 
 /// `GET /v1/queues`
 pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answer {
@@ -24,10 +25,14 @@ pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answer 
 
 /// `GET /v1/queues/{queue}`
 pub(super) async fn show(State(app): State<Arc<App>>, caller: Caller, Segment(queue): Segment) -> Answer {
-    let queue = named(&caller, &queue)?;
+    answer::json(&seen(&app, &caller, &queue).await?)
+}
+
+/// A queue at a glance, if the caller may see it.
+pub(super) async fn seen(app: &App, caller: &Caller, queue: &str) -> Result<QueueView, Problem> {
+    let queue = named(caller, queue)?;
     let view = app.ops()?.queues().await?.into_iter().find(|view| view.queue == queue);
-    let unknown = || Problem::new(&problem::UNKNOWN_QUEUE, format!("the queue `{queue}` has never had a task, or was purged empty"));
-    answer::json(&view.ok_or_else(unknown)?)
+    view.ok_or_else(|| unknown(&queue))
 }
 
 /// `POST /v1/queues/{queue}/pause`
@@ -47,21 +52,29 @@ pub(super) async fn resume(State(app): State<Arc<App>>, caller: Caller, Segment(
 /// `POST /v1/queues/{queue}/purge`
 pub(super) async fn purge(State(app): State<Arc<App>>, caller: Caller, Segment(queue): Segment) -> Answer {
     let queue = named(&caller, &queue)?;
-    if !caller.sees_all_tasks() {
-        let detail = format!("the token `{}` extends to some tasks only, and a purge deletes all that wait", caller.name());
-        return Err(Problem::new(&problem::FORBIDDEN, detail));
-    }
-    let ops = app.ops()?;
-    if !ops.purgeable(&queue).await?.is_known {
-        return Err(Problem::new(&problem::UNKNOWN_QUEUE, format!("the queue `{queue}` has never had a task, or was purged empty")));
-    }
-    let purged = ops.purge(&queue).await?;
+    purgeable(&app, &caller, &queue).await?;
+    let purged = app.ops()?.purge(&queue).await?;
     let mut response = answer::json(&json!({ "queue": queue, "purged": purged }))?;
     response.extensions_mut().insert(About([("purged".to_owned(), purged.to_string())].into()));
     Ok(response)
 }
 
-fn named(caller: &Caller, queue: &str) -> Result<QueueName, Problem> {
+/// How many tasks a purge would delete, if the caller extends to all of them.
+pub(super) async fn purgeable(app: &App, caller: &Caller, queue: &QueueName) -> Result<u64, Problem> {
+    if !caller.sees_all_tasks() {
+        let detail = format!("the token `{}` extends to some tasks only, and a purge deletes all that wait", caller.name());
+        return Err(Problem::new(&problem::FORBIDDEN, detail));
+    }
+    let would = app.ops()?.purgeable(queue).await?;
+    if would.is_known { Ok(would.waiting) } else { Err(unknown(queue)) }
+}
+
+fn unknown(queue: &QueueName) -> Problem {
+    Problem::new(&problem::UNKNOWN_QUEUE, format!("the queue `{queue}` has never had a task, or was purged empty"))
+}
+
+/// The queue of this name, if the caller extends to it.
+pub(super) fn named(caller: &Caller, queue: &str) -> Result<QueueName, Problem> {
     let queue = QueueName::new(queue).map_err(|error| Problem::new(&problem::UNKNOWN_QUEUE, error.to_string()))?;
     caller.needs_queue(&queue)?;
     Ok(queue)

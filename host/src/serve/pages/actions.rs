@@ -7,7 +7,10 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use taskhost_core::{catalogue::Given, task::QueueName};
+use taskhost_core::{
+    catalogue::Given,
+    task::{QueueName, State},
+};
 
 use super::{
     Page, enqueue_form,
@@ -24,7 +27,7 @@ use crate::{
         operations,
         problem::{self, Problem},
         query::Query,
-        schedules,
+        queues, schedules,
         segment::Segment,
         tasks,
     },
@@ -66,8 +69,7 @@ impl View {
 /// `POST /queues/{queue}`
 pub(super) async fn queue(view: View, Segment(queue): Segment, body: Body) -> Page {
     let fields = view.fields(Scope::Operate, body).await?;
-    let name = QueueName::new(&*queue).map_err(|error| view.trouble(Problem::new(&problem::UNKNOWN_QUEUE, error.to_string())))?;
-    view.caller.needs_queue(&name).map_err(|problem| view.trouble(problem))?;
+    let name = queues::named(&view.caller, &queue).map_err(|problem| view.trouble(problem))?;
     let (ops, place) = (view.ops()?, format!("/queues/{}", escaped(name.as_str())));
     let (act, done) = match fields.text("do") {
         Some("pause") => {
@@ -78,8 +80,8 @@ pub(super) async fn queue(view: View, Segment(queue): Segment, body: Body) -> Pa
             ops.resume_queue(&name).await.map_err(|error| view.trouble(error))?;
             ("resume", "resumed")
         }
-        Some("purge") if view.caller.sees_all_tasks() => {
-            let waiting = ops.purgeable(&name).await.map_err(|error| view.trouble(error))?.waiting;
+        Some("purge") => {
+            let waiting = queues::purgeable(&view.app, &view.caller, &name).await.map_err(|problem| view.trouble(problem))?;
             if fields.text("confirm").map(str::trim) != Some(&waiting.to_string()) {
                 let why = format!("{waiting} tasks wait in `{name}` by now, and another number was typed: nothing is deleted");
                 return Err(view.trouble(Problem::new(&problem::WRONG_STATE, why)));
@@ -103,7 +105,10 @@ pub(super) async fn task(view: View, Segment(id): Segment, body: Body) -> Page {
     let place = format!("/tasks/{}?queue={}", escaped(id.as_str()), escaped(found.queue.as_str()));
     let act = fields.text("do").unwrap_or_default().to_owned();
     let change = match &*act {
-        "retry" | "run-now" => Change::Retry,
+        "retry" => Change::Retry,
+        "run-now" if found.state == State::Scheduled => Change::Retry,
+        // It came first to its time, or to its end: only a retry runs an ended task again.
+        "run-now" => return Ok(view.go(&place, "unchanged")),
         "cancel" => Change::Cancel,
         "delete" => Change::Delete,
         "edit" => {

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 use taskhost_core::{
-    task::{Millis, QueueName, State},
+    task::{Millis, State},
     units,
 };
 
@@ -16,10 +16,7 @@ use super::{
 use crate::{
     config::Scope,
     ops::{HistoryQuery, HistoryStep, QueueView, TaskFilter},
-    serve::{
-        problem::{self, Problem},
-        segment::Segment,
-    },
+    serve::{history, queues, segment::Segment},
 };
 
 /// Tasks that the page of a queue shows.
@@ -72,19 +69,12 @@ pub(super) fn table(view: &View, queues: &[QueueView], now: Millis) -> Markup {
 
 /// `GET /queues/{queue}`
 pub(super) async fn show(view: View, Segment(queue): Segment) -> Page {
-    let unknown = |why: String| view.trouble(Problem::new(&problem::UNKNOWN_QUEUE, why));
-    let name = QueueName::new(&*queue).map_err(|error| unknown(error.to_string()))?;
-    view.caller.needs_queue(&name).map_err(|problem| view.trouble(problem))?;
     let (ops, now) = (view.ops()?, view.now().await?);
-    let queues = ops.queues().await.map_err(|error| view.trouble(error))?;
-    let about = queues.iter().find(|about| about.queue == name);
-    let about = about.ok_or_else(|| unknown(format!("the queue `{name}` has never had a task, or was purged empty")))?;
+    let about = &queues::seen(&view.app, &view.caller, &queue).await.map_err(|problem| view.trouble(problem))?;
+    let name = &about.queue;
     let from = Millis(now.0.saturating_sub(59 * 60_000));
     let query = HistoryQuery { queue: Some(name.clone()), task: None, step: HistoryStep::Minute, from, to: now };
-    let mut points = ops.history(&query).await.map_err(|error| view.trouble(error))?;
-    for point in &mut points {
-        point.parts.retain(|(_, task), _| view.caller.sees_all_tasks() || task.parse().is_ok_and(|task| view.caller.sees_task(&task)));
-    }
+    let points = history::seen(&view.app, &view.caller, &query).await.map_err(|problem| view.trouble(problem))?;
     let filter = TaskFilter { queue: Some(name.clone()), ..TaskFilter::default() };
     let tasks = ops.page(&filter, None, SHOWN).await.map_err(|error| view.trouble(error))?.tasks;
     let tasks: Vec<_> = tasks.into_iter().filter(|task| view.caller.sees(task)).map(|task| view.masked(task)).collect();
