@@ -8,6 +8,7 @@ mod cancel;
 mod edit;
 mod ends;
 mod enqueue;
+mod kept;
 mod lease;
 mod once;
 mod order;
@@ -116,8 +117,6 @@ macro_rules! laws {
                         a_delayed_task_is_run_at_once_by_a_retry,
                         a_retry_is_refused_while_another_holds_the_unique_key,
                         a_task_is_deleted_unless_it_runs,
-                        a_result_is_gone_after_its_time_and_its_id_free_again,
-                        a_task_that_wants_no_result_keeps_none,
                         the_last_five_errors_are_kept,
                         what_bodies_log_is_kept_newest_last,
                         a_long_log_keeps_its_newest_64_kib,
@@ -130,13 +129,19 @@ macro_rules! laws {
                         who_awaits_an_end_is_woken_by_it,
                         who_awaits_an_end_is_told_all_that_is_known_of_it,
                     ]
+                    with kilobyte_payloads [a_result_over_the_limit_is_dead_and_says_so]
+                    with kilobyte_payloads [a_child_over_the_payload_limit_makes_its_parent_dead_and_says_so]
+                }
+                kept {
+                    one [
+                        a_result_is_gone_after_its_time_and_its_id_free_again,
+                        a_task_that_wants_no_result_keeps_none,
+                    ]
                     with short_results [the_broker_s_time_for_results_counts_from_the_end]
                     with short_results [every_end_but_death_is_kept_for_that_time_and_no_longer]
                     with short_results [an_id_whose_time_is_over_is_free_and_no_sweep_takes_its_next_task]
                     with small_dead_set [a_sweep_keeps_the_newest_of_the_dead]
                     with young_dead_set [a_sweep_forgets_the_old_dead]
-                    with kilobyte_payloads [a_result_over_the_limit_is_dead_and_says_so]
-                    with kilobyte_payloads [a_child_over_the_payload_limit_makes_its_parent_dead_and_says_so]
                 }
                 lease {
                     one [
