@@ -49,10 +49,7 @@ fn a_request_leaves_one_tree(mut host: Taskhost) {
         "taskhost.toml",
         &format!("[plugins.probe]\nhttp = [\"http://{}\"]\nenqueue = {{ tasks = ['*'], queues = ['default'] }}\n", origin.at),
     );
-    host.drop_in("probe");
-    let worker = host.worker(&["--http", "127.0.0.1:0"]);
-    let http = Http::logged(&worker.log()).expect("it says where it answers");
-    until("its bodies are known", || http.get("/v1/catalogue").body.contains("about"));
+    let (worker, http) = Http::worker(&host, &["probe"]);
     let traced = http.clone().with("traceparent", &format!("00-{TRACE}-{SENDER}-01")).with("baggage", "batch.id=7");
     let parent = traced.post("/v1/tasks?wait=60s", r#"{"task":"spawn_children","args":[1,"echo"],"id":"parent"}"#).ok(201);
     assert_eq!(parent["state"], "succeeded", "{parent}");
@@ -113,10 +110,7 @@ fn what_is_not_sampled_is_handed_on_as_it_is(mut host: Taskhost) {
     host.set("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{}", collector.at));
     host.set("OTEL_BSP_SCHEDULE_DELAY", "50");
     host.set("OTEL_TRACES_SAMPLER", "parentbased_always_off");
-    host.drop_in("probe");
-    let worker = host.worker(&["--http", "127.0.0.1:0"]);
-    let http = Http::logged(&worker.log()).expect("it says where it answers");
-    until("its bodies are known", || http.get("/v1/catalogue").body.contains("about"));
+    let (worker, http) = Http::worker(&host, &["probe"]);
     let given = format!("00-{TRACE}-{SENDER}-00");
     let about = http.clone().with("traceparent", &given).post("/v1/tasks?wait=60s", r#"{"task":"about"}"#).ok(201);
     let headers: HashMap<String, String> = serde_json::from_value(about["result"]["headers"].clone()).map(pairs).expect("headers");

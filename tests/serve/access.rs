@@ -71,13 +71,10 @@ fn each_scope_opens_what_it_names() {
 #[test]
 fn without_the_scope_payload_nothing_of_a_producer_or_a_body_is_seen() {
     let host = Taskhost::new();
-    host.drop_in("probe");
     let (all, all_lines) = token(&host, "all", &["--scope", "admin"]);
     let (some, some_lines) = token(&host, "some", &["--scope", "enqueue,read,operate,schedule,metrics"]);
     host.write("taskhost.toml", &(all_lines + &some_lines));
-    let worker = host.worker(&["--http", "127.0.0.1:0"]);
-    let http = Http::logged(&worker.log()).expect("it says where it answers");
-    until("it is ready", || http.get("/readyz").status == 200);
+    let (_worker, http) = Http::worker(&host, &["probe"]);
     let (all, some) = (http.clone().with_token(&all), http.clone().with_token(&some));
     let tasks = [
         json!({"task": "panic_task", "args": [SECRET], "id": "dead", "retries": 0, "headers": {"x-secret": SECRET}}),

@@ -6,33 +6,17 @@ use std::{fs, process::Command};
 
 use serde_json::json;
 
-use super::access::token;
-use crate::support::{
-    browser::Browser,
-    http::Http,
-    program::{Taskhost, Worker, until},
-};
+use super::{access::token, pages::PAGES};
+use crate::support::{browser::Browser, http::Http, program::Taskhost};
 use taskhost_testing::free_port;
 
 const QUIET: Vec<String> = Vec::new();
 const ENTER: &str = "\u{e007}";
 
-fn worker(host: &Taskhost) -> (Worker, Http) {
-    host.drop_in("math");
-    host.drop_in("probe");
-    let worker = host.worker(&["--http", "127.0.0.1:0"]);
-    let http = Http::logged(&worker.log()).expect("it says where it answers");
-    until("its bodies are known", || {
-        let bodies = http.get("/v1/catalogue").body;
-        bodies.contains("panic_task") && bodies.contains("\"add\"")
-    });
-    (worker, http)
-}
-
 #[test]
 fn a_task_is_enqueued_by_its_form_and_watched_to_its_end_without_a_reload() {
     let host = Taskhost::new();
-    let (worker, http) = worker(&host);
+    let (worker, http) = Http::worker(&host, &["math", "probe"]);
     let Some(browser) = Browser::open(&http) else { return };
     browser.go("/bodies/progress_demo");
     let fields = browser.run("return [...document.querySelectorAll('form.enqueue input[name^=\"p.\"]')].map((one) => one.name)", &[]);
@@ -71,7 +55,7 @@ fn a_task_is_enqueued_by_its_form_and_watched_to_its_end_without_a_reload() {
 #[test]
 fn everything_is_reached_by_keyboard() {
     let host = Taskhost::new();
-    let (worker, http) = worker(&host);
+    let (worker, http) = Http::worker(&host, &["math", "probe"]);
     for n in 0..3 {
         http.post("/v1/tasks", &format!("{{\"task\":\"add\",\"args\":[1,{n}],\"delay\":\"1h\",\"id\":\"k{n}\"}}")).ok(201);
     }
@@ -176,29 +160,10 @@ fn a_person_logs_in_and_changes_the_language() {
     assert!(server.stop().success());
 }
 
-const PAGES: [&str; 16] = [
-    "/",
-    "/queues",
-    "/queues/default",
-    "/tasks",
-    "/tasks?state=dead",
-    "/tasks/dead",
-    "/tasks/later",
-    "/errors",
-    "/schedules",
-    "/schedules/nightly",
-    "/workers",
-    "/plugins",
-    "/bodies",
-    "/bodies/add",
-    "/audit",
-    "/settings",
-];
-
 #[test]
 fn each_page_fits_a_narrow_screen_and_everybody_can_use_it() {
     let host = Taskhost::new();
-    let (worker, http) = worker(&host);
+    let (worker, http) = Http::worker(&host, &["math", "probe"]);
     let long = "w".repeat(300);
     http.post("/v1/tasks?wait=30s", &json!({"task": "panic_task", "args": [long], "retries": 0, "id": "dead"}).to_string()).ok(201);
     http.post("/v1/tasks", r#"{"task":"add","args":[1,1],"delay":"1h","id":"later"}"#).ok(201);
@@ -213,7 +178,7 @@ fn each_page_fits_a_narrow_screen_and_everybody_can_use_it() {
             "Emulation.setDeviceMetricsOverride",
             &json!({"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": false}),
         );
-        for path in PAGES {
+        for path in PAGES.into_iter().chain(["/bodies/add", "/audit"]) {
             browser.go(path);
             let wide = browser.run("return document.documentElement.scrollWidth", &[]);
             if wide.as_u64().is_none_or(|wide| wide > u64::from(width)) {

@@ -2,10 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use crate::support::{
-    http::Http,
-    program::{Taskhost, until},
-};
+use crate::support::{http::Http, program::Taskhost};
 
 /// A language as the page names it, its file, and how it is run. A runner that can't run the file at all is left out, with a word.
 const LANGUAGES: [(&str, &str, &[&str]); 5] = [
@@ -21,12 +18,9 @@ const LANGUAGES: [(&str, &str, &[&str]); 5] = [
 fn the_examples_of_the_page_work_as_they_stand_there() {
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/http.md")).expect("the page");
     let host = Taskhost::new();
-    host.drop_in("math");
     let made = host.run(&["token", "new", "example", "--scope", "enqueue,read,payload"]);
     host.write("taskhost.toml", made.stderr.split("anew:\n\n").nth(1).expect("the lines"));
-    let worker = host.worker(&["--http", "127.0.0.1:0"]);
-    let http = Http::logged(&worker.log()).expect("it says where it answers");
-    until("it is ready", || http.get("/readyz").status == 200);
+    let (_worker, http) = Http::worker(&host, &["math"]);
     let mut ran = 0;
     for (language, file, runner) in LANGUAGES {
         let fence = format!("```{language}\n");

@@ -33,12 +33,8 @@ fn names(text: &str) -> BTreeSet<String> {
 #[test]
 fn what_happens_is_counted_and_named_as_the_documents_say() {
     let host = Taskhost::new();
-    host.drop_in("math");
-    host.drop_in("probe");
     host.write("taskhost.toml", "[schedules.nightly]\nrule = \"* * * * * *\"\ntask = \"add\"\nargs = [1, 1]\nqueue = \"other\"\n");
-    let worker = host.worker(&["--http", "127.0.0.1:0"]);
-    let http = Http::logged(&worker.log()).expect("it says where it answers");
-    until("its bodies are known", || http.get("/v1/catalogue").body.contains("panic_task"));
+    let (_worker, http) = Http::worker(&host, &["math", "probe"]);
     for _ in 0..3 {
         http.post("/v1/tasks?wait=30s", r#"{"task":"add","args":[1,1]}"#).ok(201);
     }

@@ -35,11 +35,8 @@ fn an_operation_outlives_the_server_that_runs_it(host: &Taskhost) {
 }
 
 fn an_operation_does_what_it_was_ordered_and_no_more(host: &Taskhost) {
-    host.drop_in("probe");
     host.write("taskhost.toml", "retries = 0\n");
-    let worker = host.worker(&["--http", "127.0.0.1:0"]);
-    let http = Http::logged(&worker.log()).expect("it says where it answers");
-    until("its bodies are known", || http.get("/v1/catalogue").body.contains("panic_task"));
+    let (worker, http) = Http::worker(host, &["probe"]);
     for n in 0..20 {
         http.post("/v1/tasks", &format!("{{\"task\":\"panic_task\",\"args\":[\"x\"],\"id\":\"p{n}\"}}")).ok(201);
     }

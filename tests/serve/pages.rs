@@ -14,7 +14,8 @@ use crate::support::{
 /// What a producer writes to break out of a page.
 const HOSTILE: &str = "<script>alert(1)</script>\"'&\u{202e}";
 
-const PAGES: [&str; 16] = [
+/// The pages that a reader without the scope `admin` may open, of a server with a task `dead`, a task `later` and a schedule `nightly`.
+pub(super) const PAGES: [&str; 16] = [
     "/",
     "/queues",
     "/queues/default",
@@ -46,20 +47,6 @@ fn led(reply: &Reply) -> String {
     reply.header("location").expect("a place").to_owned()
 }
 
-/// A worker with the plugins `math` and `probe`, and a task of several states.
-fn busy(host: &Taskhost) -> (crate::support::program::Worker, Http) {
-    host.drop_in("math");
-    host.drop_in("probe");
-    let worker = host.worker(&["--http", "127.0.0.1:0"]);
-    let http = Http::logged(&worker.log()).expect("it says where it answers");
-    until("its bodies are known", || {
-        let bodies = http.get("/v1/catalogue").body;
-        http.get("/readyz").status == 200
-            && (bodies.contains("unauthorized") || bodies.contains("panic_task") && bodies.contains("\"add\""))
-    });
-    (worker, http)
-}
-
 fn fill(http: &Http) {
     let dead = json!({"task": "panic_task", "args": [HOSTILE], "id": "dead", "retries": 0, "headers": {"x-evil": HOSTILE}});
     http.post("/v1/tasks?wait=30s", &dead.to_string()).ok(201);
@@ -69,7 +56,7 @@ fn fill(http: &Http) {
 }
 
 fn each_page_is_whole_and_nothing_breaks_out_of_it(host: &Taskhost) {
-    let (worker, http) = busy(host);
+    let (worker, http) = Http::worker(host, &["math", "probe"]);
     fill(&http);
     for language in ["en", "zh-CN"] {
         for path in PAGES {
@@ -95,7 +82,7 @@ fn each_page_is_whole_and_nothing_breaks_out_of_it(host: &Taskhost) {
 }
 
 fn forms_do_what_they_say(host: &Taskhost) {
-    let (worker, http) = busy(host);
+    let (worker, http) = Http::worker(host, &["math", "probe"]);
     fill(&http);
     assert_eq!(led(&submit(&http, "/queues/default", &[("do", "pause")])), "/queues/default?done=paused");
     assert_eq!(http.get("/v1/queues/default").ok(200)["paused"], true);
@@ -154,7 +141,7 @@ fn forms_do_what_they_say(host: &Taskhost) {
 
 fn what_is_looked_for_is_found(host: &Taskhost) {
     const MANY: usize = 3_000;
-    let (worker, http) = busy(host);
+    let (worker, http) = Http::worker(host, &["math", "probe"]);
     fill(&http);
     let lines: Vec<String> = (0..MANY).map(|n| format!("{{\"task\":\"add\",\"args\":[{n},1]}}")).collect();
     assert_eq!(host.run_with(&["enqueue", "--bulk", "-"], &lines.join("\n")).code, 0);
@@ -186,7 +173,7 @@ fn a_person_logs_in_once_and_sees_what_the_token_may() {
     let (boss, one) = token(&host, "boss", &["--scope", "admin"]);
     let (reader, two) = token(&host, "reader", &["--scope", "read"]);
     host.write("taskhost.toml", &(one + &two));
-    let (worker, http) = busy(&host);
+    let (worker, http) = Http::worker(&host, &["math", "probe"]);
     fill(&http.clone().with_token(&boss));
     let away = http.get("/tasks?state=dead");
     assert_eq!(led(&away), "/login?back=%2Ftasks%3Fstate%3Ddead");

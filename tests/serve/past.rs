@@ -10,11 +10,7 @@ use crate::support::{
 };
 
 fn history_and_totals_say_what_was(host: &Taskhost) {
-    host.drop_in("math");
-    host.drop_in("probe");
-    let worker = host.worker(&["--http", "127.0.0.1:0"]);
-    let http = Http::logged(&worker.log()).expect("it says where it answers");
-    until("its bodies are known", || http.get("/v1/catalogue").body.contains("panic_task"));
+    let (worker, http) = Http::worker(host, &["math", "probe"]);
     for _ in 0..3 {
         http.post("/v1/tasks?wait=30s", r#"{"task":"add","args":[1,1]}"#).ok(201);
     }
@@ -46,10 +42,7 @@ fn history_and_totals_say_what_was(host: &Taskhost) {
 }
 
 fn what_ends_is_told_to_those_who_watch(host: &Taskhost) {
-    host.drop_in("math");
-    let worker = host.worker(&["--http", "127.0.0.1:0"]);
-    let http = Http::logged(&worker.log()).expect("it says where it answers");
-    until("its bodies are known", || http.get("/v1/catalogue").body.contains("add"));
+    let (worker, http) = Http::worker(host, &["math"]);
     http.post("/v1/tasks?wait=30s", r#"{"task":"add","args":[1,1],"id":"early"}"#).ok(201);
     let watched = http.clone();
     let watching = std::thread::spawn(move || watched.events("/v1/events?queue=default", 3));
@@ -74,10 +67,7 @@ fn what_ends_is_told_to_those_who_watch(host: &Taskhost) {
 }
 
 fn a_task_is_edited_and_run_again(host: &Taskhost) {
-    host.drop_in("math");
-    let worker = host.worker(&["--http", "127.0.0.1:0"]);
-    let http = Http::logged(&worker.log()).expect("it says where it answers");
-    until("its bodies are known", || http.get("/v1/catalogue").body.contains("add"));
+    let (worker, http) = Http::worker(host, &["math"]);
     http.post("/v1/tasks", r#"{"task":"add","args":[1,1],"delay":"1h","id":"later"}"#).ok(201);
     let patch = |id: &str, body: &str| http.ask("PATCH", &format!("/v1/tasks/{id}"), Some(body));
     assert_eq!(patch("later", r#"{"args":[20,22]}"#).ok(200)["args"], json!([20, 22]));

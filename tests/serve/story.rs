@@ -5,19 +5,11 @@ use serde_json::{Value, json};
 use crate::support::{
     http::Http,
     on_every_broker,
-    program::{Taskhost, Worker, until},
+    program::{Taskhost, until},
 };
 
-fn worker(host: &Taskhost) -> (Worker, Http) {
-    let worker = host.worker(&["--http", "127.0.0.1:0"]);
-    let http = Http::logged(&worker.log()).expect("it says where it answers");
-    until("its bodies are known", || http.get("/v1/catalogue").body.contains("parameters"));
-    (worker, http)
-}
-
 fn a_task_is_enqueued_waited_for_and_looked_at(host: &Taskhost) {
-    host.drop_in("math");
-    let (worker, http) = worker(host);
+    let (worker, http) = Http::worker(host, &["math"]);
     let curl = http.clone().with("Content-Type", "application/x-www-form-urlencoded");
     let done = curl.post("/v1/tasks?wait=30s", r#"{"task":"add","args":[1,1]}"#);
     let view = done.ok(201);
@@ -38,8 +30,7 @@ fn a_task_is_enqueued_waited_for_and_looked_at(host: &Taskhost) {
 }
 
 fn a_request_that_is_sent_again_enqueues_nothing_more(host: &Taskhost) {
-    host.drop_in("math");
-    let (_worker, http) = worker(host);
+    let (_worker, http) = Http::worker(host, &["math"]);
     let keyed = http.clone().with("Idempotency-Key", "order 7");
     let first = keyed.post("/v1/tasks?wait=30s", r#"{"task":"add","args":[1,2]}"#).ok(201);
     let again = keyed.post("/v1/tasks?wait=30s", r#"{"task":"add","args":[1, 2]}"#).ok(200);
@@ -53,8 +44,7 @@ fn a_request_that_is_sent_again_enqueues_nothing_more(host: &Taskhost) {
 }
 
 fn many_lines_are_enqueued_and_each_is_answered(host: &Taskhost) {
-    host.drop_in("math");
-    let (_worker, http) = worker(host);
+    let (_worker, http) = Http::worker(host, &["math"]);
     let mut lines: Vec<String> = (0..2_000).map(|n| format!(r#"{{"task":"add","args":[{n},1],"id":"n{n}"}}"#)).collect();
     lines.insert(7, r#"{"task":"add","args":["x",1]}"#.into());
     lines.insert(8, "nonsense".into());
@@ -85,8 +75,7 @@ fn many_lines_are_enqueued_and_each_is_answered(host: &Taskhost) {
 }
 
 fn tasks_queues_and_schedules_are_steered(host: &Taskhost) {
-    host.drop_in("math");
-    let (_worker, http) = worker(host);
+    let (_worker, http) = Http::worker(host, &["math"]);
     let delayed = http.post("/v1/tasks", r#"{"task":"add","args":[1,1],"delay":"1h","id":"a/b"}"#).ok(201);
     assert_eq!((&delayed["state"], &delayed["id"]), (&json!("scheduled"), &json!("a/b")));
     http.post("/v1/tasks", r#"{"task":"add","args":[3,4],"delay":"1h","id":"soon"}"#).ok(201);
@@ -129,8 +118,7 @@ fn tasks_queues_and_schedules_are_steered(host: &Taskhost) {
 }
 
 fn a_task_is_watched_until_its_end(host: &Taskhost) {
-    host.drop_in("probe");
-    let (worker, http) = worker(host);
+    let (worker, http) = Http::worker(host, &["probe"]);
     http.post("/v1/tasks", r#"{"task":"progress_demo","args":[3,400],"id":"watched"}"#).ok(201);
     let stream = http.get("/v1/tasks/watched/events");
     assert_eq!((stream.status, stream.header("content-type")), (200, Some("text/event-stream")), "{stream:?}");

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::program::{Taskhost, Worker};
+use super::program::{Taskhost, Worker, until};
 
 /// The limit of each read.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -53,6 +53,22 @@ impl Http {
         server.until("it answers", |server| Self::logged(&server.log()).is_some_and(|http| http.get("/readyz").status == 200));
         let http = Self::logged(&server.log()).expect("it says where it answers");
         (server, http)
+    }
+
+    /// `taskhost worker` with these plugins and HTTP at a free port, ready, the bodies known.
+    pub(crate) fn worker(host: &Taskhost, plugins: &[&str]) -> (Worker, Self) {
+        for plugin in plugins {
+            host.drop_in(plugin);
+        }
+        let worker = host.worker(&["--http", "127.0.0.1:0"]);
+        let http = Self::logged(&worker.log()).expect("it says where it answers");
+        until("it is ready, and its bodies are known", || {
+            let catalogue = http.get("/v1/catalogue");
+            let is_offered = |plugin: &&str| catalogue.body.contains(&format!("\"plugin\":\"{plugin}\""));
+            // Who has no token is not told.
+            http.get("/readyz").status == 200 && (catalogue.status == 401 || plugins.iter().all(is_offered))
+        });
+        (worker, http)
     }
 
     pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
