@@ -265,7 +265,7 @@ impl Scene<'_> {
         self.twice(async || b.record(&self.queue, "box:1:a", 1, &counts).await).await;
         let now = b.now().await.expect("now");
         let past = self.twice(async || b.history(&self.queue, HistoryStep::Day, now, now).await).await;
-        // What breaks off midway may be lost. It is never counted twice.
+        // A record that breaks off midway may be lost. It is never counted twice.
         assert!(past.iter().map(|point| point.sample.succeeded).sum::<u64>() <= 1, "{past:?}");
         assert!(self.twice(async || b.find(Some(&self.queue), &doomed.id).await).await.is_none(), "deleted");
         let purged = QueueName::new(format!("{}-purged", self.queue)).expect("a name");

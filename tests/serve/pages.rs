@@ -1,4 +1,4 @@
-//! The dashboard without script: what each page shows to whom, and what its forms do.
+//! The dashboard without script: pages, forms and logins.
 
 use std::io::Write as _;
 
@@ -11,7 +11,7 @@ use crate::support::{
     program::{Taskhost, until},
 };
 
-/// What a producer writes to break out of a page.
+/// A text by which a producer tries to break out of a page.
 const HOSTILE: &str = "<script>alert(1)</script>\"'&\u{202e}";
 
 /// The pages that a reader without the scope `admin` may open, of a server with a task `dead`, a task `later` and a schedule `nightly`.

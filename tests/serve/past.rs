@@ -1,4 +1,4 @@
-//! What was and what changes: history, events of all queues, edits, notes of changes, and workers that are asked to drain.
+//! History, events of all queues, edits, notes of changes, and workers that are asked to drain.
 
 use serde_json::{Value, json};
 

@@ -1,7 +1,6 @@
 //! A real browser, headless, driven by the WebDriver protocol (W3C): Chromium by chromedriver.
 //!
-//! Invariant: what the browser complains about on its console (errors, breaches of the content policy, requests that failed) fails the test that
-//! asks for it. Without chromedriver a test says that it was not run.
+//! Invariant: a line on the browser's console (errors, breaches of the content policy, requests that failed) fails the test that asks for it. Without chromedriver a test says that it was not run.
 
 use std::{
     process::{Child, Command, Stdio},
@@ -132,7 +131,7 @@ impl Browser {
         self.ask("POST", "/goog/cdp/execute", &json!({"cmd": command, "params": given}));
     }
 
-    /// What axe-core finds on the page: each rule with the elements that break it.
+    /// The findings of axe-core on the page: each rule with the elements that break it.
     pub(crate) fn audit(&self, axe: &str) -> Value {
         self.run(axe, &[]);
         let script = "const done = arguments[arguments.length - 1]; axe.run(document, { resultTypes: ['violations'] }).then((found) => \
@@ -140,7 +139,7 @@ impl Browser {
         self.ask("POST", "/execute/async", &json!({"script": script, "args": []}))
     }
 
-    /// What the browser has complained about since the last call.
+    /// The lines on the browser's console since the last call.
     pub(crate) fn complaints(&self) -> Vec<String> {
         let entries = self.ask("POST", "/se/log", &json!({"type": "browser"}));
         let entries = entries.as_array().cloned().unwrap_or_default();

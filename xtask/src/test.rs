@@ -60,8 +60,8 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// Installs what some tests use where that can be done: a browser for the dashboard, and tmux for `top`. Without them these tests say that they were
-/// not run.
+/// Installs programs for some tests, where that can be done: a browser for the dashboard, and tmux for `top`. Without them these tests say that
+/// they were not run.
 fn helpers() {
     let chromium = ["chromium", "chromium-driver"];
     for wanted in [

@@ -26,7 +26,7 @@ pub trait Directory: Send + Sync {
     async fn catalogue(&self) -> Result<Catalogue>;
 }
 
-/// How long a worker is told that it was asked to drain.
+/// How long the request to drain stands.
 pub(super) const DRAIN: Duration = Duration::from_secs(3600);
 
 /// A worker's description of itself. It leaves the lists if the worker does not repeat it within its `ttl`.

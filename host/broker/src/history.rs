@@ -1,8 +1,8 @@
-//! The role of the past: what attempts came to over time, and who changed what.
+//! The role of the past: counts of attempts over time, and notes of changes.
 //!
 //! a worker counts in memory → `record`, every few seconds → the counts of the minute, of the ten minutes and of the day
 //!
-//! Invariant: a record counts once, however often it is repeated. What is lost when a worker dies is only what it had not recorded yet.
+//! Invariant: a record counts once, however often it is repeated. A worker that dies loses only the counts that it had not recorded yet.
 
 use std::{
     collections::BTreeMap,
@@ -85,7 +85,7 @@ impl HistoryStep {
     }
 }
 
-/// What the attempts of one body in one queue came to.
+/// The outcomes of the attempts of one body in one queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Sample {
     pub succeeded: u64,
@@ -134,7 +134,7 @@ impl Sample {
         text
     }
 
-    /// What is unknown or unreadable is left out: another version may have written it.
+    /// Skips unknown and unreadable parts: another version may have written them.
     pub(super) fn read(text: &str) -> Self {
         let mut sample = Self::default();
         for (name, n) in text.split(' ').filter_map(|part| part.split_once('=')) {
@@ -152,7 +152,7 @@ impl Sample {
     }
 }
 
-/// A place beyond those of 1.8 h.
+/// No duration has a later place.
 const LAST_PLACE: u8 = 60;
 
 /// How many durations there are of each length. Lengths are √2 apart, from 100 µs on.
@@ -181,7 +181,7 @@ impl Spread {
         *sum = sum.saturating_add(n);
     }
 
-    /// What this percentage of the durations does not exceed; `None` without any.
+    /// The duration that this percentage of them does not exceed; `None` without any.
     pub fn quantile(&self, percent: u64) -> Option<Duration> {
         let rank = self.count().saturating_mul(percent).div_ceil(100).max(1);
         let mut seen = 0_u64;
@@ -224,13 +224,13 @@ pub struct Point {
 /// Who changed what.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
-    /// The name of a token, or who else it was.
+    /// The name of the token, or of the caller without one.
     pub by: String,
     /// The address that it came from.
     pub from: String,
     /// Such as `POST /v1/queues/{queue}/pause`.
     pub what: String,
-    /// What it was about, by name.
+    /// The things that were changed, by the names of their parameters.
     pub about: BTreeMap<String, String>,
     /// The status of the answer.
     pub status: u16,

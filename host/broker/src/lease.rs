@@ -75,7 +75,7 @@ pub struct Claimed {
     pub more: bool,
     /// Time from now until the next delayed task is due or the next incarnation may have expired.
     pub next_due: Option<Duration>,
-    /// Since when the queue is paused; 1 if that is not known.
+    /// When the queue was paused; 1 if the time is not known.
     pub paused: Option<Millis>,
 }
 

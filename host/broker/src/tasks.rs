@@ -72,18 +72,18 @@ pub enum DeleteReply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EditReply {
     Edited,
-    /// A task that runs has its arguments already; one that has succeeded needs no others.
+    /// It runs or has succeeded: its arguments were used.
     Refused(State),
     NotFound,
 }
 
-/// What ended in a queue for some time.
+/// The ends in a queue since a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Feed {
     pub ends: Vec<End>,
-    /// The feed has what ended before this time.
+    /// The feed has the ends before this time. It is the `since` of the next call.
     pub until: Millis,
-    /// Whether more ended than are told.
+    /// Whether older ends were left out, because there were more than the limit.
     pub is_cut: bool,
 }
 

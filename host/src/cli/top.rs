@@ -95,10 +95,10 @@ pub(super) async fn call(args: &TopArgs, settings: &Settings) -> Result<(), Fail
     ended
 }
 
-/// Set when keys are not wanted any more.
+/// Set when the program ends, so that the thread that reads keys ends too.
 static ENDED: AtomicBool = AtomicBool::new(false);
 
-/// Hands on what is typed, until nobody wants it.
+/// Sends each key to the receiver, until the receiver is gone.
 fn listen_to_keys(keys: &mpsc::Sender<Event>) {
     while !ENDED.load(Ordering::Relaxed) {
         match event::poll(Duration::from_millis(100)) {
@@ -124,7 +124,7 @@ async fn look(ops: &Ops, top: &Top) -> Result<Seen, OpsError> {
     Ok(Seen { about: ops.health().await?.about, queues, tasks, workers: ops.workers().await?, now: ops.now().await? })
 }
 
-/// Does what a key asked for, and says what became of it.
+/// Carries out the request of a key, and says how it went.
 async fn done(ops: &Ops, act: Act) -> Result<String, OpsError> {
     Ok(match act {
         Act::Pause(queue) => {

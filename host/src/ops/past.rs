@@ -1,4 +1,4 @@
-//! What attempts came to over time, what ended lately, and who changed what.
+//! Outcomes of attempts over time, the latest ends, and notes of changes.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use taskhost_core::task::{Millis, QueueName, TaskName};
 
 use super::{connection::Ops, error::OpsError};
 
-/// Which part of the past.
+/// The part of the history that is asked for.
 #[derive(Debug, Clone)]
 pub struct HistoryQuery {
     pub queue: Option<QueueName>,
@@ -57,7 +57,7 @@ impl Ops {
         Ok(points.into_values().collect())
     }
 
-    /// What ended in a queue since a time; see `Tasks::feed` of the broker.
+    /// The ends in a queue since a time; see `Tasks::feed` of the broker.
     pub async fn feed(&self, queue: &QueueName, since: Millis, limit: usize) -> Result<Feed, OpsError> {
         Ok(self.broker.feed(queue, since, limit).await?)
     }

@@ -1,4 +1,4 @@
-//! Who changed what: a note of each change at the broker, and a line in the log.
+//! Notes of changes: each change by HTTP is noted at the broker, and is a line in the log.
 //!
 //! a request that changes something was answered → its row of the table, its path and its query → the note → the answer leaves
 

@@ -68,14 +68,14 @@ fn events_of(body: Body) -> Response {
     response
 }
 
-/// What one stream of all queues remembers.
+/// The state of one stream of all queues.
 struct WatchAll {
     app: Arc<App>,
     caller: Caller,
     /// Only this queue.
     queue: Option<QueueName>,
     beats: broadcast::Receiver<Arc<Beat>>,
-    /// What ended before this time was told: from the reader's `Last-Event-ID`.
+    /// The reader has all ends before this time: it comes from its `Last-Event-ID`.
     since: Option<Millis>,
     begun: bool,
 }
@@ -126,7 +126,7 @@ impl WatchAll {
         text.into()
     }
 
-    /// An end says nothing about its body. So who sees only some bodies hears of no ends.
+    /// An end does not name its body. So a caller that may see some bodies only gets no ends.
     fn ends(&self, until: Millis, ends: &[(QueueName, Vec<End>)], is_cut: bool) -> String {
         let seen = ends.iter().filter(|(queue, _)| self.caller.sees_all_tasks() && self.sees(queue));
         let ends: Vec<_> = seen
@@ -140,7 +140,7 @@ impl WatchAll {
         format!("id: {}\nevent: ends\ndata: {}\n\n", until.0, json!({ "ends": ends, "cut": is_cut }))
     }
 
-    /// What ended while the reader was away.
+    /// The ends while the reader was away.
     async fn missed(&self, since: Millis) -> Option<Bytes> {
         let ops = self.app.ops().ok()?;
         let mut until = ops.now().await.ok()?;

@@ -1,4 +1,4 @@
-//! `/v1/history`: what attempts came to over time.
+//! `/v1/history`: outcomes of attempts over time.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -69,7 +69,7 @@ pub(super) async fn read(app: &App, caller: &Caller, query: &Query, step: Histor
 pub(super) async fn seen(app: &App, caller: &Caller, query: &HistoryQuery) -> Result<Vec<HistoryPoint>, Problem> {
     let mut points = app.ops()?.history(query).await?;
     for point in &mut points {
-        // What counts for no body of its own is seen by those who see all bodies.
+        // A part such as `_other` is of no single body. Only callers that may see all bodies get it.
         point.parts.retain(|(queue, task), _| {
             caller.sees_queue(queue) && TaskName::new(&**task).map_or_else(|_| caller.sees_all_tasks(), |task| caller.sees_task(&task))
         });

@@ -44,7 +44,7 @@ use super::{
 };
 use crate::config::Scope;
 
-/// What a handler of a page gives.
+/// The result of a handler of a page.
 type Page = Result<Response, layout::Trouble>;
 
 /// The router of all pages.
@@ -78,7 +78,7 @@ pub(super) fn router(app: &Arc<App>) -> Router<Arc<App>> {
         .merge(pages)
 }
 
-/// Finds out who asks. Who has no token yet goes to the login.
+/// Finds the caller. A reader without a token goes to the login.
 async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let Some(Peer(from)) = request.extensions().get::<Peer>().copied() else {
         return Problem::new(&problem::INTERNAL, "the address of the client is not known").into_response();

@@ -19,17 +19,17 @@ pub(super) const ENDS: usize = 200;
 /// The beats that a slow subscriber may be behind.
 const BEHIND: usize = 16;
 
-/// What was new in one second.
+/// The changes of one second.
 #[derive(Debug)]
 pub(super) struct Beat {
     /// Whether anything differs from the beat before.
     pub(super) is_news: bool,
     pub(super) queues: Vec<QueueView>,
-    /// What ended, by queue, oldest first.
+    /// Ends by queue, oldest first.
     pub(super) ends: Vec<(QueueName, Vec<End>)>,
-    /// Whether more ended in some queue than is told.
+    /// Whether some queue had more ends than [`ENDS`].
     pub(super) is_cut: bool,
-    /// All that ended before this time was told.
+    /// All ends before this time were sent.
     pub(super) until: Millis,
 }
 
@@ -115,7 +115,7 @@ impl Last {
             let feed = ops.feed(&view.queue, since, ENDS).await?;
             is_cut |= feed.is_cut;
             until = until.min(feed.until);
-            // An end of the last moment is told with the next beat.
+            // The feed leaves the last moment out: the next beat has its ends.
             let is_whole = !feed.ends.is_empty();
             self.since.insert(view.queue.clone(), (if is_whole { ended } else { before }, feed.until));
             if is_whole {

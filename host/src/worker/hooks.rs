@@ -23,7 +23,7 @@ const MARK: &str = "hook:";
 /// How often a delivery is tried: with the usual backoff, for about a day and a half.
 const ATTEMPTS: u32 = 42;
 
-/// Pauses and rollbacks that are older are not told any more.
+/// Hooks hear of pauses and rollbacks that are younger than this.
 const FRESH: Duration = Duration::from_secs(600);
 
 /// The hooks of one worker.
@@ -74,7 +74,7 @@ pub enum HookEvent {
     Failed,
     Dead,
     Cancelled,
-    /// A queue was paused. Best effort, as the next one.
+    /// A queue was paused. Best effort: no delivery is recorded in the same step.
     QueuePaused,
     /// A plugin went back to an earlier version.
     PluginRolledBack,
@@ -158,7 +158,7 @@ impl Hooks {
 
     /// The deliveries for a queue that was paused. All workers that see the same pause make the same ids, so it is told once.
     pub(super) fn paused(&self, queue: &QueueName, since: Millis, now: Millis) -> Vec<NewTask> {
-        // A worker that starts later sees an old pause.
+        // A worker that starts now also sees old pauses. Hooks have heard of those.
         if now.since(since) > FRESH {
             return Vec::new();
         }

@@ -56,7 +56,7 @@ pub(super) struct QueueState {
     pub(super) limited_turn: bool,
     /// The queue's credit in the round robin.
     pub(super) credit: i64,
-    /// Since when.
+    /// The time of the pause.
     pub(super) paused: Option<Millis>,
     /// Failures of `claim` in a row.
     pub(super) failures: u32,

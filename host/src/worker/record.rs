@@ -1,6 +1,6 @@
-//! The loop that records what this worker counted, every ten seconds and at its end: the history that the HTTP API and the dashboard show.
+//! The loop that records the worker's counts every ten seconds and at its end, for the history of the HTTP API and the dashboard.
 //!
-//! Invariant: it is off the way of tasks. A broker that is away costs the history what was counted meanwhile, and nobody else anything.
+//! Invariant: no task waits for this loop. While the broker is away, only these counts are lost.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -43,7 +43,7 @@ impl Recorder {
 
     async fn record(&self, number: u64, counts: BTreeMap<Arc<str>, Vec<(String, Sample)>>) {
         for (queue, counts) in counts {
-            // What counts for no queue of its own has no history.
+            // Queues beyond those that are counted apart have no history.
             let Ok(queue) = QueueName::new(&*queue) else { continue };
             if let Err(error) = self.connection.broker.record(&queue, &self.worker, number, &counts).await {
                 tracing::debug!(%queue, %error, "the counts of some seconds are missing in the history");

@@ -36,7 +36,7 @@ pub struct WorkerSettings {
     pub schedules: Vec<FileSchedule>,
     /// Who is told what happens. The program gives the log here: without an observer, the facts of `observe::Event` are not logged.
     pub observers: Observers,
-    /// What counts the attempts for the history; one of the observers. `None`: nothing is recorded.
+    /// The observer that counts attempts for the history. `None`: the worker records no history.
     pub metrics: Option<Arc<WorkerMetrics>>,
     /// `None`: no attempt gets a span, and a task's trace is handed on as it is.
     pub sampling: Option<Sampling>,

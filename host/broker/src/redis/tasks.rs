@@ -113,7 +113,7 @@ impl Tasks for RedisBroker {
     async fn pause(&self, queue: &QueueName) -> Result<()> {
         self.meet(queue).await?;
         let since = Schedules::now(self).await?;
-        // A queue that is paused keeps the time of its pause.
+        // A second pause does not change the time of the first.
         self.commands.send(redis::cmd("HSETNX").arg(self.keys.of(queue, "control")).arg("paused").arg(since.0)).await.map(drop)
     }
 

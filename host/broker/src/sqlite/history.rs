@@ -16,7 +16,7 @@ use crate::{
 };
 use taskhost_core::task::{Millis, QueueName};
 
-/// A worker that recorded nothing for this time is forgotten, in milliseconds.
+/// Workers that recorded nothing for this long are forgotten, in milliseconds.
 const FORGOTTEN: i64 = 3_600_000;
 
 #[async_trait]

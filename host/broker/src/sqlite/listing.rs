@@ -147,7 +147,7 @@ pub(super) fn list(
     Ok(walk.page(false)?)
 }
 
-/// The newest ends of a queue since a time. The caller sees to it that no step that ends tasks is under way.
+/// The newest ends of a queue since a time. The caller holds the writer, so no other step ends a task meanwhile.
 pub(super) fn feed(db: &Connection, now: Millis, queue: &QueueName, since: Millis, limit: usize) -> Result<tasks::Feed, Failure> {
     let mut find = db.prepare_cached(FEED)?;
     let most = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);

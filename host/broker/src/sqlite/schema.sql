@@ -60,7 +60,7 @@ CREATE TABLE ended (
 CREATE TABLE log (seq INTEGER PRIMARY KEY, text TEXT NOT NULL);
 CREATE TRIGGER task_gone_with_log AFTER DELETE ON task BEGIN DELETE FROM log WHERE seq = old.seq; END;
 
--- `paused`: since when; 0 while it is not.
+-- `paused`: the time of the pause, or 0.
 CREATE TABLE queue (name TEXT PRIMARY KEY, paused INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
 
 -- Children and firings that are no longer kept: within this time they are not started again.
@@ -112,7 +112,7 @@ CREATE TABLE schedule (
 CREATE TABLE total (
     queue TEXT PRIMARY KEY, enqueued INTEGER NOT NULL, succeeded INTEGER NOT NULL, dead INTEGER NOT NULL, cancelled INTEGER NOT NULL
 ) WITHOUT ROWID;
--- What attempts came to, by steps of `step` seconds that begin at `start`, in seconds since 1970.
+-- Outcomes of attempts, by steps of `step` seconds that begin at `start`, in seconds since 1970.
 CREATE TABLE sample (
     queue TEXT NOT NULL, step INTEGER NOT NULL, start INTEGER NOT NULL, task TEXT NOT NULL, counts TEXT NOT NULL,
     PRIMARY KEY (queue, step, start, task)

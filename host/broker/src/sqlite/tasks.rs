@@ -57,7 +57,7 @@ impl Tasks for SqliteBroker {
         self.write(move |step| edit(step, &queue, &id, &args)).await
     }
 
-    /// It is a step of the writer: then no other step that ends tasks is under way.
+    /// Runs as a step of the writer, so that no other step ends a task meanwhile.
     async fn feed(&self, queue: &QueueName, since: Millis, limit: usize) -> Result<Feed> {
         let queue = queue.clone();
         self.write(move |step| listing::feed(step.connection, step.now, &queue, since, limit)).await
@@ -74,7 +74,7 @@ impl Tasks for SqliteBroker {
     async fn pause(&self, queue: &QueueName) -> Result<()> {
         let queue = queue.clone();
         self.write(move |step| {
-            // A queue that is paused keeps the time of its pause.
+            // A second pause does not change the time of the first.
             let mut pause = step.connection.prepare_cached(
                 "INSERT INTO queue (name, paused) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET paused = excluded.paused WHERE paused = 0",
             )?;

@@ -1,4 +1,4 @@
-//! What `top` knows: what was seen last, which pane and row are chosen, and what a key does. Pure.
+//! The state of `top`: the last look at the broker, the chosen pane and row, and the effect of each key. No I/O.
 
 use ratatui::{
     crossterm::event::{KeyCode, KeyEvent, KeyModifiers},
@@ -8,7 +8,7 @@ use taskhost_core::task::{Millis, QueueName, State, TaskId, TaskView};
 
 use crate::ops::{Change, QueueView, WorkerInfo};
 
-/// What a look at the broker brought.
+/// The answers of one look at the broker.
 #[derive(Debug)]
 pub(super) struct Seen {
     pub(super) about: String,
@@ -26,7 +26,7 @@ pub(super) enum Pane {
     Workers,
 }
 
-/// What a key asks for.
+/// The request of a key.
 #[derive(Debug, PartialEq)]
 pub(super) enum Act {
     Look,
@@ -45,7 +45,7 @@ pub(super) struct Top {
     /// Why nothing newer was seen.
     pub(super) away: Option<String>,
     pub(super) pane: Pane,
-    /// Which of [`SHOWN`].
+    /// The index in [`SHOWN`].
     shown: usize,
     /// Only the chosen queue's tasks are listed.
     pub(super) is_narrow: bool,
@@ -53,7 +53,7 @@ pub(super) struct Top {
     pub(super) tasks: TableState,
     pub(super) workers: TableState,
     pub(super) has_help: bool,
-    /// What the last act came to.
+    /// How the last change went.
     pub(super) said: Option<String>,
 }
 
@@ -92,7 +92,7 @@ impl Top {
         self.away = Some(why);
     }
 
-    /// What a key does.
+    /// Handles a key.
     pub(super) fn press(&mut self, key: KeyEvent) -> Option<Act> {
         if std::mem::take(&mut self.has_help) {
             return None;

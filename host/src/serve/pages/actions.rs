@@ -1,4 +1,4 @@
-//! What the forms of the pages do. Each change is noted as one by the API is, and the browser goes to a page that shows it.
+//! The forms of the pages. Each change is noted as one by the API is, and the browser goes to a page that shows it.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ use crate::{
     },
 };
 
-/// What a form may have beside the payload of a task.
+/// The bytes that a form may have beside the payload of a task.
 const ROOM: usize = 64 << 10;
 
 impl View {
@@ -107,7 +107,7 @@ pub(super) async fn task(view: View, Segment(id): Segment, body: Body) -> Page {
     let change = match &*act {
         "retry" => Change::Retry,
         "run-now" if found.state == State::Scheduled => Change::Retry,
-        // It came first to its time, or to its end: only a retry runs an ended task again.
+        // The task has started or ended since the page was loaded. Only a retry runs an ended task again.
         "run-now" => return Ok(view.go(&place, "unchanged")),
         "cancel" => Change::Cancel,
         "delete" => Change::Delete,

@@ -1,4 +1,4 @@
-//! Who changed what.
+//! The notes of changes, newest first.
 
 use maud::html;
 use taskhost_core::text::clean;

@@ -60,7 +60,7 @@ pub(super) async fn show(view: View, Segment(name): Segment) -> Page {
     Ok(page(&view, &offer, &Query::of_pairs(Vec::new()), None))
 }
 
-/// The page of a body, with its form as it was filled in, and why that was not taken.
+/// The page of a body, with its form as it was filled in, and the reason why the form was refused.
 pub(super) fn page(view: &View, offer: &Offer, fields: &Query, wrong: Option<&str>) -> axum::response::Response {
     let body = &offer.body;
     let content: Markup = html! {

@@ -1,6 +1,6 @@
 //! A form made from the schemas of a body's parameters, and the request that a filled-in form stands for.
 //!
-//! Invariant: a schema is a plugin's word and may be any JSON. What is not understood, or lies too deep, is written as JSON by hand.
+//! Invariant: a plugin wrote the schema, so it may be any JSON. A part that is not understood, or is nested too deep, gets a field for JSON.
 
 use maud::{Markup, html};
 use serde_json::{Map, Value, json};
@@ -9,7 +9,7 @@ use taskhost_core::{catalogue::Body, text::clean};
 use super::view::View;
 use crate::serve::query::Query;
 
-/// How deep fields may lie in each other, and how many an object may have.
+/// The deepest nesting of fields, and the most fields of an object.
 const DEEPEST: usize = 4;
 const WIDEST: usize = 40;
 
@@ -27,7 +27,7 @@ enum Kind<'a> {
     Json,
 }
 
-/// The schema itself, behind its references, and without its being optional.
+/// Follows references, and takes the `null` off an optional type.
 fn plain<'a>(schema: &'a Value, root: &'a Value) -> (&'a Value, bool) {
     let (mut schema, mut is_optional) = (schema, false);
     for _ in 0..8 {
@@ -49,7 +49,7 @@ fn plain<'a>(schema: &'a Value, root: &'a Value) -> (&'a Value, bool) {
     (schema, is_optional)
 }
 
-/// The type that a schema names; of a list of types the one beside `null`.
+/// The `type` of a schema. Of a list such as `["string", "null"]` it is the type that is not `null`.
 fn type_of(schema: &Value) -> &str {
     match &schema["type"] {
         Value::String(name) => name,
@@ -108,7 +108,7 @@ fn field(view: &View, label: &str, path: &str, (schema, root): (&Value, &Value),
             Kind::Number => label { (head) input name=(path) value=(value) inputmode="decimal" required[is_needed] autocomplete="off"; (foot) },
             Kind::Flag => label { (head) select name=(path) { @if !is_needed { option value="" { "—" } } @for word in ["false", "true"] { option value=(word) selected[value == word] { (word) } } } (foot) },
             Kind::Choice(words) => label { (head) select name=(path) { @if !is_needed { option value="" { "—" } } @for word in words { option value=(word) selected[value == word] { (clean(word)) } } } (foot) },
-            // An empty text is a text.
+            // An empty field of a text means the empty text.
             Kind::Text => label { (head) input name=(path) value=(value) autocomplete="off"; (foot) },
             Kind::Lines { .. } => label { (head) textarea name=(path) rows="3" placeholder=(view.say("one a line")) { (value) } (foot) },
             Kind::Json => label { (head) textarea name=(path) rows="3" placeholder="JSON" spellcheck="false" required[is_needed] { (value) } (foot) },
@@ -160,7 +160,7 @@ fn read(path: &str, (schema, root): (&Value, &Value), is_needed: bool, filled: &
             }
             (is_needed || !object.is_empty()).then_some(Value::Object(object))
         }
-        // An empty field of a text that is needed is an empty text.
+        // An empty field of a required text means the empty text.
         (Kind::Text, None) => is_needed.then(|| Value::String(String::new())),
         (Kind::Lines { .. }, None) => is_needed.then(|| json!([])),
         (Kind::Number | Kind::Flag | Kind::Choice(_) | Kind::Json, None) => {

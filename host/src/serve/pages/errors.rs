@@ -1,4 +1,4 @@
-//! What is dead, in groups: the same body, kind, message and version.
+//! Dead tasks in groups: the same body, kind, message and version.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ const SHOWN: usize = 100;
 struct Group {
     count: u64,
     last: Millis,
-    /// A part of the message that finds the others.
+    /// A part of the message that the filter of the list finds in all of the group.
     words: String,
 }
 

@@ -1,4 +1,4 @@
-//! The frame of every page: navigation, search, what was just done, and the headers that keep foreign content out.
+//! The frame of every page: navigation, search, the result of the last form, and the headers that keep foreign content out.
 
 use std::sync::Arc;
 
@@ -71,7 +71,7 @@ impl Nav {
 }
 
 impl View {
-    /// A page with its frame. `live`: the events that have it read again, such as `/v1/events`.
+    /// A page with its frame. `live`: the stream of events after which the script reads the page again, such as `/v1/events`.
     pub(super) fn page(&self, nav: Nav, title: &str, live: Option<&str>, content: &Markup) -> Response {
         let said = self.query.text("done").and_then(|word| self.done(word));
         let places = Nav::ALL.into_iter().filter(|place| *place != Nav::Audit || self.caller.has(Scope::Admin));
@@ -124,7 +124,7 @@ impl View {
         document(&self.app, self.words, title, live.as_deref(), StatusCode::OK, &body)
     }
 
-    /// What the page before has done.
+    /// The result of the form that led to this page.
     fn done(&self, word: &str) -> Option<&'static str> {
         Some(match word {
             "paused" => self.say("Paused. Nothing more starts; what runs goes on."),
@@ -168,7 +168,7 @@ impl IntoResponse for Trouble {
     }
 }
 
-/// A problem before it is known who asks.
+/// A problem that is found before the caller is known.
 pub(super) fn trouble(app: &App, headers: &HeaderMap, problem: &Problem) -> Response {
     page_of(app, Words::of(headers), problem)
 }

@@ -26,13 +26,13 @@ const LASTS: u32 = 12 * 3600;
 /// The longest form of this file.
 const LONGEST: usize = 4096;
 
-/// To the login, and back afterwards.
+/// Sends the browser to the login, which leads back to this address.
 pub(super) fn redirect(app: &App, from: &Uri) -> Response {
     let back = from.path_and_query().map_or("/", |path| path.as_str());
     to(&app.href(&format!("/login?back={}", escaped(back))))
 }
 
-/// The browser goes to another page.
+/// Sends the browser to another page.
 pub(super) fn to(place: &str) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SEE_OTHER;
@@ -113,7 +113,7 @@ pub(super) async fn language(State(app): State<Arc<App>>, request: Request) -> R
     response
 }
 
-/// A path of this server, whatever was asked for: `//evil.example` would be another one.
+/// The path if it is one of this server, else `/`: `//evil.example` would lead elsewhere.
 pub(super) fn own_path(path: &str) -> &str {
     let is_own = path.starts_with('/') && !path.starts_with("//") && !path.contains(['\\', '\r', '\n']);
     if is_own { path } else { "/" }

@@ -1,4 +1,4 @@
-// What the pages do more with script: live parts, keys, questions before what can't be undone, selection by ranges.
+// The script adds to the pages: live parts, keys, questions before final changes, selection by ranges.
 // Nothing here is needed: each page works without it.
 
 const $ = (selector, within = document) => within.querySelector(selector);
@@ -161,12 +161,12 @@ const selected = () => {
   $("span", form).dataset.count = count;
 };
 
-// -- a second look at what can't be undone ----------------------------------------------------------------------------------------------
+// -- final changes ask a second time ----------------------------------------------------------------------------------------------------
 
 addEventListener("submit", (event) => {
   const button = event.submitter;
   if (event.target.method === "get") {
-    // An address has only what was asked for.
+    // Leave empty fields out of the address.
     all("input, select", event.target).forEach((field) => { if (!field.value) field.disabled = true; });
     if (button && !button.value) button.disabled = true;
     return;

@@ -1,4 +1,4 @@
-//! Operations: one change of many tasks, and how far it is.
+//! Operations (one change of many tasks each) and their progress.
 
 use maud::html;
 use taskhost_core::{task::State, text::clean};

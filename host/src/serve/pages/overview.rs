@@ -1,4 +1,4 @@
-//! The overview: how much is done, what fails, what waits, and what is wrong with the set-up.
+//! The overview: throughput, errors, waiting tasks, and warnings about the set-up.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ pub(super) async fn show(view: View) -> Page {
     let points = history::read(&view.app, &view.caller, &view.query, HistoryStep::Minute).await.map_err(|problem| view.trouble(problem))?;
     let workers = ops.workers().await.map_err(|error| view.trouble(error))?;
     let health = ops.health().await.map_err(|error| view.trouble(error))?;
-    // The queues of the host itself have nothing to say while they are empty.
+    // Hide the host's own queues while they are empty.
     queues.retain(|queue| !queue.queue.as_str().starts_with("taskhost.") || queue.counts.values().any(|count| *count > 0));
     let errors = latest_errors(&view).await?;
     let content = html! {

@@ -114,7 +114,7 @@ impl View {
     }
 }
 
-/// Nothing is there yet, and what to do about it.
+/// Says that there is nothing yet, with commands that change that.
 pub(super) fn empty(about: &str, commands: &[&str]) -> Markup {
     html! {
         div.empty {

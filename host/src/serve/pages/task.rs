@@ -1,4 +1,4 @@
-//! One task: how it stands and why, what can be done now, what happened before, what went in and out, its log.
+//! One task: its state and the reason, buttons, earlier attempts, arguments and result, log.
 
 use maud::{Markup, html};
 use taskhost_core::{
@@ -79,7 +79,7 @@ fn since(view: &View, task: &TaskView, now: taskhost_core::task::Millis) -> Mark
     }
 }
 
-/// Why it is so: the error with the body's own words, or what it waits for.
+/// The reason of the state: the error with the body's own words, or the plugin that is awaited.
 fn why(view: &View, task: &TaskView) -> Markup {
     html! {
         @if let Some(error) = task.error.as_ref().filter(|_| task.state != State::Succeeded) {

@@ -1,4 +1,4 @@
-//! The list of tasks: the filter bar is the address of the page. What is found is acted on one by one, or all that match.
+//! The list of tasks: the filter bar is the address of the page. Buttons change the selected tasks, or all that match.
 
 use std::time::{Duration, Instant};
 
@@ -92,7 +92,7 @@ fn bar(view: &View, filter: &TaskFilter) -> Markup {
                     button name="state" value=(if is_chosen { "" } else { state.as_str() }) aria-pressed=(is_chosen.to_string()) { (view.pill(state)) }
                 }
             }
-            // What the buttons do not set stays.
+            // Keep the filters that the bar has no field for.
             @if filter.states.len() > 1 { input type="hidden" name="state" value=(text("state")); }
             (field("task", view.say("Task")))
             (field("queue", view.say("Queue")))
@@ -115,7 +115,7 @@ fn bar(view: &View, filter: &TaskFilter) -> Markup {
     }
 }
 
-/// What can be done with the selected tasks, and with all that match.
+/// The buttons for the selected tasks, and for all that match.
 fn actions(view: &View, pairs: &[(&'static str, String)]) -> Markup {
     let buttons = [("retry", view.say("Retry")), ("cancel", view.say("Cancel")), ("delete", view.say("Delete"))];
     html! {
@@ -134,7 +134,7 @@ fn actions(view: &View, pairs: &[(&'static str, String)]) -> Markup {
     }
 }
 
-/// The page that says what an operation would do, before it is ordered.
+/// The page that says how many tasks an operation would change, before it is ordered.
 pub(super) async fn rehearsed(view: &View, operation: &Operation) -> Result<Response, Trouble> {
     let chooser = operations::chooser(operation, &view.caller, view.now().await?).map_err(|problem| view.trouble(problem))?;
     let (matches, is_complete) = view.ops()?.rehearse(operation, &chooser, REHEARSED).await.map_err(|error| view.trouble(error))?;

@@ -1,4 +1,4 @@
-//! What a page knows of its reader and of this server.
+//! The reader of a page, and this server.
 
 use std::{
     fmt::Display,
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// What a segment of a path, or a value of a query, must escape.
+/// The characters that a segment of a path, or a value of a query, must escape.
 const IN_LINK: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b':');
 
 /// The reader of a page, and what it asked for.

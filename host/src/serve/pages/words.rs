@@ -21,7 +21,7 @@ pub(super) enum Words {
 }
 
 impl Words {
-    /// What the reader chose, or what the browser prefers.
+    /// The language that the reader chose, else the one that the browser prefers.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let chosen = cookie(headers, "taskhost_language");
         let preferred = || headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()).unwrap_or_default();

@@ -29,7 +29,7 @@ impl Default for Buckets {
     }
 }
 
-/// What buckets held at one moment; those of several bodies add up.
+/// The counts of buckets at one moment. Those of several bodies add up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Held {
     counts: [u64; PLACES + 1],
@@ -60,7 +60,7 @@ impl Held {
         self.sum_us += other.sum_us;
     }
 
-    /// What was added since `before`.
+    /// The counts since `before`.
     pub(super) fn since(&self, before: &Self) -> Spread {
         let added = self.counts.iter().zip(before.counts).map(|(now, before)| now.saturating_sub(before));
         Spread((0..).zip(added).filter(|(_, count)| *count > 0).collect())

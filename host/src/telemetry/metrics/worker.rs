@@ -70,7 +70,7 @@ const SWAPS: [&str; 4] = ["serves", "refused", "rolled-back", "unloaded"];
 #[derive(Debug, Default)]
 struct BodyCounts {
     outcomes: [AtomicU64; OUTCOMES],
-    /// What the broker recorded: see [`Sample`].
+    /// The counts that go to the broker: see [`Sample`].
     succeeded: AtomicU64,
     retried: AtomicU64,
     dead: AtomicU64,
@@ -88,7 +88,7 @@ struct PluginCounts {
     memory: AtomicU64,
 }
 
-/// What [`WorkerMetrics::since`] told last, by queue and body.
+/// The counts at the last call of [`WorkerMetrics::since`], by queue and body.
 #[derive(Debug, Default)]
 pub struct Told(HashMap<(Arc<str>, Arc<str>), ToldBody>);
 
@@ -213,7 +213,7 @@ impl BodyCounts {
 }
 
 impl WorkerMetrics {
-    /// What was counted since the last time, by queue and body.
+    /// The counts since the last call, by queue and body.
     pub fn since(&self, told: &mut Told) -> BTreeMap<Arc<str>, Vec<(String, Sample)>> {
         let bodies: Vec<_> = self.bodies.read().iter().map(|(key, counts)| (key.clone(), Arc::clone(counts))).collect();
         let mut news: BTreeMap<_, Vec<_>> = BTreeMap::new();

@@ -27,7 +27,7 @@ if call('EXISTS', K .. 'expires', K .. 'parked') > 0 then
   names = call('SRANDMEMBER', K .. 'parked', '1000')
 end
 if is_due or is_late then due, deadline = look() end
--- Since when; another program may have written what is no time.
+-- The time of the pause. Another program may have written something else there.
 local paused = call('HGET', K .. 'control', 'paused')
 if paused then paused = math.min(math.max(tonumber(paused) or 1, 1), 2 ^ 53) end
 local hold, stamp = K .. 'hold:' .. me, nil

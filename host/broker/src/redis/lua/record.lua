@@ -4,7 +4,7 @@
 --         then a body and its counts each: `name=n` with spaces between
 -- RETURNS 1, or 0 if this record or a later one of the worker is here already
 -- needs: base
--- The number is written first: what breaks off midway is lost, and nothing is counted twice.
+-- Write the number first: a call that breaks off midway loses counts, and counts nothing twice.
 local last = K .. 'recorded:' .. ARGV[1]
 if (tonumber(call('GET', last) or nil) or 0) >= tonumber(ARGV[2]) then return 0 end
 call('SET', last, ARGV[2], 'EX', '3600')
