@@ -113,9 +113,10 @@ pub(super) async fn language(State(app): State<Arc<App>>, request: Request) -> R
     response
 }
 
-/// The path if it is one of this server, else `/`: `//evil.example` would lead elsewhere.
+/// The path if it is one of this server, else `/`: `//evil.example` would lead elsewhere. Browsers take `\` for `/`, and leave tabs and line
+/// breaks out of an address (the URL standard, section 4.4).
 pub(super) fn own_path(path: &str) -> &str {
-    let is_own = path.starts_with('/') && !path.starts_with("//") && !path.contains(['\\', '\r', '\n']);
+    let is_own = path.starts_with('/') && !path.starts_with("//") && !path.contains(|c: char| c == '\\' || c.is_control());
     if is_own { path } else { "/" }
 }
 
@@ -136,6 +137,8 @@ mod tests {
             ("https://evil.example", "/"),
             ("/\\evil.example", "/"),
             ("/a\r\nset-cookie: x", "/"),
+            ("/\t/evil.example", "/"),
+            ("/\u{7f}", "/"),
             ("", "/"),
         ] {
             assert_eq!(own_path(asked), led, "{asked}");
