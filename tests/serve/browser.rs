@@ -1,17 +1,38 @@
-//! The dashboard in a real browser: what script adds, by keyboard and by pointer, on narrow screens and in the dark.
+//! The dashboard in a real browser: what script adds, by keyboard and by pointer, on narrow screens and in the dark. `many` has 100,000 tasks,
+//! `steering` changes what is beside the tasks, `screenshots` draws every page.
 //!
 //! Each test fails on an error on the browser's console, which also has breaches of the content policy and requests that failed.
+
+mod many;
+mod screenshots;
+mod steering;
 
 use std::{fs, process::Command};
 
 use serde_json::json;
 
 use super::{access::token, pages::PAGES};
-use crate::support::{browser::Browser, http::Http, program::Taskhost};
+use crate::support::{
+    browser::Browser,
+    http::Http,
+    program::{Taskhost, Worker},
+};
 use taskhost_testing::free_port;
 
 const QUIET: Vec<String> = Vec::new();
 const ENTER: &str = "\u{e007}";
+
+/// A place for `taskhost serve`, and what starts it there, as often as one likes.
+fn open_at(host: &Taskhost) -> (String, impl Fn() -> Worker) {
+    let at = format!("127.0.0.1:{}", free_port());
+    let place = at.clone();
+    let serve = move || {
+        let server = host.starting(&["serve", "--http", &place]);
+        server.until("it answers", |server| server.log().contains("at=\"http://"));
+        server
+    };
+    (at, serve)
+}
 
 #[test]
 fn a_task_is_enqueued_by_its_form_and_watched_to_its_end_without_a_reload() {
@@ -92,13 +113,8 @@ fn everything_is_reached_by_keyboard() {
 #[test]
 fn a_page_follows_what_happens_and_outlives_its_server() {
     let host = Taskhost::new();
-    let at = format!("127.0.0.1:{}", free_port());
+    let (at, serve) = open_at(&host);
     let http = Http::at(&at);
-    let serve = || {
-        let server = host.starting(&["serve", "--http", &at]);
-        server.until("it answers", |_| std::net::TcpStream::connect(&at).is_ok() && http.get("/readyz").status == 200);
-        server
-    };
     let server = serve();
     host.ok(&["enqueue", "add", "1", "1", "--unchecked", "--id", "first"]);
     let Some(browser) = Browser::open(&http) else { return };

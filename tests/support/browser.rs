@@ -131,6 +131,14 @@ impl Browser {
         self.ask("POST", "/goog/cdp/execute", &json!({"cmd": command, "params": given}));
     }
 
+    /// What is on the screen, as a PNG.
+    pub(crate) fn picture(&self) -> Vec<u8> {
+        let given = json!({"cmd": "Page.captureScreenshot", "params": {"format": "png"}});
+        let taken = self.ask("POST", "/goog/cdp/execute", &given);
+        let text = taken["data"].as_str().expect("a picture");
+        data_encoding::BASE64.decode(text.as_bytes()).expect("base64")
+    }
+
     /// The findings of axe-core on the page: each rule with the elements that break it.
     pub(crate) fn audit(&self, axe: &str) -> Value {
         self.run(axe, &[]);

@@ -11,6 +11,7 @@ mod fuzz;
 mod packages;
 mod plugins;
 mod redis;
+mod screenshots;
 mod soak;
 mod test;
 
@@ -42,6 +43,8 @@ enum Word {
     Count,
     /// Run workers under random faults and account for every task
     Soak(soak::Order),
+    /// Draw every page of the dashboard, in both themes and on a narrow screen, for people to look at
+    Screenshots(screenshots::Order),
     /// Build plugin folders into plugins/NAME.wasm
     Plugins(plugins::Order),
 }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Word::Fuzz(order) => fuzz::run(&order),
         Word::Count => count::run(),
         Word::Soak(order) => soak::run(&order),
+        Word::Screenshots(order) => screenshots::run(&order),
         Word::Plugins(order) => plugins::run(&order),
     };
     match done {

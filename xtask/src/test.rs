@@ -62,7 +62,7 @@ pub(crate) fn run() -> Result<()> {
 
 /// Installs programs for some tests, where that can be done: a browser for the dashboard, and tmux for `top`. Without them these tests say that
 /// they were not run.
-fn helpers() {
+pub(crate) fn helpers() {
     let chromium = ["chromium", "chromium-driver"];
     for wanted in [
         Wanted { program: "chromedriver", apt: &chromium, dnf: &["chromium", "chromedriver"], apk: &["chromium", "chromium-chromedriver"] },
