@@ -101,6 +101,68 @@ fn a_request_leaves_one_tree(mut host: Taskhost) {
     assert!(worker.stop().success());
 }
 
+fn what_a_body_tells_of_its_steps_is_below_its_attempt(mut host: Taskhost) {
+    let collector = collector();
+    let origin = Receiver::start(|head, _| {
+        let header = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("none").to_owned();
+        vec![format!("{} {}", header("traceparent: "), header("baggage: "))]
+    });
+    let other = Receiver::start(|head, _| vec![head.lines().find(|line| line.starts_with("baggage")).unwrap_or("none").to_owned()]);
+    host.set("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{}", collector.at));
+    host.set("OTEL_BSP_SCHEDULE_DELAY", "100");
+    let grants = format!("[{{ origin = \"http://{}\", baggage = true }}, \"http://{}\"]", origin.at, other.at);
+    host.write("taskhost.toml", &format!("retries = 0\n[plugins.probe]\nhttp = {grants}\n"));
+    let (worker, http) = Http::worker(&host, &["probe"]);
+    let traced = http.clone().with("traceparent", &format!("00-{TRACE}-{SENDER}-01")).with("baggage", "batch.id=7");
+    let run = |id: &str, args: serde_json::Value, state: &str| {
+        let task = json!({"task": "work_in_spans", "args": args, "id": id, "timeout": "3s"});
+        assert_eq!(traced.post("/v1/tasks?wait=60s", &task.to_string()).ok(201)["state"], state, "{id}");
+    };
+    run("well", json!([format!("http://{}/", origin.at)]), "succeeded");
+    run("other", json!([format!("http://{}/", other.at)]), "succeeded");
+    run("fail", json!([null, "fail"]), "dead");
+    run("panic", json!([null, "panic"]), "dead");
+    run("spin", json!([null, "spin"]), "dead");
+    run("many", json!([null, "many"]), "succeeded");
+    // What is not traced tells nothing and goes on as well.
+    let untraced = http.clone().with("traceparent", &format!("00-{TRACE}-{SENDER}-00"));
+    untraced.post("/v1/tasks?wait=60s", r#"{"task":"work_in_spans","args":[null,"many"],"id":"untraced"}"#).ok(201);
+    until("all spans have come", || collector.kept().len() >= 6 * 2 + 2 + 5 * 2 + 128);
+
+    let spans = collector.kept();
+    let attempt = |id: &str| {
+        let is_meant =
+            |span: &&Span| text(&span.attributes, "messaging.message.id").as_deref() == Some(id) && span.kind == SpanKind::Consumer as i32;
+        spans.iter().find(is_meant).unwrap_or_else(|| panic!("no attempt of {id}"))
+    };
+    let below = |parent: &Span| spans.iter().filter(|span| span.parent_span_id == parent.span_id).collect::<Vec<_>>();
+    for id in ["well", "other", "fail", "panic", "spin"] {
+        let own = below(attempt(id));
+        assert_eq!(own.len(), 1, "{id}: {own:?}");
+        let read = own[0];
+        assert_eq!((read.name.as_str(), text(&read.attributes, "table").as_deref()), ("read", Some("orders")), "{id}");
+        let page = below(read)[0];
+        assert_eq!((page.name.as_str(), text(&page.attributes, "number").as_deref()), ("page", Some("3")), "{id}");
+        assert_eq!(page.status.as_ref().map(|status| status.message.as_str()), Some("cut short"), "{id}");
+        let event = &page.events[0];
+        assert_eq!((event.name.as_str(), text(&event.attributes, "times").as_deref()), ("retried", Some("2")), "{id}");
+        assert!(read.start_time_unix_nano <= page.start_time_unix_nano && page.end_time_unix_nano <= read.end_time_unix_nano + 1_000_000);
+        let requests = below(page);
+        assert_eq!(requests.len(), usize::from(["well", "other"].contains(&id)), "{id}: {requests:?}");
+    }
+    let spun = below(attempt("spin"))[0];
+    assert!(spun.end_time_unix_nano - spun.start_time_unix_nano > 2_000_000_000, "a span that is left open ends with the attempt");
+    let request = below(below(below(attempt("well"))[0])[0])[0];
+    assert_eq!(origin.kept(), [format!("00-{TRACE}-{}-01 batch.id=7", hex::encode(&request.span_id))]);
+    assert_eq!(other.kept(), ["none"], "only who is granted the baggage gets it");
+    let many = attempt("many");
+    assert_eq!(text(&many.attributes, "taskhost.spans.dropped").as_deref(), Some("74"), "202 spans are 74 more than 128");
+    assert_eq!(below(below(many)[0]).len(), 127, "the 129th is left out");
+    let metrics = http.get("/metrics").body;
+    assert!(metrics.contains(r#"taskhost_guest_http_requests_total{plugin="probe",class="2xx"} 2"#), "{metrics}");
+    assert!(worker.stop().success());
+}
+
 fn pairs(list: Vec<(String, String)>) -> HashMap<String, String> {
     list.into_iter().collect()
 }
@@ -153,6 +215,11 @@ mod sqlite {
     fn what_is_not_sampled_is_handed_on_as_it_is() {
         super::what_is_not_sampled_is_handed_on_as_it_is(Taskhost::new());
     }
+
+    #[test]
+    fn what_a_body_tells_of_its_steps_is_below_its_attempt() {
+        super::what_a_body_tells_of_its_steps_is_below_its_attempt(Taskhost::new());
+    }
 }
 
 mod redis {
@@ -166,5 +233,10 @@ mod redis {
     #[test]
     fn what_is_not_sampled_is_handed_on_as_it_is() {
         super::what_is_not_sampled_is_handed_on_as_it_is(Taskhost::on_redis());
+    }
+
+    #[test]
+    fn what_a_body_tells_of_its_steps_is_below_its_attempt() {
+        super::what_a_body_tells_of_its_steps_is_below_its_attempt(Taskhost::on_redis());
     }
 }

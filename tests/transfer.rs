@@ -34,7 +34,7 @@ impl Scene {
         call.services = self.services.clone();
         let url = self.center.url();
         Arc::make_mut(&mut call.terms).grants = Arc::new(Grants {
-            http: vec![HttpGrant { scheme: "http".into(), host: "127.0.0.1".into(), port: self.center.port(), methods: Vec::new() }],
+            http: vec![HttpGrant::new("http", "127.0.0.1", self.center.port())],
             env: BTreeMap::from([("CENTER_URL".into(), url.clone()), ("ECF_URL".into(), url)]),
             ..granted()
         });

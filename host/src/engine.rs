@@ -51,6 +51,7 @@ mod services;
 mod settings;
 mod setup;
 mod shape;
+mod spans;
 
 use cache::Cache;
 use cpu::Cpu;
@@ -62,7 +63,6 @@ pub use error::EngineError;
 pub use guest::{About, Code, Terms};
 pub use limits::{EnqueueGrant, FileGrant, FileMode, Grants, HttpGrant, KvGrant, Limits, MEMORY, Rate, SecretGrant, SecretSource};
 pub use network::{Network, System};
-pub use output::REQUESTS;
 pub use post::{Posted, Poster};
 pub use services::{ServiceError, Services};
 pub use settings::EngineSettings;

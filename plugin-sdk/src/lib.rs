@@ -3,7 +3,7 @@
 //! # Map of the crate
 //!
 //! `#[task]` turns a function into a [`Task`]: a name, parameters with [`Schema`], a `run` from JSON to JSON. `export_plugin!` makes
-//! the component's exports of them. [`context`], [`log`], [`children`], [`kv`] and [`http`] call the host through the module `host`. In a guest
+//! the component's exports of them. [`context`], [`log`], [`children`], [`kv`], [`spans`] and [`http`] call the host through the module `host`. In a guest
 //! that is the contract's imports; elsewhere it is the fake of [`testing`].
 
 // The macros write `::taskhost_sdk::…`. This line makes the path valid in the tests of this crate.
@@ -21,6 +21,7 @@ pub mod kv;
 pub mod log;
 mod result;
 mod schema;
+pub mod spans;
 mod task;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
@@ -46,7 +47,7 @@ pub use taskhost_sdk_macros::{Schema, export_plugin, task};
 pub mod prelude {
     #[cfg(feature = "http")]
     pub use crate::http;
-    pub use crate::{OrPermanent, ResultExt, Schema, TaskError, TaskResult, children, context, export_plugin, kv, log, task};
+    pub use crate::{OrPermanent, ResultExt, Schema, TaskError, TaskResult, children, context, export_plugin, kv, log, span, task};
 }
 
 /// The items that the code of the macros uses. They are not part of the interface.

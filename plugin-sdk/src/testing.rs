@@ -293,6 +293,16 @@ impl Attempt {
         self.state.borrow().progress.clone()
     }
 
+    /// The spans that were begun, in this order.
+    ///
+    /// ```
+    /// # use taskhost_sdk::testing;
+    /// assert!(testing::attempt().spans().is_empty());
+    /// ```
+    pub fn spans(&self) -> Vec<Spanned> {
+        self.state.borrow().spans.clone()
+    }
+
     /// The HTTP requests that were made.
     ///
     /// ```
@@ -326,6 +336,30 @@ pub struct LogLine {
     pub message: String,
     /// For programs.
     pub fields: Vec<(String, String)>,
+}
+
+/// One span that a body began.
+///
+/// ```
+/// # use taskhost_sdk::{prelude::*, testing};
+/// let attempt = testing::attempt();
+/// attempt.run(|| Ok(drop(span!("page", number = 3)))).unwrap();
+/// assert!(attempt.spans()[0].is_ended);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Spanned {
+    /// Of the step.
+    pub name: String,
+    /// For programs.
+    pub fields: Vec<(String, String)>,
+    /// The names of its events.
+    pub events: Vec<String>,
+    /// The place of the span that was open around it.
+    pub parent: Option<usize>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Whether the body ended it.
+    pub is_ended: bool,
 }
 
 /// The return type of a body for [`Attempt::run`]: a `TaskResult`, or a future of one. `M` only distinguishes the two.
@@ -378,6 +412,7 @@ pub(crate) struct State {
     pub(crate) progress: Vec<(u64, Option<u64>, String)>,
     pub(crate) logs: Vec<LogLine>,
     pub(crate) children: Vec<NewTask>,
+    pub(crate) spans: Vec<Spanned>,
     store: Rc<RefCell<Store>>,
     kv_error: Option<kv::Error>,
     #[cfg(feature = "http")]
@@ -404,6 +439,7 @@ impl State {
             progress: Vec::new(),
             logs: Vec::new(),
             children: Vec::new(),
+            spans: Vec::new(),
             store: Rc::default(),
             kv_error: None,
             #[cfg(feature = "http")]
@@ -411,6 +447,12 @@ impl State {
             #[cfg(feature = "http")]
             requests: Vec::new(),
         }
+    }
+
+    /// The span of this number, if it is open.
+    pub(crate) fn span(&mut self, number: u32) -> Option<&mut Spanned> {
+        let place = usize::try_from(number).ok()?.checked_sub(1)?;
+        self.spans.get_mut(place).filter(|span| !span.is_ended)
     }
 
     pub(crate) fn kv(&mut self) -> Result<std::cell::RefMut<'_, Store>, kv::Error> {

@@ -37,7 +37,7 @@ async fn probing(body: &str, args: &str, grants: Grants) -> Call {
 }
 
 fn origin(port: u16) -> HttpGrant {
-    HttpGrant { scheme: "http".into(), host: "127.0.0.1".into(), port, methods: Vec::new() }
+    HttpGrant::new("http", "127.0.0.1", port)
 }
 
 #[tokio::test]
@@ -240,7 +240,7 @@ async fn a_name_that_changes_its_mind_is_dialled_where_it_was_checked() {
     let network = Arc::new(Rebinding { answers: Mutex::new(answers.into()), dialled: Mutex::default(), server });
     let engine = Engine::start(EngineSettings { network: Arc::clone(&network) as _, ..settings() }).unwrap();
     let code = compile(&engine, &plugin("probe")).await.unwrap();
-    let grant = HttpGrant { scheme: "http".into(), host: "hr.example.com".into(), port: 80, methods: Vec::new() };
+    let grant = HttpGrant::new("http", "hr.example.com", 80);
     let fetch = async || {
         let mut fetching = call(&code, "fetch", r#"["http://hr.example.com/x"]"#);
         Arc::make_mut(&mut fetching.terms).grants = Arc::new(Grants { http: vec![grant.clone()], ..Grants::default() });

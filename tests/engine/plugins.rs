@@ -205,7 +205,7 @@ async fn a_granted_call_is_made() {
         stream.write_all(answer.as_bytes()).await.unwrap();
         String::from_utf8(head).unwrap()
     });
-    let grant = HttpGrant { scheme: "http".into(), host: "127.0.0.1".into(), port, methods: Vec::new() };
+    let grant = HttpGrant::new("http", "127.0.0.1", port);
     let mut transfer = transferring(&format!("http://127.0.0.1:{port}"), vec![grant]).await;
     let services = Arc::new(Fake::default());
     transfer.services = Arc::clone(&services) as _;

@@ -44,7 +44,7 @@ impl Observer for Notes {
                     Some(Outcome::HostFault { .. }) => "not run",
                     None => "dropped",
                 };
-                let whole = Used { wall: Duration::from_millis(1), cpu: Duration::from_micros(10), memory: MEMORY };
+                let whole = Used { wall: Duration::from_millis(1), cpu: Duration::from_micros(10), memory: MEMORY, ..Used::default() };
                 assert_eq!(used, if outcome.is_some() { whole } else { Used::default() });
                 format!("ended {} {how}", attempt.task)
             }

@@ -163,14 +163,8 @@ impl Invoke for Scripted {
     async fn invoke(&self, work: Work) -> Attempted {
         let _runs = Runs::new(&self.0, &work);
         let outcome = self.0.play(&work).await;
-        Attempted {
-            outcome,
-            log: String::new(),
-            ran: Duration::from_millis(1),
-            cpu: Duration::from_micros(10),
-            memory: MEMORY,
-            requests: Vec::new(),
-        }
+        let (ran, cpu) = (Duration::from_millis(1), Duration::from_micros(10));
+        Attempted { ran, cpu, memory: MEMORY, ..Attempted::unrun(outcome) }
     }
 
     fn runnable(&self) -> usize {

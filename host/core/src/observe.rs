@@ -9,7 +9,7 @@ use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use crate::{
     task::{CodeId, Millis, Outcome, QueueName, TaskId, TaskName, Verdict},
-    trace::{GuestRequest, Span},
+    trace::{Span, Within},
 };
 
 /// Is told of every [`Event`].
@@ -61,8 +61,8 @@ pub enum Event<'a> {
     /// An attempt begins. Exactly one [`Event::AttemptEnded`] follows.
     AttemptStarted(Attempt<'a>),
     /// An attempt has ended. Without an `outcome` the worker dropped it: its drain time was over, or the host's own code panicked.
-    /// `requests`: what the body asked of others by HTTP, if the attempt is traced.
-    AttemptEnded { attempt: Attempt<'a>, outcome: Option<&'a Outcome>, used: Used, requests: &'a [GuestRequest] },
+    /// `within`: what the body did below the attempt's span; nothing, if the attempt is not traced.
+    AttemptEnded { attempt: Attempt<'a>, outcome: Option<&'a Outcome>, used: Used, within: &'a Within },
     /// The broker has recorded the end of an attempt, or that its task is handed back or parked. It comes after the [`Event::AttemptEnded`] of
     /// that attempt. Any worker may claim the task again before this one is told of the record: events of the next attempt may come first.
     Finished(Finished<'a>),
@@ -110,6 +110,29 @@ pub struct Used {
     pub cpu: Duration,
     /// Bytes of linear memory at its largest.
     pub memory: u64,
+    pub requests: Requests,
+}
+
+/// How many HTTP requests a body sent, by what became of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Requests(pub [u32; 6]);
+
+impl Requests {
+    /// The classes, in the order of the counts: of the status of the answer; denied by the policy; without an answer.
+    pub const CLASSES: [&str; 6] = ["2xx", "3xx", "4xx", "5xx", "denied", "failed"];
+    pub const DENIED: usize = 4;
+    pub const FAILED: usize = 5;
+
+    /// The place of the class of a status. Statuses below 200 are no answers.
+    pub const fn class(status: u16) -> usize {
+        match status {
+            200..300 => 0,
+            300..400 => 1,
+            400..500 => 2,
+            500.. => 3,
+            _ => Self::FAILED,
+        }
+    }
 }
 
 /// One finish that the broker has recorded.

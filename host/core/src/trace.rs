@@ -123,6 +123,37 @@ pub struct GuestRequest {
     pub took: Duration,
 }
 
+/// A step of a body, as the body tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestSpan {
+    pub span: Span,
+    pub name: String,
+    pub fields: Vec<(String, String)>,
+    pub events: Vec<GuestEvent>,
+    /// Why the step failed.
+    pub error: Option<String>,
+    pub began: Millis,
+    pub took: Duration,
+}
+
+/// Something that happened within a [`GuestSpan`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestEvent {
+    pub name: String,
+    pub fields: Vec<(String, String)>,
+    pub at: Millis,
+}
+
+/// What a traced attempt did, below its own span.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Within {
+    pub requests: Vec<GuestRequest>,
+    /// In the order in which they began.
+    pub spans: Vec<GuestSpan>,
+    /// How many requests, spans and events are left out, because there were too many.
+    pub dropped: u32,
+}
+
 /// The `traceparent` among headers, if it is a valid one.
 pub fn of_headers(headers: &[(String, String)]) -> Option<TraceContext> {
     headers.iter().find(|(name, _)| name == TRACEPARENT)?.1.parse().ok()

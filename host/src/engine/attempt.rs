@@ -40,6 +40,7 @@ pub(super) async fn run(engine: Arc<Machine>, call: Call, turn: Turn) -> Attempt
         children: Vec::new(),
         children_bytes: 0,
         children_held: None,
+        spans_held: None,
     };
     let mut store = match Guest::store(&engine.wasm, &engine.outside, Arc::clone(&terms), Arc::clone(&shared), Some(attempt)) {
         Ok(store) => store,
@@ -75,7 +76,8 @@ pub(super) async fn run(engine: Arc<Machine>, call: Call, turn: Turn) -> Attempt
         ran: shared.meter.age(),
         cpu: shared.meter.spent(),
         memory,
-        requests: shared.take_requests(),
+        requests: shared.requests(),
+        within: shared.take_within(),
     }
 }
 

@@ -3,8 +3,9 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use taskhost_core::{
+    observe::Requests,
     task::{ErrorKind, Outcome, TaskError},
-    trace::GuestRequest,
+    trace::Within,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -39,8 +40,10 @@ pub struct Attempted {
     pub cpu: Duration,
     /// The largest size of its linear memory, in bytes.
     pub memory: u64,
-    /// The requests that it sent, if it is traced: at most [`REQUESTS`](super::REQUESTS).
-    pub requests: Vec<GuestRequest>,
+    /// The HTTP requests that it sent.
+    pub requests: Requests,
+    /// What it did below its own span, if it is traced.
+    pub within: Within,
 }
 
 impl fmt::Debug for Call {
@@ -55,8 +58,9 @@ impl fmt::Debug for Call {
 
 impl Attempted {
     /// An attempt that did not run.
-    pub(super) fn unrun(outcome: Outcome) -> Self {
-        Self { outcome, log: String::new(), ran: Duration::ZERO, cpu: Duration::ZERO, memory: 0, requests: Vec::new() }
+    pub fn unrun(outcome: Outcome) -> Self {
+        let (requests, within) = (Requests::default(), Within::default());
+        Self { outcome, log: String::new(), ran: Duration::ZERO, cpu: Duration::ZERO, memory: 0, requests, within }
     }
 
     /// It counts, so that a task that makes the host panic ends in the dead set instead of an endless loop.

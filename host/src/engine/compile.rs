@@ -197,7 +197,7 @@ fn check_names(engine: &wasmtime::Engine, component: &Component) -> Result<(), S
 /// Whether the interface is known by name. The linker checks its functions.
 fn is_offered(import: &str) -> bool {
     Name::parse(import).is_some_and(|name| match name.package {
-        CONTRACT => matches!(name.interface, "types" | "context" | "log" | "children" | "kv"),
+        CONTRACT => matches!(name.interface, "types" | "context" | "log" | "children" | "kv" | "spans"),
         "wasi:http" => matches!(name.interface, "types" | "outgoing-handler"),
         "wasi:cli" | "wasi:clocks" | "wasi:filesystem" | "wasi:io" | "wasi:random" | "wasi:sockets" => true,
         _ => false,

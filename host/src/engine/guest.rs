@@ -61,6 +61,8 @@ pub(super) struct Attempt {
     pub(super) children_bytes: usize,
     /// The bytes of the children in the host.
     pub(super) children_held: Option<Held>,
+    /// The bytes of the spans in the host.
+    pub(super) spans_held: Option<Held>,
 }
 
 /// What all attempts of a plugin share. It has one reference count, because attempts on every core take and drop a reference.
@@ -83,7 +85,7 @@ pub struct About {
     pub max_attempts: u32,
     pub enqueued_at: Millis,
     pub headers: Vec<(String, String)>,
-    /// The span above the requests that the body sends; `None`: they are not traced.
+    /// The attempt's own span; `None`: it is not traced.
     pub trace: Option<Box<TraceContext>>,
 }
 
@@ -233,10 +235,12 @@ impl WasiView for Guest {
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        let Self { outside, terms, shared, secrets, .. } = self;
+        let Self { outside, terms, shared, secrets, attempt, .. } = self;
         let hooks = self.hooks.get_or_insert_with(|| {
             let (plugin, grants, outside) = (Arc::clone(&terms.plugin), Arc::clone(&terms.grants), Arc::clone(outside));
-            Hooks::new(plugin, grants, secrets.clone(), Arc::clone(shared), outside).bounded(terms.limits.http_response)
+            let headers = attempt.as_ref().map_or(&[][..], |attempt| &attempt.about.headers);
+            let hooks = Hooks::new(plugin, grants, secrets.clone(), Arc::clone(shared), outside);
+            hooks.bounded(terms.limits.http_response).with_baggage_of(headers)
         });
         WasiHttpCtxView { hooks, table: &mut self.table, ctx: &mut self.http }
     }

@@ -41,8 +41,9 @@ use super::{
     sentence,
 };
 use taskhost_core::{
+    observe::Requests,
     task::{Clock, SystemClock},
-    trace::{GuestRequest, TRACEPARENT},
+    trace::{BAGGAGE, GuestRequest, TRACEPARENT},
 };
 
 /// The limit for resolving, dialling and TLS together, also if the guest would wait longer.
@@ -69,13 +70,24 @@ pub(super) struct Hooks {
     secrets: Secrets,
     shared: Arc<Shared>,
     outside: Arc<Outside>,
+    /// The baggage of the attempt, if the policy lets any origin have it.
+    baggage: Option<HeaderValue>,
     /// The most bytes of one response's body.
     most: u64,
 }
 
 impl Hooks {
     pub(super) fn new(plugin: Arc<str>, grants: Arc<Grants>, secrets: Secrets, shared: Arc<Shared>, outside: Arc<Outside>) -> Self {
-        Self { plugin, grants, secrets, shared, outside, most: u64::MAX }
+        Self { plugin, grants, secrets, shared, outside, baggage: None, most: u64::MAX }
+    }
+
+    /// Hooks that send the baggage among these headers to the origins that may have it.
+    pub(super) fn with_baggage_of(mut self, headers: &[(String, String)]) -> Self {
+        if self.grants.http.iter().any(|grant| grant.baggage) {
+            let baggage = headers.iter().find(|(name, _)| name == BAGGAGE);
+            self.baggage = baggage.and_then(|(_, value)| HeaderValue::from_str(value).ok());
+        }
+        self
     }
 
     /// Hooks that accept responses of at most this many bytes.
@@ -123,6 +135,7 @@ impl WasiHttpHooks for Hooks {
             plugin: Arc::clone(&self.plugin),
             grants: Arc::clone(&self.grants),
             secrets: self.secrets.clone(),
+            baggage: self.baggage.clone(),
             most: self.most,
             shared: Arc::clone(&self.shared),
             outside: Arc::clone(&self.outside),
@@ -149,6 +162,10 @@ impl Origin {
         let tls = uri.scheme() == Some(&Scheme::HTTPS);
         let host = uri.host()?.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
         (!host.is_empty()).then(|| Self { tls, host, port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }) })
+    }
+
+    fn gets_baggage(&self, grants: &[HttpGrant]) -> bool {
+        grants.iter().any(|grant| grant.baggage && self.fits(grant))
     }
 
     fn is_granted(&self, grants: &[HttpGrant]) -> bool {
@@ -191,12 +208,23 @@ impl Origin {
     }
 }
 
+/// The place of an answer among [`Requests::CLASSES`].
+fn class(sent: &Sent) -> usize {
+    match sent {
+        Ok((answer, _)) => Requests::class(answer.status().as_u16()),
+        Err(Error::HttpRequestDenied) => Requests::DENIED,
+        Err(_) => Requests::FAILED,
+    }
+}
+
 /// One request under way.
 struct Outgoing {
     origin: Origin,
     plugin: Arc<str>,
     grants: Arc<Grants>,
     secrets: Secrets,
+    /// The baggage of the attempt, for origins that may have it.
+    baggage: Option<HeaderValue>,
     most: u64,
     shared: Arc<Shared>,
     outside: Arc<Outside>,
@@ -205,15 +233,26 @@ struct Outgoing {
 impl Outgoing {
     /// Sends the request, and tells of it if the attempt is traced. The receiver learns the span of the request.
     async fn send(self, mut request: Request<WasiBody>, options: RequestOptions, slot: Slot) -> Sent {
-        let Some(span) = self.shared.request_span() else { return self.exchange(request, options, slot).await };
+        let shared = Arc::clone(&self.shared);
+        shared.request_begins();
+        if let Some(baggage) = self.baggage.clone().filter(|_| self.origin.gets_baggage(&self.grants.http)) {
+            request.headers_mut().entry(BAGGAGE).or_insert(baggage);
+        }
+        let Some(spans) = &shared.spans else {
+            let sent = self.exchange(request, options, slot).await;
+            shared.request_ended(class(&sent));
+            return sent;
+        };
+        let span = spans.below();
         if let Ok(value) = HeaderValue::from_str(&span.own.to_string()) {
             request.headers_mut().insert(TRACEPARENT, value);
         }
-        let (shared, method, origin) = (Arc::clone(&self.shared), request.method().to_string(), self.origin.clone());
+        let (method, origin) = (request.method().to_string(), self.origin.clone());
         let (began, at) = (SystemClock.now(), Instant::now());
         let sent = self.exchange(request, options, slot).await;
         let status = sent.as_ref().ok().map(|(answer, _)| answer.status().as_u16());
-        shared.requested(GuestRequest { span, method, host: origin.host, port: origin.port, status, began, took: at.elapsed() });
+        shared.request_ended(class(&sent));
+        spans.requested(GuestRequest { span, method, host: origin.host, port: origin.port, status, began, took: at.elapsed() });
         sent
     }
 

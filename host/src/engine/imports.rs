@@ -19,7 +19,7 @@ use super::bindings::{
         children::{self, EnqueueError},
         context,
         kv::{self, KvError},
-        log, types,
+        log, spans, types,
     },
 };
 
@@ -112,6 +112,43 @@ impl log::Host for Guest {
             log::Level::Error => "error",
         };
         self.shared.log(level, &message, fields);
+        Ok(())
+    }
+}
+
+impl spans::Host for Guest {
+    fn start(&mut self, name: String, fields: Vec<(String, String)>) -> wasmtime::Result<u32> {
+        self.attempt("spans")?;
+        let Some(spans) = &self.shared.spans else { return Ok(0) };
+        let number = spans.start(&name, fields);
+        self.hold_spans()?;
+        Ok(number)
+    }
+
+    fn event(&mut self, span: u32, name: String, fields: Vec<(String, String)>) -> wasmtime::Result<()> {
+        self.attempt("spans")?;
+        let Some(spans) = &self.shared.spans else { return Ok(()) };
+        spans.event(span, &name, fields);
+        self.hold_spans()
+    }
+
+    fn end(&mut self, span: u32, error: Option<String>) -> wasmtime::Result<()> {
+        self.attempt("spans")?;
+        let Some(spans) = &self.shared.spans else { return Ok(()) };
+        spans.end(span, error.as_deref());
+        self.hold_spans()
+    }
+}
+
+impl Guest {
+    /// Counts the texts of the spans as memory of the attempt.
+    fn hold_spans(&mut self) -> wasmtime::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let bytes = shared.spans.as_ref().map_or(0, |spans| spans.bytes());
+        match &mut self.attempt("spans")?.spans_held {
+            Some(held) => held.reach(bytes)?,
+            held @ None => *held = Some(Held::take(&shared, bytes)?),
+        }
         Ok(())
     }
 }

@@ -92,6 +92,15 @@ pub struct HttpGrant {
     pub port: u16,
     /// In upper case. Empty: all methods.
     pub methods: Vec<String>,
+    /// Whether requests carry the baggage of the attempt's trace.
+    pub baggage: bool,
+}
+
+impl HttpGrant {
+    /// All methods, without baggage.
+    pub fn new(scheme: &str, host: impl Into<String>, port: u16) -> Self {
+        Self { scheme: scheme.to_owned(), host: host.into(), port, methods: Vec::new(), baggage: false }
+    }
 }
 
 /// A value that the guest never holds. It sees a placeholder. In headers of requests to the secret's origins, the host replaces the

@@ -10,10 +10,11 @@ use wasmtime_wasi::{
     p2::{OutputStream, Pollable, StreamResult},
 };
 
-use super::{account::Account, cpu::Meter, limits::Limits, sentence, services::Services};
+use super::{account::Account, cpu::Meter, limits::Limits, sentence, services::Services, spans::Spans};
 use taskhost_core::{
+    observe::Requests,
     task::{Clock, LogLine, SystemClock},
-    trace::{GuestRequest, Span, TraceContext},
+    trace::{TraceContext, Within},
 };
 
 /// The most bytes of one line; the rest is cut.
@@ -34,13 +35,10 @@ pub(super) struct Shared {
     services: Option<Arc<dyn Services>>,
     attempt: u32,
     book: Mutex<Book>,
-    /// The span above the requests that the body sends.
-    trace: Option<Box<TraceContext>>,
-    requests: Mutex<Vec<GuestRequest>>,
+    /// `None`: the attempt is not traced.
+    pub(super) spans: Option<Box<Spans>>,
+    requests: Mutex<Requests>,
 }
-
-/// The most requests of an attempt that are told. A body may send more.
-pub const REQUESTS: usize = 128;
 
 impl AsRef<Meter> for Shared {
     fn as_ref(&self) -> &Meter {
@@ -73,23 +71,26 @@ pub(super) enum Stream {
 }
 
 impl Shared {
-    /// A span for one request, if requests are traced.
-    pub(super) fn request_span(&self) -> Option<Span> {
-        self.trace.as_ref().map(|above| Span::below(**above))
+    /// Counts a request. It counts as failed until its class is known, because the attempt may end before.
+    pub(super) fn request_begins(&self) {
+        self.requests.lock().0[Requests::FAILED] += 1;
     }
 
-    pub(super) fn requested(&self, request: GuestRequest) {
+    pub(super) fn request_ended(&self, class: usize) {
         let mut requests = self.requests.lock();
-        if requests.len() < REQUESTS {
-            requests.push(request);
-        }
+        requests.0[Requests::FAILED] -= 1;
+        requests.0[class] += 1;
     }
 
-    pub(super) fn take_requests(&self) -> Vec<GuestRequest> {
-        std::mem::take(&mut *self.requests.lock())
+    pub(super) fn requests(&self) -> Requests {
+        *self.requests.lock()
     }
 
-    /// `trace` is the span above the requests of the body. A guest that describes itself has attempt 0, and neither trace nor services.
+    pub(super) fn take_within(&self) -> Within {
+        self.spans.as_ref().map(|spans| spans.take()).unwrap_or_default()
+    }
+
+    /// `trace` is the span of the attempt, if it is traced. A guest that describes itself has attempt 0, and neither trace nor services.
     pub(super) fn new(
         meter: Meter,
         account: Account,
@@ -109,7 +110,8 @@ impl Shared {
             panic: None,
         };
         let book = Mutex::new(book);
-        Self { meter, account, connections: 0.into(), services, attempt, book, trace, requests: Mutex::default() }
+        let spans = trace.map(|above| Box::new(Spans::new(*above)));
+        Self { meter, account, connections: 0.into(), services, attempt, book, spans, requests: Mutex::default() }
     }
 
     /// One line of the log.

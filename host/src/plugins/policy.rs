@@ -209,7 +209,7 @@ mod tests {
         )
         .unwrap();
         let policy = &policies.plugins["org-transfer"];
-        let grant = |scheme: &str, host: &str, port| HttpGrant { scheme: scheme.into(), host: host.into(), port, methods: Vec::new() };
+        let grant = |scheme: &str, host: &str, port| HttpGrant::new(scheme, host, port);
         assert_eq!(policy.grants.http, [grant("https", "hr.example.com", 443), grant("http", "localhost", 8080)]);
         assert_eq!(policy.grants.env["CENTER_URL"], "https://hr.example.com/api");
         let file = |host: &str, guest: &str, mode| FileGrant { host: host.into(), guest: guest.into(), mode };
@@ -297,7 +297,7 @@ mod tests {
         let policies = parse(
             r#"
             [plugins.a]
-            http = ["https://*.example.com", { origin = "https://x.example.com", methods = ["get", "PUT"] }]
+            http = ["https://*.example.com", { origin = "https://x.example.com", methods = ["get", "PUT"], baggage = true }]
             secrets = { TOKEN = { env = "HR_TOKEN", hosts = ["https://x.example.com"] }, KEY = { file = "key", hosts = ["https://y.example.com"] } }
             kv = { bytes = "1MiB", keys = 10 }
             enqueue = { tasks = ["mail.*"], queues = ["mail"], rate = "100/s" }
@@ -319,6 +319,7 @@ mod tests {
         let a = &policies.plugins["a"];
         assert_eq!((a.grants.http[0].host.as_str(), a.grants.http[0].methods.len()), ("*.example.com", 0));
         assert_eq!(a.grants.http[1].methods, ["GET", "PUT"]);
+        assert_eq!((a.grants.http[0].baggage, a.grants.http[1].baggage), (false, true));
         let token = &a.grants.secrets["TOKEN"];
         assert_eq!((&token.source, token.origins[0].host.as_str()), (&SecretSource::Variable("HR_TOKEN".into()), "x.example.com"));
         assert_eq!(a.grants.secrets["KEY"].source, SecretSource::File("/etc/taskhost/key".into()));
@@ -343,6 +344,8 @@ mod tests {
             ("enqueue = [\"two words\"]", "`two words`"),
             ("enqueue = { tasks = [\"a\"], rate = \"many\" }", "\"100/s\""),
             ("enqueue = { tasks = [\"a\"], queue = [\"b\"] }", "did you mean `queues`?"),
+            ("http = [{ origin = \"https://x\", baggage = \"yes\" }]", "baggage = true"),
+            ("http = [{ origin = \"https://x\", bagage = true }]", "baggage"),
             ("http = [{ origin = \"https://x\", methods = [] }]", "methods = [\"GET\"]"),
             ("http = [{ origin = \"https://x\", methods = [\"G T\"] }]", "`G T`"),
             ("http = [\"https://a.*.example.com\"]", "first label"),

@@ -149,10 +149,11 @@ fn url(grant: &HttpGrant) -> String {
 }
 
 fn shown_toml(grant: &HttpGrant) -> String {
-    if grant.methods.is_empty() {
+    if grant.methods.is_empty() && !grant.baggage {
         return format!("\"{}\"", url(grant));
     }
-    format!("{{ origin = \"{}\", methods = [\"{}\"] }}", url(grant), grant.methods.join("\", \""))
+    let methods = if grant.methods.is_empty() { String::new() } else { format!(", methods = [\"{}\"]", grant.methods.join("\", \"")) };
+    format!("{{ origin = \"{}\"{methods}{} }}", url(grant), if grant.baggage { ", baggage = true" } else { "" })
 }
 
 /// A bare key if TOML allows it, else a quoted one.
@@ -165,7 +166,8 @@ fn granted(grants: &Grants) -> Vec<String> {
     let mut granted = Vec::new();
     for grant in &grants.http {
         let methods = if grant.methods.is_empty() { String::new() } else { format!(" ({} only)", grant.methods.join(", ")) };
-        granted.push(format!("http {}{methods}", url(grant)));
+        let baggage = if grant.baggage { " with baggage" } else { "" };
+        granted.push(format!("http {}{methods}{baggage}", url(grant)));
     }
     granted.extend(grants.env.keys().map(|name| format!("env {name}")));
     for (name, secret) in &grants.secrets {

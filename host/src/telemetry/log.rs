@@ -91,6 +91,7 @@ mod tests {
     use taskhost_core::{
         observe::{Attempt, Used},
         task::{CodeId, ErrorKind, Millis, QueueName, TaskError, TaskId, TaskName},
+        trace::Within,
     };
 
     #[derive(Clone, Default)]
@@ -129,8 +130,8 @@ mod tests {
         let events = [
             Event::WorkerJoined { worker: "w", queues: &[(queue.clone(), 1), (QueueName::new("mail").unwrap(), 3)], concurrency: 8 },
             Event::AttemptStarted(attempt),
-            Event::AttemptEnded { attempt, outcome: Some(&failed), used, requests: &[] },
-            Event::AttemptEnded { attempt, outcome: Some(&fault), used, requests: &[] },
+            Event::AttemptEnded { attempt, outcome: Some(&failed), used, within: &Within::default() },
+            Event::AttemptEnded { attempt, outcome: Some(&fault), used, within: &Within::default() },
             Event::CallEnded { verb: "claim", queue: Some(&queue), took: Duration::from_micros(80), error: None },
             Event::CallEnded { verb: "check", queue: None, took: Duration::from_micros(80), error: Some(&away) },
             Event::PluginServes { file: "math.wasm", code: &code, old: None, bodies: 2 },

@@ -3,7 +3,7 @@
 //! a step ends → its span → the SDK's batch → `send` on the SDK's own thread
 //!
 //! Invariant: a span is made only of a step that is sampled. A collector that is slow or away costs spans, never time of a worker. No span
-//! holds arguments, results or error messages.
+//! holds arguments, results or error messages, but for what a body itself puts into its own spans.
 
 use std::{
     borrow::Cow,
@@ -24,7 +24,7 @@ use opentelemetry_sdk::{
 use taskhost_core::{
     observe::{Attempt, Event, Observer, Used},
     task::{Clock, Millis, Outcome, QueueName, SystemClock, TaskId, TaskName},
-    trace::{GuestRequest, Sampling, Span, TraceContext},
+    trace::{GuestEvent, GuestSpan, Sampling, Span, TraceContext, Within},
 };
 
 mod send;
@@ -107,7 +107,7 @@ impl Traces {
         }
     }
 
-    fn attempt_ended(&self, attempt: &Attempt<'_>, span: Span, outcome: Option<&Outcome>, used: Used, requests: &[GuestRequest]) {
+    fn attempt_ended(&self, attempt: &Attempt<'_>, span: Span, outcome: Option<&Outcome>, used: Used, within: &Within) {
         let mut attributes = vec![
             KeyValue::new("messaging.system", "taskhost"),
             KeyValue::new("messaging.operation.type", "process"),
@@ -129,10 +129,23 @@ impl Traces {
             None => Some("dropped"),
         };
         attributes.extend(failure.map(|kind| KeyValue::new("error.type", kind)));
+        if within.dropped > 0 {
+            attributes.push(KeyValue::new("taskhost.spans.dropped", i64::from(within.dropped)));
+        }
         let status = failure.map_or(Status::Unset, Status::error);
         let name = format!("attempt {}", attempt.queue);
         self.end(span, SpanKind::Consumer, name, ago(used.wall), used.wall, attributes, status);
-        for request in requests {
+        for GuestSpan { span, name, fields, events, error, began, took } in &within.spans {
+            let event =
+                |event: &GuestEvent| opentelemetry::trace::Event::new(event.name.clone(), at(event.at), attributes_of(&event.fields), 0);
+            let mut told = SpanEvents::default();
+            told.events = events.iter().map(event).collect();
+            let status = error.as_ref().map_or(Status::Unset, |error| Status::error(error.clone()));
+            let (kind, start) = (SpanKind::Internal, at(*began));
+            self.processor
+                .on_end(SpanData { events: told, ..self.data(*span, kind, name.clone(), start, *took, attributes_of(fields), status) });
+        }
+        for request in &within.requests {
             let mut attributes = vec![
                 KeyValue::new("http.request.method", request.method.clone()),
                 KeyValue::new("server.address", request.host.clone()),
@@ -156,12 +169,26 @@ impl Traces {
         attributes: Vec<KeyValue>,
         status: Status,
     ) {
+        self.processor.on_end(self.data(span, span_kind, name, start_time, took, attributes, status));
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a span has these parts")]
+    fn data(
+        &self,
+        span: Span,
+        span_kind: SpanKind,
+        name: String,
+        start_time: SystemTime,
+        took: Duration,
+        attributes: Vec<KeyValue>,
+        status: Status,
+    ) -> SpanData {
         let mut links = SpanLinks::default();
         // Collectors that put the consumer into a trace of its own find the producer by the link.
         if let (SpanKind::Consumer, Some(parent)) = (&span_kind, &span.parent) {
             links.links.push(Link::with_context(context(parent, true)));
         }
-        self.processor.on_end(SpanData {
+        SpanData {
             span_context: context(&span.own, false),
             parent_span_id: span.parent.map_or(SpanId::INVALID, |parent| SpanId::from_bytes(parent.span.to_be_bytes())),
             parent_span_is_remote: span.parent.is_some(),
@@ -175,16 +202,20 @@ impl Traces {
             links,
             status,
             instrumentation_scope: self.scope.clone(),
-        });
+        }
     }
+}
+
+fn attributes_of(fields: &[(String, String)]) -> Vec<KeyValue> {
+    fields.iter().map(|(name, value)| KeyValue::new(name.clone(), value.clone())).collect()
 }
 
 impl Observer for Traces {
     fn on(&self, event: &Event<'_>) {
-        if let Event::AttemptEnded { attempt, outcome, used, requests } = *event
+        if let Event::AttemptEnded { attempt, outcome, used, within } = *event
             && let Some(span) = attempt.span
         {
-            self.attempt_ended(&attempt, *span, outcome, used, requests);
+            self.attempt_ended(&attempt, *span, outcome, used, within);
         }
     }
 

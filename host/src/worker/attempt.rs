@@ -29,7 +29,7 @@ use taskhost_core::{
     observe::{self, Event, Observers, Used},
     retry::{self, RetrySettings},
     task::{Clock, ErrorKind, Follow, Outcome, SystemClock, TaskError, Verdict},
-    trace::{self, GuestRequest, Sampling, Span},
+    trace::{self, Sampling, Span, Within},
 };
 
 /// How much longer than its grace time a body is left to the engine before its future is dropped.
@@ -133,9 +133,9 @@ impl Attempt {
         self.all.observers.tell(|| Event::AttemptStarted(self.about()));
     }
 
-    fn tell_end(&mut self, outcome: Option<&Outcome>, used: Used, requests: &[GuestRequest]) {
+    fn tell_end(&mut self, outcome: Option<&Outcome>, used: Used, within: &Within) {
         self.told = false;
-        self.all.observers.tell(|| Event::AttemptEnded { attempt: self.about(), outcome, used, requests });
+        self.all.observers.tell(|| Event::AttemptEnded { attempt: self.about(), outcome, used, within });
     }
 
     fn max_attempts(&self) -> u32 {
@@ -164,7 +164,7 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         if self.told {
-            self.tell_end(None, Used::default(), &[]);
+            self.tell_end(None, Used::default(), &Within::default());
         }
         // Without an end so far, it never began, or the host's own code panicked.
         let delay = if self.entered { AFTER_FAULT } else { Duration::ZERO };
@@ -241,13 +241,13 @@ async fn run(mut attempt: Attempt) {
     let _entered = span.entered();
     let Some(attempted) = attempted else { return };
     attempt.all.slots.used(attempted.cpu);
-    let used = Used { wall: attempted.ran, cpu: attempted.cpu, memory: attempted.memory };
-    attempt.tell_end(Some(&attempted.outcome), used, &attempted.requests);
+    let used = Used { wall: attempted.ran, cpu: attempted.cpu, memory: attempted.memory, requests: attempted.requests };
+    attempt.tell_end(Some(&attempted.outcome), used, &attempted.within);
     if attempt.held.is_lost() {
         tracing::info!(id = %attempt.leased.task.id, "the lease was lost meanwhile: nothing is recorded");
         return;
     }
-    let Attempted { outcome, log, ran, cpu, memory, requests: _ } = attempted;
+    let Attempted { outcome, log, ran, .. } = attempted;
     if let Some(tally) = &attempt.offer.tally {
         tally.count(&outcome);
     }
@@ -258,8 +258,7 @@ async fn run(mut attempt: Attempt) {
     }
     // The outcome went into the verdict. The rest is for the record.
     let outcome = Outcome::HostFault { reason: String::new(), delay: Duration::ZERO };
-    let rest = Attempted { outcome, log, ran, cpu, memory, requests: Vec::new() };
-    attempt.end(verdict, follows, Some(rest));
+    attempt.end(verdict, follows, Some(Attempted { log, ran, ..Attempted::unrun(outcome) }));
 }
 
 /// `None`: the attempt was taken away, and its finish is made by somebody else.
@@ -334,12 +333,5 @@ impl Drop for Starting<'_> {
 }
 
 fn stopped(message: String) -> Attempted {
-    Attempted {
-        outcome: Outcome::Failed { error: TaskError::new(ErrorKind::Cancelled, message), after: None },
-        log: String::new(),
-        ran: Duration::ZERO,
-        cpu: Duration::ZERO,
-        memory: 0,
-        requests: Vec::new(),
-    }
+    Attempted::unrun(Outcome::Failed { error: TaskError::new(ErrorKind::Cancelled, message), after: None })
 }

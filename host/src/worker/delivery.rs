@@ -70,7 +70,7 @@ impl Invoke for WithDeliveries {
             outcome = self.deliver(&work) => outcome,
             () = work.cancelled.cancelled() => failed(ErrorKind::Cancelled, "cancelled".to_owned(), None),
         };
-        Attempted { outcome, log: String::new(), ran: begun.elapsed(), cpu: Duration::ZERO, memory: 0, requests: Vec::new() }
+        Attempted { ran: begun.elapsed(), ..Attempted::unrun(outcome) }
     }
 
     fn runnable(&self) -> usize {

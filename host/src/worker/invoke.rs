@@ -48,14 +48,7 @@ impl Invoke for Arc<Engine> {
     async fn invoke(&self, work: Work) -> Attempted {
         let Some(terms) = work.offer.terms.clone() else {
             let reason = format!("an offer of `{}` without code: please report it", work.body);
-            return Attempted {
-                outcome: Outcome::HostFault { reason, delay: Duration::from_secs(5) },
-                log: String::new(),
-                ran: Duration::ZERO,
-                cpu: Duration::ZERO,
-                memory: 0,
-                requests: Vec::new(),
-            };
+            return Attempted::unrun(Outcome::HostFault { reason, delay: Duration::from_secs(5) });
         };
         let call = Call {
             terms,

@@ -5,7 +5,7 @@ use crate::http;
 use crate::{
     children, kv,
     log::Level,
-    testing::{LogLine, current},
+    testing::{LogLine, Spanned, current},
 };
 
 pub(crate) fn task_id() -> String {
@@ -41,6 +41,31 @@ pub(crate) fn env(name: &str) -> Option<String> {
 
 pub(crate) fn log(level: Level, message: &str, fields: &[(String, String)]) {
     current(|state| state.logs.push(LogLine { level, message: message.into(), fields: fields.into() }));
+}
+
+pub(crate) fn span_start(name: &str, fields: &[(String, String)]) -> u32 {
+    current(|state| {
+        let parent = state.spans.iter().rposition(|span| !span.is_ended);
+        state.spans.push(Spanned { name: name.into(), fields: fields.into(), parent, ..Spanned::default() });
+        u32::try_from(state.spans.len()).unwrap_or(0)
+    })
+}
+
+pub(crate) fn span_event(span: u32, name: &str, _fields: &[(String, String)]) {
+    current(|state| {
+        if let Some(span) = state.span(span) {
+            span.events.push(name.into());
+        }
+    });
+}
+
+pub(crate) fn span_end(span: u32, error: Option<&str>) {
+    current(|state| {
+        if let Some(span) = state.span(span) {
+            span.error = error.map(Into::into);
+            span.is_ended = true;
+        }
+    });
 }
 
 pub(crate) fn enqueue(task: children::NewTask) -> Result<String, children::Error> {

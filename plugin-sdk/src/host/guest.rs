@@ -28,12 +28,14 @@ pub mod bindings {
 pub use bindings::export_component;
 use bindings::{
     exports::taskhost::plugin::tasks as exports,
-    taskhost::plugin::{children as wit_children, context as wit_context, kv as wit_kv, log as wit_log, types},
+    taskhost::plugin::{children as wit_children, context as wit_context, kv as wit_kv, log as wit_log, spans as wit_spans, types},
 };
 #[cfg(feature = "http")]
 pub(crate) use wasi_http::send;
 
 pub(crate) use wit_context::{attempt, deadline, enqueued_at, headers, is_cancelled, max_attempts, progress, queue, task_id};
+
+pub(crate) use wit_spans::{end as span_end, event as span_event, start as span_start};
 
 pub(crate) fn env(name: &str) -> Option<String> {
     std::env::var(name).ok()

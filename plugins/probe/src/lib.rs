@@ -223,6 +223,30 @@ async fn fetch(url: String, secret: Option<String>, host: Option<String>) -> Tas
     Ok(request.await?.error_for_status()?.text())
 }
 
+/// Works in spans: `read`, within it `page`, and within that a GET if there is a `url`. Then it ends as `how` says: well, or by `fail`, `panic`,
+/// `many` (200 spans) or `spin`, with `read` still open.
+#[task(timeout = "1h")]
+async fn work_in_spans(url: Option<String>, how: Option<String>) -> TaskResult<()> {
+    let read = span!("read", table = "orders");
+    let page = span!("page", number = 3);
+    page.event_with("retried", &[("times".into(), "2".into())]);
+    if let Some(url) = url {
+        http::get(url).await?;
+    }
+    page.fail("cut short");
+    match how.as_deref() {
+        None => drop(read),
+        Some("fail") => return Err(TaskError::permanent("as asked")),
+        Some("panic") => panic!("as asked"),
+        Some("many") => (0..200).for_each(|n| drop(span!("one", n = n))),
+        Some("spin") => loop {
+            black_box(());
+        },
+        Some(other) => return Err(TaskError::invalid_arguments(format!("how: fail, panic, many or spin, not `{other}`"))),
+    }
+    Ok(())
+}
+
 /// Returns the text of a file.
 #[task]
 fn read_file(path: String) -> TaskResult<String> {
@@ -321,6 +345,7 @@ export_plugin!(
     fetch,
     read_file,
     write_file,
+    work_in_spans,
     connect,
     flood,
     flood_kv,

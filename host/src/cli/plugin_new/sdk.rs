@@ -28,6 +28,7 @@ pub(super) const FILES: &[(&str, &str)] = files![
     "plugin-sdk/src/log.rs"
     "plugin-sdk/src/result.rs"
     "plugin-sdk/src/schema.rs"
+    "plugin-sdk/src/spans.rs"
     "plugin-sdk/src/task.rs"
     "plugin-sdk/src/testing.rs"
     "wit/plugin.wit"

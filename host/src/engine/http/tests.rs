@@ -17,12 +17,8 @@ use crate::engine::{
 fn grant(url: &str) -> HttpGrant {
     let uri: Uri = url.parse().unwrap();
     let tls = uri.scheme() == Some(&Scheme::HTTPS);
-    HttpGrant {
-        scheme: uri.scheme_str().unwrap().into(),
-        host: uri.host().unwrap().into(),
-        port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }),
-        methods: Vec::new(),
-    }
+    let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    HttpGrant::new(uri.scheme_str().unwrap(), uri.host().unwrap(), port)
 }
 
 /// One attempt's right to call.

@@ -22,7 +22,7 @@ pub(super) fn http(value: &Value<'_>) -> Result<Vec<HttpGrant>, String> {
     value.get_ref().as_array().ok_or(SHAPE)?.iter().map(one_http).collect()
 }
 
-/// `"https://host"`, or `{ origin = "https://host", methods = ["GET"] }`.
+/// `"https://host"`, or `{ origin = "https://host", methods = ["GET"], baggage = true }`.
 fn one_http(value: &Value<'_>) -> Result<HttpGrant, String> {
     const SHAPE: &str =
         "every origin is a string such as \"https://api.example.com\", or { origin = \"https://api.example.com\", methods = [\"GET\"] }";
@@ -30,15 +30,20 @@ fn one_http(value: &Value<'_>) -> Result<HttpGrant, String> {
         return http_grant(origin);
     }
     let table = value.get_ref().as_table().ok_or(SHAPE)?;
-    let (mut grant, mut methods) = (None, None);
+    let (mut grant, mut methods, mut baggage) = (None, None, false);
     for (key, value) in table {
         match &**key.get_ref() {
             "origin" => grant = Some(http_grant(value.get_ref().as_str().ok_or(SHAPE)?)?),
             "methods" => methods = Some(strings(value).filter(|methods| !methods.is_empty()).ok_or(SHAPE)?),
-            unknown => return Err(format!("`{unknown}`: {}", unknown_key(unknown, &["origin", "methods"]))),
+            "baggage" => {
+                let why = "`baggage` says whether requests carry the baggage of the trace: write baggage = true";
+                baggage = value.get_ref().as_bool().ok_or(why)?;
+            }
+            unknown => return Err(format!("`{unknown}`: {}", unknown_key(unknown, &["origin", "methods", "baggage"]))),
         }
     }
     let mut grant = grant.ok_or(SHAPE)?;
+    grant.baggage = baggage;
     for method in methods.unwrap_or_default() {
         let upper = method.to_ascii_uppercase();
         if http::Method::from_bytes(upper.as_bytes()).is_err() {

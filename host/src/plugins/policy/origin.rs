@@ -25,7 +25,7 @@ pub fn http_grant(origin: &str) -> Result<HttpGrant, String> {
         (Some(port), _) => port,
         (None, true) => default_port,
     };
-    Ok(HttpGrant { scheme, host: authority.host().to_ascii_lowercase(), port, methods: Vec::new() })
+    Ok(HttpGrant::new(&scheme, authority.host().to_ascii_lowercase(), port))
 }
 
 /// `*` may replace the whole first label above a domain of at least two labels. `*.com` would grant everybody.

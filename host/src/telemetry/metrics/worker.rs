@@ -23,7 +23,7 @@ use parking_lot::{Mutex, RwLock};
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, metrics::MetricType};
 use taskhost_broker::Sample;
 use taskhost_core::{
-    observe::{Event, Finished, Observer, Used},
+    observe::{Event, Finished, Observer, Requests, Used},
     task::{CodeId, ErrorKind, Outcome, QueueName, TaskName, Verdict},
 };
 
@@ -86,6 +86,8 @@ struct PluginCounts {
     cpu_us: AtomicU64,
     /// The largest memory of one attempt, in bytes.
     memory: AtomicU64,
+    /// HTTP requests by class.
+    requests: [AtomicU64; Requests::CLASSES.len()],
 }
 
 /// The counts at the last call of [`WorkerMetrics::since`], by queue and body.
@@ -196,6 +198,9 @@ impl BodyCounts {
         self.plugin.cpu_us.fetch_add(cpu, Relaxed);
         if used.memory > self.plugin.memory.load(Relaxed) {
             self.plugin.memory.fetch_max(used.memory, Relaxed);
+        }
+        if used.requests != Requests::default() {
+            self.plugin.requests.iter().zip(used.requests.0).for_each(|(sum, more)| _ = sum.fetch_add(more.into(), Relaxed));
         }
     }
 
@@ -328,6 +333,13 @@ impl Collector for WorkerMetrics {
         let memory = plugins.iter().map(|(plugin, counts)| ([("plugin", &**plugin)], gauge(counts.memory.load(Relaxed) as f64)));
         let about = ("taskhost_guest_memory_bytes", "The largest memory of one attempt since the start of this worker");
         family(encoder, about, MetricType::Gauge, memory)?;
+        let requests = plugins.iter().flat_map(|(plugin, counts)| {
+            let counts = Requests::CLASSES.iter().zip(&counts.requests).map(|(class, count)| (class, count.load(Relaxed)));
+            let counts = counts.filter(|(_, count)| *count > 0);
+            counts.map(|(class, count)| ([("plugin", &**plugin), ("class", *class)], counter(count)))
+        });
+        let about = ("taskhost_guest_http_requests", "HTTP requests of bodies, by what became of them");
+        family(encoder, about, MetricType::Counter, requests)?;
         let running = u32::try_from(self.running.load(Relaxed).max(0)).unwrap_or(u32::MAX);
         let all = u32::try_from(self.concurrency.load(Acquire)).unwrap_or(u32::MAX);
         let slots = [("running", running), ("free", all.saturating_sub(running))];
