@@ -103,7 +103,7 @@ fn one_is_found_and_ten_thousand_run_again_although_the_server_is_killed() {
          return ['responseStart', 'responseEnd', 'domInteractive', 'loadEventEnd'].map((name) => `${name} ${Math.round(one[name])} ms`)",
         &[],
     );
-    println!("the list of tasks at a quarter of the speed, {} dead: {times}", MANY - TAGGED.len());
+    eprintln!("the list of tasks at a quarter of the speed, {} dead: {times}", MANY - TAGGED.len());
     assert_eq!(browser.complaints(), QUIET);
     drop(browser);
     assert!(server.stop().success());
