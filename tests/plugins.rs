@@ -144,6 +144,8 @@ struct NoServices;
 
 #[async_trait::async_trait]
 impl Services for NoServices {
+    fn log_so_far(&self, _lines: String) {}
+
     async fn kv_get(&self, _: &str) -> Result<Option<Vec<u8>>, ServiceError> {
         Ok(None)
     }

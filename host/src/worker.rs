@@ -48,10 +48,10 @@ mod leases;
 mod listen;
 mod load;
 mod lock_file;
+mod news;
 mod offers;
 mod pace;
 mod parked;
-mod progress;
 mod queue;
 mod record;
 mod relay;
@@ -85,8 +85,8 @@ use leases::Leases;
 use listen::Listen;
 use load::Load;
 use lock_file::LockFiles;
+use news::LatestNews;
 use parked::Parked;
-use progress::LatestProgress;
 use queue::Queues;
 use record::Recorder;
 use relay::Outboxes;
@@ -198,7 +198,7 @@ struct Parts {
     slots: Arc<Slots>,
     inbox: Arc<Inbox>,
     outboxes: Arc<Outboxes>,
-    progress: Arc<LatestProgress>,
+    news: Arc<LatestNews>,
     load: Arc<Load>,
     files: Arc<LockFiles>,
     leases: Arc<Leases>,
@@ -230,7 +230,7 @@ impl Parts {
         let queues = Arc::new(Queues::new(&settings.queues));
         let slots = Arc::new(Slots::new(settings.concurrency, settings.cores));
         let inbox = Arc::new(Inbox::new(settings.id.clone()));
-        let progress = Arc::new(LatestProgress::default());
+        let news = Arc::new(LatestNews::default());
         let files = LockFiles::new(settings.state.as_deref(), &settings.broker_identity, tracker.clone(), control.clone());
         let files = Arc::new(files);
         let load = Arc::new(Load {
@@ -258,7 +258,7 @@ impl Parts {
             slots: slots.clone(),
             inbox: inbox.clone(),
             load: load.clone(),
-            desk: Arc::new(ServiceDesk::new(broker.clone(), progress.clone(), tracker.clone(), control.clone())),
+            desk: Arc::new(ServiceDesk::new(broker.clone(), news.clone(), tracker.clone(), control.clone())),
             tracker: tracker.clone(),
             control,
             observers: settings.observers.clone(),
@@ -273,7 +273,7 @@ impl Parts {
             slots,
             inbox,
             outboxes: Arc::default(),
-            progress,
+            news,
             load,
             files,
             leases,
@@ -294,7 +294,7 @@ impl Parts {
         loops.spawn(self.watched("cancellations", cancellations::run(connection(), queues(), end())));
         loops.spawn(self.watched("finisher", self.finisher().run(end())));
         loops.spawn(self.watched("relay", relay::run(connection(), self.outboxes.clone(), end())));
-        loops.spawn(self.watched("progress", progress::run(connection(), self.progress.clone(), end())));
+        loops.spawn(self.watched("news", news::run(connection(), self.news.clone(), end())));
         loops.spawn(self.watched("announcement", self.announcement().run(end())));
         loops.spawn(self.watched("sweep", sweep::run(connection(), queues(), self.offers.clone(), end())));
         loops.spawn(self.watched("proof", gone::run(connection(), queues(), self.files.clone(), end())));

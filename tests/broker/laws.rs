@@ -10,6 +10,7 @@ mod ends;
 mod enqueue;
 mod kept;
 mod lease;
+mod logs;
 mod once;
 mod order;
 mod past;
@@ -118,8 +119,6 @@ macro_rules! laws {
                         a_retry_is_refused_while_another_holds_the_unique_key,
                         a_task_is_deleted_unless_it_runs,
                         the_last_five_errors_are_kept,
-                        what_bodies_log_is_kept_newest_last,
-                        a_long_log_keeps_its_newest_64_kib,
                         progress_is_shown_while_it_runs_and_gone_with_the_end,
                         children_come_to_be_with_success_in_any_queue,
                         a_late_success_brings_no_children,
@@ -142,6 +141,13 @@ macro_rules! laws {
                     with short_results [an_id_whose_time_is_over_is_free_and_no_sweep_takes_its_next_task]
                     with small_dead_set [a_sweep_keeps_the_newest_of_the_dead]
                     with young_dead_set [a_sweep_forgets_the_old_dead]
+                }
+                logs {
+                    one [
+                        what_bodies_log_is_kept_newest_last,
+                        a_long_log_keeps_its_newest_64_kib,
+                        the_log_of_an_attempt_that_runs_is_shown_and_each_line_stands_once,
+                    ]
                 }
                 lease {
                     one [

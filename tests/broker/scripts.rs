@@ -23,7 +23,7 @@ use crate::support::{LEASE, RedisServer, finish, named, ok, queue, task_name};
 use taskhost_testing::proxy::{Act, Moment, Proxy};
 
 /// The names of all scripts, from their headers.
-const VERBS: [&str; 30] = [
+const VERBS: [&str; 31] = [
     "register",
     "enqueue",
     "claim",
@@ -40,6 +40,7 @@ const VERBS: [&str; 30] = [
     "sweep",
     "resume",
     "progress",
+    "log_so_far",
     "delete",
     "edit",
     "record",
@@ -223,7 +224,8 @@ impl Scene<'_> {
         let _held = self.claim(&who, 2, &[]).await;
         self.twice(async || b.leave(&who).await).await;
         let who = self.twice(async || b.register(&self.queue, LEASE).await).await;
-        let _held = self.claim(&who, 2, &[]).await;
+        let talking = self.claim(&who, 2, &[]).await.tasks.remove(0).member;
+        self.twice(async || b.log_so_far(&who, &talking, "{}\n").await).await;
         self.twice(async || b.expire(&who).await).await;
         let heir = self.twice(async || b.register(&self.queue, LEASE).await).await;
         let _kept = self.twice(async || b.extend(&heir, LEASE).await).await;
@@ -235,6 +237,8 @@ impl Scene<'_> {
             })
             .collect();
         self.twice(async || b.finish(&heir, &lost).await).await;
+        let log = self.twice(async || b.log(Some(&self.queue), &talking.id).await).await;
+        assert_eq!(log.as_deref(), Some("{}\n"), "{}: what a lost attempt has shown", self.queue);
         b.pause(&self.queue).await.expect("pause");
         self.twice(async || b.resume(&self.queue).await).await;
         self.twice(async || b.cancel(&self.queue, &tasks[7].id).await).await;

@@ -136,6 +136,8 @@ impl Fake {
 
 #[async_trait]
 impl Services for Fake {
+    fn log_so_far(&self, _lines: String) {}
+
     async fn kv_get(&self, key: &str) -> Result<Option<Vec<u8>>, ServiceError> {
         // It is pending once, like the answer of a broker.
         tokio::task::yield_now().await;

@@ -55,6 +55,9 @@ fn a_task_is_enqueued_by_its_form_and_watched_to_its_end_without_a_reload() {
     http.post("/v1/tasks", r#"{"task":"progress_demo","args":[100,500],"id":"long"}"#).ok(201);
     browser.go("/tasks/long");
     browser.until_text("#state", "running");
+    // Its log follows.
+    browser.until_text("#log", "step 1 ");
+    browser.until_text("#log", "step 4 ");
     browser.click("#state button.danger");
     browser.until_text("#state button.danger", "?");
     browser.click("#state button.danger");

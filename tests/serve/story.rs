@@ -131,6 +131,31 @@ fn a_task_is_watched_until_its_end(host: &Taskhost) {
     assert!(worker.stop().success());
 }
 
+fn what_a_body_logs_is_seen_while_it_runs(host: &Taskhost) {
+    let (worker, http) = Http::worker(host, &["probe"]);
+    http.post("/v1/tasks", r#"{"task":"progress_demo","args":[1000,100],"id":"talks"}"#).ok(201);
+    let lines = || http.get("/v1/tasks/talks/log").body.lines().count();
+    until("its lines are there before its end", || lines() > 0);
+    assert_eq!(http.get("/v1/tasks/talks").ok(200)["state"], "running");
+    let mut following = host.starting_into(&["task", "logs", "--follow", "talks"], "followed");
+    let followed = || std::fs::read_to_string(host.dir().join("followed")).unwrap_or_default();
+    let before = lines();
+    until("later ones follow", || lines() > before && followed().lines().count() > before);
+    let page = http.get("/tasks/talks").body;
+    assert!(page.contains("step 1"), "{page}");
+    let (kind, event) = http.events("/v1/tasks/talks/events", 1).remove(0);
+    assert_eq!((kind.as_str(), &event["lines"][0]["message"], &event["lines"][0]["attempt"]), ("log", &json!("step 1"), &json!(1)));
+
+    http.post("/v1/tasks/talks/cancel", "").ok(200);
+    http.get("/v1/tasks/talks?wait=30s").ok(200);
+    assert!(following.ended().success(), "who follows is let go at the end");
+    let steps: Vec<_> = followed().lines().filter_map(|line| line.split("step ").nth(1).map(str::to_owned)).collect();
+    let expected: Vec<_> = (1..=steps.len()).map(|step| format!("{step} of=1000")).collect();
+    assert_eq!(steps, expected, "each line once, in order");
+    assert_eq!(lines(), steps.len(), "and none is missing");
+    assert!(worker.stop().success());
+}
+
 fn a_server_alone_serves_and_ends_gently(host: &Taskhost) {
     host.drop_in("math");
     let (server, http) = Http::serve(host, &[]);
@@ -159,5 +184,6 @@ on_every_broker! {
     many_lines_are_enqueued_and_each_is_answered
     tasks_queues_and_schedules_are_steered
     a_task_is_watched_until_its_end
+    what_a_body_logs_is_seen_while_it_runs
     a_server_alone_serves_and_ends_gently
 }

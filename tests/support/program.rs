@@ -190,10 +190,19 @@ impl Taskhost {
 
     /// Any command that runs on until it is stopped.
     pub(crate) fn starting(&self, words: &[&str]) -> Worker {
+        self.starting_with(words, Stdio::null())
+    }
+
+    /// The same, with its stdout in a file of this name.
+    pub(crate) fn starting_into(&self, words: &[&str], file: &str) -> Worker {
+        self.starting_with(words, fs::File::create(self.dir().join(file)).expect("a file").into())
+    }
+
+    fn starting_with(&self, words: &[&str], stdout: Stdio) -> Worker {
         let log = self.dir().join(format!("worker-{:08x}.log", fastrand::u32(..)));
         let file = fs::File::create(&log).expect("a log file");
         let mut command = self.command(words);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn().expect("a worker starts");
+        let child = command.stdin(Stdio::null()).stdout(stdout).stderr(file).spawn().expect("a worker starts");
         Worker { child, log }
     }
 

@@ -45,7 +45,7 @@ async fn a_worker_with_a_dead_loop_is_no_ghost<P: Place>() {
         ("relay", "relay"),
         ("announce", "announcement"),
         ("wait", "wait"),
-        ("progress", "progress"),
+        ("progress", "news"),
         ("sweep", "sweep"),
     ] {
         let (_place, broker) = place::<P>().await;

@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use taskhost_broker::{
     Broker, BrokerError, CancelReply, Claimed, DeleteReply, Directory, EditReply, Enqueued, Extended, Feed, Finish, FinishReply, Finished,
-    Fired, Health, History, HistoryStep, Incarnation, Kv, KvError, KvRoom, Lease, LeaseReply, Leased, Note, Noted, Point, Produce,
+    Fired, Health, History, HistoryStep, Incarnation, Kv, KvError, KvRoom, Lease, LeaseReply, Leased, Member, Note, Noted, Point, Produce,
     QueueView, Result, RetryReply, Sample, Schedule, Schedules, TaskFilter, TaskPage, Tasks, WorkerInfo,
 };
 use taskhost_core::{
@@ -239,6 +239,10 @@ impl Lease for Flaky {
     async fn progress(&self, queue: &QueueName, id: &TaskId, progress: &Progress) -> Result<()> {
         self.may_panic("progress");
         self.reach()?.progress(queue, id, progress).await
+    }
+    async fn log_so_far(&self, who: &Incarnation, member: &Member, log: &str) -> Result<()> {
+        self.may_panic("log_so_far");
+        self.reach()?.log_so_far(who, member, log).await
     }
     async fn relay(&self, queue: &QueueName) -> Result<usize> {
         self.step("relay", self.reach()?.relay(queue)).await

@@ -36,6 +36,10 @@ pub trait Lease: Send + Sync {
     async fn cancellations(&self, sender: mpsc::Sender<(QueueName, TaskId)>) -> Result<()>;
     /// Stores the progress of a running task; the newest value replaces the older one. It is removed at the task's end.
     async fn progress(&self, queue: &QueueName, id: &TaskId, progress: &Progress) -> Result<()>;
+    /// Shows the log of an attempt that still runs: all of its lines so far, at most 64 KiB of newline-delimited JSON. They replace those of an
+    /// earlier call for the same attempt, and the log of its [`Finish`] replaces them. If the attempt is lost, they stay. Nothing changes if the
+    /// incarnation does not hold the member any more.
+    async fn log_so_far(&self, who: &Incarnation, member: &Member, log: &str) -> Result<()>;
     /// Moves the outbox entries of this queue to their target queues, and answers how many. A child is not added if it is known, or was
     /// within [`STUB`](super::STUB).
     async fn relay(&self, queue: &QueueName) -> Result<usize>;

@@ -18,7 +18,7 @@ use super::{
     error::Result,
     history::{History, HistoryStep, Note, Noted, Point, Sample},
     kv::{Kv, KvError, KvRoom},
-    lease::{Claimed, Extended, Finish, FinishReply, Incarnation, Lease, LeaseReply, Leased},
+    lease::{Claimed, Extended, Finish, FinishReply, Incarnation, Lease, LeaseReply, Leased, Member},
     listing::{TaskFilter, TaskPage},
     produce::{Enqueued, Produce},
     schedule::{Fired, Schedule, Schedules},
@@ -167,6 +167,10 @@ impl<B: Lease + ?Sized> Lease for Observed<B> {
 
     async fn progress(&self, queue: &QueueName, id: &TaskId, progress: &Progress) -> Result<()> {
         self.told("progress", Some(queue), self.broker.progress(queue, id, progress)).await
+    }
+
+    async fn log_so_far(&self, who: &Incarnation, member: &Member, log: &str) -> Result<()> {
+        self.told("log_so_far", Some(&who.queue), self.broker.log_so_far(who, member, log)).await
     }
 
     async fn relay(&self, queue: &QueueName) -> Result<usize> {

@@ -33,8 +33,8 @@ pub(super) enum TaskCommand {
     #[command(after_help = "Example:\n  taskhost task show 0199c0de-… --json")]
     Show(OneArgs),
     /// Show the log of a task's body
-    #[command(after_help = "Example:\n  taskhost task logs 0199c0de-…")]
-    Logs(OneArgs),
+    #[command(after_help = "Examples:\n  taskhost task logs 0199c0de-…\n  taskhost task logs --follow 0199c0de-…")]
+    Logs(LogsArgs),
     /// Cancel waiting tasks, and stop running ones
     #[command(after_help = "Examples:\n  taskhost task cancel 0199c0de-…\n  taskhost task cancel --queue mail --tag newsletter")]
     Cancel(ManyArgs),
@@ -83,6 +83,15 @@ pub(super) struct OneArgs {
     /// As JSON
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogsArgs {
+    #[command(flatten)]
+    one: OneArgs,
+    /// Go on until the task has ended
+    #[arg(long, short)]
+    follow: bool,
 }
 
 #[derive(Debug, Args)]
@@ -229,11 +238,49 @@ async fn show(ops: &Ops, args: &OneArgs) -> Result<(), Failure> {
     output::line(&lines.join("\n"))
 }
 
-async fn logs(ops: &Ops, args: &OneArgs) -> Result<(), Failure> {
-    let log = ops.log(args.queue.as_ref(), &args.id).await?;
+async fn logs(ops: &Ops, LogsArgs { one, follow }: &LogsArgs) -> Result<(), Failure> {
+    if *follow {
+        return follow_log(ops, one).await;
+    }
+    let log = ops.log(one.queue.as_ref(), &one.id).await?;
+    if log.trim_end().is_empty() {
+        output::note("taskhost: it has logged nothing, or its attempt runs for less than a second");
+    }
+    print_log(one, &log)
+}
+
+/// Prints the lines as they come, until the task has ended. Goes on while the broker is away.
+async fn follow_log(ops: &Ops, args: &OneArgs) -> Result<(), Failure> {
+    const LOOK: Duration = Duration::from_secs(1);
+    let (mut told, mut limit, mut is_away) = (String::new(), Duration::ZERO, false);
+    loop {
+        let looked = async {
+            let view = ops.await_end(args.queue.as_ref(), &args.id, limit).await?;
+            // Read after the state: the log of an ended task is whole.
+            Ok::<_, OpsError>((view, ops.log_since(args.queue.as_ref(), &args.id, &mut told).await?))
+        };
+        match looked.await {
+            Ok((view, news)) => {
+                (limit, is_away) = (LOOK, false);
+                print_log(args, &news)?;
+                if view.state.is_ended() {
+                    return Ok(());
+                }
+            }
+            Err(OpsError::Broker(error)) if error.is_transient() => {
+                if !std::mem::replace(&mut is_away, true) {
+                    output::note(&format!("taskhost: {}; waiting for it", output::clean(&error.to_string())));
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn print_log(args: &OneArgs, log: &str) -> Result<(), Failure> {
     let log = log.trim_end();
     if log.is_empty() {
-        output::note("taskhost: it logged nothing, or its attempt has not ended");
         return Ok(());
     }
     if args.json {

@@ -22,6 +22,9 @@ use super::{
 };
 use taskhost_core::task::{Clock, Outcome, SystemClock};
 
+/// How long an attempt runs before its log is shown, and then from one look to the next.
+const TELL: Duration = Duration::from_secs(1);
+
 pub(super) async fn run(engine: Arc<Machine>, call: Call, turn: Turn) -> Attempted {
     let Call { terms, body, args, about, timeout, cancelled, grace, services } = call;
     let limits = &terms.limits;
@@ -55,7 +58,7 @@ pub(super) async fn run(engine: Arc<Machine>, call: Call, turn: Turn) -> Attempt
         tokio::select! {
             biased;
             returned = metered => Ok(returned),
-            stopped = watch(&shared.meter, timeout, &cancelled, grace) => Err(stopped),
+            stopped = watch(&shared, timeout, &cancelled, grace) => Err(stopped),
         }
     };
     // Give the share of the CPU back before clearing up.
@@ -82,22 +85,30 @@ pub(super) async fn run(engine: Arc<Machine>, call: Call, turn: Turn) -> Attempt
 }
 
 /// Waits until the attempt must be stopped: its time is over, or it has not returned within `grace` after a cancel.
-async fn watch(meter: &Meter, timeout: Duration, cancelled: &CancellationToken, grace: Duration) -> Stopped {
+async fn watch(shared: &Shared, timeout: Duration, cancelled: &CancellationToken, grace: Duration) -> Stopped {
     tokio::select! {
-        () = out_of_time(meter, timeout) => Stopped::Timeout(timeout),
+        () = out_of_time(shared, timeout) => Stopped::Timeout(timeout),
         () = async { cancelled.cancelled().await; tokio::time::sleep(grace).await } => Stopped::Cancelled(grace),
     }
 }
 
-/// Waits until the attempt has run for `timeout`. Time in the queue for the CPU does not count.
-async fn out_of_time(meter: &Meter, timeout: Duration) {
+/// Waits until the attempt has run for `timeout`. Time in the queue for the CPU does not count. Meanwhile its log is shown once a second.
+async fn out_of_time(shared: &Shared, timeout: Duration) {
+    let meter = &shared.meter;
+    let mut next_tell = TELL;
     loop {
-        let left = (timeout + meter.waited()).saturating_sub(meter.age());
+        let age = meter.age();
+        let left = (timeout + meter.waited()).saturating_sub(age);
         if left.is_zero() {
             return;
         }
+        if age >= next_tell {
+            shared.tell_log();
+            next_tell = age + TELL;
+        }
         // While the attempt queues for the CPU, `left` stands still, so look again only now and then.
         let pause = if meter.is_waiting() { left.max(Duration::from_millis(10)) } else { left };
+        let pause = pause.min(next_tell.saturating_sub(age));
         tokio::time::sleep(pause).await;
     }
 }

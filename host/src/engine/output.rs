@@ -53,6 +53,8 @@ struct Book {
     bytes: usize,
     limit: usize,
     live: u32,
+    /// Lines at the last [`Shared::tell_log`].
+    told: u32,
     denied: Option<String>,
     panic: Option<Panic>,
 }
@@ -106,6 +108,7 @@ impl Shared {
             bytes: 0,
             limit: limits.log_bytes,
             live: 0,
+            told: 0,
             denied: None,
             panic: None,
         };
@@ -153,13 +156,19 @@ impl Shared {
                 self.log(level, &rest, Vec::new());
             }
         }
+        self.book().text()
+    }
+
+    /// Shows the lines so far, if there are new ones since the last call.
+    pub(super) fn tell_log(&self) {
+        let Some(services) = &self.services else { return };
         let mut book = self.book();
-        let mut log = String::with_capacity(book.bytes);
-        for line in book.lines.drain(..) {
-            log.push_str(&line);
-            log.push('\n');
+        if book.live != book.told {
+            book.told = book.live;
+            let lines = book.text();
+            drop(book);
+            services.log_so_far(lines);
         }
-        log
     }
 
     fn print(&self, stream: Stream, bytes: &[u8]) {
@@ -189,6 +198,16 @@ impl Shared {
 }
 
 impl Book {
+    /// The kept lines as newline-delimited JSON.
+    fn text(&self) -> String {
+        let mut log = String::with_capacity(self.bytes);
+        for line in &self.lines {
+            log.push_str(line);
+            log.push('\n');
+        }
+        log
+    }
+
     /// Keeps a line and forgets the oldest. Returns whether the line should also be passed on.
     fn keep(&mut self, line: &LogLine) -> bool {
         if let Ok(text) = serde_json::to_string(line) {

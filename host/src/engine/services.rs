@@ -15,6 +15,8 @@ pub trait Services: Send + Sync {
     fn progress(&self, progress: Progress);
     /// Passes on one line of the body's log as it is written. Never waits.
     fn log(&self, line: &LogLine);
+    /// Shows the whole log of an attempt that goes on: newline-delimited JSON, within the limit of the log. Never waits.
+    fn log_so_far(&self, lines: String);
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -126,6 +126,8 @@ impl Local {
 
 #[async_trait]
 impl Services for Local {
+    fn log_so_far(&self, _lines: String) {}
+
     async fn kv_get(&self, key: &str) -> Result<Option<Vec<u8>>, ServiceError> {
         Ok(self.kv().get(key).cloned())
     }

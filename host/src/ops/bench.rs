@@ -193,6 +193,8 @@ fn nobody<T>() -> Result<T, ServiceError> {
 
 #[async_trait]
 impl Services for Nothing {
+    fn log_so_far(&self, _lines: String) {}
+
     async fn kv_get(&self, _key: &str) -> Result<Option<Vec<u8>>, ServiceError> {
         nobody()
     }

@@ -60,6 +60,14 @@ impl Ops {
         self.broker.log(queue, id).await?.ok_or_else(|| no_such_task(queue, id))
     }
 
+    /// The lines of a task's log that `told` does not have yet, which is brought up to date. `told` is an earlier log of the same task, or empty.
+    pub async fn log_since(&self, queue: Option<&QueueName>, id: &TaskId, told: &mut String) -> Result<String, OpsError> {
+        let log = self.log(queue, id).await?;
+        let news = news(told, &log).to_owned();
+        *told = log;
+        Ok(news)
+    }
+
     /// Fills in what each parked task waits for. Asks the workers if any task is parked.
     pub(super) async fn what_they_wait_for(&self, views: &mut [TaskView]) -> Result<(), OpsError> {
         if !views.iter().any(|view| view.state == State::Parked) {
@@ -86,4 +94,32 @@ pub fn header_filter(text: &str) -> (String, Option<String>) {
 
 pub(super) fn no_such_task(queue: Option<&QueueName>, id: &TaskId) -> OpsError {
     OpsError::NoSuchTask { id: id.clone(), queue: queue.cloned() }
+}
+
+/// What `new` has beyond `old`. A log only grows at its end, and loses lines at its beginning when it is too long.
+fn news<'a>(old: &str, new: &'a str) -> &'a str {
+    let starts = std::iter::once(0).chain(old.match_indices('\n').map(|(at, _)| at + 1));
+    let mut overlaps = starts.filter_map(|start| new.strip_prefix(&old[start..]));
+    // The last start leaves nothing of `old`, so something is found whenever one was printed.
+    overlaps.next().unwrap_or(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_news_of_a_log_is_what_came_since() {
+        for (old, new, expected) in [
+            ("", "", ""),
+            ("", "a\nb\n", "a\nb\n"),
+            ("a\n", "a\nb\n", "b\n"),
+            ("a\na\n", "a\na\na\n", "a\n"),
+            ("a\nb\nc\n", "b\nc\nd\n", "d\n"),
+            ("a\nb\n", "x\ny\n", "x\ny\n"),
+            ("a\nb\n", "a\nb\n", ""),
+        ] {
+            assert_eq!(news(old, new), expected, "{old:?} {new:?}");
+        }
+    }
 }

@@ -1,9 +1,9 @@
 //! Changes as they happen, as server-sent events (the HTML standard, section 9.2): of one task until its end, or of all queues.
 //!
-//! a task: wait for the end, a second at most → the view, if it is another one than before → …until the end
+//! a task: wait for the end, a second at most → new lines of its log, and the view, if it is another one than before → …until the end
 //! all: what ended since `Last-Event-ID` → a beat of the pulse → the queues and the ends that this caller may see → …
 //!
-//! Invariant: a stream costs the broker one look a second at most, and nothing after its reader has gone.
+//! Invariant: a stream costs the broker one look a second at most, and one at the log, and nothing after its reader has gone.
 
 use std::{
     convert::Infallible,
@@ -19,7 +19,7 @@ use axum::{
 };
 use futures_util::stream;
 use serde_json::json;
-use taskhost_core::task::{Millis, QueueName, TaskId};
+use taskhost_core::task::{LogLine, Millis, QueueName, TaskId};
 use tokio::{
     sync::broadcast::{self, error::RecvError},
     time::timeout,
@@ -34,7 +34,7 @@ use super::{
     segment::Segment,
     shown, tasks,
 };
-use crate::ops::End;
+use crate::{config::Scope, ops::End};
 
 /// How often the task is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -48,6 +48,8 @@ struct Watch {
     queue: QueueName,
     id: TaskId,
     last: String,
+    /// The log that was told so far; `None`: this caller may not see it.
+    log: Option<String>,
     said: Instant,
     number: u64,
     is_over: bool,
@@ -57,7 +59,8 @@ struct Watch {
 pub(super) async fn of_task(State(app): State<Arc<App>>, caller: Caller, Segment(id): Segment, query: Query) -> Answer {
     let id = tasks::task_id(&id)?;
     let view = tasks::seen(&app, &caller, query.queue()?.as_ref(), &id).await?;
-    let watch = Watch { app, caller, queue: view.queue, id, last: String::new(), said: Instant::now(), number: 0, is_over: false };
+    let log = caller.has(Scope::Payload).then(String::new);
+    let watch = Watch { app, caller, queue: view.queue, id, last: String::new(), log, said: Instant::now(), number: 0, is_over: false };
     let events = stream::unfold(watch, |mut watch| async move { Some((Ok::<_, Infallible>(watch.next().await?), watch)) });
     Ok(events_of(Body::from_stream(events)))
 }
@@ -172,10 +175,21 @@ impl Watch {
                 return Some(Bytes::from_static(b"event: gone\ndata: {}\n\n"));
             };
             self.is_over = view.state.is_ended();
+            let mut news = String::new();
+            if let Some(told) = &mut self.log {
+                let lines = ops.log_since(Some(&self.queue), &self.id, told).await.unwrap_or_default();
+                let lines: Vec<LogLine> = lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+                if !lines.is_empty() {
+                    news.push_str(&self.say("log", &json!({ "lines": lines }).to_string()));
+                }
+            }
             let now = serde_json::to_string(&shown::task(view, &self.caller)).ok()?;
             if now != self.last {
-                self.last.clone_from(&now);
-                return Some(self.say(&now));
+                news.push_str(&self.say("task", &now));
+                self.last = now;
+            }
+            if !news.is_empty() {
+                return Some(news.into());
             }
             if self.said.elapsed() >= ALIVE {
                 self.said = Instant::now();
@@ -185,9 +199,9 @@ impl Watch {
         None
     }
 
-    fn say(&mut self, data: &str) -> Bytes {
+    fn say(&mut self, event: &str, data: &str) -> String {
         self.said = Instant::now();
         self.number += 1;
-        format!("id: {}\nevent: task\ndata: {data}\n\n", self.number).into()
+        format!("id: {}\nevent: {event}\ndata: {data}\n\n", self.number)
     }
 }

@@ -269,7 +269,7 @@ async fn make(attempt: &Attempt) -> Option<Attempted> {
         return Some(stopped("cancelled before it started".into()));
     }
     let kv = attempt.offer.terms.as_ref().and_then(|terms| terms.grants.kv);
-    let services = Arc::new(AttemptServices::new(&all.desk, &attempt.offer.code, kv, task));
+    let services = Arc::new(AttemptServices::new(&all.desk, &attempt.offer.code, kv, &attempt.held, &attempt.leased.member));
     let work = Work {
         offer: attempt.offer.clone(),
         body: task.name.clone(),

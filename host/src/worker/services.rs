@@ -10,10 +10,13 @@ use async_trait::async_trait;
 use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::task::TaskTracker;
 
-use super::progress::LatestProgress;
+use super::{
+    held::Held,
+    news::{LatestNews, LogSoFar},
+};
 use crate::engine::{KvGrant, ServiceError, Services};
-use taskhost_broker::{Broker, KvError, KvRoom};
-use taskhost_core::task::{CodeId, LogLine, NewTask, Progress, QueueName, Task, TaskId};
+use taskhost_broker::{Broker, KvError, KvRoom, Member};
+use taskhost_core::task::{CodeId, LogLine, NewTask, Progress, QueueName};
 
 /// How long the broker may take for one question of a guest.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -25,7 +28,7 @@ const TURNS: usize = 256;
 /// The parts of the worker that serve the guests of all attempts.
 pub(super) struct ServiceDesk {
     broker: Arc<dyn Broker>,
-    progress: Arc<LatestProgress>,
+    news: Arc<LatestNews>,
     /// Bounds the questions under way, so that bodies which only use their kv leave room for claims and finishes.
     turns: Semaphore,
     tracker: TaskTracker,
@@ -34,8 +37,8 @@ pub(super) struct ServiceDesk {
 
 impl ServiceDesk {
     /// `tracker` waits for the questions, which run on `control`.
-    pub(super) fn new(broker: Arc<dyn Broker>, progress: Arc<LatestProgress>, tracker: TaskTracker, control: Handle) -> Self {
-        Self { broker, progress, turns: Semaphore::new(TURNS), tracker, control }
+    pub(super) fn new(broker: Arc<dyn Broker>, news: Arc<LatestNews>, tracker: TaskTracker, control: Handle) -> Self {
+        Self { broker, news, turns: Semaphore::new(TURNS), tracker, control }
     }
 }
 
@@ -62,15 +65,19 @@ pub(super) struct AttemptServices {
     desk: Arc<ServiceDesk>,
     code: Arc<CodeId>,
     room: KvRoom,
-    queue: QueueName,
-    task: TaskId,
+    held: Arc<Held>,
+    member: Member,
 }
 
 impl AttemptServices {
     /// `kv`: how much the plugin's store may hold; `None` without a policy, in which case the store has no bounds here.
-    pub(super) fn new(desk: &Arc<ServiceDesk>, code: &Arc<CodeId>, kv: Option<KvGrant>, task: &Task) -> Self {
+    pub(super) fn new(desk: &Arc<ServiceDesk>, code: &Arc<CodeId>, kv: Option<KvGrant>, held: &Arc<Held>, member: &Member) -> Self {
         let room = kv.map_or(KvRoom::UNBOUNDED, |KvGrant { bytes, keys }| KvRoom { bytes, keys });
-        Self { desk: desk.clone(), code: code.clone(), room, queue: task.queue.clone(), task: task.id.clone() }
+        Self { desk: desk.clone(), code: code.clone(), room, held: held.clone(), member: member.clone() }
+    }
+
+    fn queue(&self) -> &QueueName {
+        &self.held.incarnation.queue
     }
 
     /// Runs `ask` on the control runtime.
@@ -98,12 +105,12 @@ impl AttemptServices {
 
     /// Writes the newest progress, if it is not written yet.
     pub(super) async fn flush(&self) {
-        let Some(progress) = self.desk.progress.close(&self.queue, &self.task) else { return };
-        let (broker, queue, task) = (self.desk.broker.clone(), self.queue.clone(), self.task.clone());
+        let Some(progress) = self.desk.news.close(self.queue(), &self.member.id) else { return };
+        let (broker, queue, task) = (self.desk.broker.clone(), self.queue().clone(), self.member.id.clone());
         let write = async move { broker.progress(&queue, &task, &progress).await };
         let written = self.desk.tracker.spawn_on(tokio::time::timeout(LAST_PROGRESS, write), &self.desk.control).await;
         if !matches!(written, Ok(Ok(Ok(())))) {
-            tracing::debug!(id = %self.task, "its last progress was not written: the broker is away");
+            tracing::debug!(id = %self.member.id, "its last progress was not written: the broker is away");
         }
     }
 }
@@ -136,14 +143,19 @@ impl Services for AttemptServices {
     }
 
     fn progress(&self, progress: Progress) {
-        self.desk.progress.say(&self.queue, &self.task, progress);
+        self.desk.news.say(self.queue(), &self.member.id, |news| news.progress = Some(progress));
     }
 
     fn log(&self, line: &LogLine) {
         tracing::debug!(
             target: "taskhost::body",
-            id = %self.task, attempt = line.attempt, plugin = %self.code.plugin, queue = %self.queue,
+            id = %self.member.id, attempt = line.attempt, plugin = %self.code.plugin, queue = %self.queue(),
             body_level = line.level, fields = ?line.fields, "{}", line.message
         );
+    }
+
+    fn log_so_far(&self, lines: String) {
+        let log = LogSoFar { who: self.held.incarnation.clone(), member: self.member.clone(), lines };
+        self.desk.news.say(self.queue(), &self.member.id, |news| news.log = Some(log));
     }
 }

@@ -150,6 +150,7 @@ fn progress_demo(steps: u64, pause_ms: Option<u64>) -> TaskResult<u64> {
     for step in 1..=steps {
         context::check_cancelled()?;
         context::progress(step, Some(steps), format!("step {step}"));
+        log::field("of", steps).info(format!("step {step}"));
         if let Some(pause) = pause_ms {
             thread::sleep(Duration::from_millis(pause));
         }

@@ -156,6 +156,7 @@ async fn a_field_of_a_task_stops_only_its_own() {
         "e0",
         "by",
         "progress",
+        "live",
         "extra",
         "seq",
         "unique",

@@ -40,7 +40,7 @@ INSERT INTO task (queue, id, name, args, rank, state, turn, enqueued_at, claimed
 INSERT INTO task (queue, id, name, args, rank, state, turn, enqueued_at, ended_at, gone_at, result) VALUES ('default', 'odd-4', 'add', '[1,1]', 4, 4, 1, 1, 1, 9999999999999, '2');
 INSERT INTO task (queue, id, name, args, rank, state, turn, enqueued_at, ended_at) VALUES ('default', 'odd-5', 'add', '[1,1]', 4, 5, 1, 1, 1);
 INSERT INTO task (queue, id, name, args, rank, state, turn, enqueued_at, ended_at) VALUES ('default', 'odd-6', 'add', '[1,1]', 4, 6, 1, 1, 1);
-INSERT INTO log SELECT seq, 'x' FROM task WHERE id = 'odd-1';
+INSERT INTO log (seq, text) SELECT seq, 'x' FROM task WHERE id = 'odd-1';
 ";
 
 fn columns(path: &Path) -> Vec<(String, String)> {

@@ -7,7 +7,7 @@ use taskhost_broker::{Broker, BrokerSettings, CancelReply, DeleteReply, Enqueued
 use taskhost_core::task::{ErrorKind, NewTask, Priority, Progress, QueueName, Start, State, TaskError, TaskOptions, Unique, Verdict};
 
 use crate::support::{
-    End, SOON, Worker, add, dead, enqueue, finish, finish_with, named, ok, queue, retry_after, state, still_waits, task_id, view,
+    End, SOON, Worker, add, dead, enqueue, finish_with, named, ok, queue, retry_after, state, still_waits, task_id, view,
 };
 
 pub(crate) async fn an_enqueued_task_is_claimed_finished_and_has_its_result(b: &dyn Broker) {
@@ -232,33 +232,6 @@ pub(crate) async fn the_last_five_errors_are_kept(b: &dyn Broker) {
     assert_eq!(texts, [(3, "error 3"), (4, "error 4"), (5, "error 5"), (6, "error 6"), (7, "error 7")]);
     assert!(errors.is_sorted_by_key(|entry| entry.at));
     assert_eq!(errors[4].code.digest, "ab".repeat(32));
-}
-
-pub(crate) async fn what_bodies_log_is_kept_newest_last(b: &dyn Broker) {
-    let worker = Worker::new(b).await;
-    let id = enqueue(b, add()).await;
-    assert_eq!(b.log(None, &id).await.expect("log").as_deref(), Some(""));
-    for (text, verdict) in [("{\"n\":1}\n", retry_after(Duration::ZERO)), ("{\"n\":2}\n", ok("2"))] {
-        let leased = worker.claim_one().await;
-        let finish = taskhost_broker::Finish { log: text.into(), ..finish(&leased.member, verdict) };
-        b.finish(&worker.who, &[finish]).await.expect("finish");
-    }
-    assert_eq!(b.log(Some(&QueueName::default()), &id).await.expect("log").as_deref(), Some("{\"n\":1}\n{\"n\":2}\n"));
-    assert!(b.log(None, &task_id("nobody")).await.expect("log").is_none());
-}
-
-pub(crate) async fn a_long_log_keeps_its_newest_64_kib(b: &dyn Broker) {
-    let worker = Worker::new(b).await;
-    let id = enqueue(b, add()).await;
-    for n in 0..3 {
-        let leased = worker.claim_one().await;
-        let log = format!("{}\n", n.to_string().repeat(999)).repeat(40);
-        let finish = taskhost_broker::Finish { log, ..finish(&leased.member, retry_after(Duration::ZERO)) };
-        b.finish(&worker.who, &[finish]).await.expect("finish");
-    }
-    let log = b.log(None, &id).await.expect("log").expect("known");
-    assert!(log.len() <= 64 << 10 && log.len() > 60 << 10, "{} bytes", log.len());
-    assert!(log.ends_with("2222\n") && !log.contains('0'));
 }
 
 pub(crate) async fn progress_is_shown_while_it_runs_and_gone_with_the_end(b: &dyn Broker) {

@@ -36,6 +36,8 @@ impl Player<'_> {
                     (task.state, task.args.clone(), task.tries, task.cancel_asked, task.error, task.errors, task.expires, has_result)
                 });
                 assert_eq!(shown, known, "step {}: {line} {id}", self.step);
+                let log = self.broker.log(Some(line), id).await.expect("log");
+                assert_eq!(log, queue.tasks.get(id).map(|task| task.log.clone()), "step {}: the log of {line} {id}", self.step);
                 let anywhere = self.broker.find(None, id).await.map(|view| view.map(|view| view.queue)).map_err(drop);
                 assert_eq!(anywhere, self.world.only_queue_of(id).map(Option::<&_>::cloned), "step {}: {id} by its id alone", self.step);
             }

@@ -36,6 +36,9 @@ pub(super) struct Known {
     pub(super) errors: usize,
     pub(super) cancel_asked: bool,
     holder: Option<usize>,
+    pub(super) log: String,
+    /// Where the lines of the attempt that runs begin in the log.
+    log_from: usize,
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +92,8 @@ impl Queue {
             errors: 0,
             cancel_asked: false,
             holder: None,
+            log: String::new(),
+            log_from: 0,
         };
         self.tasks.insert(task.id.clone(), known);
         self.ids.insert(task.id.clone());
@@ -112,9 +117,17 @@ impl Queue {
             let task = self.task(id);
             task.state = State::Running;
             task.holder = Some(holder);
+            task.log_from = task.log.len();
         }
         let parked = self.tasks.values().filter(|task| task.state == State::Parked).map(|task| task.name.clone()).collect();
         Claim { ids, parked, more, paused: self.paused }
+    }
+
+    /// One line more of the attempt that runs. Gives all of its lines.
+    pub(super) fn say(&mut self, id: &TaskId, step: usize) -> String {
+        let task = self.task(id);
+        task.log.extend([&step.to_string(), "\n"]);
+        task.log[task.log_from..].to_owned()
     }
 
     /// Records a report. Also gives the children that belong to other queues.

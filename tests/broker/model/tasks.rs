@@ -63,6 +63,15 @@ impl Player<'_> {
         assert!(again.iter().all(|reply| *reply == Finished::Stale), "step {}: a repeated finish changes nothing", self.step);
     }
 
+    /// An attempt that runs shows its log, which has one line more each time.
+    pub(super) async fn say(&mut self) {
+        let index = self.any_hand();
+        let (hand, step) = (&self.crew[index], self.step);
+        let Some(leased) = hand.held.first() else { return };
+        let lines = self.world.queue(&hand.who.queue).say(&leased.member.id, step);
+        self.broker.log_so_far(&hand.who, &leased.member, &lines).await.expect("log_so_far");
+    }
+
     /// A report of any kind.
     fn report(&mut self, member: &Member, is_alone: bool) -> Finish {
         let error = |kind| TaskError::new(kind, "no");

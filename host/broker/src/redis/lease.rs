@@ -12,13 +12,13 @@ use super::{
     driver::RedisBroker,
     record::record,
     relay,
-    scripts::{CLAIM, EXPIRE, EXTEND, FINISH, HELD, LEAVE, PROGRESS, REGISTER, SWEEP},
+    scripts::{CLAIM, EXPIRE, EXTEND, FINISH, HELD, LEAVE, LOG_SO_FAR, PROGRESS, REGISTER, SWEEP},
     values::{Row, Taken, claimed, corrupt, count, entry, is_yes, json, leased_list, millis, names, number, odd_ids, short_digest, word},
     wait,
 };
 use crate::{
     error::{BrokerError, Result},
-    lease::{Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, LeaseReply, Leased, grace},
+    lease::{Claimed, Extended, Finish, FinishReply, Finished, Incarnation, Lease, LeaseReply, Leased, Member, grace},
 };
 use taskhost_core::{
     retry::{Next, Transition, transition},
@@ -131,6 +131,11 @@ impl Lease for RedisBroker {
     async fn progress(&self, queue: &QueueName, id: &TaskId, progress: &Progress) -> Result<()> {
         let call = PROGRESS.call(&self.keys.queue(queue)).arg(id.as_str()).arg(json(progress)?);
         self.commands.call(&call).await.map(drop)
+    }
+
+    async fn log_so_far(&self, who: &Incarnation, member: &Member, log: &str) -> Result<()> {
+        let call = LOG_SO_FAR.call(&self.keys.queue(&who.queue)).arg(&*who.id).arg(member.id.as_str());
+        self.commands.call(&call.arg(member.claimed_us).arg(member.place).arg(log)).await.map(drop)
     }
 
     async fn relay(&self, queue: &QueueName) -> Result<usize> {

@@ -142,6 +142,7 @@ library! {
     "is_known"
     "is_open"
     "is_running"
+    "keep_log"
     "kept_of"
     "kept_until"
     "lease"
@@ -203,6 +204,7 @@ scripts! {
     ENDED: ALLOW_OOM, "ended.lua";
     AWAIT: ALLOW_OOM, "await.lua";
     PROGRESS: ALLOW_OOM, "progress.lua";
+    LOG_SO_FAR: ALLOW_OOM, "log_so_far.lua";
     CANCEL: ALLOW_OOM, "cancel.lua";
     RETRY: ALLOW_OOM, "retry.lua";
     DELETE: ALLOW_OOM, "delete.lua";

@@ -201,10 +201,11 @@ pub(super) fn fault(path: &Path, error: &rusqlite::Error) -> BrokerError {
 /// Gives a database the shape that `schema` had.
 #[cfg(test)]
 pub(super) fn go_back(database: &Connection, schema: i32) {
-    const BACK: [&str; 3] = [
+    const BACK: [&str; 4] = [
         "DROP TABLE ended; DROP TABLE unoffered; DROP TABLE stub; DROP TABLE awaited; ALTER TABLE task DROP COLUMN child",
         "ALTER TABLE task DROP COLUMN options",
         "DROP TABLE total; DROP TABLE sample; DROP TABLE recorded; DROP TABLE audit; DROP TABLE drain",
+        "ALTER TABLE log DROP COLUMN live_claim; ALTER TABLE log DROP COLUMN live_from",
     ];
     for step in BACK.iter().skip(usize::try_from(schema - 1).expect("1 or more")).rev() {
         database.execute_batch(step).expect("an earlier shape");

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    lease::{Finish, FinishReply, Finished, Incarnation},
+    lease::{Finish, FinishReply, Finished, Incarnation, Member},
 };
 use taskhost_core::{
     retry::{Next, Transition, transition},
@@ -34,14 +34,14 @@ pub(super) fn finish(step: &mut Step<'_>, who: &Incarnation, finishes: &[Finish]
 }
 
 fn one(step: &mut Step<'_>, who: &Incarnation, n: i64, finish: &Finish, ends: &mut Ends) -> Result<Finished, Failure> {
-    let Some(task) = held(step, who, n, finish)? else { return Ok(Finished::Stale) };
+    let Some(task) = held(step, who, n, &finish.member)? else { return Ok(Finished::Stale) };
     let becomes = transition(&finish.verdict, &finish.follows, step.settings.payload_limit);
     let (becomes, reply) = match becomes.instead().filter(|_| task.cancel_asked) {
         Some(instead) => (instead, Finished::CancelledInstead),
         None => (becomes, Finished::Recorded),
     };
     if !finish.log.is_empty() {
-        append_log(step, task.seq, &finish.log)?;
+        keep_log(step, task.seq, finish.member.claimed_us, &finish.log)?;
     }
     for Follow::Enqueue(child) in becomes.follows {
         meet(step, &child.queue)?;
@@ -68,12 +68,12 @@ fn one(step: &mut Step<'_>, who: &Incarnation, n: i64, finish: &Finish, ends: &m
 }
 
 /// The task, if the incarnation still holds this attempt of it.
-fn held(step: &Step<'_>, who: &Incarnation, n: i64, finish: &Finish) -> Result<Option<Brief>, Failure> {
-    let Ok(claimed_us) = i64::try_from(finish.member.claimed_us) else { return Ok(None) };
+fn held(step: &Step<'_>, who: &Incarnation, n: i64, member: &Member) -> Result<Option<Brief>, Failure> {
+    let Ok(claimed_us) = i64::try_from(member.claimed_us) else { return Ok(None) };
     let mut find = step
         .connection
         .prepare_cached(&format!("SELECT {BRIEF} FROM task WHERE id = ? AND queue = ? AND state = 3 AND held_by = ? AND claimed_us = ?"))?;
-    Ok(find.query_row(params![finish.member.id.as_str(), who.queue.as_str(), n, claimed_us], brief).optional()?)
+    Ok(find.query_row(params![member.id.as_str(), who.queue.as_str(), n, claimed_us], brief).optional()?)
 }
 
 /// The changes of the attempt to its task. A task that was handed back or parked keeps the worker and code of its last counted attempt.
@@ -139,16 +139,34 @@ fn note(step: &Step<'_>, task: &Brief, finish: &Finish, attempt: u32, error: Tas
     Ok(serde_json::to_string(&errors)?)
 }
 
-/// Appends to the log, and keeps its newest 64 KiB in whole lines.
-fn append_log(step: &Step<'_>, seq: i64, text: &str) -> Result<(), Failure> {
-    let mut find = step.connection.prepare_cached("SELECT text FROM log WHERE seq = ?")?;
-    let mut log = find.query_row([seq], |row| words(row, 0)).optional()?.flatten().unwrap_or_default();
+/// Shows the log of an attempt that runs.
+pub(super) fn log_so_far(step: &mut Step<'_>, who: &Incarnation, member: &Member, log: &str) -> Result<(), Failure> {
+    let Some(n) = alive(step, who)? else { return Ok(()) };
+    let Some(task) = held(step, who, n, member)? else { return Ok(()) };
+    keep_log(step, task.seq, member.claimed_us, log)
+}
+
+/// Writes the lines of an attempt into the log of its task. They replace the lines that were written earlier for the same attempt. The log keeps
+/// its newest 64 KiB in whole lines.
+fn keep_log(step: &Step<'_>, seq: i64, claimed_us: u64, text: &str) -> Result<(), Failure> {
+    let claim = i64::try_from(claimed_us).unwrap_or(i64::MAX);
+    let mut find = step.connection.prepare_cached("SELECT text, live_claim, live_from FROM log WHERE seq = ?")?;
+    let read =
+        |row: &rusqlite::Row<'_>| Ok((words(row, 0)?.unwrap_or_default(), row.get::<_, Option<i64>>(1)?, row.get::<_, Option<i64>>(2)?));
+    let (mut log, owner, from) = find.query_row([seq], read).optional()?.unwrap_or_default();
+    if owner == Some(claim) {
+        let from = from.and_then(|from| usize::try_from(from).ok()).unwrap_or(0).min(log.len());
+        log.truncate(log.floor_char_boundary(from));
+    }
     if !log.is_empty() && !log.ends_with('\n') {
         log.push('\n');
     }
+    let from = log.len();
     log.push_str(text);
     let newest = newest_lines(&log, LOG_BYTES);
-    step.connection.prepare_cached("INSERT OR REPLACE INTO log (seq, text) VALUES (?, ?)")?.execute(params![seq, newest])?;
+    let from = from.saturating_sub(log.len() - newest.len());
+    let mut put = step.connection.prepare_cached("INSERT OR REPLACE INTO log (seq, text, live_claim, live_from) VALUES (?, ?, ?, ?)")?;
+    put.execute(params![seq, newest, claim, i64::try_from(from).unwrap_or(0)])?;
     Ok(())
 }
 

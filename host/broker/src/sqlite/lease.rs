@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::{driver::SqliteBroker, finish, incarnation, sweep, wait};
 use crate::{
     error::Result,
-    lease::{Claimed, Extended, Finish, FinishReply, Incarnation, Lease, LeaseReply, Leased},
+    lease::{Claimed, Extended, Finish, FinishReply, Incarnation, Lease, LeaseReply, Leased, Member},
 };
 use taskhost_core::task::{Progress, QueueName, TaskId, TaskName};
 
@@ -67,6 +67,11 @@ impl Lease for SqliteBroker {
             Ok(())
         })
         .await
+    }
+
+    async fn log_so_far(&self, who: &Incarnation, member: &Member, log: &str) -> Result<()> {
+        let (who, member, log) = (who.clone(), member.clone(), log.to_owned());
+        self.write(move |step| finish::log_so_far(step, &who, &member, &log)).await
     }
 
     /// One database holds all queues: `finish` adds the children itself, so there is no outbox.

@@ -57,7 +57,10 @@ CREATE TABLE ended (
 ) WITHOUT ROWID;
 
 -- What bodies logged, apart from the task so that its steps stay small.
-CREATE TABLE log (seq INTEGER PRIMARY KEY, text TEXT NOT NULL);
+CREATE TABLE log (
+    seq INTEGER PRIMARY KEY, text TEXT NOT NULL,
+    live_claim INTEGER, live_from INTEGER          -- the attempt whose lines came last, by its claim, and where they begin
+);
 CREATE TRIGGER task_gone_with_log AFTER DELETE ON task BEGIN DELETE FROM log WHERE seq = old.seq; END;
 
 -- `paused`: the time of the pause, or 0.

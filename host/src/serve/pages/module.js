@@ -90,7 +90,7 @@ const watch = () => {
     return;
   }
   const events = new EventSource(source);
-  for (const kind of ["queues", "ends", "gap", "task", "gone"]) events.addEventListener(kind, read);
+  for (const kind of ["queues", "ends", "gap", "task", "log", "gone"]) events.addEventListener(kind, read);
   events.onerror = () => { if (events.readyState === EventSource.CLOSED) { events.close(); setTimeout(watch, 3000); } read(); };
   stop = () => events.close();
   addEventListener("pagehide", stop);

@@ -7,7 +7,7 @@
 --         error; instead: the error if a cancel comes first; entry of the history; counted; lost; delay in ms; by; log;
 --         here: {count, records} that follow in this queue (see lib/admit.lua); out: queue and record as JSON each, for other queues
 -- RETURNS one digit each, in the order given: 0 stale, 1 recorded, 2 cancelled instead
--- needs: base, slices, places, end_task, admit, rank, wake, sweep_ended
+-- needs: base, slices, places, keep_log, end_task, admit, rank, wake, sweep_ended
 local ttl, hold = tonumber(ARGV[1]), K .. 'hold:' .. ARGV[2]
 local a = 5
 for _ = 1, tonumber(ARGV[4]) do
@@ -76,17 +76,6 @@ if call('EXISTS', K .. 'special', K .. 'cancelled') > 0 then
 end
 local at, gone, ends, waking, reply = int(now), int(now + ttl), open_ends(ttl, true), false, {}
 
--- Keeps the newest 64 KiB, whole lines.
-local function keep_log(id, text)
-  local key = K .. 'log:' .. id
-  if call('APPEND', key, text) > 65536 then
-    local tail = call('GETRANGE', key, -65536, -1)
-    local cut = string.find(tail, '\n', 1, true)
-    if cut and cut < #tail then tail = string.sub(tail, cut + 1) end
-    call('SET', key, tail)
-  end
-end
-
 -- Enqueues tasks of this queue. Those of other queues go through the outbox.
 local function follow(f)
   if f.here then admit(f.here.records, 1, f.here.count, true) end
@@ -149,7 +138,7 @@ local function other(f, id)
     call('ZADD', K .. 'ready', rank(h[5], seq), id)
   end
   if #set > 0 then call('HSET', t, unpack(set)) end
-  call('HDEL', t, 'progress')
+  call('HDEL', t, 'progress', 'live')
   waking = true
   return code
 end
@@ -191,7 +180,7 @@ for i = plain + 1, plain + n do
     reply[i] = '0'
   else
     if f.log then
-      keep_log(id, f.log)
+      keep_log(id, f.claim, f.log)
       if not special[id] then
         special[id] = true
         call('SADD', K .. 'special', id)
