@@ -300,7 +300,8 @@ impl Parts {
         loops.spawn(self.watched("proof", gone::run(connection(), queues(), self.files.clone(), end())));
         loops.spawn(self.watched("signals", self.listen().run(end())));
         if let Some(metrics) = self.settings.metrics.clone() {
-            let recorder = Recorder { worker: self.settings.id.clone(), metrics, connection: connection() };
+            let queues = self.settings.queues.iter().map(|(queue, _)| queue.clone()).collect();
+            let recorder = Recorder { worker: self.settings.id.clone(), queues, metrics, connection: connection() };
             loops.spawn(self.watched("record", recorder.run(end())));
         }
         let heartbeat = self.heartbeat();

@@ -181,6 +181,7 @@ macro_rules! laws {
                     one [
                         records_add_up_by_step_and_body,
                         a_repeated_record_counts_once,
+                        a_record_notes_the_most_ready_tasks,
                         a_history_of_too_many_steps_is_refused,
                         totals_only_grow,
                         a_feed_has_each_end_once_and_oldest_first,

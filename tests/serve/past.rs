@@ -17,6 +17,10 @@ fn history_and_totals_say_what_was(host: &Taskhost) {
     http.post("/v1/tasks?wait=30s", r#"{"task":"panic_task","args":["x"],"retries":0}"#).ok(201);
     let totals = http.get("/v1/queues/default").ok(200)["totals"].clone();
     assert_eq!(totals, json!({"enqueued": 4, "succeeded": 3, "dead": 1, "cancelled": 0}));
+    http.post("/v1/queues/default/pause", "").ok(200);
+    for _ in 0..2 {
+        http.post("/v1/tasks", r#"{"task":"add","args":[1,1]}"#).ok(201);
+    }
     // A worker records its last counts when it ends.
     assert!(worker.stop().success());
     let (_server, http) = Http::serve(host, &[]);
@@ -28,6 +32,8 @@ fn history_and_totals_say_what_was(host: &Taskhost) {
         assert_eq!(sum(&|point| &point["succeeded"]), 3, "{step}: {history}");
         assert_eq!(sum(&|point| &point["dead"]), 1, "{step}");
         assert_eq!(sum(&|point| &point["tasks"]["add"]["succeeded"]), 3, "{step}");
+        assert_eq!(points.iter().filter_map(|point| point["ready"].as_u64()).max(), Some(2), "{step}");
+        assert!(!history.to_string().contains("_queue"), "what is of a queue is no body: {history}");
         assert_eq!(sum(&|point| &point["ran"]["count"]), 4, "{step}");
         assert_eq!(sum(&|point| &point["waited"]["count"]), 4, "{step}");
         assert!(points.iter().any(|point| point["tasks"]["add"]["ran"]["p95_ms"].as_f64().is_some_and(|ms| ms > 0.0)), "{history}");

@@ -20,7 +20,7 @@ use taskhost_core::task::{Millis, QueueName};
 #[async_trait]
 pub trait History: Send + Sync {
     /// Adds what a worker counted since its last record, by body. `number` grows with each record of a worker: one that is not greater than
-    /// the last adds nothing.
+    /// the last adds nothing. It also notes how many tasks are ready, under the name [`QUEUE`].
     async fn record(&self, queue: &QueueName, worker: &str, number: u64, counts: &[(String, Sample)]) -> Result<()>;
     /// The counts from the step of `from` to the one of `to`, both included, in the order of time and then of bodies. `Invalid` if these are
     /// too many steps, see [`HistoryStep::range`].
@@ -31,6 +31,8 @@ pub trait History: Send + Sync {
     async fn notes(&self, before: Option<&str>, limit: usize) -> Result<Vec<Noted>>;
 }
 
+/// Stands beside the bodies, and has what is true of the queue itself. No body has such a name.
+pub const QUEUE: &str = "_queue";
 /// The most steps of one answer.
 const MOST_STEPS: u64 = 400;
 /// The most notes that are kept.
@@ -95,6 +97,9 @@ pub struct Sample {
     pub cancelled: u64,
     /// CPU time in microseconds.
     pub cpu_us: u64,
+    /// The most tasks that were ready when a worker recorded. Of [`QUEUE`] only.
+    #[serde(skip)]
+    pub ready: u64,
     /// How long attempts ran.
     pub ran: Spread,
     /// How long tasks waited from their enqueue to the claim of their first attempt.
@@ -106,15 +111,18 @@ impl Sample {
         *self == Self::default()
     }
 
+    /// Adds counts of the same queue. Of `ready` the larger one counts.
     pub fn add(&mut self, other: &Self) {
+        let ready = self.ready.max(other.ready);
         self.parts().into_iter().zip(other.clone().parts()).for_each(|((_, sum), (_, more))| *sum = sum.saturating_add(*more));
+        self.ready = ready;
         self.ran.add(&other.ran);
         self.waited.add(&other.waited);
     }
 
-    fn parts(&mut self) -> [(&'static str, &mut u64); 5] {
-        let Self { succeeded, retried, dead, cancelled, cpu_us, ran: _, waited: _ } = self;
-        [("s", succeeded), ("f", retried), ("d", dead), ("c", cancelled), ("u", cpu_us)]
+    fn parts(&mut self) -> [(&'static str, &mut u64); 6] {
+        let Self { succeeded, retried, dead, cancelled, cpu_us, ready, ran: _, waited: _ } = self;
+        [("s", succeeded), ("f", retried), ("d", dead), ("c", cancelled), ("u", cpu_us), ("q", ready)]
     }
 
     /// As it is stored: `name=n`, a space between each. Counts of 0 are left out.
@@ -216,7 +224,7 @@ impl Serialize for Spread {
 pub struct Point {
     /// When the step begins.
     pub start: Millis,
-    /// The body, or `_other` for those beyond what a worker counts apart.
+    /// The body, or `_other` for those beyond what a worker counts apart, or [`QUEUE`].
     pub task: String,
     pub sample: Sample,
 }

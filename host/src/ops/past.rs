@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use taskhost_broker::{Feed, HistoryStep, Note, Noted, Sample};
+use taskhost_broker::{Feed, HistoryStep, Note, Noted, QUEUE, Sample};
 use taskhost_core::task::{Millis, QueueName, TaskName};
 
 use super::{connection::Ops, error::OpsError};
@@ -23,6 +23,8 @@ pub struct HistoryPoint {
     pub start: Millis,
     /// By queue and body.
     pub parts: BTreeMap<(QueueName, String), Sample>,
+    /// The most ready tasks of each queue, of which a worker recorded it.
+    pub ready: BTreeMap<QueueName, u64>,
 }
 
 impl HistoryPoint {
@@ -46,6 +48,12 @@ impl Ops {
         let mut points: BTreeMap<_, _> = starts.map(|start| (start, HistoryPoint { start, ..HistoryPoint::default() })).collect();
         for queue in queues {
             for point in self.broker.history(&queue, query.step, query.from, query.to).await? {
+                if point.task == QUEUE {
+                    if let Some(of) = points.get_mut(&point.start).filter(|_| query.task.is_none()) {
+                        of.ready.insert(queue.clone(), point.sample.ready);
+                    }
+                    continue;
+                }
                 if query.task.as_ref().is_some_and(|task| task.as_str() != point.task) {
                     continue;
                 }

@@ -29,6 +29,8 @@ struct Point {
     start: Millis,
     #[serde(flatten)]
     sum: Sample,
+    /// The most tasks that were ready in the step, the queues together.
+    ready: u64,
     /// By body, over the queues.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     tasks: BTreeMap<String, Sample>,
@@ -39,12 +41,12 @@ pub(super) async fn show(State(app): State<Arc<App>>, caller: Caller, query: Que
     let step = query.value::<HistoryStep>("step")?.unwrap_or(HistoryStep::Minute);
     let points = read(&app, &caller, &query, step).await?;
     let shown = points.into_iter().map(|point| {
-        let sum = point.sum();
+        let (sum, ready) = (point.sum(), point.ready.values().sum());
         let mut tasks: BTreeMap<String, Sample> = BTreeMap::new();
         for ((_, task), sample) in point.parts {
             tasks.entry(task).or_default().add(&sample);
         }
-        Point { start: point.start, sum, tasks }
+        Point { start: point.start, sum, ready, tasks }
     });
     answer::json(&Shown { step: step.to_string(), points: shown.collect() })
 }
@@ -69,6 +71,7 @@ pub(super) async fn read(app: &App, caller: &Caller, query: &Query, step: Histor
 pub(super) async fn seen(app: &App, caller: &Caller, query: &HistoryQuery) -> Result<Vec<HistoryPoint>, Problem> {
     let mut points = app.ops()?.history(query).await?;
     for point in &mut points {
+        point.ready.retain(|queue, _| caller.sees_queue(queue));
         // A part such as `_other` is of no single body. Only callers that may see all bodies get it.
         point.parts.retain(|(queue, task), _| {
             caller.sees_queue(queue) && TaskName::new(&**task).map_or_else(|_| caller.sees_all_tasks(), |task| caller.sees_task(&task))

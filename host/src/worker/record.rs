@@ -1,4 +1,5 @@
-//! The loop that records the worker's counts every ten seconds and at its end, for the history of the HTTP API and the dashboard.
+//! The loop that records the worker's counts every ten seconds and at its end, for the history of the HTTP API and the dashboard, and how many
+//! tasks are ready.
 //!
 //! Invariant: no task waits for this loop. While the broker is away, only these counts are lost.
 
@@ -17,6 +18,8 @@ const LAST: Duration = Duration::from_secs(2);
 
 pub(super) struct Recorder {
     pub(super) worker: Arc<str>,
+    /// The queues of this worker.
+    pub(super) queues: Vec<QueueName>,
     pub(super) metrics: Arc<WorkerMetrics>,
     pub(super) connection: Arc<Connection>,
 }
@@ -41,11 +44,11 @@ impl Recorder {
         }
     }
 
-    async fn record(&self, number: u64, counts: BTreeMap<Arc<str>, Vec<(String, Sample)>>) {
-        for (queue, counts) in counts {
-            // Queues beyond those that are counted apart have no history.
-            let Ok(queue) = QueueName::new(&*queue) else { continue };
-            if let Err(error) = self.connection.broker.record(&queue, &self.worker, number, &counts).await {
+    /// Records each queue, also without counts: a record notes how many tasks are ready. Queues beyond those that are counted apart have no counts.
+    async fn record(&self, number: u64, mut counts: BTreeMap<Arc<str>, Vec<(String, Sample)>>) {
+        for queue in &self.queues {
+            let counts = counts.remove(queue.as_str()).unwrap_or_default();
+            if let Err(error) = self.connection.broker.record(queue, &self.worker, number, &counts).await {
                 tracing::debug!(%queue, %error, "the counts of some seconds are missing in the history");
             }
         }

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use taskhost_broker::{Broker, BrokerError, HistoryStep, Note, Sample, Spread, Totals};
-use taskhost_core::task::{Millis, NewTask, QueueName, State, TaskId, TaskOptions};
+use taskhost_broker::{Broker, BrokerError, HistoryStep, Note, QUEUE, Sample, Spread, Totals};
+use taskhost_core::task::{Millis, NewTask, QueueName, Start, State, TaskId, TaskOptions};
 
 use crate::support::{SOON, Worker, add, announced, dead, enqueue, ok, queue};
 
@@ -46,6 +46,30 @@ pub(crate) async fn a_repeated_record_counts_once(b: &dyn Broker) {
         b.record(&mail, "box:1:a", number, &[("add".into(), succeeded(n))]).await.expect("record");
     }
     assert_eq!(counted(b, &mail, HistoryStep::Day).await, [("add".to_owned(), succeeded(5))].into());
+}
+
+pub(crate) async fn a_record_notes_the_most_ready_tasks(b: &dyn Broker) {
+    let (worker, default) = (Worker::new(b).await, QueueName::default());
+    let ready = async || counted(b, &default, HistoryStep::Day).await.remove(QUEUE).unwrap_or_default().ready;
+    let record = async |number: u64| b.record(&default, "box:1:a", number, &[]).await.expect("record");
+    record(1).await;
+    assert_eq!(ready().await, 0);
+    for _ in 0..3 {
+        enqueue(b, add()).await;
+    }
+    enqueue(b, NewTask { start: Start::In(SOON), ..add() }).await;
+    record(2).await;
+    assert_eq!(ready().await, 3, "what is due later is not ready");
+    worker.run_one(ok("2")).await;
+    record(3).await;
+    assert_eq!(ready().await, 3, "the most of a step stays");
+    for _ in 0..4 {
+        enqueue(b, add()).await;
+    }
+    record(3).await;
+    assert_eq!(ready().await, 3, "a repeated record adds nothing");
+    b.record(&default, "box:2:b", 1, &[("add".into(), succeeded(1))]).await.expect("record");
+    assert_eq!(ready().await, 6);
 }
 
 pub(crate) async fn a_history_of_too_many_steps_is_refused(b: &dyn Broker) {

@@ -120,6 +120,15 @@ fn past_hour(host: &Taskhost) {
     let bodies =
         [("default", "add", 900, 4), ("mail", "concat", 2_600, 9), ("mail", "panic_task", 40, 11), ("reports", "multiply", 160, 14)];
     for ago in 1..60_u64 {
+        for (queue, most) in [("default", 40), ("mail", 900), ("reports", 0)] {
+            let ready = most * (ago % 23) * (ago % 23) / 400;
+            redis::cmd("HSET")
+                .arg(format!("th:{{{queue}}}:past:60:{}", now - ago * 60))
+                .arg("_queue")
+                .arg(format!("q={ready}"))
+                .exec(&mut redis)
+                .expect("our own server");
+        }
         for (at, (queue, body, rate, place)) in bodies.iter().enumerate() {
             // A day's up and down in an hour, each body with its own.
             let phase = (f64::from(u32::try_from(ago).expect("a minute")) + 11.0 * f64::from(u8::try_from(at).expect("few"))) / 9.5;

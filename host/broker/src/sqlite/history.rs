@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{BrokerError, Result},
-    history::{History, HistoryStep, NOTES, Note, Noted, Point, Sample},
+    history::{History, HistoryStep, NOTES, Note, Noted, Point, QUEUE, Sample},
     unreadable,
 };
 use taskhost_core::task::{Millis, QueueName};
@@ -73,9 +73,12 @@ fn record(step: &Step<'_>, queue: &QueueName, worker: &str, number: u64, counts:
     let mut find = db.prepare_cached("SELECT counts FROM sample WHERE queue = ? AND step = ? AND start = ? AND task = ?")?;
     let mut write = db.prepare_cached("INSERT OR REPLACE INTO sample (queue, step, start, task, counts) VALUES (?, ?, ?, ?, ?)")?;
     let mut forget = db.prepare_cached("DELETE FROM sample WHERE queue = ? AND step = ? AND start < ?")?;
+    let mut count = db.prepare_cached("SELECT count(*) AS n FROM task INDEXED BY task_ready WHERE queue = ? AND state = 1")?;
+    let ready = count.query_row([queue.as_str()], |row| whole(row, "n"))?.max(0).unsigned_abs();
+    let own = (QUEUE.to_owned(), Sample { ready, ..Sample::default() });
     for of in HistoryStep::ALL {
         let (seconds, start) = (signed(of.seconds()), signed(of.start(step.now)));
-        for (task, sample) in counts.iter().filter(|(_, sample)| !sample.is_empty()) {
+        for (task, sample) in counts.iter().chain([&own]).filter(|(_, sample)| !sample.is_empty()) {
             let stored = find.query_row(params![queue.as_str(), seconds, start, task], |row| words(row, "counts")).optional()?.flatten();
             let mut sum = Sample::read(stored.as_deref().unwrap_or_default());
             sum.add(sample);

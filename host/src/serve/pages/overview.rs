@@ -103,6 +103,11 @@ pub(super) fn charts(view: &View, points: &[HistoryPoint]) -> Markup {
         Series { name: view.say("tried again"), class: "fair", values: count(|sample| sample.retried) },
         Series { name: view.say("dead"), class: "bad", values: count(|sample| sample.dead) },
     ];
+    let ready = [Series {
+        name: view.say("ready"),
+        class: "good",
+        values: points.iter().map(|point| to_float(point.ready.values().sum())).collect(),
+    }];
     let times = [
         Series { name: view.say("waited"), class: "good", values: ms(|sample| sample.waited.quantile(95)) },
         Series { name: view.say("ran"), class: "fair", values: ms(|sample| sample.ran.quantile(95)) },
@@ -110,6 +115,7 @@ pub(super) fn charts(view: &View, points: &[HistoryPoint]) -> Markup {
     html! {
         div.charts {
             (view.chart(view.say("Attempts a minute"), &starts, &ended, &Kind::Stack, |value| units::show_count(to_count(value))))
+            (view.chart(view.say("Ready tasks"), &starts, &ready, &Kind::Lines, |value| units::show_count(to_count(value))))
             (view.chart(view.say("95 % took at most"), &starts, &times, &Kind::Lines, |value| took(std::time::Duration::from_secs_f64(value))))
         }
     }

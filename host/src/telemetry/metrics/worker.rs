@@ -235,6 +235,7 @@ impl WorkerMetrics {
                 dead: more(),
                 cancelled: more(),
                 cpu_us: more(),
+                ready: 0,
                 ran: now.ran.since(&last.ran),
                 waited: now.waited.since(&last.waited),
             };

@@ -20,6 +20,11 @@ for i = 4, first - 1, 2 do
     for n, name in ipairs(names) do names[n] = name .. '=' .. int(sums[name]) end
     call('HSET', key, ARGV[a], table.concat(names, ' '))
   end
+  -- The most ready tasks of the step.
+  local ready = call('ZCARD', K .. 'ready')
+  if ready > tonumber(string.match(call('HGET', key, '_queue') or '', '^q=(%d+)$') or 0) then
+    call('HSET', key, '_queue', 'q=' .. int(ready))
+  end
   call('EXPIRE', key, ARGV[i + 1])
 end
 return 1
