@@ -13,7 +13,7 @@ const ROWS: [&[&str]; 13] = [
     &["task", "telemetry", "private", "random"],
     &["units", "trace"],
     &["catalogue", "observe"],
-    &["retry", "cron"],
+    &["retry", "cron", "workflow"],
     &["engine", "broker"],
     &["plugins"],
     &["worker", "schedule"],

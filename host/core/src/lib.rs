@@ -12,3 +12,4 @@ pub mod task;
 pub mod text;
 pub mod trace;
 pub mod units;
+pub mod workflow;
