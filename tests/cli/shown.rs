@@ -128,6 +128,8 @@ async fn no_command_lets_what_stands_in_the_broker_steer_the_terminal() {
         error: Some(format!("{HOSTILE}\n{HOSTILE}")),
         warnings: vec![hostile()],
         description: Some(Description { version: hostile(), doc: hostile(), bodies: vec![body.clone()] }),
+        granted: vec![hostile()],
+        lacking: vec![hostile()],
     };
     let worker = WorkerInfo {
         id: hostile(),

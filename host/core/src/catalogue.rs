@@ -105,6 +105,11 @@ pub struct PluginInfo {
     /// Faults that did not keep it from being loaded.
     pub warnings: Vec<String>,
     pub description: Option<Description>,
+    /// What the policy of the worker grants it, and what it wants beyond that; a phrase each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub granted: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacking: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

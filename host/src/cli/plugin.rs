@@ -171,6 +171,8 @@ async fn inspect_file(args: &FileArgs, settings: &Settings, verdict_only: bool) 
             error: None,
             warnings: inspection.warnings.clone(),
             description: Some(plugin.description.clone()),
+            granted: Vec::new(),
+            lacking: Vec::new(),
         };
         let wants = plugin.wants(&inspection.imports);
         let signature = signature(&inspection);

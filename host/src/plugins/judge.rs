@@ -240,6 +240,8 @@ impl<'a> Contest<'a> {
             error,
             warnings,
             description: version.map(|v| (*v.description).clone()),
+            granted: Vec::new(),
+            lacking: Vec::new(),
         }
     }
 }

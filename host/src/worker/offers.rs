@@ -72,7 +72,12 @@ impl Offers {
             };
             (name.clone(), Arc::new(offer))
         };
-        Self { bodies: registry.bodies.iter().map(offer).collect(), files: registry.files.clone() }
+        let with_policy = |info: &PluginInfo| {
+            let serving = registry.bodies.values().find(|plugin| plugin.file == info.file);
+            let wants = serving.map(|plugin| plugin.wants(&plugin.code.imports())).unwrap_or_default();
+            PluginInfo { granted: wants.granted, lacking: wants.lacking, ..info.clone() }
+        };
+        Self { bodies: registry.bodies.iter().map(offer).collect(), files: registry.files.iter().map(with_policy).collect() }
     }
 
     pub(super) fn names(&self) -> BTreeSet<TaskName> {

@@ -28,6 +28,8 @@ pub fn plugin(file: &str, version: &str, body: &str) -> PluginInfo {
                 hints: Hints { timeout_ms: Some(2000), ..Hints::default() },
             }],
         }),
+        granted: vec!["kv of 10 bytes and 2 keys".into()],
+        lacking: Vec::new(),
     }
 }
 

@@ -1,15 +1,20 @@
 //! The plugins as the live workers see them.
 
-use maud::html;
-use taskhost_core::{catalogue::PluginStatus, text::clean};
+use std::collections::BTreeMap;
+
+use maud::{Markup, html};
+use taskhost_core::{catalogue::PluginStatus, task::State, text::clean, units};
 
 use super::{
     Page,
-    layout::Nav,
+    layout::{Nav, Trouble},
     parts::empty,
     view::{View, escaped},
 };
-use crate::config::Scope;
+use crate::{config::Scope, ops::TaskFilter};
+
+/// How many ended tasks of a plugin are looked at for its failure rates.
+const LATEST: usize = 500;
 
 /// `GET /plugins`
 pub(super) async fn list(view: View) -> Page {
@@ -38,6 +43,8 @@ pub(super) async fn list(view: View) -> Page {
                         p { (clean(description.doc.lines().next().unwrap_or_default())) }
                         p { @for body in description.bodies.iter().filter(|body| view.caller.sees_task(&body.name)) { a href=(view.href(format!("/bodies/{}", escaped(body.name.as_str())))) { (body.name) } " " } }
                     }
+                    (policy(&view, &info.granted, &info.lacking))
+                    (rates(&view, name).await?)
                     div.acts {
                         a href=(view.href(format!("/tasks?plugin={}", escaped(name)))) { (view.say("Tasks")) }
                         @if view.may(Scope::Admin) { (view.button(&format!("/plugins/{}", escaped(name)), "rollback", view.say("Roll back"), true)) }
@@ -47,4 +54,39 @@ pub(super) async fn list(view: View) -> Page {
         }
     };
     Ok(view.page(Nav::Plugins, &format!("{} {}", plugins.len(), view.say("Plugins")), Some("poll"), &content))
+}
+
+/// What the policy grants a plugin, and what it wants beyond that.
+fn policy(view: &View, granted: &[String], lacking: &[String]) -> Markup {
+    html! {
+        @if !granted.is_empty() { p { span.note { (view.say("Granted:")) } @for one in granted { " " span.pair { (clean(one)) } } } }
+        @if !lacking.is_empty() {
+            p { span.error { (view.say("Not granted, but wanted:")) } @for one in lacking { " " span.pair { (clean(one)) } } }
+        }
+    }
+}
+
+/// The share of dead tasks by version, among the newest ended ones.
+async fn rates(view: &View, plugin: &str) -> Result<Markup, Trouble> {
+    let states = vec![State::Succeeded, State::Dead];
+    let filter = TaskFilter { states, plugin: Some(plugin.to_owned()), ..TaskFilter::default() };
+    let page = view.ops()?.page(&filter, None, LATEST).await.map_err(|error| view.trouble(error))?;
+    let mut versions: BTreeMap<(String, String), (u64, u64)> = BTreeMap::new();
+    for task in page.tasks.into_iter().filter(|task| view.caller.sees(task)) {
+        let digest = task.digest.unwrap_or_default();
+        let key = (task.version.unwrap_or_default(), digest.get(..12).unwrap_or(&digest).to_owned());
+        let (all, dead) = versions.entry(key).or_default();
+        *all += 1;
+        *dead += u64::from(task.state == State::Dead);
+    }
+    Ok(html! {
+        @if !versions.is_empty() {
+            table.narrow {
+                thead { tr { th { (view.say("Version")) } th { (view.say("Code")) } th.number { (view.say("Ended")) } th.number { (view.say("dead")) } } }
+                tbody { @for ((version, digest), (all, dead)) in &versions {
+                    tr { td { (clean(version)) } td { code { (clean(digest)) } } td.number { (units::show_count(*all)) } td.number { (dead * 100 / all) " %" } }
+                } }
+            }
+        }
+    })
 }
