@@ -59,10 +59,8 @@ pub(super) async fn list(view: View) -> Page {
 /// What the policy grants a plugin, and what it wants beyond that.
 fn policy(view: &View, granted: &[String], lacking: &[String]) -> Markup {
     html! {
-        @if !granted.is_empty() { p { span.note { (view.say("Granted:")) } @for one in granted { " " span.pair { (clean(one)) } } } }
-        @if !lacking.is_empty() {
-            p { span.error { (view.say("Not granted, but wanted:")) } @for one in lacking { " " span.pair { (clean(one)) } } }
-        }
+        @if !granted.is_empty() { p { span.note { (view.say("Granted:")) } " " span.pair { (clean(&granted.join(" · "))) } } }
+        @if !lacking.is_empty() { p { span.error { (view.say("Not granted, but wanted:")) } " " span.pair { (clean(&lacking.join(" · "))) } } }
     }
 }
 
