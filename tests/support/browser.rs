@@ -15,7 +15,8 @@ use taskhost_testing::free_port;
 
 /// The name under which WebDriver gives the id of an element.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
-const SOON: Duration = Duration::from_secs(30);
+/// The limit of each wait. It is long, because the machine may be busy.
+const SOON: Duration = Duration::from_secs(120);
 
 pub(crate) struct Browser {
     driver: Child,
