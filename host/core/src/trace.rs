@@ -9,6 +9,8 @@ use crate::task::Millis;
 
 /// The header with the trace and the span of the sender.
 pub const TRACEPARENT: &str = "traceparent";
+/// The header in which tracing systems say more of the span that `traceparent` names.
+pub const TRACESTATE: &str = "tracestate";
 /// The header with values that belong to the whole trace (<https://www.w3.org/TR/baggage/>).
 pub const BAGGAGE: &str = "baggage";
 

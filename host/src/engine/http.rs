@@ -43,7 +43,7 @@ use super::{
 use taskhost_core::{
     observe::Requests,
     task::{Clock, SystemClock},
-    trace::{BAGGAGE, GuestRequest, TRACEPARENT},
+    trace::{BAGGAGE, GuestRequest, TRACEPARENT, TRACESTATE},
 };
 
 /// The limit for resolving, dialling and TLS together, also if the guest would wait longer.
@@ -164,10 +164,6 @@ impl Origin {
         (!host.is_empty()).then(|| Self { tls, host, port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }) })
     }
 
-    fn gets_baggage(&self, grants: &[HttpGrant]) -> bool {
-        grants.iter().any(|grant| grant.baggage && self.fits(grant))
-    }
-
     fn is_granted(&self, grants: &[HttpGrant]) -> bool {
         grants.iter().any(|grant| self.fits(grant))
     }
@@ -235,7 +231,8 @@ impl Outgoing {
     async fn send(self, mut request: Request<WasiBody>, options: RequestOptions, slot: Slot) -> Sent {
         let shared = Arc::clone(&self.shared);
         shared.request_begins();
-        if let Some(baggage) = self.baggage.clone().filter(|_| self.origin.gets_baggage(&self.grants.http)) {
+        let may_have_it = |grant: &HttpGrant| grant.baggage && self.origin.fits(grant);
+        if let Some(baggage) = self.baggage.clone().filter(|_| self.grants.http.iter().any(may_have_it)) {
             request.headers_mut().entry(BAGGAGE).or_insert(baggage);
         }
         let Some(spans) = &shared.spans else {
@@ -246,6 +243,8 @@ impl Outgoing {
         let span = spans.below();
         if let Ok(value) = HeaderValue::from_str(&span.own.to_string()) {
             request.headers_mut().insert(TRACEPARENT, value);
+            // The body's own would speak of another span.
+            request.headers_mut().remove(TRACESTATE);
         }
         let (method, origin) = (request.method().to_string(), self.origin.clone());
         let (began, at) = (SystemClock.now(), Instant::now());

@@ -13,6 +13,7 @@ use crate::engine::{
     cpu::{Cpu, Meter},
     network::System,
 };
+use taskhost_core::trace::TraceContext;
 
 fn grant(url: &str) -> HttpGrant {
     let uri: Uri = url.parse().unwrap();
@@ -26,18 +27,29 @@ struct Caller(Hooks);
 
 impl Caller {
     fn granted(urls: &[&str]) -> Self {
+        Self::below(None, urls)
+    }
+
+    /// An attempt that is traced if it has a span.
+    fn below(above: Option<TraceContext>, urls: &[&str]) -> Self {
         let cpu = Cpu::start(&wasmtime::Engine::default(), 1).unwrap();
         cpu.stop();
         let account = Account::new(Arc::new(Pool::new(1 << 30, 100)), &Limits::default());
-        let shared = Shared::new(Meter::new(&cpu, None), account, &Limits::default(), 1, None, None);
+        let shared = Shared::new(Meter::new(&cpu, None), account, &Limits::default(), 1, above.map(Box::new), None);
         let grants = Grants { http: urls.iter().map(|url| grant(url)).collect(), ..Grants::default() };
         let secrets = Secrets::of(&grants);
         Self(Hooks::new("org-transfer".into(), Arc::new(grants), secrets, Arc::new(shared), Outside::new(Arc::new(System))))
     }
 
     async fn get(&mut self, url: &str, options: RequestOptions) -> Result<(u16, Bytes), Error> {
+        self.get_with(url, options, &[]).await
+    }
+
+    /// A GET with headers that the guest sets.
+    async fn get_with(&mut self, url: &str, options: RequestOptions, headers: &[(&str, &str)]) -> Result<(u16, Bytes), Error> {
         let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
-        let request = Request::builder().uri(url).body(body).unwrap();
+        let request = Request::builder().uri(url);
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)).body(body).unwrap();
         let sent = self.0.send_request(request, Some(options), Box::new(async { Ok(()) }));
         let (answer, io) = Pin::from(sent).await?;
         let io = tokio::spawn(Pin::from(io));
@@ -94,6 +106,31 @@ async fn a_granted_address_is_called() {
     assert!(head.contains(&format!("host: 127.0.0.1:{port}\r\n")), "{head}");
     assert_eq!(caller.denied(), "");
     assert_eq!(caller.0.shared.connections.load(Relaxed), 0, "the connection is given back");
+}
+
+#[tokio::test]
+async fn a_traced_guest_cannot_name_another_parent_of_its_request() {
+    const FALSE: &str = "00-11111111111111111111111111111111-2222222222222222-01";
+    let set = [("TraceParent", FALSE), ("traceparent", FALSE), ("tracestate", "vendor=1"), ("tracestate", "other=2"), ("x-own", "kept")];
+    let above = TraceContext::root(true);
+    for traced in [Some(above), None] {
+        let (port, served) = server("HTTP/1.1 204 No Content\r\n\r\n").await;
+        let origin = format!("http://127.0.0.1:{port}");
+        let mut caller = Caller::below(traced, &[&origin]);
+        caller.get_with(&origin, RequestOptions::default(), &set).await.unwrap();
+        let head = served.await.unwrap();
+        let sent = |name: &str| head.lines().filter_map(|line| line.strip_prefix(name)).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(sent("x-own: "), ["kept"]);
+        if traced.is_none() {
+            // The host adds nothing, so what the body sends is its own affair.
+            assert_eq!((sent("traceparent: ").len(), sent("tracestate: ").len()), (2, 2), "{head}");
+            continue;
+        }
+        let own = caller.0.shared.take_within().requests[0].span;
+        assert_eq!(own.parent, Some(above));
+        assert_eq!(sent("traceparent: "), [own.own.to_string()], "{head}");
+        assert!(sent("tracestate: ").is_empty(), "{head}");
+    }
 }
 
 #[tokio::test]
