@@ -1,6 +1,8 @@
 //! The cost of a task for the host, in instructions. `cargo xtask count` runs these two tests under callgrind, with few tasks and with many. The
 //! suite runs them with few.
 //!
+//! A drain is observed as `COUNT_OBSERVED` says: by nobody, by the metrics, or by the traces that the `OTEL_…` variables set up.
+//!
 //! Invariant: a call is the same work on any machine, but for the turns of a guest at the ticks. The batches of a drain vary. The engine's pool
 //! fits into valgrind's address space.
 
@@ -9,10 +11,11 @@ use std::{collections::HashMap, env, path::PathBuf, sync::Arc, time::Duration};
 use taskhost::{
     engine::{Engine, EngineSettings},
     plugins::{self, Plugin, Registry},
+    telemetry::{metrics::WorkerMetrics, traces::Traces},
     worker::{self, Offers, Stop, WorkerSettings},
 };
 use taskhost_broker::BrokerSettings;
-use taskhost_core::{retry::RetrySettings, task::NewTask};
+use taskhost_core::{observe::Observers, retry::RetrySettings, task::NewTask};
 use tokio::sync::watch;
 
 use super::engine::support::{call, result, settings};
@@ -55,11 +58,14 @@ async fn a_full_queue_is_drained() {
     }
     let registry = Registry { bodies: HashMap::from([(task_name("add"), Arc::new(math))]), ..Registry::default() };
     let (_plugins, offers) = watch::channel(Arc::new(Offers::of(&registry, &RetrySettings::default())));
+    let (observers, traces) = observed();
     let settings = WorkerSettings {
         queues: vec![(queue("default"), 1)],
         concurrency: SLOTS,
         cores: 1,
         lease: LONG,
+        observers,
+        sampling: traces.as_ref().map(|traces| traces.sampling()),
         ..WorkerSettings::new(worker::worker_id())
     };
     let stop = Stop::default();
@@ -70,5 +76,21 @@ async fn a_full_queue_is_drained() {
     stop.drain.cancel();
     let summary = worker.await.expect("no panic").expect("the worker drains");
     assert_eq!(summary.succeeded, tasks.len() as u64);
+    if let Some(traces) = traces {
+        traces.finish();
+    }
     engine.stop();
+}
+
+/// The observers of a drain, and the traces among them.
+fn observed() -> (Observers, Option<Arc<Traces>>) {
+    match env::var("COUNT_OBSERVED").as_deref() {
+        Err(_) => (Observers::none(), None),
+        Ok("metrics") => (Observers::none().with(Arc::<WorkerMetrics>::default()), None),
+        Ok("traces") => {
+            let traces = Traces::from_environment().expect("OTEL_… variables that can be used").expect("a collector");
+            (Observers::none().with(traces.clone()), Some(traces))
+        }
+        Ok(other) => panic!("COUNT_OBSERVED is `metrics` or `traces`: `{other}`"),
+    }
 }

@@ -20,6 +20,24 @@ use crate::{cargo, plugins, redis};
 const SERVER: [u64; 2] = [1_000, 6_000];
 const HOST: [u64; 2] = [200, 1_200];
 const LIMIT: Duration = Duration::from_secs(60);
+/// Ways to observe a drain, and the variables for them. The collector is away: spans are made, batched, encoded, and then lost. The batch has
+/// room for all of them.
+const OBSERVED: [(&str, &[(&str, &str)]); 3] = [
+    ("metrics", &[("COUNT_OBSERVED", "metrics")]),
+    ("traces 1 %", &[TRACES, COLLECTOR, ROOM, ("OTEL_TRACES_SAMPLER", "traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "0.01")]),
+    ("traces 100 %", &[TRACES, COLLECTOR, ROOM, ("OTEL_TRACES_SAMPLER", "always_on")]),
+];
+const TRACES: (&str, &str) = ("COUNT_OBSERVED", "traces");
+/// Nobody listens on the port `discard`.
+const COLLECTOR: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9");
+const ROOM: (&str, &str) = ("OTEL_BSP_MAX_QUEUE_SIZE", "100000");
+/// Where a drain pays for its observers. Only instructions within these functions are counted, because the batches of two whole drains differ
+/// by more than metrics cost.
+const PAYING: [&str; 3] = [
+    "--toggle-collect=taskhost_core::observe::Observers::tell_all",
+    "--toggle-collect=taskhost::worker::attempt::Attempt::trace",
+    "--toggle-collect=opentelemetry_sdk::trace::span_processor::BatchSpanProcessor::get_spans_and_export",
+];
 const CALLGRIND: [&str; 2] = ["--tool=callgrind", "--callgrind-out-file=/dev/null"];
 
 /// Prints the counts, or says that valgrind is missing.
@@ -36,7 +54,14 @@ pub(crate) fn run() -> Result<()> {
     say!("instructions a task, of the dev build's host:");
     say!("{:>9}  Redis: enqueued in bulk, claimed and finished in batches", each(SERVER, |tasks| of_server(&root, &server, tasks))?);
     say!("{:>9}  host: an isolated call of `add`", each(HOST, |tasks| of_host("isolated_calls_end", tasks))?);
-    say!("{:>9}  host: an `add` drained by a worker of 16 slots", each(HOST, |tasks| of_host("a_full_queue_is_drained", tasks))?);
+    let drain = each(HOST, |tasks| of_host("a_full_queue_is_drained", tasks))?;
+    say!("{drain:>9}  host: an `add` drained by a worker of 16 slots");
+    for (name, variables) in OBSERVED {
+        let observed = each(HOST, |tasks| of_host_within("a_full_queue_is_drained", tasks, &PAYING, variables))?;
+        // In tenths of a per cent.
+        let share = observed * 1_000 / drain.max(1);
+        say!("{observed:>9}  host: {name}, {}.{} % of that drain", share / 10, share % 10);
+    }
     Ok(())
 }
 
@@ -46,9 +71,15 @@ fn each([few, many]: [u64; 2], count: impl Fn(u64) -> Result<u64>) -> Result<u64
 
 /// Instructions of the host in one test of `tests/counted.rs`.
 fn of_host(name: &str, tasks: u64) -> Result<u64> {
-    let runner: Vec<String> = ["valgrind"].into_iter().chain(CALLGRIND).map(|word| format!("\"{word}\"")).collect();
+    of_host_within(name, tasks, &[], &[])
+}
+
+/// The same within the functions that these options of callgrind name, with these variables.
+fn of_host_within(name: &str, tasks: u64, within: &[&str], variables: &[(&str, &str)]) -> Result<u64> {
+    let runner = ["valgrind"].into_iter().chain(CALLGRIND).chain(within.iter().copied());
+    let runner: Vec<String> = runner.map(|word| format!("\"{word}\"")).collect();
     let mut call = cargo::command();
-    call.env("COUNT_TASKS", tasks.to_string());
+    call.env("COUNT_TASKS", tasks.to_string()).envs(variables.iter().copied());
     call.args(["test", "--quiet", "--workspace", "--test", "main"]);
     call.args(["--config", &format!("target.'cfg(all())'.runner = [{}]", runner.join(", "))]);
     call.args(["--", "--exact", &format!("counted::{name}")]);
