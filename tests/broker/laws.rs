@@ -72,6 +72,7 @@ macro_rules! laws {
                         who_enqueues_to_wait_gets_an_end_that_came_before_it_waited,
                         who_waits_for_a_task_that_is_deleted_or_purged_is_told_that_it_is_cancelled,
                         who_waits_for_a_task_that_expires_is_told_although_nothing_is_kept,
+                        many_who_wait_at_once_are_each_told_their_own_end,
                     ]
                     with no_results [a_success_is_told_when_the_broker_keeps_no_results]
                 }

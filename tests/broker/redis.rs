@@ -385,3 +385,70 @@ async fn the_message_of_an_end_brings_what_is_known_of_it_where_that_is_short() 
         }
     }
 }
+
+/// The connections of this kind.
+async fn connections(server: &RedisServer, kind: &str) -> usize {
+    match raw(server, &["CLIENT", "LIST", "TYPE", kind]).await {
+        Value::VerbatimString { text, .. } => text.lines().count(),
+        Value::BulkString(text) => String::from_utf8_lossy(&text).lines().count(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The channels that somebody listens to.
+async fn channels(server: &RedisServer) -> usize {
+    match raw(server, &["PUBSUB", "CHANNELS", "*done:*"]).await {
+        Value::Array(channels) => channels.len(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn many_who_wait_share_a_connection_and_each_hears_its_end_although_redis_restarts() {
+    const MANY: usize = 1_000;
+    let durable = ["--appendonly", "yes", "--appendfsync", "always"];
+    let mut server = RedisServer::start_with(&durable);
+    let (one, other) = (connect(&server).await, connect(&server).await);
+    let default = QueueName::default();
+    let tasks: Vec<_> = (0..MANY).map(|_| add()).collect();
+    one.enqueue(&tasks).await.expect("enqueue");
+    let before = connections(&server, "normal").await;
+    let waits = tasks.iter().map(|task| other.await_end(Some(&default), &task.id, Duration::from_secs(120)));
+    let waits = futures_util::future::join_all(waits);
+    let look_on = async {
+        wait_until(SOON, "all are listened to", || async { channels(&server).await == MANY }).await;
+        assert_eq!(connections(&server, "pubsub").await, 1);
+        assert_eq!(connections(&server, "normal").await, before, "nobody waits on a connection of its own");
+        // The connection is cut, then the server restarts while half of the tasks end.
+        raw(&server, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+        wait_until(SOON, "all are listened to again", || async { channels(&server).await == MANY }).await;
+        for task in &tasks[..MANY / 2] {
+            one.cancel(&default, &task.id).await.expect("cancel");
+        }
+        server.restart(&durable);
+        for task in &tasks[MANY / 2..] {
+            wait_until(SOON, "it is cancelled", || async { one.cancel(&default, &task.id).await.is_ok() }).await;
+        }
+    };
+    let (ends, ()) = tokio::join!(waits, look_on);
+    for end in ends {
+        assert_eq!(end.expect("await").expect("known").state, State::Cancelled);
+    }
+    wait_until(SOON, "nothing is listened to any more", || async { channels(&server).await == 0 }).await;
+}
+
+#[tokio::test]
+async fn who_waits_is_answered_in_its_time_while_redis_is_away() {
+    let mut server = RedisServer::start();
+    let broker = connect(&server).await;
+    let id = enqueue(&broker, add()).await;
+    let default = QueueName::default();
+    let wait = broker.await_end(Some(&default), &id, Duration::from_secs(1));
+    let kill = async {
+        wait_until(SOON, "it is listened to", || async { channels(&server).await == 1 }).await;
+        server.kill();
+    };
+    let (answer, ()) = tokio::join!(wait, kill);
+    let error = answer.expect_err("nobody knows whether it has ended");
+    assert!(error.is_transient(), "{error:?}");
+}

@@ -11,6 +11,7 @@ mod cancellations;
 mod connection;
 mod directory;
 mod driver;
+mod ends;
 mod fault;
 mod health;
 mod history;

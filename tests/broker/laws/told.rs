@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::value::RawValue;
 use taskhost_broker::{Broker, BrokerSettings, DeleteReply, Finished};
 use taskhost_core::task::{ErrorKind, NewTask, QueueName, State, TaskError, TaskId, TaskOptions, TaskView, Verdict};
@@ -115,6 +116,29 @@ pub(crate) async fn who_waits_for_a_task_that_expires_is_told_although_nothing_i
         assert!(Worker::on(one, &line, LEASE).await.claim(9).await.is_empty());
         let told = end.await.expect("await").expect("the waiting caller is told");
         assert_eq!((told.state, told.error.expect("an error").kind), (State::Cancelled, ErrorKind::Expired));
+    }
+}
+
+/// Some wait for the same task, some leave before its end, some come again.
+pub(crate) async fn many_who_wait_at_once_are_each_told_their_own_end(one: &dyn Broker, other: &dyn Broker) {
+    const MANY: usize = 200;
+    let default = QueueName::default();
+    let tasks: Vec<_> = (0..MANY).map(|n| NewTask { args: format!("[{n},1]"), ..fleeting(Duration::ZERO) }).collect();
+    one.enqueue(&tasks).await.expect("enqueue");
+    let wait = |n: usize| other.await_end(Some(&default), &tasks[n].id, SOON);
+    let leave = tasks.iter().take(MANY / 4).map(|task| other.await_end(Some(&default), &task.id, Duration::from_millis(50)));
+    for left in join_all(leave).await {
+        assert!(!left.expect("await").expect("known").state.is_ended());
+    }
+    let mut ends = Box::pin(join_all((0..MANY).chain(0..MANY / 2).map(wait)));
+    surely_waits(ends.as_mut()).await;
+    let worker = Worker::new(one).await;
+    for leased in worker.claim(MANY).await {
+        worker.finish(&leased.member, ok(&format!("{:?}", leased.task.args))).await;
+    }
+    for (n, told) in ends.await.into_iter().enumerate() {
+        let args = format!("[{},1]", n % MANY);
+        is_the_end(told.expect("await"), &ok(&format!("{args:?}")), State::Succeeded);
     }
 }
 

@@ -8,11 +8,12 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use redis::{Value, aio::PubSub};
+use redis::Value;
 
 use super::{
     address::Address,
     connection::{Link, Target},
+    ends::Ends,
     keys::Keys,
     scripts::Call,
     url::RedisUrl,
@@ -35,7 +36,7 @@ pub struct RedisBroker {
     pub(super) heartbeats: Link,
     pub(super) waiting: Waiting,
     pub(super) replicated: Replicated,
-    pub(super) listeners: Listeners,
+    pub(super) ends: Ends,
     pub(super) met: Met,
     /// When the catalogue was last written, and the digest of what was written.
     pub(super) offered: Mutex<Option<(Instant, u64)>>,
@@ -57,6 +58,7 @@ impl RedisBroker {
         let target = Arc::new(Target::new(&address)?);
         let link = || Link::new(Arc::clone(&target), Arc::clone(&at));
         let (commands, heartbeats) = (link(), link());
+        let ends = Ends::new(Arc::clone(&target), Arc::clone(&at));
         Ok(Self {
             settings,
             keys,
@@ -66,7 +68,7 @@ impl RedisBroker {
             heartbeats,
             waiting: Waiting::default(),
             replicated: Replicated::default(),
-            listeners: Listeners::default(),
+            ends,
             met: Met::default(),
             offered: Mutex::default(),
         })
@@ -112,25 +114,6 @@ impl Replicated {
         let mut kept = self.0.lock();
         if kept.len() < Self::KEPT {
             kept.push(link);
-        }
-    }
-}
-
-/// Idle connections that were subscribed to a task's end, each with the channel that it is still subscribed to.
-#[derive(Default)]
-pub(super) struct Listeners(Mutex<Vec<(PubSub, String)>>);
-
-impl Listeners {
-    const KEPT: usize = 16;
-
-    pub(super) fn take(&self) -> Option<(PubSub, String)> {
-        self.0.lock().pop()
-    }
-
-    pub(super) fn put(&self, connection: PubSub, channel: String) {
-        let mut kept = self.0.lock();
-        if kept.len() < Self::KEPT {
-            kept.push((connection, channel));
         }
     }
 }

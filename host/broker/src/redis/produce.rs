@@ -6,12 +6,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::{StreamExt, future::try_join_all};
-use redis::{RedisResult, Value, aio::PubSub};
-use tokio::time::Instant;
+use futures_util::future::try_join_all;
+use redis::Value;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     driver::RedisBroker,
+    ends::Heard,
     record::{is_plain, push_record},
     scripts::{AWAIT, Call, ENQUEUE, ENQUEUE_ONE, Script},
     values::{end_told, is_yes, list, shown_id, view, word},
@@ -30,6 +31,10 @@ const TOGETHER: usize = 20_000;
 const AGAIN: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(250)];
 /// How often a waiting caller looks at the task itself, because a message may be lost with its connection.
 const LOOK: Duration = Duration::from_secs(5);
+/// Many who wait look more seldom: together at most once in this time.
+const EACH: Duration = Duration::from_millis(5);
+/// The pause before the next look after one that failed.
+const PAUSE: Duration = Duration::from_millis(250);
 
 #[async_trait]
 impl Produce for RedisBroker {
@@ -54,7 +59,7 @@ impl Produce for RedisBroker {
         Ok(reply)
     }
 
-    /// subscribe → confirmed → mark as awaited → message → view. Starts again after a lost connection, and looks every few seconds.
+    /// listen (`ends`) → ready → mark as awaited → message → view. Looks again after a lost connection, and every few seconds.
     async fn await_end(&self, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<Option<TaskView>> {
         let deadline = Instant::now() + limit;
         let queue = match queue {
@@ -71,58 +76,47 @@ impl Produce for RedisBroker {
                 }
             },
         };
-        let channel = self.keys.done(&queue, id);
-        let mut newest = None;
+        if limit.is_zero() {
+            return self.look_last(&queue, id).await;
+        }
+        let mut ear = self.ends.enter(self.keys.done(&queue, id));
+        let (mut newest, mut look) = (None, deadline);
         loop {
-            let (mut connection, mut left) = match self.listener(&channel).await {
-                Ok(listener) => listener,
-                Err(error) if Instant::now() + LOOK < deadline && self.target.fault(&self.at, &error).is_transient() => {
-                    tokio::time::sleep(Duration::from_millis(250)).await;
-                    continue;
+            let heard = timeout_at(deadline.min(look), ear.heard()).await;
+            let looked = match heard {
+                Err(_over) if Instant::now() >= deadline => match self.look_last(&queue, id).await {
+                    Err(error) if error.is_transient() => return newest.map_or(Err(error), |view| Ok(Some(view))),
+                    view => return view,
+                },
+                Ok(Heard::Failed(error)) if !error.is_transient() || Instant::now() + LOOK >= deadline => {
+                    return newest.map_or(Err(error), |view| Ok(Some(view)));
                 }
-                Err(error) => return newest.map_or_else(|| Err(self.target.fault(&self.at, &error)), |view| Ok(Some(view))),
+                // The loop that listens tries again.
+                Ok(Heard::Failed(_)) => continue,
+                Ok(Heard::Message(message)) => match end_told(&queue, &message) {
+                    Some(ended) => Ok(Looked::Found(Some(ended))),
+                    // It was too long for a message, or the task has begun anew since.
+                    None => self.find_or_told(&queue, id).await.map(Looked::Found),
+                },
+                Ok(Heard::Ready) | Err(_) => self.look(&queue, id).await,
             };
-            loop {
-                let call = AWAIT.call(&self.keys.queue(&queue)).arg(id.as_str());
-                let answer = match self.commands.call(&call).await {
-                    Ok(answer) => answer,
-                    Err(error) if error.is_transient() && Instant::now() < deadline => break,
-                    Err(error) => return Err(error),
-                };
-                // Unsubscribe late: a message for the previous task fails the channel check below.
-                if let Some(left) = left.take()
-                    && connection.unsubscribe(left).await.is_err()
-                {
-                    break;
-                }
-                let told = match answer {
-                    Value::Int(1) => {
-                        let look = deadline.min(Instant::now() + LOOK);
-                        match tokio::time::timeout_at(look, connection.on_message().next()).await {
-                            Ok(None) => break,
-                            Ok(Some(message)) if message.get_channel_name() == channel => end_told(&queue, message.get_payload_bytes()),
-                            _ => None,
-                        }
-                    }
-                    answer => ended(&queue, answer)?,
-                };
-                let found = match told {
-                    Some(ended) => Ok(Some(ended)),
-                    None => self.find_or_told(&queue, id).await,
-                };
-                match found {
-                    Ok(view) if view.as_ref().is_none_or(|view| view.state.is_ended()) || Instant::now() >= deadline => {
-                        self.listeners.put(connection, channel);
-                        return Ok(view);
-                    }
-                    Ok(view) => newest = view,
-                    Err(error) if error.is_transient() && Instant::now() < deadline => break,
-                    Err(error) => return Err(error),
-                }
+            look = Instant::now() + LOOK.max(EACH * u32::try_from(self.ends.len()).unwrap_or(u32::MAX));
+            match looked {
+                Ok(Looked::GoesOn) => {}
+                Ok(Looked::Found(view)) if view.as_ref().is_none_or(|view| view.state.is_ended()) => return Ok(view),
+                Ok(Looked::Found(view)) => newest = view,
+                Err(error) if error.is_transient() && Instant::now() < deadline => look = Instant::now() + PAUSE,
+                Err(error) => return Err(error),
             }
-            tokio::time::sleep_until(deadline.min(Instant::now() + Duration::from_millis(100))).await;
         }
     }
+}
+
+/// The answer of a look at a task whose end is awaited.
+enum Looked {
+    /// It has not ended, and is marked as awaited.
+    GoesOn,
+    Found(Option<TaskView>),
 }
 
 impl RedisBroker {
@@ -214,26 +208,31 @@ impl RedisBroker {
         Ok(known.pop().map(|(ended, queue)| (queue, ended)))
     }
 
+    /// Looks whether the task has ended, and marks it as awaited if not.
+    async fn look(&self, queue: &QueueName, id: &TaskId) -> Result<Looked> {
+        match self.commands.call(&AWAIT.call(&self.keys.queue(queue)).arg(id.as_str())).await? {
+            Value::Int(1) => Ok(Looked::GoesOn),
+            answer => match ended(queue, answer)? {
+                Some(view) => Ok(Looked::Found(Some(view))),
+                None => self.find_or_told(queue, id).await.map(Looked::Found),
+            },
+        }
+    }
+
+    /// The same for a caller that waits no longer: it gets the newest view.
+    async fn look_last(&self, queue: &QueueName, id: &TaskId) -> Result<Option<TaskView>> {
+        match self.look(queue, id).await? {
+            Looked::GoesOn => self.find_or_told(queue, id).await,
+            Looked::Found(view) => Ok(view),
+        }
+    }
+
     /// The task's view; if the task is gone, the view at its end.
     async fn find_or_told(&self, queue: &QueueName, id: &TaskId) -> Result<Option<TaskView>> {
         match self.find_in(queue, id).await? {
             Some(view) => Ok(Some(view)),
             None => ended(queue, self.commands.call(&AWAIT.call(&self.keys.queue(queue)).arg(id.as_str())).await?),
         }
-    }
-
-    /// A connection subscribed to `channel`, and the channel of an earlier task to which it is still subscribed. It is an idle connection
-    /// or a new one.
-    async fn listener(&self, channel: &str) -> RedisResult<(PubSub, Option<String>)> {
-        while let Some((mut connection, left)) = self.listeners.take() {
-            // An idle connection may have been lost.
-            if connection.subscribe(channel).await.is_ok() {
-                return Ok((connection, Some(left)));
-            }
-        }
-        let mut connection = self.target.listen().await?;
-        connection.subscribe(channel).await?;
-        Ok((connection, None))
     }
 }
 
