@@ -1,6 +1,6 @@
 //! The three waits: for work, for an end, for cancels. Each looks at the database whenever a bell rings.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, pin::pin, time::Duration};
 
 use rusqlite::{Connection, params};
 use tokio::{
@@ -74,7 +74,8 @@ pub(super) async fn wait(broker: &SqliteBroker, queue: &QueueName, limit: Durati
     }
 }
 
-/// read → ended? → else noted as awaited for long enough? → else a note, and read again → wait for a bell
+/// read → ended? → else noted as awaited for long enough? → else a note, and read again → wait for a bell. After a commit of another process one
+/// caller looks for all which of their tasks have ended, and rings.
 pub(super) async fn await_end(broker: &SqliteBroker, queue: Option<&QueueName>, id: &TaskId, limit: Duration) -> Result<Option<TaskView>> {
     let until = Instant::now() + limit;
     let _waiting = begin_waiting(broker);
@@ -84,7 +85,7 @@ pub(super) async fn await_end(broker: &SqliteBroker, queue: Option<&QueueName>, 
     // When the note must be renewed.
     let mut renew = if limit.is_zero() { until + kept::RENEWED } else { Instant::now() };
     loop {
-        let rung = end.bell.notified();
+        let rung = end.bell.rings.notified();
         let (of, sought) = (queue.clone(), id.clone());
         let found = broker.read_tasks(move |db, now, odd| {
             let view = match show::find(db, now, of.as_ref(), &sought, odd)? {
@@ -102,6 +103,7 @@ pub(super) async fn await_end(broker: &SqliteBroker, queue: Option<&QueueName>, 
             return Ok(view);
         }
         queue = view.map(|view| view.queue);
+        queue.iter().for_each(|queue| end.is_of(queue));
         if renew <= Instant::now() {
             // An enqueue that was told of the wait has noted it, so a short wait writes nothing.
             renew = Instant::now() + noted.saturating_sub(kept::RENEWED);
@@ -111,12 +113,45 @@ pub(super) async fn await_end(broker: &SqliteBroker, queue: Option<&QueueName>, 
                 continue;
             }
         }
-        tokio::select! {
-            () = rung => {}
-            () = sleep_until(until.min(renew)) => {}
-            _ = foreign.changed() => {}
+        let mut rung = pin!(rung);
+        loop {
+            tokio::select! {
+                () = rung.as_mut() => break,
+                () = sleep_until(until.min(renew)) => break,
+                _ = foreign.changed() => {
+                    let commit = *foreign.borrow_and_update();
+                    look_for_all(broker, commit).await?;
+                }
+            }
         }
     }
+}
+
+/// Rings for those awaited tasks that have ended or are gone, unless somebody has looked since this commit of another process.
+async fn look_for_all(broker: &SqliteBroker, commit: u64) -> Result<()> {
+    let mut looked = broker.bells.looked.lock().await;
+    if *looked >= commit {
+        return Ok(());
+    }
+    let (newest, awaited) = (*broker.bells.foreign().borrow(), broker.bells.awaited());
+    let ended = broker.read(move |db, _| {
+        let mut going_on = db.prepare_cached("SELECT 1 FROM task WHERE id = ?1 AND queue = ?2 AND state < 4")?;
+        let mut ended = Vec::new();
+        for (id, queues) in awaited {
+            // A caller that has not found its task yet looks by itself.
+            let mut is_over = queues.is_empty();
+            for queue in queues {
+                is_over |= !going_on.exists(params![id.as_str(), queue.as_str()])?;
+            }
+            if is_over {
+                ended.push(id);
+            }
+        }
+        Ok(ended)
+    });
+    broker.bells.ring_ends(&ended.await?);
+    *looked = newest;
+    Ok(())
 }
 
 /// Notes that the task is awaited, so that its end is kept long enough to be told.

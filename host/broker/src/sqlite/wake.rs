@@ -33,12 +33,21 @@ impl News {
     }
 }
 
+/// The bell of a task's end, and the queues of this id that callers wait for.
+#[derive(Debug, Default)]
+pub(super) struct End {
+    pub(super) rings: Notify,
+    queues: Mutex<Vec<QueueName>>,
+}
+
 /// The bells of one process.
 #[derive(Debug)]
 pub(super) struct Bells {
     waiting: AtomicUsize,
     queues: Mutex<HashMap<QueueName, Arc<Notify>>>,
-    ends: Mutex<HashMap<TaskId, Arc<Notify>>>,
+    ends: Mutex<HashMap<TaskId, Arc<End>>>,
+    /// The newest commit of another process after which somebody looked which of the awaited tasks have ended.
+    pub(super) looked: tokio::sync::Mutex<u64>,
     /// Counts the commits of other processes.
     foreign: watch::Sender<u64>,
     /// Counts the cancels of running tasks in this process.
@@ -51,6 +60,7 @@ impl Bells {
             waiting: AtomicUsize::new(0),
             queues: Mutex::default(),
             ends: Mutex::default(),
+            looked: tokio::sync::Mutex::default(),
             foreign: watch::Sender::new(0),
             cancels: watch::Sender::new(0),
         }
@@ -69,14 +79,24 @@ impl Bells {
             bell.notify_one();
         }
         if !news.ended.is_empty() {
-            let ends = self.ends.lock();
-            if !ends.is_empty() {
-                news.ended.iter().filter_map(|id| ends.get(id)).for_each(|bell| bell.notify_waiters());
-            }
+            self.ring_ends(&news.ended);
         }
         if news.cancel_asked {
             self.cancels.send_modify(|count| *count += 1);
         }
+    }
+
+    /// Rings for tasks that have ended.
+    pub(super) fn ring_ends(&self, ended: &[TaskId]) {
+        let ends = self.ends.lock();
+        if !ends.is_empty() {
+            ended.iter().filter_map(|id| ends.get(id)).for_each(|bell| bell.rings.notify_waiters());
+        }
+    }
+
+    /// The tasks whose ends are awaited, each with its queues as far as they are known.
+    pub(super) fn awaited(&self) -> Vec<(TaskId, Vec<QueueName>)> {
+        self.ends.lock().iter().map(|(id, bell)| (id.clone(), bell.queues.lock().clone())).collect()
     }
 
     /// Rings for a commit of another process.
@@ -127,7 +147,17 @@ impl Drop for Waiting {
 pub(super) struct EndBell {
     bells: Arc<Bells>,
     id: TaskId,
-    pub(super) bell: Arc<Notify>,
+    pub(super) bell: Arc<End>,
+}
+
+impl EndBell {
+    /// The caller waits for the task of this queue.
+    pub(super) fn is_of(&self, queue: &QueueName) {
+        let mut queues = self.bell.queues.lock();
+        if !queues.contains(queue) {
+            queues.push(queue.clone());
+        }
+    }
 }
 
 impl Drop for EndBell {
