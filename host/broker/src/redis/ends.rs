@@ -216,7 +216,12 @@ impl Listener {
     }
 
     /// Listens on one connection until it is lost.
-    async fn listen(&self, mut sink: PubSubSink, mut messages: impl Stream<Item = Msg> + Unpin, changed: &mut mpsc::UnboundedReceiver<Arc<str>>) {
+    async fn listen(
+        &self,
+        mut sink: PubSubSink,
+        mut messages: impl Stream<Item = Msg> + Unpin,
+        changed: &mut mpsc::UnboundedReceiver<Arc<str>>,
+    ) {
         let mut subscribed = HashSet::new();
         // The channels themselves say what came and went before.
         while changed.try_recv().is_ok() {}
@@ -227,9 +232,8 @@ impl Listener {
                 return;
             }
             some.clear();
-            let quiet = async {
-                if subscribed.is_empty() { std::future::pending().await } else { tokio::time::sleep_until(heard + QUIET).await }
-            };
+            let quiet =
+                async { if subscribed.is_empty() { std::future::pending().await } else { tokio::time::sleep_until(heard + QUIET).await } };
             tokio::select! {
                 message = messages.next() => {
                     let Some(message) = message else { return };
@@ -285,8 +289,12 @@ impl Listener {
             }
         }
         for part in gone.chunks(TOGETHER) {
-            within(sink.unsubscribe(part.iter().map(|channel| &***channel).collect::<Vec<&str>>())).await?;
-            part.iter().for_each(|channel| _ = subscribed.remove(*channel));
+            match within(sink.unsubscribe(part.iter().map(|channel| &***channel).collect::<Vec<&str>>())).await {
+                Ok(()) => part.iter().for_each(|channel| _ = subscribed.remove(*channel)),
+                // A user without the right to leave: the connection is given up when nobody waits any more.
+                Err(error) if is_lost(&error) || self.channels.lock().of.is_empty() => return Err(error),
+                Err(_refused) => {}
+            }
         }
         Ok(())
     }
