@@ -44,7 +44,7 @@ pub use new_task::{Checks, Defaults, Unchecked, enqueue_each};
 pub use operations::{Chooser, OPERATIONS, Operation};
 pub use past::{HistoryPoint, HistoryQuery};
 pub use plugin_files::{Followed, inspect, roll_back};
-pub use plugins::SeenPlugin;
+pub use plugins::{SeenPlugin, seen_plugins};
 pub use producer::Producer;
 pub use queues::Purgeable;
 pub use request::whole;

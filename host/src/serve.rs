@@ -18,6 +18,8 @@ mod cursor;
 mod events;
 mod health;
 mod history;
+mod kept;
+mod looks;
 mod metrics;
 mod openapi;
 mod operations;

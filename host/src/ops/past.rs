@@ -37,24 +37,17 @@ impl HistoryPoint {
 }
 
 impl Ops {
-    /// The steps of a time, each once and in order, also those in which nothing was counted.
-    pub async fn history(&self, query: &HistoryQuery) -> Result<Vec<HistoryPoint>, OpsError> {
-        let (first, count) = query.step.range(query.from, query.to)?;
-        let queues = match &query.queue {
-            Some(queue) => vec![queue.clone()],
-            None => self.broker.queues().await?.into_iter().map(|view| view.queue).collect(),
-        };
-        let starts = (0..count).map(|n| Millis((first + n * query.step.seconds()) * 1000));
+    /// The steps of a time in these queues, each once and in order, also those in which nothing was counted.
+    pub async fn history(&self, queues: &[QueueName], step: HistoryStep, from: Millis, to: Millis) -> Result<Vec<HistoryPoint>, OpsError> {
+        let (first, count) = step.range(from, to)?;
+        let starts = (0..count).map(|n| Millis((first + n * step.seconds()) * 1000));
         let mut points: BTreeMap<_, _> = starts.map(|start| (start, HistoryPoint { start, ..HistoryPoint::default() })).collect();
         for queue in queues {
-            for point in self.broker.history(&queue, query.step, query.from, query.to).await? {
+            for point in self.broker.history(queue, step, from, to).await? {
                 if point.task == QUEUE {
-                    if let Some(of) = points.get_mut(&point.start).filter(|_| query.task.is_none()) {
+                    if let Some(of) = points.get_mut(&point.start) {
                         of.ready.insert(queue.clone(), point.sample.ready);
                     }
-                    continue;
-                }
-                if query.task.as_ref().is_some_and(|task| task.as_str() != point.task) {
                     continue;
                 }
                 if let Some(of) = points.get_mut(&point.start) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use taskhost_broker::WorkerInfo;
 use taskhost_core::catalogue::PluginInfo;
 
 use super::{connection::Ops, error::OpsError};
@@ -15,20 +16,25 @@ pub struct SeenPlugin {
     pub workers: Vec<String>,
 }
 
-impl Ops {
-    /// The plugins of all live workers, by file. A file that workers see differently is listed once for each view.
-    pub async fn plugins(&self) -> Result<Vec<SeenPlugin>, OpsError> {
-        let mut files: BTreeMap<String, Vec<SeenPlugin>> = BTreeMap::new();
-        for worker in self.broker.workers().await? {
-            for info in worker.plugins {
-                let same = files.entry(info.file.clone()).or_default();
-                match same.iter_mut().find(|seen| seen.info == info) {
-                    Some(seen) => seen.workers.push(worker.id.clone()),
-                    None => same.push(SeenPlugin { info, workers: vec![worker.id.clone()] }),
-                }
+/// The plugins of these workers, by file. A file that workers see differently is listed once for each view.
+pub fn seen_plugins(workers: &[WorkerInfo]) -> Vec<SeenPlugin> {
+    let mut files: BTreeMap<&str, Vec<SeenPlugin>> = BTreeMap::new();
+    for worker in workers {
+        for info in &worker.plugins {
+            let same = files.entry(&info.file).or_default();
+            match same.iter_mut().find(|seen| seen.info == *info) {
+                Some(seen) => seen.workers.push(worker.id.clone()),
+                None => same.push(SeenPlugin { info: info.clone(), workers: vec![worker.id.clone()] }),
             }
         }
-        Ok(files.into_values().flatten().collect())
+    }
+    files.into_values().flatten().collect()
+}
+
+impl Ops {
+    /// The plugins of all live workers.
+    pub async fn plugins(&self) -> Result<Vec<SeenPlugin>, OpsError> {
+        Ok(seen_plugins(&self.broker.workers().await?))
     }
 
     /// The plugin with this name or file name, as one of the live workers sees it.

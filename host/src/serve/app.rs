@@ -13,6 +13,7 @@ use super::{
     access::Access,
     browser::Browsers,
     cursor::CursorKey,
+    looks::Looks,
     metrics::Metrics,
     problem::{self, Problem},
     pulse::Pulse,
@@ -32,6 +33,7 @@ pub(super) struct App {
     pub(super) cursors: CursorKey,
     pub(super) metrics: Metrics,
     pub(super) pulse: Pulse,
+    pub(super) looks: Looks,
     pub(super) traces: Option<Arc<Traces>>,
     /// What goes on beside a request, such as reading the rest of its body.
     pub(super) tasks: TaskTracker,
@@ -68,6 +70,7 @@ impl App {
             access,
             metrics: Metrics::new(told.metrics),
             pulse: Pulse::default(),
+            looks: Looks::default(),
             traces: told.traces,
             tasks: TaskTracker::new(),
             connected: OnceLock::new(),

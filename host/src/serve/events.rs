@@ -148,11 +148,11 @@ impl WatchAll {
         let ops = self.app.ops().ok()?;
         let mut until = ops.now().await.ok()?;
         let (mut ends, mut is_cut) = (Vec::new(), false);
-        for view in ops.queues().await.ok()?.into_iter().filter(|view| self.sees(&view.queue)) {
+        for view in self.app.queues(Instant::now()).await.ok()?.iter().filter(|view| self.sees(&view.queue)) {
             let feed = ops.feed(&view.queue, since, ENDS).await.ok()?;
             until = until.min(feed.until);
             is_cut |= feed.is_cut;
-            ends.push((view.queue, feed.ends));
+            ends.push((view.queue.clone(), feed.ends));
         }
         let text = self.ends(until, &ends, is_cut);
         Some(if text.is_empty() { Bytes::from_static(b": nothing was missed\n\n") } else { text.into() })

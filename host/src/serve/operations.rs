@@ -1,6 +1,6 @@
 //! `/v1/operations`: one change of every task that a filter chooses.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use axum::{
     body::Body,
@@ -82,14 +82,14 @@ pub(super) async fn order(State(app): State<Arc<App>>, caller: Caller, headers: 
 
 /// `GET /v1/operations`
 pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answer {
-    answer::json(&json!({ "operations": listed(&app, &caller).await? }))
+    answer::json(&json!({ "operations": listed(&app, &caller, Instant::now()).await? }))
 }
 
-/// The operations that the caller may see, newest first.
-pub(super) async fn listed(app: &App, caller: &Caller) -> Result<Vec<Shown>, Problem> {
+/// The operations that the caller may see, newest first, from a reading that began at `since` or later.
+pub(super) async fn listed(app: &App, caller: &Caller, since: Instant) -> Result<Vec<Shown>, Problem> {
     let filter = TaskFilter { queue: Some(queue()?), ..TaskFilter::default() };
-    let page = app.ops()?.page(&filter, None, PAGE).await?;
-    Ok(page.tasks.into_iter().filter_map(|view| shown(view, caller)).collect())
+    let page = app.page(&filter, None, PAGE, since).await?;
+    Ok(page.tasks.iter().filter_map(|view| shown(view.clone(), caller)).collect())
 }
 
 /// `GET /v1/operations/{id}`

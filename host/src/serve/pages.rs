@@ -32,6 +32,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::{Request, State},
+    http::Method,
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -87,7 +88,12 @@ async fn enter(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
     match caller {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
-            next.run(request).await
+            let changes = request.method() == Method::POST;
+            let response = next.run(request).await;
+            if changes {
+                app.looks.changed();
+            }
+            response
         }
         Err(problem) if problem.kind().name == problem::UNAUTHORIZED.name => login::redirect(&app, request.uri()),
         Err(problem) => layout::trouble(&app, request.headers(), &problem),

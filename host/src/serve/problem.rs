@@ -13,10 +13,10 @@ use taskhost_core::{catalogue::ArgumentsError, text::clean};
 use crate::ops::{BrokerError, OpsError, Unchanged};
 
 /// Why a request is not answered as it was asked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Problem(Box<Parts>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Parts {
     kind: &'static Kind,
     detail: String,

@@ -4,14 +4,18 @@
 //!
 //! Invariant: the cost for the broker does not depend on how many watch.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use taskhost_core::task::{Millis, QueueName};
 use tokio::sync::broadcast;
 
-use super::app::App;
-use crate::ops::{End, OpsError, QueueView, Totals};
+use super::{app::App, problem::Problem};
+use crate::ops::{End, QueueView, Totals};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// The most ends of a queue that one beat tells.
@@ -24,7 +28,7 @@ const BEHIND: usize = 16;
 pub(super) struct Beat {
     /// Whether anything differs from the beat before.
     pub(super) is_news: bool,
-    pub(super) queues: Vec<QueueView>,
+    pub(super) queues: Arc<Vec<QueueView>>,
     /// Ends by queue, oldest first.
     pub(super) ends: Vec<(QueueName, Vec<End>)>,
     /// Whether some queue had more ends than [`ENDS`].
@@ -74,7 +78,7 @@ async fn run(app: Arc<App>) {
         match last.beat(&app).await {
             // Without a receiver it is dropped.
             Ok(beat) => drop(app.pulse.beats.send(Arc::new(beat))),
-            Err(error) => tracing::debug!(%error, "no news for those who watch: the broker did not answer"),
+            Err(problem) => tracing::debug!(error = problem.detail(), "no news for those who watch: the broker did not answer"),
         }
         tokio::select! {
             _ = ticks.tick() => {}
@@ -89,20 +93,20 @@ async fn run(app: Arc<App>) {
 /// The beat before.
 #[derive(Default)]
 struct Last {
-    queues: Vec<QueueView>,
+    queues: Arc<Vec<QueueView>>,
     since: HashMap<QueueName, (Totals, Millis)>,
 }
 
 impl Last {
-    async fn beat(&mut self, app: &App) -> Result<Beat, OpsError> {
+    async fn beat(&mut self, app: &App) -> Result<Beat, Problem> {
         let ops = match app.ops() {
             Ok(ops) => ops,
-            Err(_away) => return Ok(Beat { is_news: false, queues: Vec::new(), ends: Vec::new(), is_cut: false, until: Millis(0) }),
+            Err(_away) => return Ok(Beat { is_news: false, queues: Arc::default(), ends: Vec::new(), is_cut: false, until: Millis(0) }),
         };
-        let now = ops.now().await?;
-        let queues = ops.queues().await?;
+        let (now, begun) = (ops.now().await?, Instant::now());
+        let queues = app.queues(begun).await?;
         let (mut ends, mut is_cut, mut until) = (Vec::new(), false, now);
-        for view in &queues {
+        for view in &*queues {
             let ended = Totals { enqueued: 0, ..view.totals };
             let Some((before, since)) = self.since.get(&view.queue).copied() else {
                 self.since.insert(view.queue.clone(), (ended, now));
@@ -123,8 +127,12 @@ impl Last {
             }
         }
         let is_same = |a: &QueueView, b: &QueueView| (&a.queue, &a.counts, a.paused, a.totals) == (&b.queue, &b.counts, b.paused, b.totals);
-        let is_news = !ends.is_empty() || queues.len() != self.queues.len() || !queues.iter().zip(&self.queues).all(|(a, b)| is_same(a, b));
-        self.queues.clone_from(&queues);
+        let is_news =
+            !ends.is_empty() || queues.len() != self.queues.len() || !queues.iter().zip(&*self.queues).all(|(a, b)| is_same(a, b));
+        self.queues = Arc::clone(&queues);
+        if is_news {
+            app.looks.news(begun);
+        }
         Ok(Beat { is_news, queues, ends, is_cut, until })
     }
 }

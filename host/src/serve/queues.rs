@@ -1,6 +1,6 @@
 //! `/v1/queues`: look, pause, resume, purge.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use axum::extract::State;
 use serde_json::json;
@@ -18,21 +18,20 @@ use crate::ops::QueueView;
 
 /// `GET /v1/queues`
 pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answer {
-    let mut queues = app.ops()?.queues().await?;
-    queues.retain(|view| caller.sees_queue(&view.queue));
+    let queues = app.queues(Instant::now()).await?;
+    let queues: Vec<_> = queues.iter().filter(|view| caller.sees_queue(&view.queue)).collect();
     answer::json(&json!({ "queues": queues }))
 }
 
 /// `GET /v1/queues/{queue}`
 pub(super) async fn show(State(app): State<Arc<App>>, caller: Caller, Segment(queue): Segment) -> Answer {
-    answer::json(&seen(&app, &caller, &queue).await?)
+    answer::json(&seen(&app.queues(Instant::now()).await?, &caller, &queue)?)
 }
 
 /// A queue at a glance, if the caller may see it.
-pub(super) async fn seen(app: &App, caller: &Caller, queue: &str) -> Result<QueueView, Problem> {
+pub(super) fn seen(all: &[QueueView], caller: &Caller, queue: &str) -> Result<QueueView, Problem> {
     let queue = named(caller, queue)?;
-    let view = app.ops()?.queues().await?.into_iter().find(|view| view.queue == queue);
-    view.ok_or_else(|| unknown(&queue))
+    all.iter().find(|view| view.queue == queue).cloned().ok_or_else(|| unknown(&queue))
 }
 
 /// `POST /v1/queues/{queue}/pause`

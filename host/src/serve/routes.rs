@@ -166,6 +166,7 @@ impl Door {
         let (caller, peer) = (request.extensions().get::<Caller>().cloned(), request.extensions().get::<Peer>().copied());
         let uri = request.uri().clone();
         let mut response = next.run(request).await;
+        self.app.looks.changed();
         let about = response.extensions_mut().remove::<About>();
         // A rehearsal has nothing more to say, and changes nothing.
         let is_rehearsal = self.path == "/v1/operations" && about.is_none();

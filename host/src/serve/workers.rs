@@ -1,6 +1,6 @@
 //! `/v1/workers`, `/v1/plugins`, `/v1/catalogue`: who works, and with what code.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use axum::{extract::State, http::StatusCode};
 use serde_json::json;
@@ -16,7 +16,7 @@ use crate::ops;
 
 /// `GET /v1/workers`
 pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answer {
-    let mut workers = app.ops()?.workers().await?;
+    let mut workers = (*app.workers(Instant::now()).await?).clone();
     for worker in &mut workers {
         worker.queues.retain(|queue| caller.sees_queue(queue));
         worker.running.retain(|running| caller.sees_queue(&running.queue) && caller.sees_task(&running.task));
@@ -53,7 +53,7 @@ pub(super) async fn catalogue(State(app): State<Arc<App>>, caller: Caller) -> An
 
 /// `GET /v1/plugins`
 pub(super) async fn plugins(State(app): State<Arc<App>>, caller: Caller) -> Answer {
-    let mut plugins = app.ops()?.plugins().await?;
+    let mut plugins = ops::seen_plugins(&app.workers(Instant::now()).await?);
     for plugin in &mut plugins {
         if let Some(description) = &mut plugin.info.description {
             description.bodies.retain(|body| caller.sees_task(&body.name));

@@ -14,7 +14,7 @@ use crate::{config::Scope, serve::operations};
 /// `GET /operations`
 pub(super) async fn list(view: View) -> Page {
     let now = view.now().await?;
-    let all = operations::listed(&view.app, &view.caller).await.map_err(|problem| view.trouble(problem))?;
+    let all = operations::listed(&view.app, &view.caller, view.app.looks.lately()).await.map_err(|problem| view.trouble(problem))?;
     let content = html! {
         h1 { (view.say("Operations")) }
         section #operations data-part {

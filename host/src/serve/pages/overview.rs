@@ -17,23 +17,19 @@ use super::{
     view::{View, escaped},
 };
 use crate::{
-    ops::{HistoryPoint, HistoryStep, QueueView, Sample, TaskFilter},
-    serve::history,
+    ops::{HistoryPoint, HistoryStep, QueueView, Sample},
+    serve::{history, looks::past_lately},
 };
-
-/// Errors that the overview looks at.
-const LATEST: usize = 200;
 
 /// `GET /`
 pub(super) async fn show(view: View) -> Page {
-    let (ops, now) = (view.ops()?, view.now().await?);
-    let mut queues = ops.queues().await.map_err(|error| view.trouble(error))?;
-    queues.retain(|queue| view.caller.sees_queue(&queue.queue));
-    let points = history::read(&view.app, &view.caller, &view.query, HistoryStep::Minute).await.map_err(|problem| view.trouble(problem))?;
-    let workers = ops.workers().await.map_err(|error| view.trouble(error))?;
-    let health = ops.health().await.map_err(|error| view.trouble(error))?;
+    let (now, all) = (view.now().await?, view.queues().await?);
+    let points = history::read(&view.app, &view.caller, &view.query, HistoryStep::Minute, past_lately()).await;
+    let points = points.map_err(|problem| view.trouble(problem))?;
+    let (workers, health) = (view.workers().await?, view.app.health().await.map_err(|problem| view.trouble(problem))?);
     // Hide the host's own queues while they are empty.
-    queues.retain(|queue| !queue.queue.as_str().starts_with("taskhost.") || queue.counts.values().any(|count| *count > 0));
+    let is_shown = |queue: &QueueView| !queue.queue.as_str().starts_with("taskhost.") || queue.counts.values().any(|count| *count > 0);
+    let queues: Vec<_> = all.iter().filter(|queue| view.caller.sees_queue(&queue.queue) && is_shown(queue)).collect();
     let errors = latest_errors(&view).await?;
     let content = html! {
         h1 { (view.say("Overview")) }
@@ -68,11 +64,11 @@ pub(super) async fn show(view: View) -> Page {
     Ok(view.page(Nav::Overview, &title, Some("/v1/events"), &content))
 }
 
-fn sum(queues: &[QueueView], state: State) -> u64 {
+fn sum(queues: &[&QueueView], state: State) -> u64 {
     queues.iter().filter_map(|queue| queue.counts.get(&state)).sum()
 }
 
-fn numbers(view: &View, queues: &[QueueView], slots: impl Iterator<Item = (usize, usize)>) -> Markup {
+fn numbers(view: &View, queues: &[&QueueView], slots: impl Iterator<Item = (usize, usize)>) -> Markup {
     let oldest = queues.iter().filter_map(|queue| queue.oldest_ready_ms).max();
     let (running, all) = slots.fold((0, 0), |(running, all), (more, slots)| (running + more, all + slots));
     let link = |state: State| view.href(format!("/tasks?state={}", state.as_str()));
@@ -134,10 +130,9 @@ type Group = (String, String, String);
 
 /// The errors of the newest dead tasks, the most frequent first: how often, and when last.
 async fn latest_errors(view: &View) -> Result<Vec<(Group, (u64, Millis))>, Trouble> {
-    let filter = TaskFilter { states: vec![State::Dead], ..TaskFilter::default() };
-    let page = view.ops()?.page(&filter, None, LATEST).await.map_err(|error| view.trouble(error))?;
+    let dead = view.app.latest_dead().await.map_err(|problem| view.trouble(problem))?;
     let mut groups: BTreeMap<Group, (u64, Millis)> = BTreeMap::new();
-    for task in page.tasks.into_iter().filter(|task| view.caller.sees(task)).map(|task| view.masked(task)) {
+    for task in view.seen(&dead.tasks) {
         let (count, last) = groups.entry(group(&task)).or_default();
         *count += 1;
         *last = (*last).max(task.ended_at.unwrap_or_default());

@@ -11,14 +11,17 @@ use super::{
     parts::empty,
     view::{View, escaped},
 };
-use crate::{config::Scope, ops::TaskFilter};
+use crate::{
+    config::Scope,
+    ops::{TaskFilter, seen_plugins},
+};
 
 /// How many ended tasks of a plugin are looked at for its failure rates.
 const LATEST: usize = 500;
 
 /// `GET /plugins`
 pub(super) async fn list(view: View) -> Page {
-    let plugins = view.ops()?.plugins().await.map_err(|error| view.trouble(error))?;
+    let plugins = seen_plugins(&*view.workers().await?);
     let content = html! {
         h1 { (view.say("Plugins")) }
         section #plugins data-part {

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config::Scope,
     ops::{HistoryQuery, HistoryStep, QueueView, TaskFilter},
-    serve::{history, queues, segment::Segment},
+    serve::{history, looks::past_lately, queues, segment::Segment},
 };
 
 /// Tasks that the page of a queue shows.
@@ -25,8 +25,8 @@ const SHOWN: usize = 20;
 /// `GET /queues`
 pub(super) async fn list(view: View) -> Page {
     let now = view.now().await?;
-    let mut queues = view.ops()?.queues().await.map_err(|error| view.trouble(error))?;
-    queues.retain(|queue| view.caller.sees_queue(&queue.queue));
+    let queues = view.queues().await?;
+    let queues: Vec<_> = queues.iter().filter(|queue| view.caller.sees_queue(&queue.queue)).collect();
     let content = html! {
         h1 { (view.say("Queues")) }
         section #queues data-part { (table(&view, &queues, now)) }
@@ -35,7 +35,7 @@ pub(super) async fn list(view: View) -> Page {
 }
 
 /// A table of queues.
-pub(super) fn table(view: &View, queues: &[QueueView], now: Millis) -> Markup {
+pub(super) fn table(view: &View, queues: &[&QueueView], now: Millis) -> Markup {
     if queues.is_empty() {
         return empty(view.say("No queue has had a task yet. Enqueue one:"), &["taskhost enqueue add 1 1"]);
     }
@@ -69,15 +69,15 @@ pub(super) fn table(view: &View, queues: &[QueueView], now: Millis) -> Markup {
 
 /// `GET /queues/{queue}`
 pub(super) async fn show(view: View, Segment(queue): Segment) -> Page {
-    let (ops, now) = (view.ops()?, view.now().await?);
-    let about = &queues::seen(&view.app, &view.caller, &queue).await.map_err(|problem| view.trouble(problem))?;
+    let now = view.now().await?;
+    let about = &queues::seen(&view.queues().await?, &view.caller, &queue).map_err(|problem| view.trouble(problem))?;
     let name = &about.queue;
     let from = Millis(now.0.saturating_sub(59 * 60_000));
     let query = HistoryQuery { queue: Some(name.clone()), task: None, step: HistoryStep::Minute, from, to: now };
-    let points = history::seen(&view.app, &view.caller, &query).await.map_err(|problem| view.trouble(problem))?;
+    let points = history::seen(&view.app, &view.caller, &query, past_lately()).await.map_err(|problem| view.trouble(problem))?;
     let filter = TaskFilter { queue: Some(name.clone()), ..TaskFilter::default() };
-    let tasks = ops.page(&filter, None, SHOWN).await.map_err(|error| view.trouble(error))?.tasks;
-    let tasks: Vec<_> = tasks.into_iter().filter(|task| view.caller.sees(task)).map(|task| view.masked(task)).collect();
+    let page = view.listed(&filter, None, SHOWN).await?;
+    let tasks: Vec<_> = view.seen(&page.tasks).collect();
     let path = format!("/queues/{}", escaped(name.as_str()));
     let waiting: u64 = [State::Ready, State::Scheduled, State::Parked].iter().filter_map(|state| about.counts.get(state)).sum();
     let content = html! {
@@ -97,7 +97,7 @@ pub(super) async fn show(view: View, Segment(queue): Segment) -> Page {
                 }
             }
         }
-        section #counts data-part { (table(&view, std::slice::from_ref(about), now)) }
+        section #counts data-part { (table(&view, &[about], now)) }
         p.note {
             (view.say("Ever enqueued")) " " (units::show_count(about.totals.enqueued)) " · " (view.say("succeeded")) " " (units::show_count(about.totals.succeeded))
             " · " (view.say("dead")) " " (units::show_count(about.totals.dead)) " · " (view.say("cancelled")) " " (units::show_count(about.totals.cancelled))

@@ -8,7 +8,7 @@ use crate::config::Scope;
 
 /// `GET /settings`
 pub(super) async fn show(view: View) -> Page {
-    let health = view.ops()?.health().await.map_err(|error| view.trouble(error))?;
+    let health = view.app.health().await.map_err(|problem| view.trouble(problem))?;
     let settings = &view.app.settings;
     let hooks = view.ops()?.hooks(&settings.hooks).await.map_err(|error| view.trouble(error))?;
     let bounds = &settings.bounds;

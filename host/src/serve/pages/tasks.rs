@@ -38,10 +38,10 @@ pub(super) async fn list(view: View) -> Page {
     let is_first = from.is_none();
     let (mut found, mut looked, begun) = (Vec::new(), 0, Instant::now());
     loop {
-        let page = view.ops()?.page(&filter, from.as_deref(), PAGE - found.len()).await.map_err(|error| view.trouble(error))?;
+        let page = view.listed(&filter, from.as_deref(), PAGE - found.len()).await?;
         looked += page.looked;
-        found.extend(page.tasks.into_iter().filter(|task| view.caller.sees(task)).map(|task| view.masked(task)));
-        from = page.next;
+        found.extend(view.seen(&page.tasks));
+        from.clone_from(&page.next);
         if from.is_none() || found.len() >= PAGE || begun.elapsed() >= PATIENCE {
             break;
         }

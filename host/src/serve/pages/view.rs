@@ -8,12 +8,12 @@ use std::{
 
 use axum::{extract::FromRequestParts, http::request::Parts};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use taskhost_core::task::Millis;
+use taskhost_core::task::{Millis, TaskView};
 
 use super::{layout::Trouble, words::Words};
 use crate::{
     config::Scope,
-    ops::Ops,
+    ops::{Ops, QueueView, TaskFilter, TaskPage, WorkerInfo},
     serve::{
         access::{Caller, Peer},
         app::App,
@@ -42,7 +42,27 @@ impl View {
     }
 
     pub(super) async fn now(&self) -> Result<Millis, Trouble> {
-        self.ops()?.now().await.map_err(|error| self.trouble(error))
+        self.app.now().await.map_err(|problem| self.trouble(problem))
+    }
+
+    /// All queues, of a moment ago.
+    pub(super) async fn queues(&self) -> Result<Arc<Vec<QueueView>>, Trouble> {
+        self.app.queues_lately().await.map_err(|problem| self.trouble(problem))
+    }
+
+    /// The live workers, of a moment ago.
+    pub(super) async fn workers(&self) -> Result<Arc<Vec<WorkerInfo>>, Trouble> {
+        self.app.workers(self.app.looks.lately()).await.map_err(|problem| self.trouble(problem))
+    }
+
+    /// A page of the list of tasks, of a moment ago.
+    pub(super) async fn listed(&self, filter: &TaskFilter, from: Option<&str>, limit: usize) -> Result<Arc<TaskPage>, Trouble> {
+        self.app.page(filter, from, limit, self.app.looks.lately()).await.map_err(|problem| self.trouble(problem))
+    }
+
+    /// Those of the tasks that this reader may see, as it may see them.
+    pub(super) fn seen<'a>(&self, tasks: &'a [TaskView]) -> impl Iterator<Item = TaskView> + use<'a, '_> {
+        tasks.iter().filter(|task| self.caller.sees(task)).map(|task| self.masked(task.clone()))
     }
 
     pub(super) fn say(&self, english: &'static str) -> &'static str {

@@ -17,12 +17,12 @@ const RUNNING: usize = 20;
 /// `GET /workers`
 pub(super) async fn list(view: View) -> Page {
     let now = view.now().await?;
-    let workers = view.ops()?.workers().await.map_err(|error| view.trouble(error))?;
+    let workers = view.workers().await?;
     let content = html! {
         h1 { (view.say("Workers")) }
         section #workers data-part {
             @if workers.is_empty() { (empty(view.say("No worker lives. Start one:"), &["taskhost worker --plugins ./plugins"])) }
-            @for worker in &workers {
+            @for worker in &*workers {
                 @let running: Vec<_> = worker.running.iter().filter(|one| view.caller.sees_queue(&one.queue) && view.caller.sees_task(&one.task)).collect();
                 article.worker {
                     h2 { (worker.host) " " span.note { (worker.id) } @if worker.draining { " " span.pill.paused { "◌ " (view.say("draining")) } } }
