@@ -67,6 +67,11 @@ async fn full_queue(bench: &Bench<'_>, slots: usize, count: usize) -> Result<Dra
     Ok(Drained { count, took, host, server: before.server_until(&after) })
 }
 
+/// Drains `count` tasks on the default slots, and gives the rate.
+pub(crate) async fn rate_of(bench: &Bench<'_>, count: usize) -> Result<f64, BenchError> {
+    Ok(full_queue(bench, bench.options.slots, count).await?.rate())
+}
+
 /// With the default slots. Also measures the CPU time and memory of a task.
 async fn by_default(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     let before = usage::Usage::now(bench.place).await?;

@@ -38,6 +38,11 @@ pub(crate) enum Figure {
     HttpEnqueueOne50,
     HttpBulk,
     HttpWaitingMemory,
+    HttpStreamsMemory,
+    HttpTasksPage,
+    LookingCpu,
+    UnwatchedDrain,
+    WatchedDrain,
     Growth(Grown, usize),
 }
 
@@ -78,6 +83,11 @@ impl Figure {
             Self::HttpEnqueueOne50 => "HTTP: enqueue, one connection, p50",
             Self::HttpBulk => "HTTP: enqueue, lines in bulk",
             Self::HttpWaitingMemory => "HTTP: memory of a request that waits",
+            Self::HttpStreamsMemory => "HTTP: memory of 1,000 streams of events",
+            Self::HttpTasksPage => "HTTP: the page of tasks, all of a drain ended",
+            Self::LookingCpu => "looking: CPU of the server, 10 watchers, 20 queues",
+            Self::UnwatchedDrain => "drain, nobody looks",
+            Self::WatchedDrain => "drain, 10 watchers",
             Self::Growth(grown, size) => return format!("{}: {size}", grown.title()),
         }
         .to_owned()
@@ -94,15 +104,17 @@ impl Figure {
             | Self::Drain(_)
             | Self::DrainDefault
             | Self::EndToEnd
+            | Self::UnwatchedDrain
+            | Self::WatchedDrain
             | Self::HttpEnqueue
             | Self::HttpBulk => "tasks/s",
             Self::BrokerCeilingCpu | Self::EngineCpu | Self::EnqueueHostCpu | Self::EnqueueServerCpu | Self::HostCpu | Self::ServerCpu => {
                 "µs"
             }
             Self::WaitingMemory | Self::FinishedMemory => "B",
-            Self::Resident | Self::IdleResident => "MiB",
+            Self::Resident | Self::IdleResident | Self::HttpStreamsMemory => "MiB",
             Self::Growth(grown, _) => grown.unit(),
-            Self::IdleCpu => "% of a core",
+            Self::IdleCpu | Self::LookingCpu => "% of a core",
             Self::Idle50
             | Self::Idle95
             | Self::Idle99
@@ -111,7 +123,8 @@ impl Figure {
             | Self::ColdStart
             | Self::WarmStart
             | Self::HttpEnqueue99
-            | Self::HttpEnqueueOne50 => "ms",
+            | Self::HttpEnqueueOne50
+            | Self::HttpTasksPage => "ms",
         }
     }
 
@@ -123,6 +136,7 @@ impl Figure {
             Self::HostCpu => Some(Self::EngineCpu),
             Self::HttpEnqueue => Some(Self::HttpCeiling),
             Self::HttpBulk => Some(Self::EnqueueBulk),
+            Self::WatchedDrain => Some(Self::UnwatchedDrain),
             Self::ServerCpu => Some(Self::BrokerCeilingCpu),
             _ => None,
         }

@@ -34,7 +34,7 @@ const SHARE: usize = 4;
 /// Requests that wait at once. Each takes a few descriptors here, in the server, and perhaps at the broker.
 const WAITING: usize = 1_000;
 /// How long the server may take to start, and to answer.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 pub(crate) async fn all(bench: &mut Bench<'_>) -> Result<(), BenchError> {
     let server = Server::start(bench).await?;
@@ -70,13 +70,13 @@ fn task(body: &TaskName, number: usize) -> String {
     format!("{{\"task\":\"{body}\",\"args\":[{number},1],\"queue\":\"{QUEUE}\"}}")
 }
 
-fn request(method: &str, path: &str, body: &str) -> String {
+pub(crate) fn request(method: &str, path: &str, body: &str) -> String {
     let length = body.len();
     format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}")
 }
 
 /// A `taskhost serve` process.
-struct Server {
+pub(crate) struct Server {
     process: Child,
     at: String,
     /// Kept open: the server logs to it.
@@ -84,7 +84,7 @@ struct Server {
 }
 
 impl Server {
-    async fn start(bench: &Bench<'_>) -> Result<Self, BenchError> {
+    pub(crate) async fn start(bench: &Bench<'_>) -> Result<Self, BenchError> {
         let mut command = bench.subject.server(bench.place.variables())?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().map_err(|error| BenchError::Failed(format!("can't start a server process: {error}")))?;
@@ -112,6 +112,14 @@ impl Server {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(server)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id().unwrap_or_default()
+    }
+
+    pub(crate) async fn connect(&self) -> Result<Connection, BenchError> {
+        Connection::open(&self.at).await
     }
 
     /// Asks `count` requests over so many connections. Gives the time of all, and of each in milliseconds.
@@ -166,7 +174,7 @@ impl Server {
 
     /// The memory that requests which wait for an end take in the server, if it is known.
     async fn waiting(&self, bench: &Bench<'_>) -> Result<Option<u64>, BenchError> {
-        let pid = self.process.id().unwrap_or_default();
+        let pid = self.pid();
         let broker = bench.place.broker();
         let tasks: Vec<_> = (0..WAITING).map(|number| bench.task(number)).collect();
         broker.enqueue(&tasks).await?;
@@ -190,8 +198,8 @@ fn broken(error: &std::io::Error) -> BenchError {
 }
 
 /// A connection that is used again.
-struct Connection {
-    stream: BufReader<TcpStream>,
+pub(crate) struct Connection {
+    pub(crate) stream: BufReader<TcpStream>,
     line: String,
     body: Vec<u8>,
 }
@@ -203,12 +211,12 @@ impl Connection {
         Ok(Self { stream: BufReader::new(stream), line: String::new(), body: Vec::new() })
     }
 
-    async fn send(&mut self, request: &str) -> Result<(), BenchError> {
+    pub(crate) async fn send(&mut self, request: &str) -> Result<(), BenchError> {
         self.stream.get_mut().write_all(request.as_bytes()).await.map_err(|error| broken(&error))
     }
 
     /// One request and its answer, which must have this status.
-    async fn ask(&mut self, request: &str, status: &str) -> Result<(), BenchError> {
+    pub(crate) async fn ask(&mut self, request: &str, status: &str) -> Result<(), BenchError> {
         self.send(request).await?;
         let answered = timeout(LIMIT, self.read()).await.map_err(|_| BenchError::TimedOut("the server does not answer".to_owned()))?;
         let first = answered.map_err(|error| broken(&error))?;

@@ -16,6 +16,7 @@ mod grown;
 mod growth;
 mod http;
 mod latency;
+mod looking;
 mod place;
 mod plot;
 mod report;
@@ -80,7 +81,11 @@ async fn take(bench: &mut Bench<'_>, part: Part) -> Result<(), BenchError> {
         Part::Idle => latency::idle(bench).await,
         Part::Delayed => latency::delayed(bench).await,
         Part::Start => start::cold_and_warm(bench).await,
-        Part::Http => http::all(bench).await,
+        Part::Http => {
+            http::all(bench).await?;
+            bench.place.clear().await?;
+            looking::all(bench).await
+        }
         Part::Growth => growth::all(bench).await,
     }
 }

@@ -64,7 +64,7 @@ enum Part {
     Delayed,
     /// The time from the start of a worker process to the end of its first task
     Start,
-    /// The HTTP API: enqueueing over one and over many connections, and requests that wait
+    /// The HTTP API: enqueueing over one and over many connections, requests that wait, and what looking costs
     Http,
     /// Rates with growing numbers of tasks, queues, workers and plugins; only on request
     Growth,
