@@ -129,7 +129,7 @@ async fn watch(server: &Server, work: impl Future<Output = ()>) -> Result<(), Be
         let (mut events, mut page) = (server.connect().await?, server.connect().await?);
         watchers.push(async move {
             events.send(&request("GET", "/v1/events", "")).await?;
-            let mut some = [0; 65536];
+            let mut some = vec![0; 65536];
             loop {
                 match events.stream.read(&mut some).await {
                     Ok(read @ 1..) if some[..read].windows(6).any(|part| part == b"event:") => {

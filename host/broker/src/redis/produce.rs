@@ -80,30 +80,31 @@ impl Produce for RedisBroker {
             return self.look_last(&queue, id).await;
         }
         let mut ear = self.ends.enter(self.keys.done(&queue, id));
-        let (mut newest, mut look) = (None, deadline);
+        let mut newest: Option<Box<TaskView>> = None;
+        let mut look = deadline;
         loop {
             let heard = timeout_at(deadline.min(look), ear.heard()).await;
             let looked = match heard {
                 Err(_over) if Instant::now() >= deadline => match self.look_last(&queue, id).await {
-                    Err(error) if error.is_transient() => return newest.map_or(Err(error), |view| Ok(Some(view))),
+                    Err(error) if error.is_transient() => return newest.map_or(Err(error), |view| Ok(Some(*view))),
                     view => return view,
                 },
                 Ok(Heard::Failed(error)) if !error.is_transient() || Instant::now() + LOOK >= deadline => {
-                    return newest.map_or(Err(error), |view| Ok(Some(view)));
+                    return newest.map_or(Err(error), |view| Ok(Some(*view)));
                 }
                 // The loop that listens tries again.
                 Ok(Heard::Failed(_)) => continue,
                 Ok(Heard::Message(message)) => match end_told(&queue, &message) {
-                    Some(ended) => Ok(Looked::Found(Some(ended))),
+                    Some(ended) => Ok(Looked::Found(Some(Box::new(ended)))),
                     // It was too long for a message, or the task has begun anew since.
-                    None => self.find_or_told(&queue, id).await.map(Looked::Found),
+                    None => self.find_or_told(&queue, id).await.map(|view| Looked::Found(view.map(Box::new))),
                 },
                 Ok(Heard::Ready) | Err(_) => self.look(&queue, id).await,
             };
             look = Instant::now() + LOOK.max(EACH * u32::try_from(self.ends.len()).unwrap_or(u32::MAX));
             match looked {
                 Ok(Looked::GoesOn) => {}
-                Ok(Looked::Found(view)) if view.as_ref().is_none_or(|view| view.state.is_ended()) => return Ok(view),
+                Ok(Looked::Found(view)) if view.as_ref().is_none_or(|view| view.state.is_ended()) => return Ok(view.map(|view| *view)),
                 Ok(Looked::Found(view)) => newest = view,
                 Err(error) if error.is_transient() && Instant::now() < deadline => look = Instant::now() + PAUSE,
                 Err(error) => return Err(error),
@@ -116,7 +117,7 @@ impl Produce for RedisBroker {
 enum Looked {
     /// It has not ended, and is marked as awaited.
     GoesOn,
-    Found(Option<TaskView>),
+    Found(Option<Box<TaskView>>),
 }
 
 impl RedisBroker {
@@ -213,8 +214,8 @@ impl RedisBroker {
         match self.commands.call(&AWAIT.call(&self.keys.queue(queue)).arg(id.as_str())).await? {
             Value::Int(1) => Ok(Looked::GoesOn),
             answer => match ended(queue, answer)? {
-                Some(view) => Ok(Looked::Found(Some(view))),
-                None => self.find_or_told(queue, id).await.map(Looked::Found),
+                Some(view) => Ok(Looked::Found(Some(Box::new(view)))),
+                None => self.find_or_told(queue, id).await.map(|view| Looked::Found(view.map(Box::new))),
             },
         }
     }
@@ -223,7 +224,7 @@ impl RedisBroker {
     async fn look_last(&self, queue: &QueueName, id: &TaskId) -> Result<Option<TaskView>> {
         match self.look(queue, id).await? {
             Looked::GoesOn => self.find_or_told(queue, id).await,
-            Looked::Found(view) => Ok(view),
+            Looked::Found(view) => Ok(view.map(|view| *view)),
         }
     }
 

@@ -103,7 +103,9 @@ pub(super) async fn await_end(broker: &SqliteBroker, queue: Option<&QueueName>, 
             return Ok(view);
         }
         queue = view.map(|view| view.queue);
-        queue.iter().for_each(|queue| end.is_of(queue));
+        if let Some(queue) = &queue {
+            end.is_of(queue);
+        }
         if renew <= Instant::now() {
             // An enqueue that was told of the wait has noted it, so a short wait writes nothing.
             renew = Instant::now() + noted.saturating_sub(kept::RENEWED);

@@ -21,7 +21,7 @@ const LATEST: usize = 500;
 
 /// `GET /plugins`
 pub(super) async fn list(view: View) -> Page {
-    let plugins = seen_plugins(&*view.workers().await?);
+    let plugins = seen_plugins(&view.workers().await?);
     let content = html! {
         h1 { (view.say("Plugins")) }
         section #plugins data-part {
