@@ -60,6 +60,11 @@ fn a_task_is_enqueued_by_its_form_and_watched_to_its_end_without_a_reload() {
     browser.until_text("#log", "step 4 ");
     browser.click("#state button.danger");
     browser.until_text("#state button.danger", "?");
+    // The question stands while the page goes on.
+    let lines = || browser.text("#log").lines().count();
+    let before = lines();
+    browser.until("the log went on", || lines() > before + 2);
+    assert!(browser.text("#state button.danger").contains('?'), "{}", browser.text("#state"));
     browser.click("#state button.danger");
     browser.until_text("#state", "cancelled");
 

@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::http::Http;
+use super::http::{Http, Reply};
 use taskhost_testing::free_port;
 
 /// The name under which WebDriver gives the id of an element.
@@ -53,10 +53,13 @@ impl Browser {
         Some(browser)
     }
 
-    fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
+    fn send(&self, method: &str, path: &str, body: &Value) -> Reply {
         let path = if self.session.is_empty() { "/session".to_owned() } else { format!("/session/{}{path}", self.session) };
-        let body = body.to_string();
-        let reply = self.http.ask(method, &path, (method == "POST").then_some(&*body));
+        self.http.ask(method, &path, (method == "POST").then_some(&*body.to_string()))
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
+        let reply = self.send(method, path, body);
         assert_eq!(reply.status, 200, "{method} {path} {body}: {reply:?}");
         reply.json()["value"].clone()
     }
@@ -86,9 +89,17 @@ impl Browser {
         found[ELEMENT].as_str().unwrap_or_else(|| panic!("no {selector}")).to_owned()
     }
 
+    /// Clicks what the selector names, also if a live part is replaced between finding it and the click.
     pub(crate) fn click(&self, selector: &str) {
-        let element = self.element(selector);
-        self.ask("POST", &format!("/element/{element}/click"), &json!({}));
+        let begun = Instant::now();
+        loop {
+            let path = format!("/element/{}/click", self.element(selector));
+            let reply = self.send("POST", &path, &json!({}));
+            if reply.status == 200 {
+                return;
+            }
+            assert!(reply.body.contains("stale element reference") && begun.elapsed() < SOON, "a click on {selector}: {reply:?}");
+        }
     }
 
     /// Types into a field, in place of what stands there.

@@ -9,8 +9,15 @@ const all = (selector, within = document) => [...within.querySelectorAll(selecto
 const source = document.body.dataset.live;
 let reading = false, again = false, failures = 0;
 
+/** What the pointer holds down: a click needs the same element at its beginning and at its end. */
+let pressed = null;
+addEventListener("pointerdown", (event) => { pressed = event.target; });
+for (const kind of ["pointerup", "pointercancel"]) addEventListener(kind, () => { pressed = null; });
+
 /** Whether a person is in the middle of something there. */
 const isInUse = (part) =>
+  part.contains(pressed) ||
+  $("button[data-sure]", part) ||
   part.contains(document.activeElement) && document.activeElement.matches("input, select, textarea") ||
   all("input[type=checkbox]:checked", part).length > 0 ||
   !document.getSelection().isCollapsed && part.contains(document.getSelection().anchorNode);
@@ -38,19 +45,28 @@ const offer = (part, fresh) => {
   part.prepend(button);
 };
 
+/** What is put in when a part is not in use any more. */
+const waiting = new Map();
+setInterval(() => [...waiting].forEach(([part, fresh]) => put(part, fresh)), 500);
+
+/** What tells a link or a button from its neighbours. */
+const mark = (one) => one.getAttribute("href") ?? one.tagName + one.textContent;
+
 const put = (part, fresh, now = false) => {
-  if (part.innerHTML === fresh.innerHTML || isInUse(part)) return;
+  waiting.delete(part);
+  if (part.innerHTML === fresh.innerHTML) return;
+  if (isInUse(part)) return waiting.set(part, fresh);
   if (!now && part.dataset.list && part.matches(":hover")) return offer(part, fresh);
   const open = opened(part);
   const current = $("tr[aria-current] a", part)?.getAttribute("href");
-  const focused = part.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+  const focused = part.contains(document.activeElement) ? mark(document.activeElement) : null;
   const log = $(".log", part), isAtEnd = log && log.scrollTop + log.clientHeight >= log.scrollHeight - 8, scrolled = log?.scrollTop;
   const before = new Map(all(NUMBERS, part).map((cell, n) => [n, cell.textContent]));
   part.replaceChildren(...fresh.childNodes);
   all("details", part).forEach((one, n) => { if (open[n] !== undefined) one.open = open[n]; });
   all(NUMBERS, part).forEach((cell, n) => { if (before.has(n) && before.get(n) !== cell.textContent) cell.classList.add("fresh"); });
   if (current) all("tr[data-row]", part).find((row) => $("a", row)?.getAttribute("href") === current)?.setAttribute("aria-current", "true");
-  if (focused) all("a", part).find((link) => link.getAttribute("href") === focused)?.focus();
+  if (focused) all("a, button, summary", part).find((one) => mark(one) === focused)?.focus();
   const after = $(".log", part);
   if (after) after.scrollTop = isAtEnd ? after.scrollHeight : scrolled;
 };
