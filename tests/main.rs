@@ -6,6 +6,7 @@ mod counted;
 mod directories;
 mod engine;
 mod faults;
+mod flows;
 mod fuzz;
 mod hooks;
 mod neighbours;

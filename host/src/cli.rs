@@ -20,6 +20,8 @@ mod descriptors;
 mod enqueue;
 mod enqueue_notes;
 mod failure;
+mod flow;
+mod flow_text;
 mod hook;
 mod output;
 mod plugin;
@@ -93,6 +95,11 @@ enum Command {
     /// List, show, cancel, retry and delete tasks
     #[command(subcommand)]
     Task(task::TaskCommand),
+    /// Run flows of tasks that depend on tasks, and steer them
+    #[command(subcommand)]
+    Flow(flow::FlowCommand),
+    /// Give a flow the signal that one of its steps waits for
+    Signal(flow::SignalArgs),
     /// List, pause, resume and purge queues
     #[command(subcommand)]
     Queue(queue::QueueCommand),
@@ -221,6 +228,8 @@ async fn dispatch(command: Command, settings: Settings) -> Result<(), Failure> {
         Command::Enqueue(args) => enqueue::call(args, &settings).await,
         Command::Result(args) => result::call(args, &settings).await,
         Command::Task(command) => task::call(command, &settings).await,
+        Command::Flow(command) => flow::call(command, &settings).await,
+        Command::Signal(args) => flow::signal(args, &settings).await,
         Command::Queue(command) => queue::call(command, &settings).await,
         Command::Schedule(command) => schedule::call(command, &settings).await,
         Command::Plugin(command) => plugin::call(command, &settings).await,

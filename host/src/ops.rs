@@ -13,6 +13,7 @@ mod clock;
 mod connection;
 mod engine;
 mod error;
+mod flows;
 mod gist;
 mod hooks;
 mod new_task;
@@ -38,6 +39,7 @@ pub use clock::BrokerClock;
 pub use connection::Ops;
 pub use engine::{foreground_engine, worker_engine};
 pub use error::{OpsError, RequestError, Unchanged};
+pub use flows::{FlowOrder, StartedFlow, check_flow, has_succeeded, read_flow};
 pub use gist::{gist, what_it_waits_for};
 pub use hooks::SeenHook;
 pub use new_task::{Checks, Defaults, Unchecked, enqueue_each};
@@ -62,6 +64,6 @@ pub use crate::{
     },
 };
 pub use taskhost_broker::{
-    BrokerError, CatchUp, End, Enqueued, Health, HistoryStep, Note, Noted, Overlap, QueueView, Sample, Schedule, Source as ScheduleSource,
-    TaskFilter, TaskPage, Totals, WorkerInfo,
+    Ask, BrokerError, CatchUp, End, Enqueued, FlowLine, FlowView, Health, HistoryStep, Note, Noted, Overlap, QueueView, Sample, Schedule,
+    Source as ScheduleSource, StepView, TaskFilter, TaskPage, Totals, WorkerInfo,
 };

@@ -38,6 +38,7 @@ mod delivery;
 mod dispatcher;
 mod drain;
 mod finisher;
+mod follow_up;
 mod gone;
 mod heartbeat;
 mod held;
@@ -54,7 +55,6 @@ mod pace;
 mod parked;
 mod queue;
 mod record;
-mod relay;
 mod round_robin;
 mod services;
 mod settings;
@@ -79,6 +79,7 @@ use delivery::WithDeliveries;
 use dispatcher::Dispatcher;
 use drain::Drain;
 use finisher::Finisher;
+use follow_up::FollowUps;
 use heartbeat::Heartbeat;
 use inbox::Inbox;
 use leases::Leases;
@@ -89,7 +90,6 @@ use news::LatestNews;
 use parked::Parked;
 use queue::Queues;
 use record::Recorder;
-use relay::Outboxes;
 use services::ServiceDesk;
 use slots::Slots;
 use summary::Tally;
@@ -197,7 +197,7 @@ struct Parts {
     offers: watch::Receiver<Arc<Offers>>,
     slots: Arc<Slots>,
     inbox: Arc<Inbox>,
-    outboxes: Arc<Outboxes>,
+    follow_ups: Arc<FollowUps>,
     news: Arc<LatestNews>,
     load: Arc<Load>,
     files: Arc<LockFiles>,
@@ -272,7 +272,7 @@ impl Parts {
             offers,
             slots,
             inbox,
-            outboxes: Arc::default(),
+            follow_ups: Arc::default(),
             news,
             load,
             files,
@@ -293,7 +293,7 @@ impl Parts {
         let (end, draining) = (|| self.end.clone(), || self.draining.clone());
         loops.spawn(self.watched("cancellations", cancellations::run(connection(), queues(), end())));
         loops.spawn(self.watched("finisher", self.finisher().run(end())));
-        loops.spawn(self.watched("relay", relay::run(connection(), self.outboxes.clone(), end())));
+        loops.spawn(self.watched("follow-up", follow_up::run(connection(), self.follow_ups.clone(), end())));
         loops.spawn(self.watched("news", news::run(connection(), self.news.clone(), end())));
         loops.spawn(self.watched("announcement", self.announcement().run(end())));
         loops.spawn(self.watched("sweep", sweep::run(connection(), queues(), self.offers.clone(), end())));
@@ -331,6 +331,7 @@ impl Parts {
             load: self.load.clone(),
             offers: self.offers.clone(),
             parked: self.parked(),
+            follow_ups: self.follow_ups.clone(),
             leases: self.leases.clone(),
             attempts: self.attempts.clone(),
             observers: self.settings.observers.clone(),
@@ -346,7 +347,7 @@ impl Parts {
             inbox: self.inbox.clone(),
             load: self.load.clone(),
             parked: self.parked(),
-            outboxes: self.outboxes.clone(),
+            follow_ups: self.follow_ups.clone(),
             tally: self.tally.clone(),
             observers: self.settings.observers.clone(),
         }
@@ -359,7 +360,7 @@ impl Parts {
             queues: self.queues.clone(),
             leases: self.leases.clone(),
             inbox: self.inbox.clone(),
-            outboxes: self.outboxes.clone(),
+            follow_ups: self.follow_ups.clone(),
             files: self.files.clone(),
             announce: self.announce.clone(),
             draining: self.draining.clone(),

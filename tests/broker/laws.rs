@@ -8,6 +8,7 @@ mod cancel;
 mod edit;
 mod ends;
 mod enqueue;
+mod flows;
 mod kept;
 mod lease;
 mod logs;
@@ -52,6 +53,24 @@ macro_rules! laws {
                         an_earlier_due_time_wakes_who_waits_for_a_later_one,
                     ]
                     with small_payloads [a_payload_over_the_limit_refuses_the_whole_call]
+                }
+                flows {
+                    one [
+                        a_flow_runs_its_steps_in_their_order_with_the_results_of_those_before,
+                        a_cancelled_flow_starts_nothing_more_but_undo_newest_first,
+                        one_failed_step_is_retried_alone_with_what_it_blocked,
+                        a_dead_task_of_a_flow_that_is_retried_lets_the_flow_go_on,
+                        a_signal_counts_once_before_or_after_the_wait,
+                        a_paused_flow_starts_nothing_and_keeps_what_it_is_told,
+                        a_task_of_a_flow_that_is_cancelled_or_deleted_while_it_waits_is_a_cancelled_step,
+                        a_flow_within_a_flow_ends_its_step_and_is_stopped_with_it,
+                        a_claim_and_a_heartbeat_say_that_a_flow_wants_a_step_and_when,
+                        a_list_of_a_thousand_items_runs_so_many_at_once,
+                        a_flow_that_can_t_run_is_refused_and_nothing_is_written,
+                        flows_are_listed_with_those_that_go_on_first,
+                    ]
+                    two [a_join_starts_once_however_many_take_its_steps,]
+                    with no_results [no_result_that_a_living_flow_needs_disappears]
                 }
                 becomes {
                     one [what_is_handed_back_after_its_time_to_start_expires,]

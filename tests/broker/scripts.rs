@@ -11,9 +11,10 @@ use std::{
     time::Duration,
 };
 
+use serde_json::json;
 use taskhost_broker::{
-    Broker, BrokerSettings, CatchUp, EditReply, Enqueued, Finished, Fired, HistoryStep, Incarnation, KvRoom, Lease, LeaseReply, Overlap,
-    Sample, Schedule, Source, TaskFilter, Tasks, redis::RedisBroker,
+    Ask, Broker, BrokerSettings, CatchUp, EditReply, Enqueued, Finished, Fired, HistoryStep, Incarnation, KvRoom, Lease, LeaseReply,
+    NewFlow, Overlap, Sample, Schedule, Source, TaskFilter, Tasks, redis::RedisBroker,
 };
 use taskhost_core::task::{
     ErrorKind, Follow, Millis, NewTask, Priority, Progress, QueueName, Start, State, TaskError, TaskId, TaskOptions, Unique, Verdict,
@@ -23,7 +24,7 @@ use crate::support::{LEASE, RedisServer, finish, named, ok, queue, task_name};
 use taskhost_testing::proxy::{Act, Moment, Proxy};
 
 /// The names of all scripts, from their headers.
-const VERBS: [&str; 31] = [
+const VERBS: [&str; 39] = [
     "register",
     "enqueue",
     "claim",
@@ -55,6 +56,14 @@ const VERBS: [&str; 31] = [
     "pause_schedule",
     "fire",
     "kv",
+    "flow_start",
+    "flow_ask",
+    "flow_read",
+    "flow_more",
+    "flow_step",
+    "flow_tell",
+    "flow_view",
+    "flows",
 ];
 
 #[tokio::test]
@@ -247,8 +256,80 @@ impl Scene<'_> {
         self.schedule().await;
         self.values().await;
         self.drain(&heir, &tasks).await;
+        self.flows().await;
         let child = TaskId::new("child-1").expect("an id");
         assert!(self.twice(async || b.find(Some(&other), &child).await).await.is_some(), "a child is lost");
+    }
+
+    /// A flow over two queues with a flow within, long results and a signal; and one that is cancelled.
+    async fn flows(&self) {
+        let b = self.broker;
+        let [home, far] = ["flow", "far"].map(|name| QueueName::new(format!("{}-{name}", self.queue)).expect("a name"));
+        let inner = json!({"flow": 1, "name": "inner", "steps": {"x": {"task": "x", "args": [{"from": "input"}]}}});
+        let steps = json!({
+            "a": {"task": "a"},
+            "b": {"task": "b", "args": [{"from": "a"}], "queue": far.as_str()},
+            "in": {"flow": inner, "input": {"from": "b"}},
+            "go": {"wait": {"signal": "go"}, "after": "in"},
+            "end": {"task": "end", "args": [{"from": "in"}], "after": "go"}});
+        let plan = json!({"flow": 1, "name": "scene", "steps": steps}).to_string();
+        let order = |id: &str| NewFlow {
+            id: TaskId::new(id).expect("an id"),
+            queue: home.clone(),
+            plan: plan.clone(),
+            input: "null".into(),
+            headers: Vec::new(),
+            parent: None,
+        };
+        let (one, two) = (order("one"), order("two"));
+        self.twice(async || b.start_flow(&one).await).await;
+        let workers = [b.register(&home, LEASE).await.expect("register"), b.register(&far, LEASE).await.expect("register")];
+        let mut ran = Vec::new();
+        let begun = std::time::Instant::now();
+        let mut is_told = false;
+        loop {
+            for who in &workers {
+                let claimed = self.claim(who, 9, &[]).await;
+                let finishes: Vec<_> = claimed
+                    .tasks
+                    .iter()
+                    .map(|leased| finish(&leased.member, ok(&json!([leased.task.name.as_str(), "x".repeat(300)]).to_string())))
+                    .collect();
+                ran.extend(claimed.tasks.iter().map(|leased| leased.task.name.to_string()));
+                self.twice(async || b.finish(who, &finishes).await).await;
+                self.twice(async || b.relay(&who.queue).await).await;
+            }
+            self.twice(async || b.step_flows(&home).await).await;
+            let view = self.twice(async || b.flow(Some(&home), &one.id).await).await.expect("it is known");
+            if view.line.ended_at.is_some() {
+                assert!(view.result.expect("a result").get().starts_with("[\"end\""), "{}", self.queue);
+                break;
+            }
+            if !is_told && view.steps.iter().any(|step| step.name == "go" && step.state == "waiting") {
+                let signal = Ask::Signal { name: "go".into(), value: "1".into() };
+                self.twice(async || b.ask_flow(&home, &one.id, &signal).await).await;
+                is_told = true;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "{}: it stands still: {view:?}", self.queue);
+        }
+        assert_eq!(ran, ["a", "b", "x", "end"], "{}: each runs once", self.queue);
+
+        self.twice(async || b.start_flow(&two).await).await;
+        self.twice(async || b.ask_flow(&home, &two.id, &Ask::Pause).await).await;
+        self.twice(async || b.ask_flow(&home, &two.id, &Ask::Cancel).await).await;
+        let begun = std::time::Instant::now();
+        loop {
+            self.twice(async || b.step_flows(&home).await).await;
+            let lines = self.twice(async || b.flows(&home, 9).await).await;
+            if lines.iter().all(|line| line.ended_at.is_some()) {
+                assert_eq!(lines.len(), 3, "{}: {lines:?}", self.queue);
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "{}: it is not cancelled: {lines:?}", self.queue);
+        }
+        for who in &workers {
+            b.leave(who).await.expect("leave");
+        }
     }
 
     /// The questions of an operator.

@@ -42,7 +42,7 @@ async fn a_worker_with_a_dead_loop_is_no_ghost<P: Place>() {
         ("extend", "heartbeat"),
         ("claim", "dispatcher"),
         ("finish", "finisher"),
-        ("relay", "relay"),
+        ("relay", "follow-up"),
         ("announce", "announcement"),
         ("wait", "wait"),
         ("progress", "news"),

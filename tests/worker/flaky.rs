@@ -11,9 +11,10 @@ use std::{
 
 use async_trait::async_trait;
 use taskhost_broker::{
-    Broker, BrokerError, CancelReply, Claimed, DeleteReply, Directory, EditReply, Enqueued, Extended, Feed, Finish, FinishReply, Finished,
-    Fired, Health, History, HistoryStep, Incarnation, Kv, KvError, KvRoom, Lease, LeaseReply, Leased, Member, Note, Noted, Point, Produce,
-    QueueView, Result, RetryReply, Sample, Schedule, Schedules, TaskFilter, TaskPage, Tasks, WorkerInfo,
+    Ask, AskReply, Broker, BrokerError, CancelReply, Claimed, DeleteReply, Directory, EditReply, Enqueued, Extended, Feed, Finish,
+    FinishReply, Finished, Fired, FlowLine, FlowView, Flows, Health, History, HistoryStep, Incarnation, Kv, KvError, KvRoom, Lease,
+    LeaseReply, Leased, Member, NewFlow, Note, Noted, Point, Produce, QueueView, Result, RetryReply, Sample, Schedule, Schedules,
+    TaskFilter, TaskPage, Tasks, WorkerInfo,
 };
 use taskhost_core::{
     catalogue::Catalogue,
@@ -307,6 +308,25 @@ impl Kv for Flaky {
     }
     async fn kv_keys(&self, plugin: &str, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, KvError> {
         self.reach_kv()?.kv_keys(plugin, prefix, after, limit).await
+    }
+}
+
+#[async_trait]
+impl Flows for Flaky {
+    async fn start_flow(&self, flow: &NewFlow) -> Result<bool> {
+        self.reach()?.start_flow(flow).await
+    }
+    async fn ask_flow(&self, queue: &QueueName, id: &TaskId, ask: &Ask) -> Result<AskReply> {
+        self.reach()?.ask_flow(queue, id, ask).await
+    }
+    async fn step_flows(&self, queue: &QueueName) -> Result<usize> {
+        self.step("step_flows", self.reach()?.step_flows(queue)).await
+    }
+    async fn flow(&self, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<FlowView>> {
+        self.reach()?.flow(queue, id).await
+    }
+    async fn flows(&self, queue: &QueueName, limit: usize) -> Result<Vec<FlowLine>> {
+        self.reach()?.flows(queue, limit).await
     }
 }
 

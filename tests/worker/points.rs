@@ -5,8 +5,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use taskhost_broker::{Broker, BrokerSettings};
-use taskhost_core::task::{NewTask, QueueName, State, TaskId};
+use taskhost_broker::{Broker, BrokerSettings, NewFlow};
+use taskhost_core::{
+    task::{NewTask, QueueName, State, TaskId},
+    workflow::FlowWord,
+};
 
 use super::{
     flaky::{
@@ -71,6 +74,59 @@ async fn each_point(place: &dyn Place) {
         assert_eq!((worker.script.begun("parent"), worker.script.begun("add")), (TASKS, TASKS), "run once each: {what}");
         worker.drain().await;
         assert!(is_passed(), "never passed: {what}");
+    }
+}
+
+#[tokio::test]
+async fn a_step_that_fails_starts_nothing_of_a_flow_twice_on_sqlite() {
+    each_point_of_flows(&SqlitePlace::make().await).await;
+}
+
+#[tokio::test]
+async fn a_step_that_fails_starts_nothing_of_a_flow_twice_on_redis() {
+    each_point_of_flows(&RedisServer::make().await).await;
+}
+
+/// A chord in two queues, and a task after it.
+async fn each_point_of_flows(place: &dyn Place) {
+    const MEMBERS: usize = 12;
+    let broker = place.open(BrokerSettings::default()).await;
+    let points: [&[(&'static str, super::flaky::Moment)]; 10] = [
+        &[("claim", After)],
+        &[("finish", Before)],
+        &[("finish", After)],
+        &[("relay", Before)],
+        &[("relay", After)],
+        &[("step_flows", Before)],
+        &[("step_flows", After)],
+        &[("step_flows", Before), ("step_flows", After), ("step_flows", Before)],
+        &[("finish", After), ("step_flows", After)],
+        &[("extend", Before)],
+    ];
+    for (round, points) in points.into_iter().enumerate() {
+        let what = format!("{points:?}");
+        let flaky = Flaky::new(Arc::clone(&broker));
+        flaky.points.lock().expect("not poisoned").extend(points);
+        let mut patient = settings();
+        patient.lease = Duration::from_secs(9);
+        patient.queues = vec![(queue("default"), 1), (queue("other"), 1)];
+        let member = |n| serde_json::json!({"task": "add", "args": [n], "queue": if n % 2 == 0 { "other" } else { "default" }});
+        let members: Vec<_> = (0..MEMBERS).map(member).collect();
+        let steps = serde_json::json!({"all": {"group": members, "parallel": 5}, "then": {"task": "add", "after": "all"}});
+        let plan = serde_json::json!({"flow": 1, "name": "points", "steps": steps}).to_string();
+        let id = task_id(&format!("flow-{round}"));
+        let flow = NewFlow { id: id.clone(), queue: QueueName::default(), plan, input: "null".into(), headers: Vec::new(), parent: None };
+        let worker = start(flaky.clone(), patient, &["add"]);
+        assert!(broker.start_flow(&flow).await.expect("start"));
+        wait_until(END, &format!("the flow has ended: {what}"), async || {
+            broker.flow(None, &id).await.expect("flow").is_some_and(|view| view.line.ended_at.is_some())
+        })
+        .await;
+        let view = broker.flow(None, &id).await.expect("flow").expect("it is kept");
+        assert_eq!((view.line.state, view.line.ends), (FlowWord::Succeeded, u32::try_from(MEMBERS).expect("few") + 2), "{what}: {view:?}");
+        assert_eq!(worker.script.begun("add"), MEMBERS + 1, "run once each: {what}");
+        wait_until(END, &format!("the points are passed: {what}"), async || flaky.points.lock().expect("not poisoned").is_empty()).await;
+        worker.drain().await;
     }
 }
 

@@ -81,6 +81,8 @@ pub struct Claimed {
     pub next_due: Option<Duration>,
     /// When the queue was paused; 1 if the time is not known.
     pub paused: Option<Millis>,
+    /// Whether a flow of this queue waits for its next step: call `step_flows`.
+    pub flows: bool,
 }
 
 /// The answer of `extend`.
@@ -94,6 +96,8 @@ pub struct Extended {
     pub adopted: Vec<Leased>,
     /// Whether the outbox of this queue has entries: call `relay`.
     pub outbox: bool,
+    /// As in [`Claimed`].
+    pub flows: bool,
 }
 
 /// A task that an incarnation holds.

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use super::{
     directory::{Directory, Health, WorkerInfo},
     error::Result,
+    flows::{Ask, AskReply, FlowLine, FlowView, Flows, NewFlow},
     history::{History, HistoryStep, Note, Noted, Point, Sample},
     kv::{Kv, KvError, KvRoom},
     lease::{Claimed, Extended, Finish, FinishReply, Incarnation, Lease, LeaseReply, Leased, Member},
@@ -225,6 +226,29 @@ impl<B: History + ?Sized> History for Observed<B> {
 
     async fn notes(&self, before: Option<&str>, limit: usize) -> Result<Vec<Noted>> {
         self.told("notes", None, self.broker.notes(before, limit)).await
+    }
+}
+
+#[async_trait]
+impl<B: Flows + ?Sized> Flows for Observed<B> {
+    async fn start_flow(&self, flow: &NewFlow) -> Result<bool> {
+        self.told("start_flow", Some(&flow.queue), self.broker.start_flow(flow)).await
+    }
+
+    async fn ask_flow(&self, queue: &QueueName, id: &TaskId, ask: &Ask) -> Result<AskReply> {
+        self.told("ask_flow", Some(queue), self.broker.ask_flow(queue, id, ask)).await
+    }
+
+    async fn step_flows(&self, queue: &QueueName) -> Result<usize> {
+        self.told("step_flows", Some(queue), self.broker.step_flows(queue)).await
+    }
+
+    async fn flow(&self, queue: Option<&QueueName>, id: &TaskId) -> Result<Option<FlowView>> {
+        self.told("flow", queue, self.broker.flow(queue, id)).await
+    }
+
+    async fn flows(&self, queue: &QueueName, limit: usize) -> Result<Vec<FlowLine>> {
+        self.told("flows", Some(queue), self.broker.flows(queue, limit)).await
     }
 }
 

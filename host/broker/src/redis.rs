@@ -13,6 +13,7 @@ mod directory;
 mod driver;
 mod ends;
 mod fault;
+mod flows;
 mod health;
 mod history;
 mod keys;

@@ -15,6 +15,7 @@ mod end;
 mod enqueue;
 mod events;
 mod finish;
+mod flows;
 mod history;
 mod incarnation;
 mod kept;

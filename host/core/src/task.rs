@@ -9,10 +9,12 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+mod flow_place;
 mod name;
 mod options;
 mod view;
 
+pub use flow_place::FlowPlace;
 pub use name::{InvalidName, QueueName, TaskId, TaskName};
 pub use options::{Carried, MOST_RETRIES, OptionFilter, Tag, Tags, TaskOptions};
 pub use view::{ErrorEntry, LogLine, Progress, State, TaskView, WaitsFor};

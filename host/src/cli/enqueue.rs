@@ -5,29 +5,34 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::Args;
+use serde_json::{Value, json};
 
 use super::{
     bulk,
     enqueue_notes::{duplicate, note_unchecked},
     failure::Failure,
-    output,
+    flow, output,
     shared_args::{Arguments, Wishes, pair},
     traced, wait,
 };
 use crate::{
     config::Settings,
-    ops::{Checks, Defaults, Enqueued, Ops, OpsError, Wanted},
+    ops::{Checks, Defaults, Enqueued, FlowOrder, Ops, OpsError, Wanted},
     telemetry::traces::Traces,
 };
 use taskhost_core::{
     catalogue::Given,
-    task::{Millis, NewTask, Start, TaskId, TaskName, TaskOptions},
+    task::{Millis, NewTask, Priority, Start, TaskId, TaskName, TaskOptions},
     trace, units,
 };
+
+/// Options of a single task that a chain of tasks does not take.
+const BY_ITSELF: [&str; 8] = ["delay", "at", "expires", "unique", "bulk", "result_ttl", "no_result", "unique_key"];
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   taskhost enqueue add 1 1 --wait
+  taskhost enqueue add 1 1 --then echo --else alert
   taskhost enqueue transferBU --in 10m --unique 1h
   taskhost enqueue --bulk tasks.ndjson      # lines like {\"task\": \"add\", \"args\": [1, 1]}")]
 pub(super) struct EnqueueArgs {
@@ -68,6 +73,12 @@ pub(super) struct EnqueueArgs {
     /// Wait for the end, at most for TIME, and print the result instead of the id
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = optional_time)]
     wait: Option<Limit>,
+    /// Run this task with the result, once the task before has succeeded (may be repeated); `NAME=[ARGS]` gives it other arguments
+    #[arg(long = "then", value_name = "NAME", value_parser = follower, conflicts_with_all = BY_ITSELF)]
+    then: Vec<Follower>,
+    /// Run this task with the error, if any of them fails
+    #[arg(long = "else", value_name = "NAME", value_parser = follower, conflicts_with_all = BY_ITSELF)]
+    otherwise: Option<Follower>,
     /// Enqueue without a check, also a task that no plugin offers yet
     #[arg(long)]
     unchecked: bool,
@@ -121,6 +132,9 @@ async fn enqueue(args: EnqueueArgs, settings: &Settings, traces: Option<&Traces>
     // By the broker's clock, which decides. Ours may be wrong.
     let now = if matches!(args.expires, Some(Start::In(_))) { ops.now().await? } else { Millis(0) };
     let defaults = args.defaults(now)?;
+    if !args.then.is_empty() || args.otherwise.is_some() {
+        return chain(&ops, args, settings).await;
+    }
     if let Some(file) = &args.bulk {
         return bulk::call(&ops, file, args.rejected.as_deref(), &defaults, args.unchecked).await;
     }
@@ -143,6 +157,72 @@ async fn enqueue(args: EnqueueArgs, settings: &Settings, traces: Option<&Traces>
         Some(Limit(limit)) => wait::for_result(&ops, Wanted { queue: Some(&task.queue), id: &id, limit, is_known: true }).await,
         None => output::told(id.as_str()),
     }
+}
+
+/// A task that follows another one, and its arguments if they are not the default ones.
+#[derive(Debug, Clone)]
+struct Follower {
+    name: TaskName,
+    args: Option<Value>,
+}
+
+fn follower(text: &str) -> Result<Follower, String> {
+    let (name, args) = text.split_once('=').map_or((text, None), |(name, args)| (name, Some(args)));
+    let args = args.map(serde_json::from_str::<Value>).transpose().map_err(|error| format!("the arguments are a JSON array: {error}"))?;
+    if args.as_ref().is_some_and(|args| !args.is_array()) {
+        return Err("the arguments are a JSON array, such as NAME=[1,2]".to_owned());
+    }
+    Ok(Follower { name: TaskName::new(name).map_err(|error| error.to_string())?, args })
+}
+
+/// Tasks that follow each other are a flow.
+async fn chain(ops: &Ops, args: EnqueueArgs, settings: &Settings) -> Result<(), Failure> {
+    let checks = ops.checks(args.task.as_ref(), args.unchecked).await?;
+    let args = args.with_limit_decided(&checks, settings.bounds.payload_limit)?;
+    let Some(name) = &args.task else {
+        return Err(Failure::Usage("name the task to enqueue, such as `taskhost enqueue add 1 1 --then echo`".to_owned()));
+    };
+    let first = checks.check(name, &args.arguments.given(settings.bounds.payload_limit)?).map_err(OpsError::from)?;
+    let options = args.wishes.options()?;
+    let call = |task: &TaskName, args: Value| {
+        let mut call = json!({ "task": task, "args": args });
+        let mut put = |name: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                call[name] = value;
+            }
+        };
+        put("priority", Some(options.priority).filter(|priority| *priority != Priority::default()).map(|priority| json!(priority)));
+        put("timeout", options.timeout.map(|time| units::show_duration(time).into()));
+        put("retries", options.max_attempts.map(|most| most.saturating_sub(1).into()));
+        put("tags", Some(&options.carried.tags).filter(|tags| !tags.is_empty()).map(|tags| json!(tags)));
+        call
+    };
+    let first = serde_json::from_str(&first).map_err(|error| Failure::Failed(format!("arguments that are no JSON: {error}")))?;
+    let mut steps = serde_json::Map::new();
+    let mut last = "step1".to_owned();
+    steps.insert(last.clone(), call(name, first));
+    for Follower { name, args } in &args.then {
+        let own = args.clone().unwrap_or_else(|| if checks.is_without_arguments(name) { json!([]) } else { json!([{ "from": last }]) });
+        let mut step = call(name, own);
+        step["after"] = json!([last]);
+        last = format!("step{}", steps.len() + 1);
+        steps.insert(last.clone(), step);
+    }
+    if let Some(Follower { name, args }) = &args.otherwise {
+        let failed: Vec<&String> = steps.keys().collect();
+        // The first of them that failed, or nothing.
+        let why: Vec<Value> = failed.iter().map(|step| json!({ "failure": step })).collect();
+        let own = args.clone().unwrap_or_else(|| if checks.is_without_arguments(name) { json!([]) } else { json!([why]) });
+        let mut step = call(name, own);
+        step["after"] = json!(failed);
+        step["on"] = json!("failure");
+        steps.insert("otherwise".to_owned(), step);
+    }
+    let mut headers = args.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect();
+    trace::inherit(&mut headers, &traced::of_environment());
+    let flow = json!({ "flow": 1, "name": "chain", "steps": steps });
+    let order = FlowOrder { flow, input: "null".to_owned(), id: args.id, queue: args.wishes.queue, headers };
+    flow::start(ops, order, args.wait, args.unchecked).await
 }
 
 impl EnqueueArgs {

@@ -77,9 +77,16 @@ impl From<OpsError> for Failure {
             }
             OpsError::Arguments(error) => Self::Usage(refusal(&error)),
             OpsError::NoSuchWorker(_) => Self::Usage(format!("{text}; `taskhost workers` shows who lives")),
+            OpsError::NoSuchFlow { .. } => Self::Usage(format!("{text}; `taskhost flow list` shows what there is")),
+            OpsError::FlowArguments { why: ArgumentsError::UnknownTask { .. }, .. } => {
+                Self::Usage(format!("{text}\n  `--unchecked` starts it anyway; the step waits for a plugin that offers the task"))
+            }
             OpsError::NoSuchPlugin(_) => Self::Usage(format!("{text}; `taskhost plugin list` shows what there is")),
             OpsError::BulkBroken { .. } => Self::Broker(text),
             OpsError::Request(_)
+            | OpsError::Flow(_)
+            | OpsError::FlowArguments { .. }
+            | OpsError::FlowUnchanged { .. }
             | OpsError::Unchanged(_)
             | OpsError::FilesUnknown(_)
             | OpsError::Schedule(_)

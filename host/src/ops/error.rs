@@ -8,6 +8,7 @@ use taskhost_core::{
     task::{QueueName, State, TaskId},
     text::clean,
     units,
+    workflow::PlanError,
 };
 
 use crate::{plugins::PluginsError, schedule::ScheduleError};
@@ -70,6 +71,17 @@ pub enum OpsError {
     Schedule(#[from] ScheduleError),
     #[error(transparent)]
     Arguments(#[from] ArgumentsError),
+    /// A flow can't be run as it was written.
+    #[error("the flow can't be run: {0}")]
+    Flow(#[from] PlanError),
+    /// The arguments of a step do not fit its body. `at` is a JSON pointer into the flow.
+    #[error("the flow can't be run: {at}: {why}")]
+    FlowArguments { at: String, why: ArgumentsError },
+    #[error("no flow `{id}`{}: it may have been kept for its time and be gone, or it lives at another broker", in_queue(.queue.as_ref()))]
+    NoSuchFlow { id: TaskId, queue: Option<QueueName> },
+    /// The state of the flow does not allow what was asked.
+    #[error("flow `{id}` stays as it is: {why}")]
+    FlowUnchanged { id: TaskId, why: String },
     /// A request of a task that is not JSON, has an unknown key, or a value out of bounds.
     #[error("{0}")]
     Request(String),

@@ -77,6 +77,11 @@ impl Checks {
         matches!(self, Self::Against(catalogue) if catalogue.check(name, given).is_ok())
     }
 
+    /// Whether a body is known to take no arguments.
+    pub fn is_without_arguments(&self, name: &TaskName) -> bool {
+        matches!(self, Self::Against(catalogue) if catalogue.offers.get(name).is_some_and(|offer| offer.body.parameters.is_empty()))
+    }
+
     pub(super) fn queue_hint(&self, name: &TaskName) -> Option<QueueName> {
         match self {
             Self::Against(catalogue) => catalogue.offers.get(name)?.body.hints.queue.clone(),

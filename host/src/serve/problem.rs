@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::{Map, Value, json};
-use taskhost_core::{catalogue::ArgumentsError, text::clean};
+use taskhost_core::{catalogue::ArgumentsError, text::clean, workflow::PlanError};
 
 use crate::ops::{BrokerError, OpsError, Unchanged};
 
@@ -51,6 +51,7 @@ kinds! {
     WRONG_HOST = "wrong-host" FORBIDDEN "The name of this server is another one";
     NOT_FOUND = "not-found" NOT_FOUND "There is no such resource";
     UNKNOWN_TASK = "unknown-task" NOT_FOUND "There is no such task";
+    UNKNOWN_FLOW = "unknown-flow" NOT_FOUND "There is no such flow";
     UNKNOWN_QUEUE = "unknown-queue" NOT_FOUND "There is no such queue";
     UNKNOWN_SCHEDULE = "unknown-schedule" NOT_FOUND "There is no such schedule";
     UNKNOWN_WORKER = "unknown-worker" NOT_FOUND "There is no such worker";
@@ -173,6 +174,10 @@ impl From<OpsError> for Problem {
             OpsError::NotEnded { .. } | OpsError::FilesUnknown(_) | OpsError::ScheduleStandsInFile { .. } | OpsError::Plugins(_) => {
                 Self::new(&WRONG_STATE, text)
             }
+            OpsError::NoSuchFlow { .. } => Self::new(&UNKNOWN_FLOW, text),
+            OpsError::FlowUnchanged { .. } => Self::new(&WRONG_STATE, text),
+            OpsError::Flow(PlanError { at, .. }) => Self::new(&INVALID, text).with("pointer", at),
+            OpsError::FlowArguments { at, why } => Self::from(why).with("pointer", at),
             OpsError::NoSuchQueue { .. } => Self::new(&UNKNOWN_QUEUE, text),
             OpsError::NoSuchSchedule(_) => Self::new(&UNKNOWN_SCHEDULE, text),
             OpsError::NoSuchWorker(_) => Self::new(&UNKNOWN_WORKER, text),

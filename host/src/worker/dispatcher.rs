@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     attempt::{self, Attempt, Attempts},
     connection::{self, Connection},
+    follow_up::FollowUps,
     held::Held,
     inbox::Inbox,
     leases::Leases,
@@ -41,6 +42,7 @@ pub(super) struct Dispatcher {
     pub(super) load: Arc<Load>,
     pub(super) offers: watch::Receiver<Arc<Offers>>,
     pub(super) parked: Parked,
+    pub(super) follow_ups: Arc<FollowUps>,
     pub(super) leases: Arc<Leases>,
     pub(super) attempts: Arc<Attempts>,
     pub(super) observers: Observers,
@@ -173,6 +175,12 @@ impl Dispatcher {
         if !claimed.tasks.is_empty() {
             let worker = &self.attempts.worker;
             self.observers.tell(|| Event::Claimed { worker, queue: &queue.name, tasks: claimed.tasks.len() });
+        }
+        if claimed.flows {
+            self.follow_ups.ask(&queue.name);
+        }
+        if claimed.tasks.iter().any(|leased| leased.task.options.flow.is_some()) {
+            held.note_steps();
         }
         let offers = self.offers.borrow().clone();
         let mut attempts = Vec::with_capacity(claimed.tasks.len());

@@ -19,13 +19,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     batch::Batch,
     connection::{self, Connection},
+    follow_up::FollowUps,
     held::Held,
     inbox::Inbox,
     load::Load,
     pace::BATCHING,
     parked::Parked,
     queue::Queues,
-    relay::Outboxes,
     slots::Slots,
     summary::Tally,
 };
@@ -45,7 +45,7 @@ pub(super) struct Finisher {
     pub(super) inbox: Arc<Inbox>,
     pub(super) load: Arc<Load>,
     pub(super) parked: Parked,
-    pub(super) outboxes: Arc<Outboxes>,
+    pub(super) follow_ups: Arc<FollowUps>,
     pub(super) tally: Arc<Tally>,
     pub(super) observers: Observers,
 }
@@ -124,6 +124,9 @@ impl Finisher {
                 for ((finish, name), reply) in sent.iter().zip(replies) {
                     self.recorded(&batch.held, finish, name, reply);
                 }
+                if batch.held.may_end_steps() {
+                    self.follow_ups.ask(&batch.held.incarnation.queue);
+                }
                 true
             }
             Err(error) if matches!(error, BrokerError::Invalid(_) | BrokerError::Corrupt(_)) => {
@@ -158,7 +161,7 @@ impl Finisher {
         });
         let queue = &held.incarnation.queue;
         if finish.follows.iter().any(|Follow::Enqueue(child)| child.queue != *queue) {
-            self.outboxes.ask(queue);
+            self.follow_ups.ask(queue);
         }
         match &finish.verdict {
             Verdict::Succeed { .. } => {

@@ -13,12 +13,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     connection::{self, Connection},
+    follow_up::FollowUps,
     held::Held,
     inbox::Inbox,
     leases::Leases,
     lock_file::LockFiles,
     queue::{Queue, Queues},
-    relay::Outboxes,
 };
 use taskhost_broker as broker;
 use taskhost_broker::{BrokerError, Extended, LeaseReply, Leased};
@@ -31,7 +31,7 @@ pub(super) struct Heartbeat {
     pub(super) queues: Arc<Queues>,
     pub(super) leases: Arc<Leases>,
     pub(super) inbox: Arc<Inbox>,
-    pub(super) outboxes: Arc<Outboxes>,
+    pub(super) follow_ups: Arc<FollowUps>,
     pub(super) files: Arc<LockFiles>,
     /// Has the worker announced at once.
     pub(super) announce: Arc<Notify>,
@@ -116,8 +116,8 @@ impl Heartbeat {
                 tracing::info!(id = %id, queue = %queue.name, "cancelled: its body is asked to return");
             }
         }
-        if extended.outbox {
-            self.outboxes.ask(&queue.name);
+        if extended.outbox || extended.flows {
+            self.follow_ups.ask(&queue.name);
         }
         // A claim or a finish under way makes the counts differ for a moment, so one difference says nothing.
         *differed = if extended.held == held.len() { 0 } else { *differed + 1 };

@@ -5,7 +5,10 @@
 //! Invariant: each member gets exactly one finish, made by the caller that moves it from `Running` to `Finishing`. After the lease is lost
 //! no finish is made.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +23,8 @@ pub(super) struct Held {
     /// Shows other workers of this machine that this process is gone, once it is.
     pub(super) lock_file: Option<LockFile>,
     inner: Mutex<Inner>,
+    /// Whether tasks of flows were taken in since nothing was held.
+    has_steps: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +57,22 @@ pub(super) struct Tokens {
 
 impl Held {
     pub(super) fn new(incarnation: Incarnation, lock_file: Option<LockFile>) -> Self {
-        Self { incarnation, lock_file, inner: Mutex::default() }
+        Self { incarnation, lock_file, inner: Mutex::default(), has_steps: AtomicBool::new(false) }
+    }
+
+    /// Some of what is taken in now runs for a flow.
+    pub(super) fn note_steps(&self) {
+        self.has_steps.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether what was just recorded may be the end of a flow's task. A task that is taken in meanwhile may be overlooked; then the next claim
+    /// says that its flow wants a step.
+    pub(super) fn may_end_steps(&self) -> bool {
+        let may = self.has_steps.load(Ordering::Relaxed);
+        if may && self.inner.lock().members.is_empty() {
+            self.has_steps.store(false, Ordering::Relaxed);
+        }
+        may
     }
 
     /// Takes in a claimed member; `None` when the lease is lost, or the member is held already.

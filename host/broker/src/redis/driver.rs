@@ -14,6 +14,7 @@ use super::{
     address::Address,
     connection::{Link, Target},
     ends::Ends,
+    flows::FixedParts,
     keys::Keys,
     scripts::Call,
     url::RedisUrl,
@@ -37,6 +38,7 @@ pub struct RedisBroker {
     pub(super) waiting: Waiting,
     pub(super) replicated: Replicated,
     pub(super) ends: Ends,
+    pub(super) fixed: FixedParts,
     pub(super) met: Met,
     /// When the catalogue was last written, and the digest of what was written.
     pub(super) offered: Mutex<Option<(Instant, u64)>>,
@@ -69,6 +71,7 @@ impl RedisBroker {
             waiting: Waiting::default(),
             replicated: Replicated::default(),
             ends,
+            fixed: FixedParts::default(),
             met: Met::default(),
             offered: Mutex::default(),
         })

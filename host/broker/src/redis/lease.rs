@@ -74,9 +74,10 @@ impl Lease for RedisBroker {
         };
         adopted.odd.extend(tasks.odd);
         adopted.odd.extend(odd_ids(claimed_us, taken, row.next())?);
+        let flows = is_yes(&row.next());
         self.end_unreadable(&self.commands, ANSWER, &who.queue, &who.id, adopted.odd).await;
         let next_due = u64::try_from(due).ok().map(Duration::from_millis);
-        Ok(LeaseReply::Held(Claimed { tasks: tasks.tasks, adopted: adopted.tasks, parked, more, next_due, paused }))
+        Ok(LeaseReply::Held(Claimed { tasks: tasks.tasks, adopted: adopted.tasks, parked, more, next_due, paused, flows }))
     }
 
     /// On a connection of its own, so that no slow answer delays a heartbeat. It waits for half of the grace only, to leave time for a new
@@ -92,8 +93,9 @@ impl Lease for RedisBroker {
         let cancelled = names(row.next())?;
         let outbox = is_yes(&row.next());
         let adopted = leased_list(&who.queue, row.next())?;
+        let flows = is_yes(&row.next());
         self.end_unreadable(&self.heartbeats, within, &who.queue, &who.id, adopted.odd).await;
-        Ok(LeaseReply::Held(Extended { held, cancelled, outbox, adopted: adopted.tasks }))
+        Ok(LeaseReply::Held(Extended { held, cancelled, outbox, flows, adopted: adopted.tasks }))
     }
 
     async fn held(&self, who: &Incarnation) -> Result<Vec<Leased>> {

@@ -57,6 +57,7 @@ pub(super) fn record(task: &NewTask) -> Result<Vec<String>> {
     fields.extend(options.max_attempts.map(|max| ("max", max.to_string())));
     fields.extend(options.result_ttl.map(|ttl| ("ttl", millis(ttl).to_string())));
     fields.extend(options.carried.to_json().map(|carried| ("options", carried)));
+    fields.extend(options.flow.as_ref().map(|place| ("flow", place.to_string())));
     fields.extend(task.expires.map(|at| ("expires", at.0.min(31_536_000_000_000).to_string())));
     if task.awaited {
         fields.push(("awaited", "1".to_owned()));

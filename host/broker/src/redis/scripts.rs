@@ -132,6 +132,7 @@ library! {
     "admit_plain"
     "adopt"
     "base"
+    "cancel_task"
     "claims_of"
     "convert_held"
     "end_task"
@@ -151,6 +152,7 @@ library! {
     "places"
     "promote"
     "publish"
+    "put_flow"
     "rank"
     "read_task"
     "refusal"
@@ -159,6 +161,7 @@ library! {
     "standing"
     "stub"
     "sweep_ended"
+    "tell_flow"
     "unlist"
     "view_of"
     "wake"
@@ -222,6 +225,14 @@ scripts! {
     EDIT: DENY_OOM, "edit.lua";
     RECORD: DENY_OOM, "record.lua";
     HISTORY: ALLOW_OOM, "history.lua";
+    FLOW_START: DENY_OOM, "flow_start.lua";
+    FLOW_ASK: ALLOW_OOM, "flow_ask.lua";
+    FLOW_READ: ALLOW_OOM, "flow_read.lua";
+    FLOW_MORE: ALLOW_OOM, "flow_more.lua";
+    FLOW_STEP: ALLOW_OOM, "flow_step.lua";
+    FLOW_TELL: ALLOW_OOM, "flow_tell.lua";
+    FLOW_VIEW: ALLOW_OOM, "flow_view.lua";
+    FLOWS: ALLOW_OOM, "flows.lua";
 }
 
 #[cfg(test)]

@@ -118,7 +118,7 @@ pub(super) fn millis(duration: Duration) -> u64 {
 }
 
 /// The fields of a task's hash that hold its options, in the order in which scripts read them for a worker.
-const OPTIONS: [&str; 8] = ["priority", "timeout", "max", "headers", "ttl", "options", "tp", "bg"];
+const OPTIONS: [&str; 9] = ["priority", "timeout", "max", "headers", "ttl", "options", "tp", "bg", "flow"];
 
 /// The options from the fields of a task's hash. `field` is called once for each of [`OPTIONS`], in that order. An unreadable value counts
 /// as not set.
@@ -126,7 +126,7 @@ fn options(mut field: impl FnMut(&str) -> Option<String>) -> TaskOptions {
     fn parsed<T: FromStr>(text: Option<String>) -> Option<T> {
         text?.parse().ok()
     }
-    let [priority, timeout, max, headers, ttl, carried, traceparent, baggage] = OPTIONS.map(&mut field);
+    let [priority, timeout, max, headers, ttl, carried, traceparent, baggage, flow] = OPTIONS.map(&mut field);
     let trace = [(TRACEPARENT, traceparent), (BAGGAGE, baggage)].into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     let other: Vec<_> = headers.and_then(|headers| serde_json::from_str(&headers).ok()).unwrap_or_default();
     TaskOptions {
@@ -136,6 +136,7 @@ fn options(mut field: impl FnMut(&str) -> Option<String>) -> TaskOptions {
         result_ttl: parsed(ttl).map(Duration::from_millis),
         headers: trace.chain(other).collect(),
         carried: carried.map(|carried| Carried::from_json(&carried)).unwrap_or_default(),
+        flow: parsed(flow),
     }
 }
 

@@ -10,11 +10,11 @@ use std::{collections::BTreeMap, fmt::Write};
 use rusqlite::{OptionalExtension, params};
 
 use super::{
-    kept,
+    flows, kept,
     rows::{BRIEF, Brief, Odd, brief, maybe, ms, number, parsed, whole, words},
     writer::{Failure, Step},
 };
-use crate::{error::Result, settings::STUB, unreadable};
+use crate::{error::Result, flows::Told, settings::STUB, unreadable};
 use taskhost_core::task::{CodeId, ErrorKind, QueueName, State, TaskError, TaskId};
 
 /// How a task ends. [`Attempt`] is neutral if no attempt ended it.
@@ -60,6 +60,9 @@ pub(super) fn end_task(step: &mut Step<'_>, ends: &mut Ends, task: &Brief, end: 
 /// `ttl`: how long the result is kept, in milliseconds. The dead set has bounds of its own.
 fn end_kept_for(step: &mut Step<'_>, ends: &mut Ends, task: &Brief, end: &End<'_>, ttl: i64) -> Result<(), Failure> {
     release(step, task)?;
+    if let Some(place) = &task.flow {
+        flows::tell(step, place, &Told::of(place, end.state, end.result, end.error))?;
+    }
     step.news.ended.push(task.id.clone());
     let gone_at = if end.state == State::Dead {
         None

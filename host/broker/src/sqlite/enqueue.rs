@@ -96,6 +96,7 @@ fn insert(step: &mut Step<'_>, task: &NewTask, is_child: bool) -> Result<bool, F
         rank: rank(options.priority),
         headers: headers,
         options: options.carried.to_json(),
+        flow: options.flow.as_ref().map(ToString::to_string),
         state: number(state),
         turn: turn,
         max_attempts: options.max_attempts,

@@ -11,6 +11,7 @@ use super::{
     columns::col,
     end::{end_unreadable, end_waiting},
     enqueue::meet,
+    flows,
     rows::{BRIEF, LEASED, brief, leased, maybe, ms, or_odd, parsed, time, whole},
     writer::{Failure, Step, sql},
 };
@@ -80,7 +81,9 @@ pub(super) fn claim(
         }
     }
     claimed.parked = parked;
-    claimed.next_due = next_due(step, queue, n)?;
+    let wake = flows::next_wake(step.connection, queue)?;
+    claimed.flows = wake.is_some_and(|wake| wake <= step.now_ms());
+    claimed.next_due = next_due(step, queue, n, wake)?;
     Ok(LeaseReply::Held(claimed))
 }
 
@@ -239,7 +242,8 @@ pub(super) fn extend(step: &mut Step<'_>, who: &Incarnation, lease: Duration) ->
     let mut asked = step.connection.prepare_cached("SELECT id FROM task INDEXED BY task_asked WHERE queue = ? AND cancel_asked = 1")?;
     let ids = asked.query_map([who.queue.as_str()], |row| Ok(parsed::<TaskId>(row, "id").ok()))?.collect::<rusqlite::Result<Vec<_>>>()?;
     let cancelled = ids.into_iter().flatten().collect();
-    Ok(LeaseReply::Held(Extended { held, cancelled, adopted, outbox: false }))
+    let flows = flows::next_wake(step.connection, &who.queue)?.is_some_and(|wake| wake <= step.now_ms());
+    Ok(LeaseReply::Held(Extended { held, cancelled, adopted, outbox: false, flows }))
 }
 
 pub(super) fn leave(step: &mut Step<'_>, who: &Incarnation) -> Result<(), Failure> {
@@ -293,12 +297,12 @@ fn parked_names(step: &Step<'_>, queue: &QueueName) -> Result<Vec<TaskName>, Fai
     Ok(names)
 }
 
-/// Time until the next delayed task is due or another incarnation's deadline.
-fn next_due(step: &Step<'_>, queue: &QueueName, n: i64) -> Result<Option<Duration>, Failure> {
+/// Time until the next delayed task is due, another incarnation's deadline, or the next flow wants a step.
+fn next_due(step: &Step<'_>, queue: &QueueName, n: i64, wake: Option<i64>) -> Result<Option<Duration>, Failure> {
     let mut find = step.connection.prepare_cached(
         "SELECT (SELECT min(due_at) FROM task INDEXED BY task_scheduled WHERE queue = ?1 AND state = 0) AS due,
                 (SELECT min(deadline) FROM incarnation WHERE queue = ?1 AND n <> ?2) AS deadline",
     )?;
     let (due, deadline) = find.query_row(params![queue.as_str(), n], |row| Ok((maybe(row, "due")?, maybe(row, "deadline")?)))?;
-    Ok([due, deadline].into_iter().flatten().min().map(|at| time(at).since(step.now)))
+    Ok([due, deadline, wake].into_iter().flatten().min().map(|at| time(at).since(step.now)))
 }

@@ -15,13 +15,13 @@ use serde_json::value::RawValue;
 use super::columns::{Columns, col};
 use crate::lease::{Leased, Member};
 use taskhost_core::task::{
-    Carried, ErrorKind, Millis, Priority, QueueName, State, Task, TaskError, TaskId, TaskName, TaskOptions, TaskView,
+    Carried, ErrorKind, FlowPlace, Millis, Priority, QueueName, State, Task, TaskError, TaskId, TaskName, TaskOptions, TaskView,
 };
 
 type Read<T> = rusqlite::Result<T>;
 
 pub(super) const LEASED: Columns = Columns(
-    "id, queue, name, args, enqueued_at, tries, losses, rank, timeout_ms, max_attempts, result_ttl_ms, headers, options, claimed_us, seq, turn",
+    "id, queue, name, args, enqueued_at, tries, losses, rank, timeout_ms, max_attempts, result_ttl_ms, headers, options, flow, claimed_us, seq, turn",
 );
 
 /// Reads the options of a task from a row of the list.
@@ -34,6 +34,7 @@ macro_rules! options {
             result_ttl: maybe($row, col!($list.result_ttl_ms))?.map(duration),
             headers: loose($row, col!($list.headers))?.unwrap_or_default(),
             carried: words($row, col!($list.options))?.map(|stored| Carried::from_json(&stored)).unwrap_or_default(),
+            flow: words($row, col!($list.flow))?.and_then(|stored| stored.parse().ok()),
         }
     };
 }
@@ -64,7 +65,7 @@ pub(super) fn leased(row: &Row<'_>, claimed_us: Option<i64>) -> Read<Leased> {
 }
 
 pub(super) const VIEW: Columns = Columns(
-    "id, queue, name, state, args, rank, timeout_ms, max_attempts, result_ttl_ms, headers, options, tries, result, error, errors, \
+    "id, queue, name, state, args, rank, timeout_ms, max_attempts, result_ttl_ms, headers, options, flow, tries, result, error, errors, \
      enqueued_at, due_at, expires_at, claimed_us, ended_at, worker, plugin, version, digest, progress, cancel_asked, turn, seq, parked_at",
 );
 
@@ -115,10 +116,12 @@ pub(super) struct Brief {
     pub(super) cancel_asked: bool,
     pub(super) errors: Option<String>,
     pub(super) child: bool,
+    /// The node of a flow that it runs for.
+    pub(super) flow: Option<FlowPlace>,
 }
 
 pub(super) const BRIEF: Columns =
-    Columns("seq, queue, id, state, tries, losses, turn, unique_key, unique_ttl_ms, result_ttl_ms, cancel_asked, errors, child");
+    Columns("seq, queue, id, state, tries, losses, turn, unique_key, unique_ttl_ms, result_ttl_ms, cancel_asked, errors, child, flow");
 
 /// Reads a row of [`BRIEF`]. The writer changes it by its `seq`, so its id may be invalid.
 pub(super) fn brief(row: &Row<'_>) -> Read<Brief> {
@@ -137,6 +140,7 @@ pub(super) fn brief(row: &Row<'_>) -> Read<Brief> {
         cancel_asked: whole(row, col!(BRIEF.cancel_asked))? != 0,
         errors: words(row, col!(BRIEF.errors))?,
         child: whole(row, col!(BRIEF.child))? != 0,
+        flow: words(row, col!(BRIEF.flow))?.and_then(|stored| stored.parse().ok()),
     })
 }
 

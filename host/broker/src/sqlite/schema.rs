@@ -12,8 +12,13 @@ pub(super) const APPLICATION_ID: i32 = 0x7468_6f31;
 pub(super) const SCHEMA: i32 = newest(&STEPS);
 
 /// The first step leads from schema 1 to schema 2, and so on. A change of shape changes `schema.sql` and adds a step here.
-const STEPS: [&str; 4] =
-    [include_str!("schema_2.sql"), include_str!("schema_3.sql"), include_str!("schema_4.sql"), include_str!("schema_5.sql")];
+const STEPS: [&str; 5] = [
+    include_str!("schema_2.sql"),
+    include_str!("schema_3.sql"),
+    include_str!("schema_4.sql"),
+    include_str!("schema_5.sql"),
+    include_str!("schema_6.sql"),
+];
 
 /// Brings a database of the schema `found` to the newest one; 0 is an empty file. Does nothing if it has the newest one.
 pub(super) fn bring_up(db: &Connection, found: i32) -> rusqlite::Result<()> {

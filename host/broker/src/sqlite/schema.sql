@@ -1,4 +1,4 @@
--- The whole database, schema 4. A change of shape is a new number and a step from the old one: see schema.rs.
+-- The whole database, schema 6. A change of shape is a new number and a step from the old one: see schema.rs.
 -- Times are milliseconds since 1970, except `turn` and `claimed_us`: microseconds, never given twice.
 -- `rank` is 9 - priority, so that every order of claiming ascends. States: 0 scheduled 1 ready 2 parked 3 running,
 -- ended: 4 succeeded 5 dead 6 cancelled. Each task stands in exactly one of the partial indices of its state.
@@ -39,6 +39,7 @@ CREATE TABLE task (
     progress      TEXT,                          -- JSON, while running
     child         INTEGER NOT NULL DEFAULT 0,    -- the broker itself started it: it leaves a stub
     options       TEXT,                          -- JSON, the options that no step looks at; NULL when there are none
+    flow          TEXT,                          -- the node of a flow that it runs for: its queue, id, node and epoch
     UNIQUE (id, queue)
 );
 CREATE INDEX task_scheduled ON task (queue, due_at) WHERE state = 0;
@@ -127,6 +128,39 @@ CREATE TABLE recorded (
 CREATE TABLE audit (n INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, note TEXT NOT NULL);
 -- Workers that are asked to drain and end.
 CREATE TABLE drain (worker TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
+
+-- Flows. `flow_node` has the records of steps and items, `flow_event` what they were told since their last step, `flow_result` long results.
+CREATE TABLE flow (
+    seq        INTEGER PRIMARY KEY AUTOINCREMENT,
+    queue      TEXT NOT NULL,
+    id         TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    plan       TEXT NOT NULL,
+    input      TEXT NOT NULL,
+    state      TEXT NOT NULL,                    -- see `FlowState`
+    headers    TEXT NOT NULL,
+    parent     TEXT NOT NULL,                    -- as the column `flow` of a task, or empty
+    started_at INTEGER NOT NULL,
+    ended_at   INTEGER,
+    gone_at    INTEGER,
+    paused     INTEGER,                          -- since when
+    wake_at    INTEGER,                          -- when it wants a step; 0: now
+    result     TEXT,
+    UNIQUE (queue, id)
+);
+CREATE INDEX flow_wake ON flow (queue, wake_at) WHERE wake_at IS NOT NULL;
+CREATE INDEX flow_gone ON flow (gone_at) WHERE gone_at IS NOT NULL;
+CREATE TABLE flow_node (flow INTEGER NOT NULL, node TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (flow, node)) WITHOUT ROWID;
+CREATE TABLE flow_result (flow INTEGER NOT NULL, field TEXT NOT NULL, result TEXT NOT NULL, PRIMARY KEY (flow, field)) WITHOUT ROWID;
+CREATE TABLE flow_event (n INTEGER PRIMARY KEY AUTOINCREMENT, flow INTEGER NOT NULL, line TEXT NOT NULL);
+CREATE INDEX flow_event_of ON flow_event (flow, n);
+CREATE TABLE flow_signal (flow INTEGER NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (flow, name)) WITHOUT ROWID;
+CREATE TRIGGER flow_gone_whole AFTER DELETE ON flow BEGIN
+    DELETE FROM flow_node WHERE flow = old.seq;
+    DELETE FROM flow_result WHERE flow = old.seq;
+    DELETE FROM flow_event WHERE flow = old.seq;
+    DELETE FROM flow_signal WHERE flow = old.seq;
+END;
 
 -- One row: the last microsecond given as a `turn` or `claimed_us`.
 CREATE TABLE stamp (last INTEGER NOT NULL);

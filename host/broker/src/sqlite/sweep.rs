@@ -6,6 +6,7 @@ use rusqlite::{OptionalExtension, params, types::Value};
 
 use super::{
     end::{discard, end_waiting},
+    flows,
     incarnation::{BATCH, BATCH_ROWS},
     kept,
     rows::{BRIEF, Brief, brief, ms, names, parsed, whole, words},
@@ -26,6 +27,7 @@ pub(super) fn forget(step: &Step<'_>) -> Result<bool, Failure> {
     let forgotten = tasks.execute(params![now, ms(TOLD), BATCH_ROWS])?;
     step.connection.prepare_cached("DELETE FROM ended WHERE gone_at <= ?")?.execute([now])?;
     kept::forget(step)?;
+    flows::forget(step)?;
     step.connection
         .prepare_cached("DELETE FROM unique_key WHERE until <= ? OR typeof(until) NOT IN ('integer', 'real')")?
         .execute([now])?;
@@ -114,7 +116,8 @@ pub(super) fn purge(step: &mut Step<'_>, queue: &QueueName) -> Result<(usize, bo
             "DELETE FROM queue WHERE name = ?1 AND NOT paused AND NOT EXISTS (SELECT 1 FROM incarnation WHERE queue = ?1)
                AND NOT EXISTS (SELECT 1 FROM task INDEXED BY task_running WHERE queue = ?1 AND state = 3)
                AND NOT EXISTS (SELECT 1 FROM task INDEXED BY task_ended
-                               WHERE queue = ?1 AND state > 3 AND (gone_at IS NULL OR gone_at > ?2))",
+                               WHERE queue = ?1 AND state > 3 AND (gone_at IS NULL OR gone_at > ?2))
+               AND NOT EXISTS (SELECT 1 FROM flow WHERE queue = ?1 AND (gone_at IS NULL OR gone_at > ?2))",
         )?;
         drop.execute(params![queue.as_str(), step.now_ms()])?;
     }

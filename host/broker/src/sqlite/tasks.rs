@@ -7,13 +7,14 @@ use super::{
     driver::SqliteBroker,
     end::{discard, end_waiting, look_up, uncount},
     enqueue::take,
-    listing,
+    flows, listing,
     rows::duration,
     show, sweep,
     writer::{Failure, Step},
 };
 use crate::{
     error::Result,
+    flows::Told,
     listing::{TaskFilter, TaskPage},
     produce::check_args,
     tasks::{CancelReply, DeleteReply, EditReply, Feed, QueueView, RetryReply, Tasks},
@@ -107,7 +108,7 @@ impl Tasks for SqliteBroker {
     }
 }
 
-fn cancel(step: &mut Step<'_>, queue: &QueueName, id: &TaskId) -> Result<CancelReply, Failure> {
+pub(super) fn cancel(step: &mut Step<'_>, queue: &QueueName, id: &TaskId) -> Result<CancelReply, Failure> {
     let Some(task) = look_up(step, queue, id)? else { return Ok(CancelReply::NotFound) };
     if task.state.is_ended() {
         return Ok(CancelReply::AlreadyEnded(task.state));
@@ -139,6 +140,10 @@ fn retry(step: &mut Step<'_>, queue: &QueueName, id: &TaskId) -> Result<RetryRep
                                  expires_at = NULL WHERE seq = ?",
             )?;
             update.execute([turn, task.seq])?;
+            drop(update);
+            if let Some(place) = &task.flow {
+                flows::tell(step, place, &Told::again(place))?;
+            }
         }
         State::Scheduled => {
             let turn = step.stamp();

@@ -7,7 +7,7 @@ use std::{str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::Priority;
+use super::{FlowPlace, Priority};
 
 /// The most retries that a hint or a setting may give. More is most likely a typing error.
 pub const MOST_RETRIES: u32 = 1_000_000;
@@ -31,6 +31,9 @@ pub struct TaskOptions {
     pub headers: Vec<(String, String)>,
     #[serde(flatten)]
     pub carried: Carried,
+    /// The node of a flow that the task runs for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow: Option<FlowPlace>,
 }
 
 /// The options that brokers carry without looking at them.

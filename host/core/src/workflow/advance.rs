@@ -48,6 +48,9 @@ pub struct Advanced {
     pub wake: Option<Millis>,
 }
 
+/// The most tasks that one decision starts, so that each stays short. The next one, without an event, goes on.
+const MOST_STARTS: usize = 500;
+
 /// Something that is done with the tasks of a flow.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
@@ -57,8 +60,9 @@ pub enum Effect {
     StartFlow { node: Node, epoch: u32, input: String },
     /// Cancel the task of a node, or its flow.
     Cancel { node: Node, epoch: u32 },
-    /// The flow has ended: nothing holds its results any more.
-    End,
+    /// The flow has ended: nothing holds its results any more. `result` is that of its last step, or of its last steps by name; of a flow that
+    /// did not succeed there is none.
+    End { result: Option<String> },
 }
 
 impl View {
@@ -75,7 +79,8 @@ impl View {
 /// Decides. `limit` bounds the arguments of a task in bytes.
 pub fn advance(plan: &Plan, view: &View, events: &[Event], now: Millis, limit: usize) -> Result<Advanced, Missing> {
     let (done, missing) = (Advanced { state: view.state.clone(), ..Advanced::default() }, Missing::default());
-    let mut run = Run { plan, view, now, limit, done, missing, changed: false, failed: Vec::new() };
+    let mut run =
+        Run { plan, view, now, limit, done, missing, changed: false, failed: Vec::new(), lists: BTreeMap::new(), starts: 0, more: false };
     for event in events {
         run.take(event);
     }
@@ -83,7 +88,7 @@ pub fn advance(plan: &Plan, view: &View, events: &[Event], now: Millis, limit: u
     if run.missing != Missing::default() {
         return Err(run.missing);
     }
-    run.done.wake = run.wake();
+    run.done.wake = if run.more { Some(now) } else { run.wake() };
     Ok(run.done)
 }
 
@@ -97,6 +102,11 @@ struct Run<'a> {
     changed: bool,
     /// Steps that have failed just now.
     failed: Vec<usize>,
+    /// The lists of steps with `map`, read once.
+    lists: BTreeMap<usize, Vec<serde_json::Value>>,
+    starts: usize,
+    /// Whether items wait for the next decision.
+    more: bool,
 }
 
 impl Run<'_> {
@@ -298,6 +308,12 @@ impl Run<'_> {
         }
     }
 
+    /// Whether one more item may start in this decision.
+    pub(super) fn has_room(&mut self) -> bool {
+        self.more |= self.starts >= MOST_STARTS;
+        !self.more
+    }
+
     /// Cancels what runs of a step.
     fn cancel(&mut self, step: usize) {
         let record = self.step(step);
@@ -334,7 +350,8 @@ impl Run<'_> {
             }
         }
         self.done.state.word = self.done.state.becomes;
-        self.done.effects.push(Effect::End);
+        let result = (self.done.state.word == FlowWord::Succeeded).then(|| self.result_of_flow());
+        self.done.effects.push(Effect::End { result });
     }
 
     fn wake(&mut self) -> Option<Millis> {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: what a step needs has a smaller place than the step. A plan is made by [`Plan::compile`] alone, and the same text gives the same plan.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::arguments::{Reference, Template};
 use crate::task::{Priority, QueueName, Tags, TaskName};
@@ -56,6 +56,8 @@ pub enum Kind {
     Wait(Wait),
     Flow {
         plan: Box<Plan>,
+        /// The flow as it was written.
+        text: Arc<str>,
         input: Template,
     },
 }

@@ -338,7 +338,11 @@ fn step_kind(fields: &mut Fields<'_>, scope: &Scope<'_>, level: usize) -> Result
         _ => {
             let (value, at) = fields.take("flow").unwrap_or((Value::Null, place.clone()));
             let input = fields.take("input").map(|(value, at)| template(&value, &at, scope)).transpose()?;
-            Kind::Flow { plan: Box::new(flow(&value, &at, level + 1)?), input: input.unwrap_or(Template::Plain(Value::Null)) }
+            Kind::Flow {
+                plan: Box::new(flow(&value, &at, level + 1)?),
+                text: value.to_string().into(),
+                input: input.unwrap_or(Template::Plain(Value::Null)),
+            }
         }
     };
     let misplaced = CALL.iter().chain(&["map", "parallel", "input"]).find(|name| fields.left.contains_key(**name));

@@ -4,7 +4,8 @@
 -- RETURNS {0} if the lease is lost, else
 --         {1, claim µs, since when it is paused or 0, more, ms until the next due time or -1, parked names, {id, stamp, place, fields}… adopted,
 --          how many tasks, 'id task at length …' of them best first, their arguments as one text,
---          {place among those from 1, {tries, losses, options as `OPTIONS` of values.rs}…}, ids that are held now and can't be read}
+--          {place among those from 1, {tries, losses, options as `OPTIONS` of values.rs}…}, ids that are held now and can't be read,
+--          whether a flow is due}
 --         The places of the claim are those of its tasks, then those of the ids that can't be read.
 -- needs: base, lease, free_stamp, adopt, promote, expire_waiting, wake, is_open, place, end_waiting
 local ttl, limit, me = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[4]
@@ -20,9 +21,11 @@ local due, deadline = look()
 local is_due, is_late = due and due <= now, deadline and deadline <= now
 local adopted = is_late and adopt(me) or {}
 local more = is_due and promote() == 500
--- One lookup shows whether any task is parked or can expire.
+-- One lookup shows whether any task is parked or can expire, or a flow waits for its next step.
 local names, sources = {}, {}
-if call('EXISTS', K .. 'expires', K .. 'parked') > 0 then
+local flows = nil
+if call('EXISTS', K .. 'expires', K .. 'parked', K .. 'flows') > 0 then
+  flows = tonumber(call('ZRANGE', K .. 'flows', '0', '0', 'WITHSCORES')[2] or nil)
   more = expire_waiting(ttl) == 200 or more
   names = call('SRANDMEMBER', K .. 'parked', '1000')
 end
@@ -72,16 +75,16 @@ while taken < limit and not is_full do
     local f, extra = call('HMGET', T .. id, 'task', 'args', 'at', 'state', 'extra'), nil
     if f[5] == 't' then
       local trace = call('HMGET', T .. id, 'tp', 'bg')
-      extra = { false, false, false, false, false, false, false, false, trace[1], trace[2], false }
+      extra = { false, false, false, false, false, false, false, false, trace[1], trace[2], false, false }
     elseif f[5] then
-      extra = call('HMGET', T .. id, 'tries', 'losses', 'priority', 'timeout', 'max', 'headers', 'ttl', 'options', 'tp', 'bg', 'expires')
+      extra = call('HMGET', T .. id, 'tries', 'losses', 'priority', 'timeout', 'max', 'headers', 'ttl', 'options', 'tp', 'bg', 'flow', 'expires')
     end
     local is_again = seen and seen[id]
     if seen then seen[id] = true end
     if is_again then
       -- A call broke off before the task had left one of these two places.
     elseif f[1] and f[2] and not f[4] then
-      if extra and extra[11] and not extra[1] and (tonumber(extra[11]) or math.huge) <= now then
+      if extra and extra[12] and not extra[1] and (tonumber(extra[12]) or math.huge) <= now then
         late[#late + 1] = id
       else
         local args = f[2]
@@ -133,8 +136,9 @@ if not paused then
 end
 if #sources > 0 then names = call('SRANDMEMBER', K .. 'parked', '1000') end
 if deadline and (not due or deadline < due) then due = deadline end
+if flows and (not due or flows < due) then due = flows end
 -- Two texts instead of four values a task: the worker reads them faster. It costs the server some 1,000 instructions a task.
 return {
   1, stamp or '0', paused and int(paused) or '0', more and 1 or 0, due and math.max(0, math.ceil(due - now)) or -1, names, adopted,
-  taken, table.concat(heads, ' '), table.concat(texts), extras, odd,
+  taken, table.concat(heads, ' '), table.concat(texts), extras, odd, flows and flows <= now and 1 or 0,
 }

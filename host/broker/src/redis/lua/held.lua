@@ -13,7 +13,7 @@ for _, claim in ipairs(claims_of(ARGV[1])) do
     if is_held_at(words, spot) then
       local id = claim[2][spot + 1]
       local f = read_task(id)
-      if is_running(id, f[1], f[15]) then
+      if is_running(id, f[1], f[16]) then
         found[#found + 1] = { id, claim[1], spot, f }
       else
         leave_at(words, spot)

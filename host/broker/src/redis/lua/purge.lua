@@ -26,7 +26,7 @@ for _, name in ipairs(call('SRANDMEMBER', K .. 'aside', 500)) do
   call('SREM', K .. 'aside', name)
 end
 local waits = call('EXISTS', K .. 'aside', K .. 'ready', K .. 'scheduled', K .. 'parked')
-local other = call('EXISTS', K .. 'dead', K .. 'workers', K .. 'out', K .. 'schedules')
+local other = call('EXISTS', K .. 'dead', K .. 'workers', K .. 'out', K .. 'far', K .. 'flows_live', K .. 'flows_ended', K .. 'schedules')
 if call('HGET', K .. 'control', 'paused') then other = other + 1 end
 -- The queue is listed while any of its ends is kept.
 local groups = call('HGETALL', K .. 'ended')

@@ -2,10 +2,10 @@
 -- KEYS    1 th:{Q}:
 -- ARGV    1 id
 -- RETURNS 'unknown', 'ready', 'duplicate' and the holder, or 'state' and the state it is in
--- needs: base, place, unlist, rank, wake
+-- needs: base, place, unlist, rank, tell_flow, wake
 local id = ARGV[1]
 local t = T .. id
-local f = call('HMGET', t, 'task', 'state', 'tries', 'priority', 'unique', 'unique_ttl', 'ttl', 'expires')
+local f = call('HMGET', t, 'task', 'state', 'tries', 'priority', 'unique', 'unique_ttl', 'ttl', 'expires', 'flow')
 if not f[1] and call('EXISTS', t) == 0 then return { 'unknown' } end
 if f[2] == 'succeeded' then return { 'state', f[2] } end
 local state, key
@@ -25,12 +25,13 @@ local seq = call('HINCRBY', K .. 'control', 'seq', 1)
 call('HINCRBY', K .. 'control', 'spare', 1)
 call('PERSIST', t)
 call('PERSIST', K .. 'log:' .. id)
-if f[2] and (f[5] or f[7] or call('EXISTS', K .. 'log:' .. id) == 1) then call('SADD', K .. 'special', id) end
+if f[2] and (f[5] or f[7] or f[9] or call('EXISTS', K .. 'log:' .. id) == 1) then call('SADD', K .. 'special', id) end
 call('ZADD', K .. 'ready', rank(f[4], seq), id)
 call('HSET', t, 'seq', int(seq))
 if f[2] then
   call('HDEL', t, 'state', 'end', 'error', 'tries', 'losses', 'expires', 'progress')
   call('ZREM', K .. 'dead', id)
+  if f[9] then tell_flow(f[9], 'R') end
 else
   -- The caller wants it to run, also after its `expires`.
   if f[8] and (tonumber(f[8]) or 0) <= now then call('HDEL', t, 'expires') end

@@ -75,6 +75,10 @@ for _, state in ipairs({ 'succeeded', 'cancelled' }) do
   end
   if #over == 500 then more = 1 end
 end
+-- Ended flows whose time is over.
+for _, id in ipairs(call('ZRANGE', K .. 'flows_ended', '0', '199')) do
+  if call('EXISTS', K .. 'flow:' .. id) == 0 then call('ZREM', K .. 'flows_ended', id) end
+end
 -- The first builds listed ends in this stream. Nothing reads it any more.
 call('UNLINK', K .. 'events')
 return more

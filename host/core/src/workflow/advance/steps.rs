@@ -92,6 +92,7 @@ impl Run<'_> {
             return self.end(node, record, Word::Dead, Some(why));
         }
         let epoch = record.epoch;
+        self.starts += 1;
         self.done.effects.push(Effect::Start { node, epoch, call: call.clone(), args });
         self.write(node, Record { word: Word::Running, place: 0, text: None, ..record.clone() });
     }
@@ -120,7 +121,7 @@ impl Run<'_> {
         let before = group;
         loop {
             let is_failed = group.failed > 0 && !self.continues(step);
-            if self.is_halted(step) || is_failed || group.live >= parallel || group.cursor >= group.total {
+            if self.is_halted(step) || is_failed || group.live >= parallel || group.cursor >= group.total || !self.has_room() {
                 break;
             }
             let node = whole.item(group.cursor);

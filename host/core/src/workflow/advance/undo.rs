@@ -44,7 +44,7 @@ impl Run<'_> {
     fn tend_undo(&mut self, step: usize, undo: &Call, mut record: Record) {
         let (parallel, whole) = (self.parallel(step), Node::step(step).undo());
         let Some(mut group) = record.group else { return };
-        while group.live < parallel && group.cursor < group.total {
+        while group.live < parallel && group.cursor < group.total && self.has_room() {
             let node = whole.item(group.cursor);
             group.cursor += 1;
             if self.record(Node { is_undo: false, ..node }).word != Word::Succeeded {

@@ -19,16 +19,33 @@ impl Run<'_> {
                 Record { word: Word::Dead | Word::Cancelled, text, .. } => serde_json::Value::from(text.unwrap_or_default()).to_string(),
                 _ => null(),
             },
-            Source::Item => match (&self.plan.steps[node.step].kind, node.item) {
-                (Kind::Map { over, .. }, Some(item)) => {
-                    let list = self.value(over.of, node);
-                    over.part(&list).get(item as usize).map_or_else(null, ToString::to_string)
-                }
-                _ => null(),
-            },
+            Source::Item => node.item.and_then(|item| self.list(node)?.get(item as usize).map(ToString::to_string)).unwrap_or_else(null),
             Source::Index => node.item.unwrap_or_default().to_string(),
             Source::Own => self.result_of(Node { is_undo: false, ..node }),
         }
+    }
+
+    /// The list that a step with `map` goes over.
+    fn list(&mut self, node: Node) -> Option<&Vec<serde_json::Value>> {
+        if let Kind::Map { over, .. } = &self.plan.steps[node.step].kind
+            && !self.lists.contains_key(&node.step)
+        {
+            let text = self.value(over.of, node);
+            if let serde_json::Value::Array(list) = over.part(&text) {
+                self.lists.insert(node.step, list);
+            }
+        }
+        self.lists.get(&node.step)
+    }
+
+    /// The result of the last step, or an object of those of the last steps.
+    pub(super) fn result_of_flow(&mut self) -> String {
+        let last: Vec<usize> = self.plan.last_steps().collect();
+        if let [only] = last[..] {
+            return self.result(only);
+        }
+        let one = |step: usize| format!("{}:{}", serde_json::Value::from(&*self.plan.steps[step].name), self.result(step));
+        format!("{{{}}}", last.into_iter().map(one).collect::<Vec<_>>().join(","))
     }
 
     pub(super) fn result(&mut self, step: usize) -> String {

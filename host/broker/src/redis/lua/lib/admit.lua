@@ -75,7 +75,7 @@ local function admit(args, i, n, is_child)
         elseif field ~= 'task' and field ~= 'args' and field ~= 'awaited' then
           extra[turn] = '1'
         end
-        if field == 'ttl' then own = true end
+        if field == 'ttl' or field == 'flow' then own = true end
         if field == 'awaited' then awaited[#awaited + 1] = id end
         if field == 'expires' then
           expires[#expires + 1] = args[f + 1]

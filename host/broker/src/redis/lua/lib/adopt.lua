@@ -30,7 +30,7 @@ local function adopt(me)
           if is_held_at(words, spot) then
             local id = claim[2][spot + 1]
             local f = read_task(id)
-            if not own[id] and is_running(id, f[1], f[15]) then
+            if not own[id] and is_running(id, f[1], f[16]) then
               own[id] = true
               bytes = bytes + #(f[2] or '')
               found[#found + 1] = { id, stamp, #ids, f }

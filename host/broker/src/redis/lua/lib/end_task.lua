@@ -1,7 +1,7 @@
 -- end_task: the one place where a task ends, whatever ends it: a success, another finish, a cancel, its `expires`, a sweep, a worker that
 -- leaves, a delete or purge, or that it can't be read.
--- needs: base, release, view_of, publish, stub, list_ends
--- It lists the end, writes it, frees what the task held, starts the time of the result and tells those who wait.
+-- needs: base, release, view_of, publish, stub, list_ends, tell_flow
+-- It lists the end, writes it, frees what the task held, starts the time of the result and tells those who wait, and the task's flow.
 -- The caller takes the task out of its place afterwards.
 
 -- The ends of one call. `ttl`: how long a result is kept, in ms. `is_batch`: `close_ends` lists and counts them together. A call that breaks
@@ -39,10 +39,23 @@ local function end_plain(ends, id, result, done)
   if ends.ttl < STUB_MS and call('HGET', T .. id, 'child') then leave_stub(id) end
 end
 
+-- Tells the flow of a task how it ended. A task that was deleted was cancelled, for its flow.
+local function tell_end(node_of, state, ...)
+  local f, fields = {}, { ... }
+  for n = 1, #fields, 2 do f[fields[n]] = fields[n + 1] end
+  if state == 'succeeded' then
+    tell_flow(node_of, 'S', f.result or 'null')
+  elseif state == 'dead' then
+    tell_flow(node_of, 'D ' .. string.sub(f.error or '', 1, 4096))
+  else
+    tell_flow(node_of, 'C')
+  end
+end
+
 -- Ends one task as `state`, or as 'deleted': then nothing is kept. The fields and values of its end follow.
 local function end_task(ends, id, state, ...)
   local t = T .. id
-  local own, is_deleted, is_listed_later = call('HMGET', t, 'ttl', 'unique', 'child'), state == 'deleted', false
+  local own, is_deleted, is_listed_later = call('HMGET', t, 'ttl', 'unique', 'child', 'flow'), state == 'deleted', false
   local ttl = is_deleted and 0 or kept_for(own[1], ends.ttl)
   if state == 'dead' then
     call('ZADD', K .. 'dead', now, id)
@@ -55,6 +68,7 @@ local function end_task(ends, id, state, ...)
   end
   if is_deleted then tell_deleted(id) else call('HSET', t, 'state', state, ...) end
   release(id, own[2])
+  if own[4] then tell_end(own[4], state, ...) end
   call('SREM', K .. 'special', id)
   call('SREM', K .. 'cancelled', id)
   -- The dead set has bounds of its own.

@@ -18,10 +18,11 @@ local RULES = {
   options = { 'a JSON object', '^{.*}$', math.huge },
   tp = { 'a W3C traceparent', '^%x%x%-' .. string.rep('%x', 32) .. '%-' .. string.rep('%x', 16) .. '%-%x%x$', 55 },
   bg = { 'a W3C baggage', '^[\32-\126]+$', 8192 },
+  flow = { 'the queue, id, node and epoch of a flow', '^%w[%w_.%-]* [%w._:/+=%-]+ %a[%w_.%-]* %d+$', 400 },
 }
 local FIELD = {
   task = true, args = true, headers = true, timeout = true, max = true, ttl = true, expires = true, awaited = true, options = true,
-  tp = true, bg = true,
+  tp = true, bg = true, flow = true,
 }
 local function refusal(first)
   local function no(why) return redis.error_reply('INVALID ' .. why .. '; nothing was enqueued, see docs/protocol.md') end
