@@ -39,6 +39,8 @@ fn history_and_totals_say_what_was(host: &Taskhost) {
         assert!(points.iter().any(|point| point["tasks"]["add"]["ran"]["p95_ms"].as_f64().is_some_and(|ms| ms > 0.0)), "{history}");
     }
     let of = |query: &str| http.get(&format!("/v1/history?{query}"));
+    let page = http.get("/queues").body;
+    assert!(page.contains("class=\"spark\"") && page.contains(", 4 in the hour"), "{page}");
     let add: u64 = of("task=add").ok(200)["points"].as_array().expect("points").iter().filter_map(|point| point["dead"].as_u64()).sum();
     assert_eq!(add, 0);
     assert_eq!(of("queue=other").ok(200)["points"][59]["succeeded"], 0);

@@ -68,6 +68,20 @@ impl View {
     }
 }
 
+/// A line of some numbers, as small as a word. `about` says them to those who do not see it.
+pub(super) fn spark(values: &[u64], about: &str) -> Markup {
+    const TALL: u64 = 16;
+    let top = values.iter().copied().max().unwrap_or(0).max(1);
+    let point = |(x, value): (usize, &u64)| format!("{x},{}", TALL - value.saturating_mul(TALL) / top);
+    let points: Vec<_> = values.iter().enumerate().map(point).collect();
+    html! {
+        svg.spark viewBox=(format!("0 -1 {} {}", values.len().saturating_sub(1).max(1), TALL + 2)) preserveAspectRatio="none" role="img" {
+            title { (about) }
+            polyline.line points=(points.join(" ")) {}
+        }
+    }
+}
+
 /// The stacked bars of one step.
 fn bar(n: usize, step: f64, scale: f64, series: &[Series]) -> Markup {
     let mut y = HEIGHT;

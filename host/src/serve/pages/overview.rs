@@ -26,6 +26,7 @@ pub(super) async fn show(view: View) -> Page {
     let (now, all) = (view.now().await?, view.queues().await?);
     let points = history::read(&view.app, &view.caller, &view.query, HistoryStep::Minute, past_lately()).await;
     let points = points.map_err(|problem| view.trouble(problem))?;
+    let hour = super::queues::hour(&view, now).await?;
     let (workers, health) = (view.workers().await?, view.app.health().await.map_err(|problem| view.trouble(problem))?);
     // Hide the host's own queues while they are empty.
     let is_shown = |queue: &QueueView| !queue.queue.as_str().starts_with("taskhost.") || queue.counts.values().any(|count| *count > 0);
@@ -41,7 +42,7 @@ pub(super) async fn show(view: View) -> Page {
         section #charts data-part { (charts(&view, &points)) }
         section #queues data-part {
             h2 { a href=(view.href("/queues")) { (view.say("Queues")) } }
-            (super::queues::table(&view, &queues, now))
+            (super::queues::table(&view, &queues, &hour, now))
         }
         section #errors data-part {
             h2 { a href=(view.href("/errors")) { (view.say("Errors")) } }

@@ -2,40 +2,51 @@
 
 use maud::{Markup, html};
 use taskhost_core::{
-    task::{Millis, State},
+    task::{Millis, QueueName, State},
     units,
 };
 
 use super::{
     Page,
-    layout::Nav,
+    chart::spark,
+    layout::{Nav, Trouble},
     overview,
     parts::empty,
     view::{View, escaped},
 };
 use crate::{
     config::Scope,
-    ops::{HistoryQuery, HistoryStep, QueueView, TaskFilter},
+    ops::{HistoryPoint, HistoryQuery, HistoryStep, QueueView, TaskFilter},
     serve::{history, looks::past_lately, queues, segment::Segment},
 };
 
 /// Tasks that the page of a queue shows.
 const SHOWN: usize = 20;
+/// From the start of the first minute of the last hour to that of the newest one.
+const HOUR_MS: u64 = 59 * 60_000;
 
 /// `GET /queues`
 pub(super) async fn list(view: View) -> Page {
     let now = view.now().await?;
     let queues = view.queues().await?;
     let queues: Vec<_> = queues.iter().filter(|queue| view.caller.sees_queue(&queue.queue)).collect();
+    let hour = hour(&view, now).await?;
     let content = html! {
         h1 { (view.say("Queues")) }
-        section #queues data-part { (table(&view, &queues, now)) }
+        section #queues data-part { (table(&view, &queues, &hour, now)) }
     };
     Ok(view.page(Nav::Queues, &format!("{} {}", queues.len(), view.say("Queues")), Some("/v1/events"), &content))
 }
 
-/// A table of queues.
-pub(super) fn table(view: &View, queues: &[&QueueView], now: Millis) -> Markup {
+/// The last hour of all queues, as far as this reader may see it: one reading for all pages that show queues.
+pub(super) async fn hour(view: &View, now: Millis) -> Result<Vec<HistoryPoint>, Trouble> {
+    let from = Millis(now.0.saturating_sub(HOUR_MS));
+    let query = HistoryQuery { queue: None, task: None, step: HistoryStep::Minute, from, to: now };
+    history::seen(&view.app, &view.caller, &query, past_lately()).await.map_err(|problem| view.trouble(problem))
+}
+
+/// A table of queues, with what the minutes of the last `hour` had.
+pub(super) fn table(view: &View, queues: &[&QueueView], hour: &[HistoryPoint], now: Millis) -> Markup {
     if queues.is_empty() {
         return empty(view.say("No queue has had a task yet. Enqueue one:"), &["taskhost enqueue add 1 1"]);
     }
@@ -47,7 +58,7 @@ pub(super) fn table(view: &View, queues: &[&QueueView], now: Millis) -> Markup {
                     @for state in [State::Ready, State::Running, State::Scheduled, State::Parked, State::Dead, State::Succeeded] {
                         th.number { (view.pill(state)) }
                     }
-                    th.number { (view.say("Oldest")) }
+                    th.number { (view.say("Oldest")) } th.number { (view.say("A minute")) }
                 } }
                 tbody {
                     @for queue in queues {
@@ -59,6 +70,7 @@ pub(super) fn table(view: &View, queues: &[&QueueView], now: Millis) -> Markup {
                                 td.number.zero[count == 0] { a href=(view.href(format!("/tasks?queue={name}&state={}", state.as_str()))) { (units::show_count(count)) } }
                             }
                             td.number { @if let Some(ms) = queue.oldest_ready_ms { (units::age(Millis(now.0.saturating_sub(ms)), now)) } }
+                            td.number { (rate(view, &queue.queue, hour)) }
                         }
                     }
                 }
@@ -67,12 +79,37 @@ pub(super) fn table(view: &View, queues: &[&QueueView], now: Millis) -> Markup {
     }
 }
 
+/// How many attempts of a queue ended in the last whole minute, beside those of each minute of the hour. Nothing if there were none.
+fn rate(view: &View, queue: &QueueName, hour: &[HistoryPoint]) -> Markup {
+    let ended = |point: &HistoryPoint| -> u64 {
+        let own = point.parts.iter().filter(|((of, _), _)| of == queue);
+        own.map(|(_, sample)| sample.succeeded + sample.retried + sample.dead + sample.cancelled).sum()
+    };
+    let values: Vec<u64> = hour.iter().map(ended).collect();
+    let (sum, top) = (values.iter().sum::<u64>(), values.iter().copied().max().unwrap_or(0));
+    if sum == 0 {
+        return html! {};
+    }
+    // The newest minute is not over yet: a line with it would always fall at its end.
+    let whole = values.split_last().map_or(&[][..], |(_, whole)| whole);
+    let last = whole.last().copied().unwrap_or(0);
+    let (last, top, sum) = (units::show_count(last), units::show_count(top), units::show_count(sum));
+    let about = format!(
+        "{}: {last} {}, {} {top}, {sum} {}",
+        view.say("Attempts a minute"),
+        view.say("in the last one"),
+        view.say("at most"),
+        view.say("in the hour")
+    );
+    html! { (spark(whole, &about)) " " span.last { (last) } }
+}
+
 /// `GET /queues/{queue}`
 pub(super) async fn show(view: View, Segment(queue): Segment) -> Page {
     let now = view.now().await?;
     let about = &queues::seen(&view.queues().await?, &view.caller, &queue).map_err(|problem| view.trouble(problem))?;
     let name = &about.queue;
-    let from = Millis(now.0.saturating_sub(59 * 60_000));
+    let from = Millis(now.0.saturating_sub(HOUR_MS));
     let query = HistoryQuery { queue: Some(name.clone()), task: None, step: HistoryStep::Minute, from, to: now };
     let points = history::seen(&view.app, &view.caller, &query, past_lately()).await.map_err(|problem| view.trouble(problem))?;
     let filter = TaskFilter { queue: Some(name.clone()), ..TaskFilter::default() };
@@ -97,7 +134,7 @@ pub(super) async fn show(view: View, Segment(queue): Segment) -> Page {
                 }
             }
         }
-        section #counts data-part { (table(&view, &[about], now)) }
+        section #counts data-part { (table(&view, &[about], &points, now)) }
         p.note {
             (view.say("Ever enqueued")) " " (units::show_count(about.totals.enqueued)) " · " (view.say("succeeded")) " " (units::show_count(about.totals.succeeded))
             " · " (view.say("dead")) " " (units::show_count(about.totals.dead)) " · " (view.say("cancelled")) " " (units::show_count(about.totals.cancelled))
