@@ -65,5 +65,5 @@ pub use crate::{
 };
 pub use taskhost_broker::{
     Ask, BrokerError, CatchUp, End, Enqueued, FlowLine, FlowView, Health, HistoryStep, Note, Noted, Overlap, QueueView, Sample, Schedule,
-    Source as ScheduleSource, StepView, TaskFilter, TaskPage, Totals, WorkerInfo,
+    ScheduleEntry, ScheduleEvent, Source as ScheduleSource, StepView, TaskFilter, TaskPage, Totals, WorkerInfo,
 };

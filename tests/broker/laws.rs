@@ -268,6 +268,7 @@ macro_rules! laws {
                         nothing_fires_that_is_not_after_the_last,
                         a_schedule_that_is_gone_changed_or_paused_does_not_fire,
                         a_firing_is_skipped_while_the_last_one_s_task_has_not_ended,
+                        a_schedule_remembers_its_firings_skips_and_pauses,
                     ]
                     two [
                         a_schedule_is_kept_by_name,

@@ -161,7 +161,26 @@ fn what_is_looked_for_is_found(host: &Taskhost) {
     assert!(worker.stop().success());
 }
 
+fn a_schedule_shows_what_became_of_its_due_times(host: &Taskhost) {
+    let (worker, http) = Http::worker(host, &["math"]);
+    // No worker serves this queue, so the first task does not end.
+    let tick = r#"{"rule":"* * * * * *","task":"add","args":[1,1],"queue":"held","overlap":"skip"}"#;
+    http.ask("PUT", "/v1/schedules/tick", Some(tick)).ok(200);
+    let shown = || http.get("/schedules/tick").body;
+    until("one is fired, and others are skipped", || {
+        let page = shown();
+        page.contains("/tasks/cron:tick") && page.matches("pill skipped").count() >= 2
+    });
+    let page = shown();
+    assert_eq!(page.split("<ol>").nth(1).and_then(|rest| rest.split("</ol>").next()).map(|list| list.matches("<li>").count()), Some(10));
+    assert!(!page.contains("pill missed"), "{page}");
+    led(&submit(&http, "/schedules/tick", &[("do", "pause")]));
+    until("it was due while it was paused", || shown().matches("pill paused").count() >= 3);
+    assert!(worker.stop().success());
+}
+
 on_every_broker! {
+    a_schedule_shows_what_became_of_its_due_times
     each_page_is_whole_and_nothing_breaks_out_of_it
     forms_do_what_they_say
     what_is_looked_for_is_found

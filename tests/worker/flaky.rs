@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use taskhost_broker::{
     Ask, AskReply, Broker, BrokerError, CancelReply, Claimed, DeleteReply, Directory, EditReply, Enqueued, Extended, Feed, Finish,
     FinishReply, Finished, Fired, FlowLine, FlowView, Flows, Health, History, HistoryStep, Incarnation, Kv, KvError, KvRoom, Lease,
-    LeaseReply, Leased, Member, NewFlow, Note, Noted, Point, Produce, QueueView, Result, RetryReply, Sample, Schedule, Schedules,
-    TaskFilter, TaskPage, Tasks, WorkerInfo,
+    LeaseReply, Leased, Member, NewFlow, Note, Noted, Point, Produce, QueueView, Result, RetryReply, Sample, Schedule, ScheduleEntry,
+    Schedules, TaskFilter, TaskPage, Tasks, WorkerInfo,
 };
 use taskhost_core::{
     catalogue::Catalogue,
@@ -346,6 +346,9 @@ impl Schedules for Flaky {
     }
     async fn fire(&self, schedule: &Schedule, due: Millis, task: &NewTask) -> Result<Fired> {
         self.reach()?.fire(schedule, due, task).await
+    }
+    async fn schedule_record(&self, name: &str) -> Result<Vec<ScheduleEntry>> {
+        self.reach()?.schedule_record(name).await
     }
     async fn now(&self) -> Result<Millis> {
         self.reach()?.now().await

@@ -36,6 +36,6 @@ pub use lease::{Claimed, Extended, Finish, FinishReply, Finished, Incarnation, L
 pub use listing::{TaskFilter, TaskPage};
 pub use produce::{Enqueued, Produce};
 pub use roles::Broker;
-pub use schedule::{CatchUp, FileSchedule, Fired, Overlap, Schedule, Schedules, Source};
+pub use schedule::{CatchUp, FileSchedule, Fired, Overlap, Schedule, ScheduleEntry, ScheduleEvent, Schedules, Source};
 pub use settings::{BrokerSettings, Durability, STUB, TOLD};
 pub use tasks::{CancelReply, DeleteReply, EditReply, End, Feed, QueueView, RetryReply, Tasks, Totals};

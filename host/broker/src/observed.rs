@@ -22,7 +22,7 @@ use super::{
     lease::{Claimed, Extended, Finish, FinishReply, Incarnation, Lease, LeaseReply, Leased, Member},
     listing::{TaskFilter, TaskPage},
     produce::{Enqueued, Produce},
-    schedule::{Fired, Schedule, Schedules},
+    schedule::{Fired, Schedule, ScheduleEntry, Schedules},
     tasks::{CancelReply, DeleteReply, EditReply, Feed, QueueView, RetryReply, Tasks},
 };
 use taskhost_core::{
@@ -295,6 +295,10 @@ impl<B: Schedules + ?Sized> Schedules for Observed<B> {
 
     async fn fire(&self, schedule: &Schedule, due: Millis, task: &NewTask) -> Result<Fired> {
         self.told("fire", None, self.broker.fire(schedule, due, task)).await
+    }
+
+    async fn schedule_record(&self, name: &str) -> Result<Vec<ScheduleEntry>> {
+        self.told("schedule_record", None, self.broker.schedule_record(name)).await
     }
 
     async fn now(&self) -> Result<Millis> {

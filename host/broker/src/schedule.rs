@@ -25,6 +25,9 @@ pub trait Schedules: Send + Sync {
     async fn remove_schedule(&self, name: &str) -> Result<bool>;
     /// Checks, moves `last` to `due` and enqueues `task` (id `cron:<schedule>:<due ms>`) in one step.
     async fn fire(&self, schedule: &Schedule, due: Millis, task: &NewTask) -> Result<Fired>;
+    /// The newest entries of a schedule's record, oldest first, at most 40. Empty without such a schedule, or if no version that keeps records
+    /// has put, paused or fired it.
+    async fn schedule_record(&self, name: &str) -> Result<Vec<ScheduleEntry>>;
     /// The broker's clock.
     async fn now(&self) -> Result<Millis>;
 }
@@ -134,6 +137,59 @@ fn brief(value: &str) -> String {
     hex::encode(&Sha256::digest(value)[..4])
 }
 
+/// The most entries of a schedule's record.
+const RECORD: usize = 40;
+
+/// What happened to a schedule at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScheduleEntry {
+    /// The due time of a firing; otherwise the broker's time.
+    pub at: Millis,
+    pub event: ScheduleEvent,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScheduleEvent {
+    /// It was created, or resumed: its due times count from here on.
+    Begun,
+    /// Its task was enqueued.
+    Fired,
+    /// Nothing was enqueued: `overlap = skip`, and its last task had not ended.
+    Skipped,
+    Paused,
+}
+
+impl ScheduleEvent {
+    pub(super) const fn letter(self) -> char {
+        match self {
+            Self::Begun => 'b',
+            Self::Fired => 'f',
+            Self::Skipped => 's',
+            Self::Paused => 'p',
+        }
+    }
+}
+
+impl ScheduleEntry {
+    /// Reads a record as it is stored: `<ms><letter>`, a space after each. Skips what another version may have written.
+    pub(super) fn read_all(text: &str) -> Vec<Self> {
+        let read = |entry: &str| {
+            let (at, letter) = entry.split_at_checked(entry.len().checked_sub(1)?)?;
+            let events = [ScheduleEvent::Begun, ScheduleEvent::Fired, ScheduleEvent::Skipped, ScheduleEvent::Paused];
+            let event = events.into_iter().find(|event| letter.starts_with(event.letter()))?;
+            Some(Self { at: Millis(at.parse().ok()?), event })
+        };
+        text.split(' ').filter_map(read).collect()
+    }
+
+    /// The stored record with one entry more, cut to the newest ones.
+    pub(super) fn append(record: &str, at: Millis, event: ScheduleEvent) -> String {
+        let entries: Vec<_> = record.split_terminator(' ').collect();
+        let kept = entries.iter().skip((entries.len() + 1).saturating_sub(RECORD));
+        kept.map(|entry| format!("{entry} ")).chain([format!("{}{} ", at.0, event.letter())]).collect()
+    }
+}
+
 /// How many of the due times that passed while no worker fired are fired late.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -175,4 +231,20 @@ pub enum Fired {
     TooEarly(Duration),
     /// `overlap = skip` and this task of the last firing has not ended. `last` moved to the due time; nothing was enqueued.
     Skipped(TaskId),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_keeps_its_newest_entries_and_skips_what_it_does_not_know() {
+        let at = |n: u64| Millis(1_700_000_000_000 + n);
+        let record = (0..100).fold(String::new(), |record, n| ScheduleEntry::append(&record, at(n), ScheduleEvent::Fired));
+        let read = ScheduleEntry::read_all(&record);
+        assert_eq!((read.len(), read[0].at, read[39].at), (RECORD, at(60), at(99)));
+        let odd = format!("{}x é 7 {}s ", at(1).0, at(2).0);
+        assert_eq!(ScheduleEntry::read_all(&odd), [ScheduleEntry { at: at(2), event: ScheduleEvent::Skipped }]);
+        assert_eq!(ScheduleEntry::read_all(""), []);
+    }
 }

@@ -1,7 +1,7 @@
 //! Adds, lists and steers schedules. Workers fire them.
 
 use serde::Serialize;
-use taskhost_broker::{CatchUp, Enqueued, Overlap, Schedule, Source};
+use taskhost_broker::{CatchUp, Enqueued, Overlap, Schedule, ScheduleEntry, Source};
 use taskhost_core::task::{Millis, NewTask, QueueName, TaskId, TaskName, TaskOptions};
 
 use super::{connection::Ops, error::OpsError, new_task::Checks, schedule_files::Files};
@@ -69,6 +69,11 @@ impl SeenSchedule {
         let due = self.schedule.last_task.as_ref()?.as_str().rsplit_once(':')?.1;
         due.parse().ok().map(Millis)
     }
+
+    /// The next `count` due times; none while it is paused.
+    pub fn upcoming(&self, now: Millis, count: usize) -> Vec<Millis> {
+        upcoming(&self.schedule, now, count)
+    }
 }
 
 impl Ops {
@@ -123,6 +128,11 @@ impl Ops {
             schedule,
         });
         Ok(seen.collect())
+    }
+
+    /// What happened to a schedule lately, oldest first; see `Schedules::schedule_record` of the broker.
+    pub async fn schedule_record(&self, name: &str) -> Result<Vec<ScheduleEntry>, OpsError> {
+        Ok(self.broker.schedule_record(name).await?)
     }
 
     /// Keeps a schedule from firing, or lets it fire again. Answers the worker whose file says the opposite: the next worker that starts

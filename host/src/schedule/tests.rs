@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use super::*;
-use taskhost_broker::{CatchUp, Overlap, Source};
+use taskhost_broker::{CatchUp, Overlap, ScheduleEntry, Source};
 use taskhost_core::task::{QueueName, TaskName, TaskOptions};
 
 /// 2026-03-01T00:00:00Z by the broker's clock when a test begins.
@@ -101,6 +101,10 @@ impl Schedules for Fake {
 
     async fn remove_schedule(&self, _name: &str) -> broker::Result<bool> {
         unreachable!("the loop removes nothing")
+    }
+
+    async fn schedule_record(&self, _name: &str) -> broker::Result<Vec<ScheduleEntry>> {
+        unreachable!("the loop reads no record")
     }
 
     async fn now(&self) -> broker::Result<Millis> {

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use taskhost_broker::{Broker, CatchUp, Fired, Overlap, Schedule, Source};
+use taskhost_broker::{
+    Broker, CatchUp, Fired, Overlap, Schedule,
+    ScheduleEvent::{self, Begun, Paused, Skipped},
+    Source,
+};
 use taskhost_core::task::{Millis, NewTask, QueueName, TaskId, TaskOptions};
 
 use crate::support::{SOON, Worker, add, ok, task_id, task_name, wait_until};
@@ -223,4 +227,35 @@ pub(crate) async fn a_firing_is_skipped_while_the_last_one_s_task_has_not_ended(
     assert_eq!(fourth, Fired::Enqueued(TaskId::new(format!("cron:bu:{}", due.0)).expect("valid")));
     assert_eq!(worker.claim(9).await.len(), 1);
     assert!(bu.last < due);
+}
+
+pub(crate) async fn a_schedule_remembers_its_firings_skips_and_pauses(b: &dyn Broker) {
+    let record = async || b.schedule_record("bu").await.expect("a record");
+    let events = async || record().await.into_iter().map(|entry| entry.event).collect::<Vec<ScheduleEvent>>();
+    assert_eq!(record().await, []);
+    let before = b.now().await.expect("now");
+    let bu = put(b, Schedule { overlap: Overlap::Skip, ..schedule("bu") }).await;
+    assert!(record().await[0].at >= before);
+    let first = next_due(b, &bu).await;
+    assert!(matches!(b.fire(&bu, first, &firing("bu", first)).await.expect("fire"), Fired::Enqueued(_)));
+    let second = next_due(b, &stored(b, "bu").await).await;
+    assert!(matches!(b.fire(&bu, second, &firing("bu", second)).await.expect("fire"), Fired::Skipped(_)));
+    assert_eq!(b.fire(&bu, second, &firing("bu", second)).await.expect("fire"), Fired::NotNow, "it adds no entry");
+    for paused in [true, true, false, false] {
+        assert!(b.pause_schedule("bu", paused).await.expect("pause"));
+    }
+    put(b, Schedule { says_paused: Some(true), ..bu.clone() }).await;
+    put(b, Schedule { args: "[2,2]".into(), says_paused: Some(true), ..bu.clone() }).await;
+    let expected = [Begun, ScheduleEvent::Fired, Skipped, Paused, Begun, Paused];
+    assert_eq!(events().await, expected);
+    assert_eq!((record().await[1].at, record().await[2].at), (first, second));
+    put(b, Schedule { says_paused: Some(true), queue: QueueName::new("mail").expect("valid"), ..bu }).await;
+    assert!(events().await.starts_with(&expected), "it moves with its schedule");
+    for n in 0..45 {
+        assert!(b.pause_schedule("bu", n % 2 == 1).await.expect("pause"));
+    }
+    let all = record().await;
+    assert!(all.len() == 40 && all.is_sorted_by_key(|entry| entry.at), "{all:?}");
+    assert!(b.remove_schedule("bu").await.expect("remove"));
+    assert_eq!(record().await, []);
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::{BrokerError, Result},
     produce::check_payload,
-    schedule::{Fired, Overlap, Schedule, Schedules},
+    schedule::{Fired, Overlap, Schedule, ScheduleEntry, Schedules},
     unreadable,
 };
 use taskhost_core::task::{Millis, NewTask, QueueName};
@@ -35,7 +35,7 @@ impl Schedules for RedisBroker {
         };
         let index = redis::cmd("HSET").arg(self.keys.shared("schedules")).arg(&schedule.name).arg(schedule.queue.as_str()).to_owned();
         let moves_from = before.filter(|before| *before != schedule.queue);
-        let mut new = schedule.clone();
+        let (mut new, mut record) = (schedule.clone(), String::new());
         match &moves_from {
             None => self.commands.send(&index).await.map(drop)?,
             Some(old) => {
@@ -45,12 +45,14 @@ impl Schedules for RedisBroker {
                     self.commands.send(&halt).await?;
                 }
                 if let Some(mut before) = self.read_schedule(old, &schedule.name).await? {
-                    let named = redis::cmd("HGET").arg(self.keys.schedule(old, &schedule.name)).arg("named").to_owned();
+                    let more = redis::cmd("HMGET").arg(self.keys.schedule(old, &schedule.name)).arg(&["named", "record"]).to_owned();
+                    let mut more = list(self.commands.send(&more).await?)?.into_iter();
                     // An operator has paused or resumed it since, so the pause is the operator's and not the definition's.
-                    if word(self.commands.send(&named).await?) != "1" {
+                    if word(more.next().unwrap_or(Value::Nil)) != "1" {
                         before.says_paused = None;
                     }
                     new.take_along(&before);
+                    record = word(more.next().unwrap_or(Value::Nil));
                 }
             }
         }
@@ -70,6 +72,7 @@ impl Schedules for RedisBroker {
             "created": new.created_at.0,
             "last": new.last.0,
             "paused": if new.paused && new.says_paused.is_none() { "1" } else { "0" },
+            "record": record,
         });
         let call = PUT_SCHEDULE.call(&self.keys.queue(&new.queue)).arg(told.to_string());
         self.commands.call(&call).await?;
@@ -151,6 +154,12 @@ impl Schedules for RedisBroker {
             "skipped" => Ok(Fired::Skipped(shown_id(&bytes(row.next())))),
             _ => Ok(Fired::NotNow),
         }
+    }
+
+    async fn schedule_record(&self, name: &str) -> Result<Vec<ScheduleEntry>> {
+        let Some(queue) = self.queue_of(name).await? else { return Ok(Vec::new()) };
+        let record = self.commands.send(redis::cmd("HGET").arg(self.keys.schedule(&queue, name)).arg("record")).await?;
+        Ok(text(record).map(|record| ScheduleEntry::read_all(&record)).unwrap_or_default())
     }
 
     async fn now(&self) -> Result<Millis> {

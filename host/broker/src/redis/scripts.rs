@@ -157,6 +157,7 @@ library! {
     "read_task"
     "refusal"
     "release"
+    "remember"
     "slices"
     "standing"
     "stub"

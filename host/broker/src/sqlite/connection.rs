@@ -206,7 +206,7 @@ pub(super) fn go_back(database: &Connection, schema: i32) {
         "ALTER TABLE task DROP COLUMN options",
         "DROP TABLE total; DROP TABLE sample; DROP TABLE recorded; DROP TABLE audit; DROP TABLE drain",
         "ALTER TABLE log DROP COLUMN live_claim; ALTER TABLE log DROP COLUMN live_from",
-        "DROP TABLE flow; DROP TABLE flow_node; DROP TABLE flow_result; DROP TABLE flow_event; DROP TABLE flow_signal; ALTER TABLE task DROP COLUMN flow",
+        "DROP TABLE flow; DROP TABLE flow_node; DROP TABLE flow_result; DROP TABLE flow_event; DROP TABLE flow_signal; ALTER TABLE task DROP COLUMN flow; ALTER TABLE schedule DROP COLUMN record",
     ];
     for step in BACK.iter().skip(usize::try_from(schema - 1).expect("1 or more")).rev() {
         database.execute_batch(step).expect("an earlier shape");

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     error::{BrokerError, Result},
-    schedule::{Fired, Overlap, Schedule, Schedules},
+    schedule::{Fired, Overlap, Schedule, ScheduleEntry, ScheduleEvent, Schedules},
     unreadable,
 };
 use taskhost_core::task::{Millis, NewTask, TaskId};
@@ -46,6 +46,11 @@ impl Schedules for SqliteBroker {
         self.write(move |step| fire(step, &schedule, due, &task)).await
     }
 
+    async fn schedule_record(&self, name: &str) -> Result<Vec<ScheduleEntry>> {
+        let name = name.to_owned();
+        self.read(move |db, _| Ok(ScheduleEntry::read_all(&record(db, &name)?))).await
+    }
+
     async fn now(&self) -> Result<Millis> {
         Ok(self.clock.now())
     }
@@ -68,6 +73,22 @@ fn one(db: &Connection, name: &str) -> Result<Option<Schedule>, Failure> {
     Ok(find.query_row([name], read).optional()?.flatten())
 }
 
+/// The record as it is stored; empty without such a schedule.
+fn record(db: &Connection, name: &str) -> Result<String, Failure> {
+    let mut find = db.prepare_cached("SELECT record FROM schedule WHERE name = ?")?;
+    Ok(find.query_row([name], |row| words(row, "record")).optional()?.flatten().unwrap_or_default())
+}
+
+fn remember(step: &Step<'_>, name: &str, at: Millis, event: ScheduleEvent) -> Result<(), Failure> {
+    let record = ScheduleEntry::append(&record(step.connection, name)?, at, event);
+    step.connection.prepare_cached("UPDATE schedule SET record = ? WHERE name = ?")?.execute([&*record, name])?;
+    Ok(())
+}
+
+fn pause_or_begin(is_paused: bool) -> ScheduleEvent {
+    if is_paused { ScheduleEvent::Paused } else { ScheduleEvent::Begun }
+}
+
 fn all(db: &Connection) -> Result<Vec<Schedule>, Failure> {
     let mut find = db.prepare_cached(&format!("SELECT {STORED}, name FROM schedule ORDER BY name"))?;
     let rows = find.query_map((), |row| Ok((read(row), words(row, "name")?.unwrap_or_default())))?;
@@ -88,8 +109,11 @@ fn all(db: &Connection) -> Result<Vec<Schedule>, Failure> {
 
 fn put(step: &Step<'_>, schedule: &Schedule) -> Result<(), Failure> {
     let mut schedule = schedule.clone();
+    let mut record = record(step.connection, &schedule.name)?;
     // An unreadable schedule is replaced.
+    let mut was_paused = schedule.paused;
     if let Some(old) = one(step.connection, &schedule.name).ok().flatten() {
+        was_paused = old.paused;
         schedule.take_along(&old);
         schedule.last_task = old.last_task.filter(|_| old.queue == schedule.queue);
     } else {
@@ -100,17 +124,25 @@ fn put(step: &Step<'_>, schedule: &Schedule) -> Result<(), Failure> {
     if schedule.last == Millis(0) {
         schedule.last = step.now;
     }
+    if record.is_empty() || was_paused != schedule.paused {
+        record = ScheduleEntry::append(&record, step.now, pause_or_begin(schedule.paused));
+    }
     insert!(step.connection, "INSERT OR REPLACE INTO schedule" {
         name: schedule.name,
         definition: serde_json::to_string(&schedule)?,
         paused: schedule.paused,
         last: sql(schedule.last),
         last_task: schedule.last_task.as_ref().map(TaskId::as_str),
+        record: record,
     });
     Ok(())
 }
 
 fn pause(step: &Step<'_>, name: &str, paused: bool) -> Result<bool, Failure> {
+    let mut find = step.connection.prepare_cached("SELECT paused FROM schedule WHERE name = ?")?;
+    if find.query_row([name], |row| row.get::<_, bool>(0)).optional()? == Some(!paused) {
+        remember(step, name, step.now, pause_or_begin(paused))?;
+    }
     // Resuming a schedule that is not paused leaves its due times alone. From now on `paused` is the operator's choice, whatever the file
     // said.
     let mut update = step.connection.prepare_cached(
@@ -158,10 +190,12 @@ fn fire(step: &mut Step<'_>, schedule: &Schedule, due: Millis, task: &NewTask) -
         && look_up(step, &stored.queue, last)?.is_some_and(|task| !task.state.is_ended())
     {
         step.connection.prepare_cached("UPDATE schedule SET last = ? WHERE name = ?")?.execute(params![sql(due), stored.name])?;
+        remember(step, &stored.name, due, ScheduleEvent::Skipped)?;
         return Ok(Fired::Skipped(last.clone()));
     }
     let mut update = step.connection.prepare_cached("UPDATE schedule SET last = ?, last_task = ? WHERE name = ?")?;
     update.execute(params![sql(due), task.id.as_str(), stored.name])?;
+    remember(step, &stored.name, due, ScheduleEvent::Fired)?;
     meet(step, &task.queue)?;
     // A known id is this same firing, enqueued by hand or by a definition that came back.
     let _known = add_child(step, task)?;

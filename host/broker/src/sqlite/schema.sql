@@ -109,7 +109,8 @@ CREATE TRIGGER kv_removed AFTER DELETE ON kv BEGIN
     UPDATE kv_size SET keys = keys - 1, bytes = bytes - length(CAST(old.key AS BLOB)) - length(old.value) WHERE plugin = old.plugin;
 END;
 CREATE TABLE schedule (
-    name TEXT PRIMARY KEY, definition TEXT NOT NULL, paused INTEGER NOT NULL, last INTEGER NOT NULL, last_task TEXT
+    name TEXT PRIMARY KEY, definition TEXT NOT NULL, paused INTEGER NOT NULL, last INTEGER NOT NULL, last_task TEXT,
+    record TEXT NOT NULL DEFAULT ''              -- the newest firings, skips and pauses: `<ms><letter>`, a space after each
 ) WITHOUT ROWID;
 
 -- How many tasks a queue ever had, and how many ended in each state.

@@ -1,4 +1,5 @@
 -- From schema 5 to schema 6: see schema.sql.
+ALTER TABLE schedule ADD COLUMN record TEXT NOT NULL DEFAULT '';
 ALTER TABLE task ADD COLUMN flow TEXT;
 CREATE TABLE flow (
     seq        INTEGER PRIMARY KEY AUTOINCREMENT,

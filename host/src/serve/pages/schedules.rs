@@ -1,4 +1,6 @@
-//! Schedules: when they fire next, and how they stand.
+//! Schedules: when they fire next, what became of the last due times, and how they stand.
+
+use std::{collections::BTreeSet, time::Duration};
 
 use maud::{Markup, html};
 use taskhost_core::{
@@ -10,19 +12,25 @@ use taskhost_core::{
 
 use super::{
     Page,
-    layout::Nav,
+    layout::{Nav, Trouble},
     parts::{empty, json},
     view::{View, escaped},
 };
 use crate::{
     config::Scope,
-    ops::{ScheduleSource, SeenSchedule},
+    ops::{Schedule, ScheduleEntry, ScheduleEvent, ScheduleSource, SeenSchedule},
     serve::{
         problem::{self, Problem},
         schedules,
         segment::Segment,
     },
 };
+
+/// Firings that the page of a schedule shows: to come, and past.
+const NEXT: usize = 10;
+const PAST: usize = 20;
+/// A due time that passed within this time may still be fired.
+const LATE: Duration = Duration::from_secs(10);
 
 /// `GET /schedules`
 pub(super) async fn list(view: View) -> Page {
@@ -82,7 +90,7 @@ pub(super) async fn show(view: View, Segment(name): Segment) -> Page {
             }
         }
         h2 { (view.say("Next")) }
-        ol { @for next in &seen.next { li { (view.ago(*next, now)) " " span.note { (units::show_instant(*next)) } } } }
+        ol { @for next in &seen.upcoming(now, NEXT) { li { (view.ago(*next, now)) " " span.note { (units::show_instant(*next)) } } } }
         h2 { (view.say("Last firings")) }
         (firings(&view, &seen, now).await?)
         h2 { (view.say("Arguments")) }
@@ -92,38 +100,154 @@ pub(super) async fn show(view: View, Segment(name): Segment) -> Page {
     Ok(view.page(Nav::Schedules, &format!("{} {}", view.say("Schedule"), schedule.name), None, &content))
 }
 
-/// The due times before now, and what became of each: its task, if it is kept.
-async fn firings(view: &View, seen: &SeenSchedule, now: Millis) -> Result<Markup, super::layout::Trouble> {
-    const SHOWN: usize = 20;
-    let schedule = &seen.schedule;
-    let mut dues = Vec::new();
+/// The due times before now, and what became of each.
+async fn firings(view: &View, seen: &SeenSchedule, now: Millis) -> Result<Markup, Trouble> {
+    let (ops, schedule) = (view.ops()?, &seen.schedule);
+    let record = ops.schedule_record(&schedule.name).await.map_err(|error| view.trouble(error))?;
+    let mut rows = Vec::new();
+    for due in past_dues(schedule, &record, now) {
+        let became = became(schedule, &record, due, now);
+        let task = match TaskId::new(format!("cron:{}:{}", schedule.name, due.0)) {
+            Ok(id) if matches!(became, Became::Fired | Became::Unknown) => ops.task(Some(&schedule.queue), &id).await.ok(),
+            _ => None,
+        };
+        rows.push((due, became, task));
+    }
+    Ok(html! {
+        @if rows.is_empty() { p.note { (view.say("It has not been due yet.")) } }
+        table { tbody { @for (due, became, task) in &rows {
+            tr data-row {
+                td { (view.ago(*due, now)) " " span.note { (units::show_instant(*due)) } }
+                td { @if let Some(task) = task { a href=(view.task_link(task)) { (view.pill(task.state)) } } @else { (became.shown(view)) } }
+            }
+        } } }
+    })
+}
+
+/// What became of a due time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Became {
+    Fired,
+    Skipped,
+    Missed,
+    Paused,
+    /// It has just passed: a worker may still fire it.
+    Due,
+    /// The record begins later.
+    Unknown,
+}
+
+impl Became {
+    /// A word with a shape, and the reason.
+    fn shown(self, view: &View) -> Markup {
+        let (class, shape, word, why) = match self {
+            Self::Fired => ("pill", "●", view.say("fired"), view.say("its task is no longer kept")),
+            Self::Skipped => ("pill skipped", "↷", view.say("skipped"), view.say("the task before had not ended")),
+            Self::Missed => ("pill missed", "△", view.say("missed"), view.say("no worker fired it")),
+            Self::Paused => ("pill paused", "‖", view.say("paused"), ""),
+            Self::Due => ("pill scheduled", "◔", view.say("due"), ""),
+            Self::Unknown => ("pill", "·", view.say("not known"), view.say("it is older than the record")),
+        };
+        html! { span class=(class) { span aria-hidden="true" { (shape) } " " (word) } " " span.note { (why) } }
+    }
+}
+
+/// The newest due times before now, newest first: those of the rule, and those of the record, which another rule may have given.
+fn past_dues(schedule: &Schedule, record: &[ScheduleEntry], now: Millis) -> Vec<Millis> {
+    let mut dues: BTreeSet<Millis> =
+        record.iter().filter(|entry| matches!(entry.event, ScheduleEvent::Fired | ScheduleEvent::Skipped)).map(|entry| entry.at).collect();
     if let Ok(rule) = Rule::parse(&schedule.rule, &schedule.timezone) {
-        // The firings are found by their ids, which have the due time.
+        // Look back further until there are enough.
         let mut span = 3_600_000;
-        while dues.len() < SHOWN && span <= 400 * 86_400_000 {
+        loop {
             let from = Millis(now.0.saturating_sub(span).max(schedule.created_at.0));
-            dues = rule.firings(schedule.created_at, from).take_while(|due| *due <= now).take(5_000).collect();
-            if from == schedule.created_at {
+            let found: Vec<_> = rule.firings(schedule.created_at, from).take_while(|due| *due <= now).take(5_000).collect();
+            if found.len() >= PAST || from == schedule.created_at || span > 400 * 86_400_000 {
+                dues.extend(found);
                 break;
             }
             span *= 8;
         }
     }
-    let mut rows = Vec::new();
-    for due in dues.into_iter().rev().take(SHOWN) {
-        let task = match TaskId::new(format!("cron:{}:{}", schedule.name, due.0)) {
-            Ok(id) => view.ops()?.task(Some(&schedule.queue), &id).await.ok(),
-            Err(_) => None,
-        };
-        rows.push((due, task));
+    dues.into_iter().rev().take(PAST).collect()
+}
+
+fn became(schedule: &Schedule, record: &[ScheduleEntry], due: Millis, now: Millis) -> Became {
+    let settled = record.iter().rev().find(|entry| entry.at == due);
+    match settled.map(|entry| entry.event) {
+        Some(ScheduleEvent::Fired) => return Became::Fired,
+        Some(ScheduleEvent::Skipped) => return Became::Skipped,
+        _ => {}
     }
-    Ok(html! {
-        @if rows.is_empty() { p.note { (view.say("It has not been due yet.")) } }
-        table { tbody { @for (due, task) in &rows {
-            tr data-row {
-                td { (view.ago(*due, now)) " " span.note { (units::show_instant(*due)) } }
-                td { @if let Some(task) = task { a href=(view.task_link(task)) { (view.pill(task.state)) } } @else { span.note { (view.say("missed, skipped, or no longer kept")) } } }
-            }
-        } } }
-    })
+    let before: Vec<_> = record.iter().filter(|entry| entry.at <= due).collect();
+    let turned = before.iter().rev().find(|entry| matches!(entry.event, ScheduleEvent::Begun | ScheduleEvent::Paused));
+    if before.is_empty() {
+        Became::Unknown
+    } else if turned.is_some_and(|entry| entry.event == ScheduleEvent::Paused) {
+        Became::Paused
+    } else if due > schedule.last && now.since(due) < LATE {
+        Became::Due
+    } else {
+        Became::Missed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use taskhost_core::task::{QueueName, TaskName, TaskOptions};
+
+    use super::*;
+    use crate::ops::{CatchUp, Overlap};
+
+    const MINUTE: u64 = 60_000;
+
+    fn schedule(created: u64, last: u64) -> Schedule {
+        Schedule {
+            name: "tick".into(),
+            rule: "* * * * *".into(),
+            timezone: "UTC".into(),
+            task: TaskName::new("add").expect("a name"),
+            args: "[]".into(),
+            queue: QueueName::default(),
+            options: TaskOptions::default(),
+            catch_up: CatchUp::Once,
+            overlap: Overlap::Skip,
+            source: ScheduleSource::Cli,
+            defined_at: Millis(0),
+            says_paused: None,
+            created_at: Millis(created * MINUTE),
+            paused: false,
+            last: Millis(last * MINUTE),
+            last_task: None,
+        }
+    }
+
+    #[test]
+    fn each_due_time_is_told_apart() {
+        use ScheduleEvent::{Begun, Fired, Paused, Skipped};
+        let entry = |(minute, event): (u64, ScheduleEvent)| ScheduleEntry { at: Millis(minute * MINUTE), event };
+        let record: Vec<_> =
+            [(1002, Begun), (1003, Fired), (1004, Skipped), (1006, Fired), (1007, Paused), (1009, Begun), (1010, Fired)].map(entry).into();
+        let (tick, now) = (schedule(1000, 1010), Millis(1012 * MINUTE + 5_000));
+        let dues = past_dues(&tick, &record, now);
+        let seen: Vec<_> = dues.iter().rev().map(|due| (due.0 / MINUTE, became(&tick, &record, *due, now))).collect();
+        let expected = [
+            (1001, Became::Unknown),
+            (1002, Became::Missed),
+            (1003, Became::Fired),
+            (1004, Became::Skipped),
+            (1005, Became::Missed),
+            (1006, Became::Fired),
+            (1007, Became::Paused),
+            (1008, Became::Paused),
+            (1009, Became::Missed),
+            (1010, Became::Fired),
+            (1011, Became::Missed),
+            (1012, Became::Due),
+        ];
+        assert_eq!(seen, expected);
+        assert_eq!(past_dues(&schedule(0, 0), &[], now).len(), PAST);
+        let other = Schedule { rule: "0 0 1 1 *".into(), ..schedule(1011, 1010) };
+        assert_eq!(past_dues(&other, &record, now).len(), 4, "the firings by an earlier rule");
+    }
 }
