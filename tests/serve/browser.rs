@@ -9,7 +9,7 @@ mod steering;
 
 use std::{fs, process::Command};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{access::token, pages::PAGES};
 use crate::support::{
@@ -76,6 +76,39 @@ fn a_task_is_enqueued_by_its_form_and_watched_to_its_end_without_a_reload() {
     browser.click("#data button[value=retry]");
     browser.until_text("#data", "other words");
     browser.until_text("#state", "dead");
+    assert_eq!(browser.complaints(), QUIET);
+    drop(browser);
+    assert!(worker.stop().success());
+}
+
+#[test]
+fn a_task_is_copied_as_json_as_curl_and_as_a_command() {
+    let host = Taskhost::new();
+    let (worker, http) = Http::worker(&host, &["text"]);
+    let args = json!([["it's", "<b>"], "\u{202e}\n"]);
+    http.post("/v1/tasks?wait=30s", &json!({"task": "concat", "args": args, "id": "one"}).to_string()).ok(201);
+    let Some(browser) = Browser::open(&http) else { return };
+    browser.go("/tasks/one");
+    browser.run("navigator.clipboard.writeText = async (text) => { window.copied = text; }", &[]);
+    let copied = |of: &str| {
+        browser.click(&format!("button[data-copy={of}]"));
+        browser.until_text(&format!("button[data-copy={of}]"), "Copied");
+        browser.run("return window.copied", &[]).as_str().expect("a text").to_owned()
+    };
+    assert_eq!(serde_json::from_str::<Value>(&copied("args")).expect("JSON"), args);
+    assert_eq!(serde_json::from_str::<Value>(&copied("result")).expect("JSON"), http.get("/v1/tasks/one").ok(200)["result"]);
+    assert!(copied("as-command").starts_with("taskhost enqueue concat --queue default --args-json '[["));
+    let ran = Command::new("sh").arg("-c").arg(format!("{} -sS", copied("as-curl"))).output().expect("a shell");
+    match serde_json::from_slice::<Value>(&ran.stdout) {
+        Ok(again) => assert_eq!((&again["args"], &again["task"]), (&args, &json!("concat")), "{ran:?}"),
+        Err(_) => eprintln!("NOT RUN: curl, {}", String::from_utf8_lossy(&ran.stderr)),
+    }
+    // Without a clipboard the text is selected, so that the person can copy it.
+    browser.go("/tasks/one");
+    browser.run("Object.defineProperty(navigator, 'clipboard', {value: undefined}); document.execCommand = () => false", &[]);
+    browser.click("button[data-copy=as-command]");
+    let selected = || browser.run("return document.getSelection().toString()", &[]).as_str().unwrap_or_default().to_owned();
+    browser.until("it is selected", || selected().starts_with("taskhost enqueue concat"));
     assert_eq!(browser.complaints(), QUIET);
     drop(browser);
     assert!(worker.stop().success());

@@ -107,6 +107,11 @@ fn forms_do_what_they_say(host: &Taskhost) {
     let place = led(&submit(&http, "/bodies/add", &[("p.a", "20"), ("p.b", "22"), ("id", "by-form")]));
     assert_eq!(place, "/tasks/by-form?queue=default&done=enqueued");
     assert_eq!(http.get("/v1/tasks/by-form?wait=30s").ok(200)["result"], 42);
+    let page = http.get("/tasks/by-form").body;
+    let request = "curl -d '{&quot;task&quot;:&quot;add&quot;,&quot;queue&quot;:&quot;default&quot;,&quot;args&quot;:[20,22]}'";
+    let (curl, command) =
+        (format!("{request} 'http://{}/v1/tasks'", http.at), "taskhost enqueue add --queue default --args-json '[20,22]'");
+    assert!(page.contains(&curl) && page.contains(command), "{page}");
 
     // The selected ones, then all that match.
     for n in 0..5 {
@@ -210,6 +215,7 @@ fn a_person_logs_in_once_and_sees_what_the_token_may() {
         assert_eq!(page.status, 200, "{path}: {page:?}");
         assert!(!page.body.contains("alert(1)"), "{path} shows what a producer wrote");
         assert!(!page.body.contains("name=\"do\""), "{path} offers what the token may not do");
+        assert!(!page.body.contains("data-copy"), "{path} copies what the token may not see");
     }
     assert_eq!(person.get("/audit").status, 403);
     assert_eq!(person.get("/v1/tasks/dead").ok(200)["masked"], true, "the page's own requests need no header");

@@ -13,7 +13,11 @@ use axum::{
 };
 use maud::html;
 
-use super::{layout, view::escaped, words::Words};
+use super::{
+    layout,
+    view::{escaped, is_behind_tls},
+    words::Words,
+};
 use crate::serve::{
     access::Peer,
     app::App,
@@ -92,9 +96,7 @@ pub(super) async fn leave(State(app): State<Arc<App>>, headers: HeaderMap) -> Re
 }
 
 fn set_cookies(app: &App, headers: &HeaderMap, response: &mut Response, token: &str, lasts: u32) {
-    let is_behind_tls = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
-    let is_secure = app.settings.http.tls.is_some() || is_behind_tls;
-    let (name, secure) = if is_secure { (SECURE_COOKIE, "; Secure") } else { (PLAIN_COOKIE, "") };
+    let (name, secure) = if is_behind_tls(app, headers) { (SECURE_COOKIE, "; Secure") } else { (PLAIN_COOKIE, "") };
     let cookie = format!("{name}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age={lasts}{secure}");
     if let Ok(cookie) = HeaderValue::from_str(&cookie) {
         response.headers_mut().append(header::SET_COOKIE, cookie);

@@ -177,6 +177,25 @@ const selected = () => {
   $("span", form).dataset.count = count;
 };
 
+// -- copying -----------------------------------------------------------------------------------------------------------------------------
+
+addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy]");
+  const text = button && document.getElementById(button.dataset.copy);
+  if (!text || button.textContent === button.dataset.done) return;
+  try {
+    await navigator.clipboard.writeText(text.textContent);
+  } catch {
+    // Without TLS there is no clipboard. Select the text: the older way copies that, or the person does.
+    for (let place = text.closest("details"); place; place = place.parentElement.closest("details")) place.open = true;
+    document.getSelection().selectAllChildren(text);
+    if (!document.execCommand("copy")) return;
+  }
+  const label = button.textContent;
+  button.textContent = button.dataset.done;
+  setTimeout(() => { button.textContent = label; }, 2000);
+});
+
 // -- final changes ask a second time ----------------------------------------------------------------------------------------------------
 
 addEventListener("submit", (event) => {

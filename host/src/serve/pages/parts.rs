@@ -100,6 +100,27 @@ impl View {
         }
     }
 
+    /// JSON for people: indented, folded if it is long, with a button that copies it. `id` is its own on the page.
+    pub(super) fn json(&self, id: &str, text: &str) -> Markup {
+        let pretty =
+            serde_json::from_str::<Value>(text).and_then(|value| serde_json::to_string_pretty(&value)).unwrap_or_else(|_| text.to_owned());
+        let pretty = clean_json(&pretty);
+        let lines = pretty.lines().count();
+        html! {
+            @if lines > LINES {
+                details { summary { (units::show_count(lines as u64)) " " (self.say("lines")) } pre.json tabindex="0" { code #(id) { (pretty) } } }
+            } @else {
+                pre.json { code #(id) { (pretty) } }
+            }
+            (self.copier(id, self.say("Copy JSON")))
+        }
+    }
+
+    /// A button that copies the text of the element `of`. Without script it is not shown: the text can be selected.
+    pub(super) fn copier(&self, of: &str, label: &'static str) -> Markup {
+        html! { button.copy type="button" data-copy=(of) data-done=(self.say("Copied")) { (label) } }
+    }
+
     fn gist(&self, view: &TaskView) -> Markup {
         let error = view.error.as_ref().or_else(|| view.errors.last().map(|entry| &entry.error)).filter(|_| view.state != State::Succeeded);
         html! {
@@ -145,21 +166,6 @@ pub(super) fn middle(text: &str, most: usize) -> String {
 
 pub(super) fn first_line(text: &str) -> String {
     middle(text.lines().next().unwrap_or_default(), 120)
-}
-
-/// JSON for people: indented, folded if it is long.
-pub(super) fn json(text: &str) -> Markup {
-    let pretty =
-        serde_json::from_str::<Value>(text).and_then(|value| serde_json::to_string_pretty(&value)).unwrap_or_else(|_| text.to_owned());
-    let pretty = clean_json(&pretty);
-    let lines = pretty.lines().count();
-    html! {
-        @if lines > LINES {
-            details { summary { (units::show_count(lines as u64)) " lines" } pre.json { code { (pretty) } } }
-        } @else {
-            pre.json { code { (pretty) } }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use taskhost_core::{
 use super::{
     Page,
     layout::{Nav, Trouble},
-    parts::{empty, json},
+    parts::empty,
     view::{View, escaped},
 };
 use crate::{
@@ -94,7 +94,7 @@ pub(super) async fn show(view: View, Segment(name): Segment) -> Page {
         h2 { (view.say("Last firings")) }
         (firings(&view, &seen, now).await?)
         h2 { (view.say("Arguments")) }
-        @if view.sees_payload() { (json(&schedule.args)) } @else { p.note { (view.say("masked")) } }
+        @if view.sees_payload() { (view.json("args", &schedule.args)) } @else { p.note { (view.say("masked")) } }
         p.note { "catch_up " (format!("{:?}", schedule.catch_up).to_lowercase()) " · overlap " (format!("{:?}", schedule.overlap).to_lowercase()) }
     };
     Ok(view.page(Nav::Schedules, &format!("{} {}", view.say("Schedule"), schedule.name), None, &content))

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 use taskhost_core::{
-    task::{LogLine, State, TaskView},
+    task::{LogLine, Millis, State, TaskView},
     text::{clean, clean_json, clean_lines},
     trace::{TRACEPARENT, TraceContext},
     units,
@@ -11,7 +11,7 @@ use taskhost_core::{
 use super::{
     Page,
     layout::Nav,
-    parts::{json, took},
+    parts::took,
     view::{View, escaped},
 };
 use crate::{
@@ -45,8 +45,8 @@ pub(super) async fn show(view: View, Segment(id): Segment) -> Page {
         section #attempts data-part { (attempts(&view, &task, now)) }
         section #data data-part {
             h2 { (view.say("Arguments")) }
-            @if view.sees_payload() { (json(task.args.get())) (edit(&view, &task, &path)) } @else { p.note { (view.say("masked")) ": " (view.say("the token lacks the scope `payload`")) } }
-            @if let Some(result) = &task.result { h2 { (view.say("Result")) } (json(result.get())) }
+            @if view.sees_payload() { (view.json("args", task.args.get())) " " (commands(&view, &task)) (edit(&view, &task, &path)) } @else { p.note { (view.say("masked")) ": " (view.say("the token lacks the scope `payload`")) } }
+            @if let Some(result) = &task.result { h2 { (view.say("Result")) } (view.json("result", result.get())) }
         }
         section #log data-part {
             h2 { (view.say("Log")) }
@@ -61,7 +61,7 @@ pub(super) async fn show(view: View, Segment(id): Segment) -> Page {
 }
 
 /// The state, and since when.
-fn since(view: &View, task: &TaskView, now: taskhost_core::task::Millis) -> Markup {
+fn since(view: &View, task: &TaskView, now: Millis) -> Markup {
     html! {
         p {
             @match task.state {
@@ -109,7 +109,7 @@ fn what_now(view: &View, task: &TaskView, path: &str) -> Markup {
 }
 
 /// The attempts that failed, oldest first, and the one that runs or was the last.
-fn attempts(view: &View, task: &TaskView, now: taskhost_core::task::Millis) -> Markup {
+fn attempts(view: &View, task: &TaskView, now: Millis) -> Markup {
     html! {
         h2 { (view.say("What happened")) }
         ol.line {
@@ -150,6 +150,24 @@ fn edit(view: &View, task: &TaskView, path: &str) -> Markup {
     }
 }
 
+/// What enqueues the same task again. A reader without the arguments does not get here.
+fn commands(view: &View, task: &TaskView) -> Markup {
+    let (args, name, queue) = (clean_json(task.args.get()), &task.task, &task.queue);
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
+    let token = if view.app.access.is_open() { "" } else { "-H \"Authorization: Bearer $TASKHOST_TOKEN\" " };
+    let body = format!("{{\"task\":\"{name}\",\"queue\":\"{queue}\",\"args\":{args}}}");
+    let curl = format!("curl {token}-d {} {}", quoted(&body), quoted(&format!("{}{}", view.site, view.href("/v1/tasks"))));
+    let command = format!("taskhost enqueue {name} --queue {queue} --args-json {}", quoted(&args));
+    html! {
+        (view.copier("as-curl", view.say("Copy as curl"))) " " (view.copier("as-command", view.say("Copy as a command")))
+        details {
+            summary { (view.say("As commands")) }
+            pre.json { code #as-curl { (clean_lines(&curl)) } }
+            pre.json { code #as-command { (clean_lines(&command)) } }
+        }
+    }
+}
+
 fn lines(log: &str) -> Markup {
     html! {
         pre.log tabindex="0" {
@@ -166,15 +184,10 @@ fn lines(log: &str) -> Markup {
     }
 }
 
-fn about(view: &View, task: &TaskView, now: taskhost_core::task::Millis) -> Markup {
+fn about(view: &View, task: &TaskView, now: Millis) -> Markup {
     let header = |name: &str| task.options.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.clone());
     let trace = header(TRACEPARENT).and_then(|text| text.parse::<TraceContext>().ok()).and(header(TRACEPARENT));
     let parent = task.id.as_str().rsplit_once('/').map(|(parent, _)| parent.to_owned());
-    let curl = format!(
-        "curl -d '{}' 'http://localhost:8080/v1/tasks'",
-        format_args!("{{\"task\":\"{}\",\"args\":{}}}", task.task, task.args.get()).to_string().replace('\'', "'\\''")
-    );
-    let cli = format!("taskhost enqueue {} --queue {} --args-json '{}'", task.task, task.queue, task.args.get().replace('\'', "'\\''"));
     html! {
         details {
             summary { (view.say("More")) }
@@ -186,10 +199,6 @@ fn about(view: &View, task: &TaskView, now: taskhost_core::task::Millis) -> Mark
                 @if let Some(parent) = parent { dt { (view.say("Parent")) } dd { a href=(view.href(format!("/tasks/{}", escaped(&parent)))) { (clean(&parent)) } } }
                 @if let Some(trace) = trace { dt { (view.say("Trace")) } dd { code { (clean(trace.split('-').nth(1).unwrap_or_default())) } } }
                 @for (name, value) in &task.options.headers { dt { (clean(name)) } dd { (clean(value)) } }
-                @if view.sees_payload() {
-                    dt { "curl" } dd { code.copy { (clean(&curl)) } }
-                    dt { "taskhost" } dd { code.copy { (clean(&cli)) } }
-                }
             }
         }
     }

@@ -6,7 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use axum::{extract::FromRequestParts, http::request::Parts};
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderMap, header, request::Parts},
+};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use taskhost_core::task::{Millis, TaskView};
 
@@ -34,6 +37,8 @@ pub(super) struct View {
     pub(super) from: IpAddr,
     /// The path of this page, below the base.
     pub(super) path: String,
+    /// Where the reader reaches this server: `http://HOST:PORT`.
+    pub(super) site: String,
 }
 
 impl View {
@@ -84,6 +89,18 @@ impl View {
     }
 }
 
+/// The address of this server as the reader's browser has it.
+fn site(app: &App, headers: &HeaderMap) -> String {
+    let scheme = if is_behind_tls(app, headers) { "https" } else { "http" };
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    format!("{scheme}://{host}")
+}
+
+/// Whether the reader reaches this server, or the proxy before it, by TLS.
+pub(super) fn is_behind_tls(app: &App, headers: &HeaderMap) -> bool {
+    app.settings.http.tls.is_some() || headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https")
+}
+
 /// A name as a part of a link.
 pub(super) fn escaped(name: impl AsRef<str>) -> String {
     utf8_percent_encode(name.as_ref(), IN_LINK).to_string()
@@ -101,6 +118,7 @@ impl FromRequestParts<Arc<App>> for View {
             query: Query::of(&parts.uri),
             from: parts.extensions.get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |Peer(from)| *from),
             path: parts.uri.path().to_owned(),
+            site: site(app, &parts.headers),
         })
     }
 }
