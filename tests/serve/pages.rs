@@ -184,7 +184,23 @@ fn a_schedule_shows_what_became_of_its_due_times(host: &Taskhost) {
     assert!(worker.stop().success());
 }
 
+fn a_task_that_runs_again_says_so_and_what_failed_before(host: &Taskhost) {
+    let (worker, http) = Http::worker(host, &["probe"]);
+    http.post("/v1/tasks", r#"{"task":"sleep","args":[100],"timeout":"3s","retries":9,"id":"again"}"#).ok(201);
+    let mut page = String::new();
+    until("it runs again", || {
+        page = http.get("/tasks/again").body;
+        page.contains("running since") && page.contains("last failure, attempt")
+    });
+    assert!(page.contains("class=\"before\"") && !page.contains("class=\"because\""), "the failure is the past: {page}");
+    assert!(http.get("/tasks?task=sleep").body.contains("last failure"));
+    http.post("/v1/tasks/again/cancel", "").ok(200);
+    http.get("/v1/tasks/again?wait=30s").ok(200);
+    assert!(worker.stop().success());
+}
+
 on_every_broker! {
+    a_task_that_runs_again_says_so_and_what_failed_before
     a_schedule_shows_what_became_of_its_due_times
     each_page_is_whole_and_nothing_breaks_out_of_it
     forms_do_what_they_say

@@ -123,8 +123,10 @@ impl View {
 
     fn gist(&self, view: &TaskView) -> Markup {
         let error = view.error.as_ref().or_else(|| view.errors.last().map(|entry| &entry.error)).filter(|_| view.state != State::Succeeded);
+        let error = error.filter(|_| view.state != State::Running || view.progress.is_none());
         html! {
             @if let Some(error) = error {
+                @if !view.state.is_ended() { span.note { (self.say("last failure")) ": " } }
                 span.error { (error.kind.as_str()) } " " (first_line(&error.message))
             } @else if let Some(progress) = &view.progress {
                 (progress.done) @if let Some(total) = progress.total { "/" (total) } " " (first_line(&progress.note))

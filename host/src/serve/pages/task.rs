@@ -33,7 +33,7 @@ pub(super) async fn show(view: View, Segment(id): Segment) -> Page {
             h1 { (view.pill(task.state)) " " (task.task) }
             p.sub { code { (task.id) } " · " a href=(view.href(format!("/queues/{}", escaped(task.queue.as_str())))) { (task.queue) } }
             (since(&view, &task, now))
-            (why(&view, &task))
+            (why(&view, &task, now))
             @if let Some(progress) = task.progress.as_ref().filter(|_| task.state == State::Running) {
                 p.progress {
                     @if let Some(total) = progress.total { progress max=(total) value=(progress.done) {} " " (progress.done) "/" (total) } @else { (progress.done) }
@@ -66,7 +66,10 @@ fn since(view: &View, task: &TaskView, now: Millis) -> Markup {
         p {
             @match task.state {
                 State::Scheduled => @if let Some(due) = task.due_at { (view.say("due")) " " (view.ago(due, now)) },
-                State::Running => @if let Some(at) = task.started_at { (view.say("running since")) " " (view.ago(at, now)) },
+                State::Running => {
+                    @if let Some(at) = task.started_at { (view.say("running since")) " " (view.ago(at, now)) }
+                    @if task.tries > 0 { " · " (view.say("attempt")) " " (View::tries(task)) }
+                }
                 state if state.is_ended() => {
                     @if let Some(at) = task.ended_at { (view.say("ended")) " " (view.ago(at, now)) }
                     @if let (Some(from), Some(to)) = (task.started_at, task.ended_at) { " · " (view.say("took")) " " (took(to.since(from))) }
@@ -79,16 +82,23 @@ fn since(view: &View, task: &TaskView, now: Millis) -> Markup {
     }
 }
 
-/// The reason of the state: the error with the body's own words, or the plugin that is awaited.
-fn why(view: &View, task: &TaskView) -> Markup {
+/// The reason of the state: the error with the body's own words, or the plugin that is awaited. Of a task that goes on, the failure of an earlier
+/// attempt is the past.
+fn why(view: &View, task: &TaskView, now: Millis) -> Markup {
     html! {
-        @if let Some(error) = task.error.as_ref().filter(|_| task.state != State::Succeeded) {
+        @if let Some(error) = task.error.as_ref().filter(|_| matches!(task.state, State::Dead | State::Cancelled)) {
             div.because {
                 p { span.error { (error.kind.as_str()) @if let Some(code) = &error.code { " " (clean(code)) } } }
                 pre { (clean_lines(&error.message)) }
             }
         } @else if task.state == State::Parked {
             p.because { (what_it_waits_for(&task.task, task.waits_for)) ". " a href=(view.href("/plugins")) { (view.say("Plugins")) } }
+        }
+        @if let Some(entry) = task.errors.last().filter(|_| !task.state.is_ended()) {
+            div.before {
+                p { (view.say("last failure")) ", " (view.say("attempt")) " " (entry.attempt) ", " (view.ago(entry.at, now)) ": " span.error { (entry.error.kind.as_str()) @if let Some(code) = &entry.error.code { " " (clean(code)) } } }
+                pre { (clean_lines(&entry.error.message)) }
+            }
         }
     }
 }
