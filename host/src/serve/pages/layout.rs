@@ -38,19 +38,14 @@ pub(super) enum Nav {
 }
 
 impl Nav {
-    const ALL: [Self; 11] = [
-        Self::Overview,
-        Self::Queues,
-        Self::Tasks,
-        Self::Errors,
-        Self::Schedules,
-        Self::Workers,
-        Self::Plugins,
-        Self::Bodies,
-        Self::Operations,
-        Self::Audit,
-        Self::Settings,
-    ];
+    /// The navigation: what runs, what runs it, what was changed. Flows will stand after the tasks, limits after the queues.
+    fn groups(words: Words) -> [(&'static str, &'static [Self]); 3] {
+        [
+            (words.say("Work"), &[Self::Overview, Self::Queues, Self::Tasks, Self::Errors, Self::Schedules]),
+            (words.say("Runtime"), &[Self::Workers, Self::Plugins, Self::Bodies]),
+            (words.say("Control"), &[Self::Operations, Self::Audit, Self::Settings]),
+        ]
+    }
 
     /// Its path, its name, and the key that leads there after `g`.
     fn about(self, words: Words) -> (&'static str, &'static str, &'static str) {
@@ -74,15 +69,20 @@ impl View {
     /// A page with its frame. `live`: the stream of events after which the script reads the page again, such as `/v1/events`.
     pub(super) fn page(&self, nav: Nav, title: &str, live: Option<&str>, content: &Markup) -> Response {
         let said = self.query.text("done").and_then(|word| self.done(word));
-        let places = Nav::ALL.into_iter().filter(|place| *place != Nav::Audit || self.caller.has(Scope::Admin));
+        let is_open = |place: Nav| place != Nav::Audit || self.caller.has(Scope::Admin);
         let body = html! {
             a.skip href="#content" { (self.say("Skip to the content")) }
             header.side {
                 a.brand href=(self.href("/")) { "taskhost" }
                 nav aria-label=(self.say("Pages")) {
-                    @for place in places {
-                        @let (path, name, key) = place.about(self.words);
-                        a href=(self.href(path)) data-go=(key) aria-current=[(place == nav).then_some("page")] { (name) }
+                    @for (n, (group, places)) in Nav::groups(self.words).into_iter().enumerate() {
+                        div role="group" aria-labelledby=(format!("group-{n}")) {
+                            span.group #(format!("group-{n}")) { (group) }
+                            @for place in places.iter().copied().filter(|place| is_open(*place)) {
+                                @let (path, name, key) = place.about(self.words);
+                                a href=(self.href(path)) data-go=(key) aria-current=[(place == nav).then_some("page")] { (name) }
+                            }
+                        }
                     }
                 }
                 div.foot {
