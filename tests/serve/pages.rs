@@ -84,13 +84,32 @@ fn each_page_is_whole_and_nothing_breaks_out_of_it(host: &Taskhost) {
 fn forms_do_what_they_say(host: &Taskhost) {
     let (worker, http) = Http::worker(host, &["math", "probe"]);
     fill(&http);
-    assert_eq!(led(&submit(&http, "/queues/default", &[("do", "pause")])), "/queues/default?done=paused");
+    assert_eq!(
+        led(&submit(&http, "/queues/default", &[("do", "pause")])),
+        "/queues/default?done=paused&of=%2Ftasks%3Fqueue%3Ddefault%26state%3Drunning"
+    );
     assert_eq!(http.get("/v1/queues/default").ok(200)["paused"], true);
-    assert!(http.get("/queues/default?done=paused").body.contains("Nothing more starts"));
+    let answer = http.get(&led(&submit(&http, "/queues/default", &[("do", "pause")]))).body;
+    let answer = answer.split("class=\"done\"").nth(1).and_then(|rest| rest.split("</div>").next()).expect("it says what was done");
+    for words in ["Nothing more starts", "href=\"/tasks?queue=default&amp;state=running\"", "value=\"resume\"", "Undo"] {
+        assert!(answer.contains(words), "{words}: {answer}");
+    }
+    let foreign = http.get("/queues/default?done=paused&of=%2F%2Fevil.example").body;
+    assert!(!foreign.contains("evil"), "{foreign}");
     led(&submit(&http, "/queues/default", &[("do", "resume")]));
 
     // Edit a dead task and run it again.
-    led(&submit(&http, "/tasks/dead?queue=default", &[("do", "edit"), ("args", "[\"once more\"]")]));
+    let place = led(&submit(&http, "/tasks/dead?queue=default", &[("do", "edit"), ("args", "[\"once more\"]")]));
+    assert_eq!(http.get("/v1/tasks/dead").ok(200)["args"], json!(["once more"]));
+    // Take the edit back, and that back.
+    let page = http.get(&place).body;
+    assert!(page.contains("The arguments are changed.") && !place.contains("alert"), "{place}: {page}");
+    let key = page.split("name=\"key\" value=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a key").to_owned();
+    let undone = led(&submit(&http, "/tasks/dead?queue=default", &[("do", "undo"), ("key", &key)]));
+    assert_eq!(http.get("/v1/tasks/dead").ok(200)["args"], json!([HOSTILE]));
+    let key = undone.split("undo=").nth(1).and_then(|rest| rest.split('&').next()).expect("a key").to_owned();
+    assert_eq!(submit(&http, "/tasks/later", &[("do", "undo"), ("key", &key)]).status, 409, "the key of another task");
+    led(&submit(&http, "/tasks/dead", &[("do", "undo"), ("key", &key)]));
     assert_eq!(http.get("/v1/tasks/dead").ok(200)["args"], json!(["once more"]));
     assert_eq!(submit(&http, "/tasks/dead", &[("do", "edit"), ("args", "[1,2,3]")]).status, 422);
     assert!(led(&submit(&http, "/tasks/later", &[("do", "run-now")])).ends_with("done=ready"));
@@ -98,7 +117,7 @@ fn forms_do_what_they_say(host: &Taskhost) {
     assert!(led(&submit(&http, "/tasks/later", &[("do", "cancel")])).ends_with("done=unchanged"));
     assert!(led(&submit(&http, "/tasks/dead", &[("do", "run-now")])).ends_with("done=unchanged"), "only a retry runs an ended task again");
     assert_eq!(http.get("/v1/tasks/dead").ok(200)["state"], "dead");
-    assert_eq!(led(&submit(&http, "/tasks/later", &[("do", "delete")])), "/tasks?done=deleted");
+    assert_eq!(led(&submit(&http, "/tasks/later", &[("do", "delete")])), "/tasks?done=deleted&of=%2Fqueues%2Fdefault");
     assert_eq!(http.get("/v1/tasks/later").status, 404);
 
     // Enqueue by the form of a body; a wrong one comes back as it was filled in.
@@ -130,7 +149,10 @@ fn forms_do_what_they_say(host: &Taskhost) {
     http.post("/v1/tasks", r#"{"task":"add","args":[1,1],"delay":"1h","id":"waits"}"#).ok(201);
     assert_eq!(submit(&http, "/queues/default", &[("do", "purge"), ("confirm", "7")]).status, 409);
     assert_eq!(submit(&http, "/queues/nowhere", &[("do", "purge"), ("confirm", "0")]).status, 404);
-    assert_eq!(led(&submit(&http, "/queues/default", &[("do", "purge"), ("confirm", "1")])), "/queues?done=purged");
+    assert_eq!(
+        led(&submit(&http, "/queues/default", &[("do", "purge"), ("confirm", "1")])),
+        "/queues?done=purged&of=%2Ftasks%3Fqueue%3Ddefault"
+    );
     let fired = led(&submit(&http, "/schedules/nightly", &[("do", "run")]));
     assert!(fired.starts_with("/tasks/") && http.get(&fired).status == 200, "{fired}");
     led(&submit(&http, "/schedules/nightly", &[("do", "pause")]));
@@ -233,6 +255,7 @@ fn a_person_logs_in_once_and_sees_what_the_token_may() {
         assert!(!page.body.contains("name=\"do\""), "{path} offers what the token may not do");
         assert!(!page.body.contains("data-copy"), "{path} copies what the token may not see");
     }
+    assert!(!person.get("/queues/default?done=paused").body.contains("Undo"), "it may not take it back");
     assert_eq!(person.get("/audit").status, 403);
     assert_eq!(person.get("/v1/tasks/dead").ok(200)["masked"], true, "the page's own requests need no header");
     for (path, fields) in [("/queues/default", [("do", "pause")]), ("/tasks/dead", [("do", "retry")]), ("/bodies/add", [("p.a", "1")])] {

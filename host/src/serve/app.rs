@@ -15,6 +15,7 @@ use super::{
     cursor::CursorKey,
     looks::Looks,
     metrics::Metrics,
+    pages::Undos,
     problem::{self, Problem},
     pulse::Pulse,
 };
@@ -34,6 +35,7 @@ pub(super) struct App {
     pub(super) metrics: Metrics,
     pub(super) pulse: Pulse,
     pub(super) looks: Looks,
+    pub(super) undos: Undos,
     pub(super) traces: Option<Arc<Traces>>,
     /// What goes on beside a request, such as reading the rest of its body.
     pub(super) tasks: TaskTracker,
@@ -71,6 +73,7 @@ impl App {
             metrics: Metrics::new(told.metrics),
             pulse: Pulse::default(),
             looks: Looks::default(),
+            undos: Undos::default(),
             traces: told.traces,
             tasks: TaskTracker::new(),
             connected: OnceLock::new(),

@@ -1,11 +1,13 @@
 //! The dashboard: pages for people, made on the server from `ops`, as the API's answers are.
 //!
 //! a request → who asks, by a token in a cookie (`login`) → a file for each kind of page → `layout` puts the frame around it.
-//! A form posts to the page that it stands on; the change is noted, and the browser goes back to a page that shows it (`actions`).
+//! A form posts to the page that it stands on; the change is noted, and the browser goes back to a page that shows it (`actions`),
+//! with a line that says what was done (`answers`).
 //!
 //! Invariant: every page works without script. What a producer or a body wrote is escaped, and seen only with the scope `payload`.
 
 mod actions;
+mod answers;
 mod assets;
 mod audit;
 mod bodies;
@@ -23,6 +25,7 @@ mod schedules;
 mod settings;
 mod task;
 mod tasks;
+mod undo;
 mod view;
 mod words;
 mod workers;
@@ -37,6 +40,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+
+pub(super) use undo::Undos;
 
 use super::{
     access::Peer,

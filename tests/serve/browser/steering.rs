@@ -23,6 +23,10 @@ fn a_queue_is_paused_a_schedule_run_now_and_a_plugin_rolled_back() {
     assert_eq!(http.get("/v1/queues/default").ok(200)["paused"], true);
     browser.click("form:has(input[value=resume]) button");
     browser.until("it goes on", || !browser.text("h1").contains("paused"));
+    browser.click(".done button");
+    browser.until_text("h1", "paused");
+    browser.click(".done button");
+    browser.until("both are taken back", || !browser.text("h1").contains("paused"));
 
     browser.go("/schedules/nightly");
     browser.click("form:has(input[value=run]) button");

@@ -1,4 +1,4 @@
-//! The forms of the pages. Each change is noted as one by the API is, and the browser goes to a page that shows it.
+//! The forms of the pages. Each change is noted as one by the API is, and the browser goes to a page that shows it (`answers`).
 
 use std::collections::BTreeMap;
 
@@ -61,6 +61,11 @@ impl View {
         to(&self.href(format!("{place}{joined}done={done}")))
     }
 
+    /// The same of a change that another page shows.
+    async fn noted_of<const N: usize>(&self, what: &str, about: [(&str, String); N], done: &str, place: &str, of: &str) -> Page {
+        self.noted(what, about, &format!("{done}&of={}", escaped(of)), place).await
+    }
+
     fn unknown_act(&self) -> Trouble {
         self.trouble(Problem::new(&problem::BAD_REQUEST, "this page does nothing of that name: load it anew"))
     }
@@ -91,8 +96,12 @@ pub(super) async fn queue(view: View, Segment(queue): Segment, body: Body) -> Pa
         }
         _ => return Err(view.unknown_act()),
     };
-    let place = if act == "purge" { "/queues" } else { &place };
-    view.noted(&format!("/queues/{{queue}} {act}"), [("queue", name.to_string())], done, place).await
+    let (what, about) = (format!("/queues/{{queue}} {act}"), [("queue", name.to_string())]);
+    let tasks = format!("/tasks?queue={}", escaped(name.as_str()));
+    match act {
+        "purge" => view.noted_of(&what, about, done, "/queues", &tasks).await,
+        _ => view.noted_of(&what, about, done, &place, &format!("{tasks}&state=running")).await,
+    }
 }
 
 /// `POST /tasks/{id}`
@@ -111,11 +120,16 @@ pub(super) async fn task(view: View, Segment(id): Segment, body: Body) -> Page {
         "run-now" => return Ok(view.go(&place, "unchanged")),
         "cancel" => Change::Cancel,
         "delete" => Change::Delete,
-        "edit" => {
-            let given = Given::Json(fields.text("args").unwrap_or_default().to_owned());
-            ops.edit(&found, &given).await.map_err(|error| view.trouble(error))?;
+        "edit" | "undo" => {
+            let args = match fields.text("key").filter(|_| act == "undo") {
+                Some(key) => view.app.undos.of(key, view.caller.name(), &found).ok_or_else(|| view.trouble(too_late()))?,
+                None => fields.text("args").unwrap_or_default().to_owned(),
+            };
+            ops.edit(&found, &Given::Json(args)).await.map_err(|error| view.trouble(error))?;
             let about = [("id", id.to_string()), ("queue", found.queue.to_string())];
             if fields.text("then") != Some("retry") {
+                let key = view.app.undos.keep(view.caller.name(), &found);
+                let place = key.map_or_else(|| place.clone(), |key| format!("{place}&undo={key}"));
                 return view.noted("/tasks/{id} edit", about, "edited", &place).await;
             }
             Change::Retry
@@ -128,8 +142,15 @@ pub(super) async fn task(view: View, Segment(id): Segment, body: Body) -> Page {
         Err(error) => return Err(view.trouble(error)),
     };
     let about = [("id", id.to_string()), ("queue", found.queue.to_string())];
-    let place = if change == Change::Delete { "/tasks" } else { &place };
-    view.noted(&format!("/tasks/{{id}} {act}"), about, done, place).await
+    let what = format!("/tasks/{{id}} {act}");
+    if change == Change::Delete {
+        return view.noted_of(&what, about, done, "/tasks", &format!("/queues/{}", escaped(found.queue.as_str()))).await;
+    }
+    view.noted(&what, about, done, &place).await
+}
+
+fn too_late() -> Problem {
+    Problem::new(&problem::WRONG_STATE, "this server no longer knows the arguments before that edit: edit them by hand")
 }
 
 fn done_of(changed: Changed) -> &'static str {
@@ -185,7 +206,13 @@ pub(super) async fn tasks(view: View, body: Body) -> Page {
     if changed == 0 {
         return Ok(view.go(&place, done));
     }
-    view.noted("/tasks", [("verb", format!("{verb:?}").to_lowercase()), ("tasks", changed.to_string())], done, &place).await
+    let about = [("verb", format!("{verb:?}").to_lowercase()), ("tasks", changed.to_string())];
+    let of = match done {
+        "cancelled" => "/tasks?state=cancelled",
+        "ready" => "/tasks?state=ready",
+        _ => "/tasks",
+    };
+    view.noted_of("/tasks", about, done, &place, of).await
 }
 
 /// `POST /schedules/{name}`
@@ -223,7 +250,8 @@ pub(super) async fn worker(view: View, Segment(worker): Segment, body: Body) -> 
 pub(super) async fn plugin(view: View, Segment(plugin): Segment, body: Body) -> Page {
     view.fields(Scope::Admin, body).await?;
     ops::roll_back(&view.app.settings, &plugin).await.map_err(|error| view.trouble(error))?;
-    view.noted("/plugins/{plugin} rollback", [("plugin", plugin)], "rolled-back", "/plugins").await
+    let tasks = format!("/tasks?plugin={}", escaped(&plugin));
+    view.noted_of("/plugins/{plugin} rollback", [("plugin", plugin)], "rolled-back", "/plugins", &tasks).await
 }
 
 /// `POST /operations/{id}`

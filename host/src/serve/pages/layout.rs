@@ -47,6 +47,12 @@ impl Nav {
         ]
     }
 
+    /// Its name, by its path.
+    pub(super) fn name_of(path: &str, words: Words) -> Option<&'static str> {
+        let all = Self::groups(words).into_iter().flat_map(|(_, places)| places);
+        all.map(|place| place.about(words)).find(|(own, ..)| *own == path).map(|(_, name, _)| name)
+    }
+
     /// Its path, its name, and the key that leads there after `g`.
     fn about(self, words: Words) -> (&'static str, &'static str, &'static str) {
         match self {
@@ -68,7 +74,6 @@ impl Nav {
 impl View {
     /// A page with its frame. `live`: the stream of events after which the script reads the page again, such as `/v1/events`.
     pub(super) fn page(&self, nav: Nav, title: &str, live: Option<&str>, content: &Markup) -> Response {
-        let said = self.query.text("done").and_then(|word| self.done(word));
         let is_open = |place: Nav| place != Nav::Audit || self.caller.has(Scope::Admin);
         let body = html! {
             a.skip href="#content" { (self.say("Skip to the content")) }
@@ -104,7 +109,7 @@ impl View {
                     input type="search" name="q" placeholder=(self.say("Id, task, queue or words of an error")) aria-label=(self.say("Search")) autocomplete="off" spellcheck="false";
                 }
                 p #banner .banner role="status" hidden { (self.say("The broker does not answer. Shown is what was last known.")) }
-                @if let Some(said) = said { p.done role="status" { (said) } }
+                @if let Some(answer) = self.answer() { (answer) }
                 (content)
             }
             dialog #keys aria-label=(self.say("Keys")) {
@@ -122,29 +127,6 @@ impl View {
         };
         let live = live.map(|path| self.href(path));
         document(&self.app, self.words, title, live.as_deref(), StatusCode::OK, &body)
-    }
-
-    /// The result of the form that led to this page.
-    fn done(&self, word: &str) -> Option<&'static str> {
-        Some(match word {
-            "paused" => self.say("Paused. Nothing more starts; what runs goes on."),
-            "resumed" => self.say("Resumed."),
-            "purged" => self.say("All waiting tasks are deleted."),
-            "cancelled" => self.say("Cancelled."),
-            "asked" => self.say("Asked to stop. It has a few seconds to end by itself."),
-            "ready" => self.say("Ready: it runs as soon as a worker has room."),
-            "deleted" => self.say("Deleted."),
-            "edited" => self.say("The arguments are changed."),
-            "fired" => self.say("Enqueued its task."),
-            "removed" => self.say("Removed."),
-            "draining" => self.say("Asked to drain. It hears of it within some seconds."),
-            "rolled-back" => self.say("Went back to the version before."),
-            "ordered" => self.say("Ordered. It goes on in the background."),
-            "stopped" => self.say("Stopped; what was changed stays so."),
-            "enqueued" => self.say("Enqueued."),
-            "unchanged" => self.say("Nothing was changed: its state does not allow it."),
-            _ => return None,
-        })
     }
 
     pub(super) fn trouble(&self, problem: impl Into<Problem>) -> Trouble {

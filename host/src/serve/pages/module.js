@@ -20,6 +20,7 @@ const isInUse = (part) =>
   $("button[data-sure]", part) ||
   part.contains(document.activeElement) && document.activeElement.matches("input, select, textarea") ||
   all("input[type=checkbox]:checked", part).length > 0 ||
+  $("[data-sure]", part) !== null ||
   !document.getSelection().isCollapsed && part.contains(document.getSelection().anchorNode);
 
 /** Details that a person has opened, by their place. */
