@@ -71,7 +71,7 @@ fn a_task_is_enqueued_by_its_form_and_watched_to_its_end_without_a_reload() {
     // A dead one is edited and run again.
     http.post("/v1/tasks?wait=30s", r#"{"task":"panic_task","args":["x"],"retries":0,"id":"dead"}"#).ok(201);
     browser.go("/tasks/dead");
-    browser.click("#data summary");
+    browser.click("#data details:has(textarea) summary");
     browser.write("#data textarea", "[\"other words\"]");
     browser.click("#data button[value=retry]");
     browser.until_text("#data", "other words");

@@ -80,7 +80,7 @@ impl View {
                 }
                 td { (self.pill(view.state)) }
                 td { a href=(link) { (view.task) } div.sub { (middle(view.id.as_str(), 22)) } }
-                td.args { @if self.sees_payload() { code { (middle(&clean_json(view.args.get()), PREVIEW)) } } @else { span.note { (self.say("masked")) } } }
+                td.args { @if self.sees_payload() { (middle(&clean_json(view.args.get()), PREVIEW)) } @else { span.note { (self.say("masked")) } } }
                 td { (view.queue) }
                 td.number { (Self::tries(view)) }
                 td.why { (self.gist(view)) }

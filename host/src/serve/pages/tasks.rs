@@ -22,8 +22,8 @@ use crate::{
     serve::{operations, tasks},
 };
 
-/// Tasks of a page.
-const PAGE: usize = 50;
+/// Tasks of a page: what a large screen shows at once. A slow device needs 5 ms and more for each row.
+const PAGE: usize = 30;
 /// How long the server goes on looking for a task that matches, before it shows what there is.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How many tasks a rehearsal looks at.
