@@ -117,7 +117,7 @@ async fn firings(view: &View, seen: &SeenSchedule, now: Millis) -> Result<Markup
         @if rows.is_empty() { p.note { (view.say("It has not been due yet.")) } }
         table { tbody { @for (due, became, task) in &rows {
             tr data-row {
-                td { (view.ago(*due, now)) " " span.note { (units::show_instant(*due)) } }
+                td.when { (view.ago(*due, now)) " " span.note { (units::show_instant(*due)) } }
                 td { @if let Some(task) = task { a href=(view.task_link(task)) { (view.pill(task.state)) } } @else { (became.shown(view)) } }
             }
         } } }
