@@ -11,8 +11,8 @@ use taskhost_core::{
 use super::view::{View, escaped};
 use crate::{config::Scope, serve::shown};
 
-/// Characters of a preview in a list.
-const PREVIEW: usize = 96;
+/// Characters of a preview in a list. The column is as wide, so that the browser does not cut it again.
+const PREVIEW: usize = 30;
 /// Lines of JSON that are shown unfolded.
 const LINES: usize = 20;
 

@@ -64,7 +64,7 @@ pub(super) fn table(view: &View, queues: &[&QueueView], hour: &[HistoryPoint], n
                     @for queue in queues {
                         @let name = escaped(queue.queue.as_str());
                         tr data-row {
-                            td { a href=(view.href(format!("/queues/{name}"))) { (queue.queue) } @if queue.paused { " " span.pill.paused { "‖ " (view.say("paused")) } } }
+                            td.name { a href=(view.href(format!("/queues/{name}"))) { (queue.queue) } @if queue.paused { " " span.pill.paused { "‖ " (view.say("paused")) } } }
                             @for state in [State::Ready, State::Running, State::Scheduled, State::Parked, State::Dead, State::Succeeded] {
                                 @let count = queue.counts.get(&state).copied().unwrap_or(0);
                                 td.number.zero[count == 0] { a href=(view.href(format!("/tasks?queue={name}&state={}", state.as_str()))) { (units::show_count(count)) } }
