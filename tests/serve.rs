@@ -5,6 +5,7 @@
 mod access;
 mod browser;
 mod clients;
+mod flows;
 mod fuzzed;
 mod hostile;
 mod metrics;

@@ -16,6 +16,7 @@ mod bulk;
 mod cookie;
 mod cursor;
 mod events;
+mod flows;
 mod health;
 mod history;
 mod kept;

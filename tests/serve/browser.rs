@@ -11,7 +11,10 @@ use std::{fs, process::Command};
 
 use serde_json::{Value, json};
 
-use super::{access::token, pages::PAGES};
+use super::{
+    access::token,
+    pages::{PAGES, order},
+};
 use crate::support::{
     browser::Browser,
     http::Http,
@@ -218,6 +221,37 @@ fn a_person_logs_in_and_changes_the_language() {
 }
 
 #[test]
+fn a_flow_is_watched_and_steered_on_its_page() {
+    let host = Taskhost::new();
+    let (worker, http) = Http::worker(&host, &["math", "probe"]);
+    http.post("/v1/flows", &order("words").to_string()).ok(201);
+    let Some(browser) = Browser::open(&http) else { return };
+    browser.go("/flows");
+    browser.press("jjk");
+    browser.press(ENTER);
+    browser.until("the flow is open", || browser.place().starts_with("/flows/order"));
+    browser.until_text("#step-ok", "waiting");
+    browser.until_text("#step-fails", "dead");
+    assert_eq!(browser.run("return document.querySelectorAll('svg.graph g.node').length", &[]), 4);
+    browser.click("#state button[name=x], #state form.act:not(.signal) button");
+    browser.until_text("#state", "paused");
+    browser.until_text(".done", "Undo");
+    browser.click(".done button");
+    browser.until_text(".done", "Resumed");
+    browser.write("form.signal input[name=value]", "{\"yes\": tru");
+    browser.click("form.signal button");
+    browser.until("a value that is no JSON is refused", || browser.text("main").contains("the value of a signal is JSON"));
+    browser.go("/flows/order");
+    browser.click("form.signal button");
+    browser.until_text("#state", "succeeded");
+    assert!(browser.text("#data").contains("\"words\""), "{}", browser.text("#data"));
+    browser.click("#step-then a.id");
+    browser.until("its task is shown", || browser.place().starts_with("/tasks/order.then.1"));
+    drop(browser);
+    assert!(worker.stop().success());
+}
+
+#[test]
 fn each_page_fits_a_narrow_screen_and_everybody_can_use_it() {
     let host = Taskhost::new();
     let (worker, http) = Http::worker(&host, &["math", "probe"]);
@@ -225,6 +259,7 @@ fn each_page_fits_a_narrow_screen_and_everybody_can_use_it() {
     http.post("/v1/tasks?wait=30s", &json!({"task": "panic_task", "args": [long], "retries": 0, "id": "dead"}).to_string()).ok(201);
     http.post("/v1/tasks", r#"{"task":"add","args":[1,1],"delay":"1h","id":"later"}"#).ok(201);
     http.ask("PUT", "/v1/schedules/nightly", Some(r#"{"rule":"0 3 * * *","task":"add","args":[1,1]}"#)).ok(200);
+    http.post("/v1/flows", &order(&long).to_string()).ok(201);
     let Some(browser) = Browser::open(&http) else { return };
     let axe = axe();
     let mut wrong = Vec::new();

@@ -14,8 +14,9 @@ use crate::support::{
 /// A text by which a producer tries to break out of a page.
 const HOSTILE: &str = "<script>alert(1)</script>\"'&\u{202e}";
 
-/// The pages that a reader without the scope `admin` may open, of a server with a task `dead`, a task `later` and a schedule `nightly`.
-pub(super) const PAGES: [&str; 16] = [
+/// The pages that a reader without the scope `admin` may open, of a server with a task `dead`, a task `later`, a flow `order`
+/// and a schedule `nightly`.
+pub(super) const PAGES: [&str; 18] = [
     "/",
     "/queues",
     "/queues/default",
@@ -23,6 +24,8 @@ pub(super) const PAGES: [&str; 16] = [
     "/tasks?state=dead",
     "/tasks/dead?queue=default",
     "/tasks/later",
+    "/flows",
+    "/flows/order",
     "/errors",
     "/schedules",
     "/schedules/nightly",
@@ -47,10 +50,21 @@ fn led(reply: &Reply) -> String {
     reply.header("location").expect("a place").to_owned()
 }
 
+/// A flow with a step that is dead and one that waits, as it is ordered.
+pub(super) fn order(words: &str) -> serde_json::Value {
+    let steps = json!({
+        "sum": {"task": "add", "args": [1, 2]},
+        "fails": {"task": "panic_task", "args": [{"from": "input"}], "after": "sum", "retries": 0, "on_failure": "continue"},
+        "ok": {"wait": {"signal": "approved"}, "after": "sum"},
+        "then": {"task": "add", "args": [{"from": "sum"}, 1], "after": "ok"}});
+    json!({"id": "order", "input": words, "flow": {"flow": 1, "name": "order", "steps": steps}})
+}
+
 fn fill(http: &Http) {
     let dead = json!({"task": "panic_task", "args": [HOSTILE], "id": "dead", "retries": 0, "headers": {"x-evil": HOSTILE}});
     http.post("/v1/tasks?wait=30s", &dead.to_string()).ok(201);
     http.post("/v1/tasks", r#"{"task":"add","args":[1,1],"delay":"1h","id":"later"}"#).ok(201);
+    http.post("/v1/flows", &order(HOSTILE).to_string()).ok(201);
     let schedule = json!({"rule": "0 3 * * *", "task": "panic_task", "args": [HOSTILE]});
     http.ask("PUT", "/v1/schedules/nightly", Some(&schedule.to_string())).ok(200);
 }
@@ -172,7 +186,7 @@ fn what_is_looked_for_is_found(host: &Taskhost) {
     fill(&http);
     let lines: Vec<String> = (0..MANY).map(|n| format!("{{\"task\":\"add\",\"args\":[{n},1]}}")).collect();
     assert_eq!(host.run_with(&["enqueue", "--bulk", "-"], &lines.join("\n")).code, 0);
-    until("all have ended", || http.get("/v1/queues/default").ok(200)["counts"]["succeeded"] == MANY);
+    until("all have ended, and a step of the flow", || http.get("/v1/queues/default").ok(200)["counts"]["succeeded"] == MANY + 1);
     let search =
         |words: &str| led(&http.get(&format!("/search?q={}", form_urlencoded::byte_serialize(words.as_bytes()).collect::<String>())));
     assert_eq!(search("dead"), "/tasks/dead?queue=default");

@@ -147,6 +147,7 @@ impl Reply {
             match stream.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(read) => bytes.extend_from_slice(&buffer[..read]),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 // The server has answered, refused the rest of the request, and closed the connection.
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset && !bytes.is_empty() => break,
                 Err(error) => panic!("no answer: {error}"),

@@ -218,9 +218,10 @@ async fn run(args: RunArgs, settings: &Settings) -> Result<(), Failure> {
 }
 
 /// Starts a flow. Prints its id, or waits and prints its result.
-pub(super) async fn start(ops: &Ops, order: FlowOrder, wait: Option<Limit>, is_unchecked: bool) -> Result<(), Failure> {
+pub(super) async fn start(ops: &Ops, mut order: FlowOrder, wait: Option<Limit>, is_unchecked: bool) -> Result<(), Failure> {
     let checks = ops.checks(None, is_unchecked).await?;
-    let StartedFlow { id, queue, is_new } = ops.start_flow(order, &checks).await?;
+    order.prepare(&checks)?;
+    let StartedFlow { id, queue, is_new } = ops.start_flow(order).await?;
     note_unchecked(&checks, &format!("flow `{id}` is started"));
     if !is_new {
         output::note(&format!("taskhost: flow `{id}` is known, so nothing was started"));

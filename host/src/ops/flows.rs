@@ -162,11 +162,34 @@ fn fill_queue(call: &mut Value, checks: &Checks) {
     }
 }
 
+impl FlowOrder {
+    /// Checks the order, and writes the queues at which bodies hint into it. Answers the tasks that it may enqueue, each with its queue if it names
+    /// one.
+    pub fn prepare(&mut self, checks: &Checks) -> Result<Vec<(TaskName, Option<QueueName>)>, OpsError> {
+        check_flow(&self.flow, checks)?;
+        fill_queues(&mut self.flow, checks);
+        let mut calls = Vec::new();
+        calls_of(&Plan::read(&self.flow)?, &mut calls);
+        Ok(calls)
+    }
+}
+
+fn calls_of(plan: &Plan, calls: &mut Vec<(TaskName, Option<QueueName>)>) {
+    let one = |call: &Call| (call.task.clone(), call.queue.clone());
+    for step in &plan.steps {
+        match &step.kind {
+            Kind::Task(call) | Kind::Map { call, .. } => calls.push(one(call)),
+            Kind::Group { calls: members, .. } => calls.extend(members.iter().map(one)),
+            Kind::Flow { plan, .. } => calls_of(plan, calls),
+            Kind::Wait(_) => {}
+        }
+        calls.extend(step.undo.as_ref().map(one));
+    }
+}
+
 impl Ops {
-    /// Starts a flow. `checks` are those that a caller told of.
-    pub async fn start_flow(&self, mut order: FlowOrder, checks: &Checks) -> Result<StartedFlow, OpsError> {
-        check_flow(&order.flow, checks)?;
-        fill_queues(&mut order.flow, checks);
+    /// Starts a flow that was [prepared](FlowOrder::prepare).
+    pub async fn start_flow(&self, order: FlowOrder) -> Result<StartedFlow, OpsError> {
         let flow = NewFlow {
             id: order.id.unwrap_or_else(TaskId::fresh),
             queue: order.queue.unwrap_or_default(),

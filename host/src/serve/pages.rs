@@ -14,6 +14,7 @@ mod bodies;
 mod chart;
 mod enqueue_form;
 mod errors;
+mod flows;
 mod layout;
 mod login;
 mod operations;
@@ -61,6 +62,8 @@ pub(super) fn router(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/queues/{queue}", get(queues::show).post(actions::queue))
         .route("/tasks", get(tasks::list).post(actions::tasks))
         .route("/tasks/{id}", get(task::show).post(actions::task))
+        .route("/flows", get(flows::list))
+        .route("/flows/{id}", get(flows::show).post(actions::flow))
         .route("/errors", get(errors::show))
         .route("/schedules", get(schedules::list))
         .route("/schedules/{name}", get(schedules::show).post(actions::schedule))

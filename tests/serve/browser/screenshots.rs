@@ -8,7 +8,10 @@ use std::{
 use serde_json::{Value, json};
 use taskhost_core::task::{Clock as _, SystemClock};
 
-use super::{super::pages::PAGES, QUIET};
+use super::{
+    super::pages::{PAGES, order},
+    QUIET,
+};
 use crate::support::{
     browser::Browser,
     http::Http,
@@ -79,6 +82,7 @@ fn draw(browser: &Browser, path: &str, width: u32, height: Option<u32>, file: &P
 fn seed(host: &Taskhost, http: &Http) {
     let post = |task: &Value| http.post("/v1/tasks", &task.to_string()).ok(201);
     past_hour(host);
+    http.post("/v1/flows", &order("no address").to_string()).ok(201);
     for n in 0..24 {
         post(&json!({"task": "add", "args": [n, 1_000 + n], "queue": "reports", "tags": ["monthly"]}));
         post(&json!({"task": "concat", "args": [[format!("Order {n}"), "is on its way"], ": "], "queue": "mail"}));

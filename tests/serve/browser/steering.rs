@@ -90,6 +90,7 @@ fn chinese_fits_a_narrow_screen_and_the_text_of_strangers_is_text() {
     http.post("/v1/tasks", r#"{"task":"add","args":[1,1],"delay":"1h","id":"later"}"#).ok(201);
     let schedule = json!({"rule": "0 3 * * *", "task": "panic_task", "args": [HOSTILE]});
     http.ask("PUT", "/v1/schedules/nightly", Some(&schedule.to_string())).ok(200);
+    http.post("/v1/flows", &super::super::pages::order(HOSTILE).to_string()).ok(201);
     let Some(browser) = Browser::open(&http) else { return };
     browser.go("/");
     browser.click("button[name=language]");

@@ -21,10 +21,10 @@ use super::{
 };
 use crate::{
     config::Scope,
-    ops::{self, Change, Changed, Enqueued, Operation, OpsError},
+    ops::{self, Ask, Change, Changed, Enqueued, Operation, OpsError},
     serve::{
         audit::{self, About},
-        operations,
+        flows, operations,
         problem::{self, Problem},
         query::Query,
         queues, schedules,
@@ -213,6 +213,39 @@ pub(super) async fn tasks(view: View, body: Body) -> Page {
         _ => "/tasks",
     };
     view.noted_of("/tasks", about, done, &place, of).await
+}
+
+/// `POST /flows/{id}`
+pub(super) async fn flow(view: View, Segment(id): Segment, body: Body) -> Page {
+    let fields = view.fields(Scope::Operate, body).await?;
+    let queue = view.query.queue().map_err(|problem| view.trouble(problem))?;
+    let ops = view.ops()?;
+    let found = flows::seen(ops, &view.caller, queue.as_ref(), &id).await.map_err(|problem| view.trouble(problem))?;
+    let (id, queue) = (found.line.id, found.line.queue);
+    let place = format!("/flows/{}?queue={}", escaped(id.as_str()), escaped(queue.as_str()));
+    let text = |name: &str| fields.text(name).map(str::to_owned);
+    let (ask, done) = match fields.text("do") {
+        Some("pause") => (Ask::Pause, "paused"),
+        Some("resume") => (Ask::Resume, "resumed"),
+        Some("cancel") => (Ask::Cancel, "stopping"),
+        Some("retry") => (Ask::Retry(text("step")), "goes-on"),
+        Some("signal") => {
+            let value = text("value").unwrap_or_default();
+            if serde_json::from_str::<serde::de::IgnoredAny>(&value).is_err() {
+                let why = "the value of a signal is JSON, such as true, 7, \"text\" or {\"yes\": true}";
+                return Err(view.trouble(Problem::new(&problem::INVALID, why)));
+            }
+            (Ask::Signal { name: text("name").unwrap_or_default(), value }, "signalled")
+        }
+        _ => return Err(view.unknown_act()),
+    };
+    match ops.ask_flow(Some(&queue), &id, &ask).await {
+        Ok(_) => {}
+        Err(OpsError::FlowUnchanged { .. }) => return Ok(view.go(&place, "unchanged")),
+        Err(error) => return Err(view.trouble(error)),
+    }
+    let about = [("id", id.to_string()), ("queue", queue.to_string())];
+    view.noted(&format!("/flows/{{id}} {}", fields.text("do").unwrap_or_default()), about, done, &place).await
 }
 
 /// `POST /schedules/{name}`

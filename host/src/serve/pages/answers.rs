@@ -39,8 +39,8 @@ impl View {
     /// The button that takes the change back.
     fn undo(&self, word: &str) -> Option<Markup> {
         let (scope, act, key) = match (self.path.split('/').nth(1)?, word) {
-            ("queues", "paused") => (Scope::Operate, "resume", None),
-            ("queues", "resumed") => (Scope::Operate, "pause", None),
+            ("queues" | "flows", "paused") => (Scope::Operate, "resume", None),
+            ("queues" | "flows", "resumed") => (Scope::Operate, "pause", None),
             ("schedules", "paused") => (Scope::Schedule, "resume", None),
             ("schedules", "resumed") => (Scope::Schedule, "pause", None),
             ("tasks", "edited") => (Scope::Operate, "undo", Some(self.query.text("undo")?)),
@@ -75,6 +75,9 @@ impl View {
             "ordered" => self.say("Ordered. It goes on in the background."),
             "stopped" => self.say("Stopped; what was changed stays so."),
             "enqueued" => self.say("Enqueued."),
+            "stopping" => self.say("Asked to stop. What has succeeded is undone."),
+            "goes-on" => self.say("Goes on: what failed runs again."),
+            "signalled" => self.say("The flow has the signal."),
             "unchanged" => self.say("Nothing was changed: its state does not allow it."),
             _ => return None,
         })

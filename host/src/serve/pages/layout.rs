@@ -27,6 +27,7 @@ pub(super) enum Nav {
     Overview,
     Queues,
     Tasks,
+    Flows,
     Errors,
     Schedules,
     Workers,
@@ -38,10 +39,10 @@ pub(super) enum Nav {
 }
 
 impl Nav {
-    /// The navigation: what runs, what runs it, what was changed. Flows will stand after the tasks, limits after the queues.
+    /// The navigation: what runs, what runs it, what was changed. Limits will stand after the queues.
     fn groups(words: Words) -> [(&'static str, &'static [Self]); 3] {
         [
-            (words.say("Work"), &[Self::Overview, Self::Queues, Self::Tasks, Self::Errors, Self::Schedules]),
+            (words.say("Work"), &[Self::Overview, Self::Queues, Self::Tasks, Self::Flows, Self::Errors, Self::Schedules]),
             (words.say("Runtime"), &[Self::Workers, Self::Plugins, Self::Bodies]),
             (words.say("Control"), &[Self::Operations, Self::Audit, Self::Settings]),
         ]
@@ -59,6 +60,7 @@ impl Nav {
             Self::Overview => ("/", words.say("Overview"), "o"),
             Self::Queues => ("/queues", words.say("Queues"), "q"),
             Self::Tasks => ("/tasks", words.say("Tasks"), "t"),
+            Self::Flows => ("/flows", words.say("Flows"), "f"),
             Self::Errors => ("/errors", words.say("Errors"), "e"),
             Self::Schedules => ("/schedules", words.say("Schedules"), "s"),
             Self::Workers => ("/workers", words.say("Workers"), "w"),
@@ -116,7 +118,7 @@ impl View {
                 h2 { (self.say("Keys")) }
                 dl.keys {
                     dt { kbd { "/" } } dd { (self.say("search")) }
-                    dt { kbd { "g" } " " kbd { "o q t e s w p b" } } dd { (self.say("go to a page")) }
+                    dt { kbd { "g" } " " kbd { "o q t f e s w p b" } } dd { (self.say("go to a page")) }
                     dt { kbd { "j" } " " kbd { "k" } } dd { (self.say("next and previous row")) }
                     dt { kbd { "Enter" } } dd { (self.say("open the row")) }
                     dt { kbd { "x" } } dd { (self.say("select the row")) }

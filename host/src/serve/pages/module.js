@@ -17,7 +17,6 @@ for (const kind of ["pointerup", "pointercancel"]) addEventListener(kind, () => 
 /** Whether a person is in the middle of something there. */
 const isInUse = (part) =>
   part.contains(pressed) ||
-  $("button[data-sure]", part) ||
   part.contains(document.activeElement) && document.activeElement.matches("input, select, textarea") ||
   all("input[type=checkbox]:checked", part).length > 0 ||
   $("[data-sure]", part) !== null ||
