@@ -43,6 +43,11 @@ pub(crate) enum Figure {
     LookingCpu,
     UnwatchedDrain,
     WatchedDrain,
+    FlowPlainDrain,
+    FlowChord,
+    FlowMembers,
+    FlowEdges,
+    FlowEdgeIdle,
     Growth(Grown, usize),
 }
 
@@ -88,6 +93,11 @@ impl Figure {
             Self::LookingCpu => "looking: CPU of the server, 10 watchers, 20 queues",
             Self::UnwatchedDrain => "drain, nobody looks",
             Self::WatchedDrain => "drain, 10 watchers",
+            Self::FlowPlainDrain => "ceiling: as many tasks without a flow",
+            Self::FlowChord => "flow: a chord of 10,000, start to callback",
+            Self::FlowMembers => "  its members",
+            Self::FlowEdges => "flow: steps of 2,000 chains of 10",
+            Self::FlowEdgeIdle => "flow: a step of a chain alone",
             Self::Growth(grown, size) => return format!("{}: {size}", grown.title()),
         }
         .to_owned()
@@ -106,6 +116,9 @@ impl Figure {
             | Self::EndToEnd
             | Self::UnwatchedDrain
             | Self::WatchedDrain
+            | Self::FlowPlainDrain
+            | Self::FlowMembers
+            | Self::FlowEdges
             | Self::HttpEnqueue
             | Self::HttpBulk => "tasks/s",
             Self::BrokerCeilingCpu | Self::EngineCpu | Self::EnqueueHostCpu | Self::EnqueueServerCpu | Self::HostCpu | Self::ServerCpu => {
@@ -124,7 +137,9 @@ impl Figure {
             | Self::WarmStart
             | Self::HttpEnqueue99
             | Self::HttpEnqueueOne50
-            | Self::HttpTasksPage => "ms",
+            | Self::HttpTasksPage
+            | Self::FlowChord
+            | Self::FlowEdgeIdle => "ms",
         }
     }
 
@@ -136,6 +151,7 @@ impl Figure {
             Self::HostCpu => Some(Self::EngineCpu),
             Self::HttpEnqueue => Some(Self::HttpCeiling),
             Self::HttpBulk => Some(Self::EnqueueBulk),
+            Self::FlowMembers | Self::FlowEdges => Some(Self::FlowPlainDrain),
             Self::WatchedDrain => Some(Self::UnwatchedDrain),
             Self::ServerCpu => Some(Self::BrokerCeilingCpu),
             _ => None,

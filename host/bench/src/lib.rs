@@ -1,6 +1,6 @@
 //! Measures taskhost on this machine with the user's own broker, beside the most that the machine could do.
 //!
-//! a place of its own → ceilings → enqueue → drain → end to end → latency → delayed tasks → cold start → HTTP → [`Report`].
+//! a place of its own → ceilings → enqueue → drain → end to end → latency → delayed tasks → cold start → HTTP → flows → [`Report`].
 //!
 //! The worker and the engine are handed in as a [`Subject`]: the benchmark fills the broker, keeps the time and does the sums.
 //!
@@ -12,6 +12,7 @@ mod drain;
 mod enqueue;
 mod error;
 mod figure;
+mod flows;
 mod grown;
 mod growth;
 mod http;
@@ -86,6 +87,7 @@ async fn take(bench: &mut Bench<'_>, part: Part) -> Result<(), BenchError> {
             bench.place.clear().await?;
             looking::all(bench).await
         }
+        Part::Flows => flows::all(bench).await,
         Part::Growth => growth::all(bench).await,
     }
 }

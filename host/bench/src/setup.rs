@@ -30,14 +30,16 @@ pub enum Part {
     Start,
     /// The HTTP API of a server process.
     Http,
+    /// A chord, many chains, and one chain alone.
+    Flows,
     /// How rates change with size; only when it is asked for.
     Growth,
 }
 
 impl Part {
     /// The parts that are measured when nobody names one.
-    pub const USUAL: [Self; 8] =
-        [Self::Ceilings, Self::Enqueue, Self::Drain, Self::EndToEnd, Self::Idle, Self::Delayed, Self::Start, Self::Http];
+    pub const USUAL: [Self; 9] =
+        [Self::Ceilings, Self::Enqueue, Self::Drain, Self::EndToEnd, Self::Idle, Self::Delayed, Self::Start, Self::Http, Self::Flows];
 }
 
 /// The amount of work.

@@ -66,6 +66,8 @@ enum Part {
     Start,
     /// The HTTP API: enqueueing over one and over many connections, requests that wait, and what looking costs
     Http,
+    /// Flows: a chord, many chains at once, one chain alone
+    Flows,
     /// Rates with growing numbers of tasks, queues, workers and plugins; only on request
     Growth,
 }
@@ -81,6 +83,7 @@ impl From<Part> for taskhost_bench::Part {
             Part::Delayed => Self::Delayed,
             Part::Start => Self::Start,
             Part::Http => Self::Http,
+            Part::Flows => Self::Flows,
             Part::Growth => Self::Growth,
         }
     }
