@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use taskhost_broker::BrokerSettings;
-use taskhost_client::{CancelReply, Client, ClientError, Request, State};
+use taskhost_client::{Ask, AskReply, CancelReply, Client, ClientError, Flow, QueueName, Request, State, Step, input};
 use taskhost_testing::{Place, RedisServer, SOON, SqlitePlace, Worker, announced::serving, dead, ok};
 
 /// How long a test waits for an end that does not come.
@@ -34,6 +34,42 @@ async fn a_result_is_read_as_its_type(place: &dyn Place, client: &Client) {
     assert_eq!(leased.task.options.carried.tags.iter().map(taskhost_core::task::Tag::as_str).collect::<Vec<_>>(), ["vip"]);
     assert_eq!(task.wait::<i64>(SOON).await.expect("a result"), 3);
     assert!(matches!(task.wait::<String>(SOON).await, Err(ClientError::Shape { .. })));
+}
+
+async fn a_flow_is_built_with_types_and_gives_its_result(place: &dyn Place, client: &Client) {
+    let broker = place.open(BrokerSettings::default()).await;
+    let worker = Worker::new(&*broker).await;
+    let step = async || broker.step_flows(&QueueName::default()).await.expect("step");
+    let mut flow = Flow::new("sums").input(&5).header("Trace", "x").deadline(Duration::from_secs(60));
+    let both = flow.step("both", Step::group([Step::task("add", (input(""), 1)), Step::task("add", (input(""), 2))]).parallel(2));
+    let go = flow.step("go", Step::signal("go").after(&both).timeout(Duration::from_secs(9)));
+    let sum = flow.step("sum", Step::task("add", (both.part("/0"), both.part("/1"))).after(&go).when(go.part("/yes"), true).retries(0));
+    flow.step("alert", Step::task("mail", (sum.failure(),)).after(&sum).on_failure());
+    let started = client.start_flow(&flow).await.expect("start");
+    assert!(started.is_new() && !client.start_flow(&flow).await.expect("again").is_new());
+    for result in ["6", "7"] {
+        let leased = worker.run_one(ok(result)).await;
+        assert_eq!(leased.task.options.headers, [("trace".to_owned(), "x".to_owned())]);
+    }
+    step().await;
+    assert!(matches!(started.wait::<i64>(NOT_YET).await, Err(ClientError::FlowTimedOut { .. })));
+    assert_eq!(started.signal("go", &serde_json::json!({"yes": true})).await.expect("signal"), AskReply::Done);
+    assert_eq!(started.signal("go", &1).await.expect("signal"), AskReply::Already);
+    assert_eq!(worker.run_one(dead("no luck")).await.task.args, "[6,7]");
+    step().await;
+    assert_eq!(worker.run_one(ok("null")).await.task.name.as_str(), "mail");
+    step().await;
+    let failed = started.wait::<i64>(SOON).await.expect_err("it has failed");
+    assert!(matches!(failed, ClientError::FlowFailed { .. }) && failed.to_string().contains("no luck"), "{failed}");
+    assert_eq!(started.ask(&Ask::Retry(Some("sum".into()))).await.expect("retry"), AskReply::Done);
+    worker.run_one(ok("13")).await;
+    step().await;
+    assert_eq!(started.wait::<i64>(SOON).await.expect("a result"), 13);
+
+    let mut odd = Flow::new("odd");
+    odd.step("a", Step::task("add", "no list"));
+    let refused = client.start_flow(&odd).await.expect_err("its arguments are no list");
+    assert!(refused.to_string().contains("/steps/a/args"), "{refused}");
 }
 
 async fn a_dead_task_is_an_error_that_says_why(place: &dyn Place, client: &Client) {
@@ -124,6 +160,7 @@ macro_rules! on_both_brokers {
 
 on_both_brokers! {
     a_result_is_read_as_its_type,
+    a_flow_is_built_with_types_and_gives_its_result,
     a_dead_task_is_an_error_that_says_why,
     a_request_is_added_once_however_often_it_is_enqueued,
     the_second_of_two_unique_requests_gets_the_first_one_s_handle,

@@ -16,9 +16,11 @@ use taskhost_core::{
 
 mod decide;
 mod show;
+mod watch;
 
 pub(crate) use decide::{CANCEL, Change, Fixed, Standing, Told, decide, event, result_field, retry_line};
 pub(crate) use show::{Shown, retry_refusal, show};
+pub use watch::await_flow;
 
 /// Starts flows and steers them.
 #[async_trait]

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use taskhost_broker::BrokerError;
-use taskhost_core::task::{State, TaskError, TaskId};
+use taskhost_core::{
+    task::{State, TaskError, TaskId},
+    workflow::FlowWord,
+};
 
 /// Why a call failed, by what the caller does next.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +23,12 @@ pub enum ClientError {
     /// The task has not ended within the limit. It goes on; wait again.
     #[error("task `{id}` has not ended after {limit:?}: it is {state}")]
     TimedOut { id: TaskId, limit: Duration, state: State },
+    /// The flow has failed, or was cancelled.
+    #[error("flow `{id}` is {}: {why}", state.as_str())]
+    FlowFailed { id: TaskId, state: FlowWord, why: String },
+    /// The flow has not ended within the limit. It goes on; wait again.
+    #[error("flow `{id}` has not ended after {limit:?}")]
+    FlowTimedOut { id: TaskId, limit: Duration },
     /// The broker knows no such task: its result was kept for its time and is gone, or it was deleted.
     #[error("no task `{0}`: its result may have been kept for its time and be gone, or it was deleted")]
     NoSuchTask(TaskId),

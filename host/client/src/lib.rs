@@ -31,15 +31,18 @@
 
 mod bulk;
 mod error;
+mod flow;
 mod handle;
 mod request;
 
 pub use bulk::BulkError;
 pub use error::ClientError;
+pub use flow::{Flow, FlowHandle, Step, StepName, input, item};
 pub use handle::Handle;
 pub use request::Request;
-pub use taskhost_broker::{BrokerError, BrokerSettings, CancelReply, Durability};
+pub use taskhost_broker::{Ask, AskReply, BrokerError, BrokerSettings, CancelReply, Durability, FlowView};
 pub use taskhost_core::task::{ErrorKind, QueueName, State, TaskError, TaskId, TaskName, TaskView};
+pub use taskhost_core::workflow::FlowWord;
 
 use std::{fmt, sync::Arc};
 
@@ -107,6 +110,22 @@ impl Client {
             }
         }
         Ok(handles)
+    }
+
+    /// Starts a flow. When this returns `Ok`, the broker has it, and it ends.
+    ///
+    /// A flow has a fixed id, so that starting it again after an error is safe. [`FlowHandle::is_new`] says whether it was started by this call.
+    ///
+    /// Errors: [`ClientError::Broker`] with the place of what is wrong in the flow, or when the broker can't be used.
+    pub async fn start_flow(&self, flow: &Flow) -> Result<FlowHandle, ClientError> {
+        let flow = flow.build()?;
+        let is_new = self.broker.start_flow(&flow).await?;
+        Ok(FlowHandle::new(Arc::clone(&self.broker), flow.queue, flow.id, is_new))
+    }
+
+    /// A handle on a flow that was started before, by whomever.
+    pub fn flow(&self, queue: QueueName, id: TaskId) -> FlowHandle {
+        FlowHandle::new(Arc::clone(&self.broker), queue, id, false)
     }
 
     /// A handle on a task that was enqueued before, by whomever.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use taskhost_broker::{Ask, AskReply, FlowLine, FlowView, NewFlow};
+use taskhost_broker::{Ask, AskReply, FlowLine, FlowView, NewFlow, await_flow};
 use taskhost_core::{
     catalogue::{ArgumentsError, Given},
     task::{QueueName, TaskId, TaskName},
@@ -15,9 +15,6 @@ use super::{
     error::OpsError,
     new_task::{Checks, ManyChecks},
 };
-
-/// How often a flow is looked at while somebody waits for it: at first, and after some time.
-const LOOKS: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
 
 /// A flow as a person or a program orders it.
 #[derive(Debug, Clone)]
@@ -253,25 +250,10 @@ impl Ops {
         queue: &QueueName,
         id: &TaskId,
         limit: Option<Duration>,
-        mut seen: impl FnMut(&FlowView),
+        seen: impl FnMut(&FlowView) + Send,
     ) -> Result<FlowView, OpsError> {
-        let begun = tokio::time::Instant::now();
-        let mut pause = LOOKS[0];
-        let mut last = None;
-        loop {
-            let view = self.flow(Some(queue), id).await?;
-            let now = (view.line.ends, view.progress, view.line.state, view.line.paused);
-            if last.replace(now) != Some(now) {
-                pause = LOOKS[0];
-                seen(&view);
-            }
-            let left = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
-            if view.line.ended_at.is_some() || left == Some(Duration::ZERO) {
-                return Ok(view);
-            }
-            tokio::time::sleep(left.map_or(pause, |left| pause.min(left))).await;
-            pause = (pause * 2).min(LOOKS[1]);
-        }
+        let view = await_flow(&*self.broker, queue, id, limit, seen).await?;
+        view.ok_or_else(|| OpsError::NoSuchFlow { id: id.clone(), queue: Some(queue.clone()) })
     }
 }
 

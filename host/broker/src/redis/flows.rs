@@ -371,11 +371,11 @@ impl RedisBroker {
         }
         if let Some((place, told)) = &change.tells {
             let what = told.line.splitn(3, ' ').nth(2).unwrap_or_default();
-            let (what, result) = match &told.result {
-                Some((_, result)) => ("S", Some(result)),
-                None => (what, None),
-            };
-            head["tells"] = json!({ "place": place.to_string(), "what": what, "result": result });
+            head["tells"] = json!({ "place": place.to_string(), "what": what });
+            // A result that is too long for the event.
+            if let Some((_, result)) = &told.result {
+                head["tells"]["result"] = json!(result);
+            }
         }
         let mut call = FLOW_STEP.call(&self.keys.queue(queue)).arg(head.to_string());
         for list in [&change.steps, &change.items] {
