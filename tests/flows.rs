@@ -111,6 +111,16 @@ fn a_flow_is_cancelled_paused_and_goes_on(host: &Taskhost) {
     assert!(worker.stop().success());
 }
 
+/// Nobody works on `default` here.
+fn a_flow_stands_in_the_queue_of_its_first_task(host: &Taskhost) {
+    host.drop_in("math");
+    let worker = host.worker(&["--queue", "mail"]);
+    let steps = json!({"a": {"task": "add", "args": [1, 1], "queue": "mail"}, "b": {"task": "add", "args": [{"from": "a"}, 1]}});
+    host.write("f.json", &json!({"flow": 1, "name": "f", "steps": steps}).to_string());
+    assert_eq!(host.ok(&["flow", "run", "f.json", "--wait=60s"]), "3\n");
+    assert!(worker.stop().success());
+}
+
 /// Without a worker: a file is wrong by itself, and each fault is told with its place.
 #[test]
 fn a_wrong_flow_is_told_with_its_place() {
@@ -175,5 +185,6 @@ on_every_broker! {
     tasks_follow_each_other_and_one_is_for_failures
     a_chord_outlives_its_workers
     a_flow_is_cancelled_paused_and_goes_on
+    a_flow_stands_in_the_queue_of_its_first_task
     arguments_are_checked_before_a_flow_starts
 }

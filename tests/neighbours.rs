@@ -396,7 +396,9 @@ async fn a_guest_with_no_grants_takes_its_memory_of_the_host_and_gives_it_back()
     let mut hostile = JoinSet::new();
     for _ in 0..120 {
         let broker = Arc::clone(&scene.broker);
-        hostile.spawn(async move { end(&*broker, named("paths", "[]")).await });
+        // Memory is its limit here, also on a busy machine.
+        let options = TaskOptions { timeout: Some(Duration::from_secs(60)), ..TaskOptions::default() };
+        hostile.spawn(async move { end(&*broker, NewTask { options, ..named("paths", "[]") }).await });
     }
     for view in hostile.join_all().await {
         assert_eq!(view.state, State::Dead, "{view:?}");

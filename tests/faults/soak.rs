@@ -9,8 +9,11 @@ use std::{
 };
 
 use rustix::process::Signal;
-use taskhost_broker::{Broker, BrokerSettings};
-use taskhost_core::task::{NewTask, Start, State, TaskId};
+use taskhost_broker::{Broker, BrokerSettings, NewFlow};
+use taskhost_core::{
+    task::{NewTask, QueueName, Start, State, TaskId},
+    workflow::FlowWord,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -67,6 +70,7 @@ async fn soak(mut ground: Ground) {
     let mut crew: Vec<Process> = (0..WORKERS).map(|_| fleet.start(&address, &keep)).collect();
     let (acknowledged, stop) = (Arc::new(Mutex::new(Vec::new())), CancellationToken::new());
     let producer = tokio::spawn(produce(Arc::clone(&broker), Arc::clone(&acknowledged), stop.clone()));
+    let starter = tokio::spawn(start_flows(Arc::clone(&broker), stop.clone()));
 
     let begun = Instant::now();
     let mut faults: std::collections::BTreeMap<&str, u32> = std::collections::BTreeMap::new();
@@ -117,8 +121,11 @@ async fn soak(mut ground: Ground) {
     producer.await.expect("no panic");
     let ids = std::mem::take(&mut *acknowledged.lock().expect("not poisoned"));
     let what = format!("soak of {seconds} s, faults {faults:?}");
-    let told = account_within(&what, &ground.open_with(settings).await, &ids, Duration::from_secs(180)).await;
+    let flows = starter.await.expect("no panic");
+    let after = ground.open_with(settings).await;
+    let told = account_within(&what, &after, &ids, Duration::from_secs(180)).await;
     told.is_whole();
+    have_ended(&*after, &flows, &what).await;
     // A body fails only while its broker is away. A task dies only after four workers died while running it.
     let dead = told.ends.get(&State::Dead).copied().unwrap_or(0);
     assert!(dead * 100 <= ids.len(), "{dead} of {} are dead", ids.len());
@@ -142,4 +149,54 @@ async fn produce(broker: Arc<dyn Broker>, acknowledged: Arc<Mutex<Vec<TaskId>>>,
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// Starts flows, each with a chord in it, until it is stopped. Answers the acknowledged ones.
+async fn start_flows(broker: Arc<dyn Broker>, stop: CancellationToken) -> Vec<TaskId> {
+    let members: Vec<_> = (0..5).map(|n| serde_json::json!({"task": "note", "args": [n * 20], "retries": 20})).collect();
+    let steps = serde_json::json!({
+        "first": {"task": "note", "args": [1], "retries": 20},
+        "all": {"group": members, "parallel": 3, "after": "first"},
+        "pause": {"wait": {"for": "300ms"}, "after": "all"},
+        "last": {"task": "note", "args": [{"from": "first"}], "after": "pause", "retries": 20}});
+    let plan = serde_json::json!({"flow": 1, "name": "soak", "steps": steps}).to_string();
+    let mut started = Vec::new();
+    while !stop.is_cancelled() {
+        let id = TaskId::fresh();
+        let flow = NewFlow {
+            id: id.clone(),
+            queue: QueueName::default(),
+            plan: plan.clone(),
+            input: "null".into(),
+            headers: Vec::new(),
+            parent: None,
+        };
+        if broker.start_flow(&flow).await.is_ok() {
+            started.push(id);
+        }
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(20..400))).await;
+    }
+    started
+}
+
+/// Each flow has ended, and each of its nodes once. A body that died with its workers lets its flow fail.
+async fn have_ended(broker: &dyn Broker, flows: &[TaskId], what: &str) {
+    let (begun, mut failed) = (Instant::now(), 0);
+    for id in flows {
+        let view = loop {
+            let view = broker.flow(None, id).await.expect("flow").unwrap_or_else(|| panic!("flow `{id}` is lost: {what}"));
+            if view.line.ended_at.is_some() {
+                break view;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(180), "a flow has not ended: {what}: {view:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        if view.line.state == FlowWord::Succeeded {
+            assert_eq!((view.line.ends, view.line.nodes), (9, 9), "each node ends once: {what}: {view:?}");
+        } else {
+            failed += 1;
+        }
+    }
+    eprintln!("{} flows have ended, {failed} of them failed", flows.len());
+    assert!(failed * 20 <= flows.len() + 20, "{failed} of {} flows failed", flows.len());
 }

@@ -160,13 +160,16 @@ fn fill_queue(call: &mut Value, checks: &Checks) {
 }
 
 impl FlowOrder {
-    /// Checks the order, and writes the queues at which bodies hint into it. Answers the tasks that it may enqueue, each with its queue if it names
-    /// one.
+    /// Checks the order, and writes the queues at which bodies hint into it. Without a queue it stands in that of its first task, so that the
+    /// worker of that queue takes its steps. Answers the tasks that it may enqueue, each with its queue if it names one.
     pub fn prepare(&mut self, checks: &Checks) -> Result<Vec<(TaskName, Option<QueueName>)>, OpsError> {
         check_flow(&self.flow, checks)?;
         fill_queues(&mut self.flow, checks);
         let mut calls = Vec::new();
         calls_of(&Plan::read(&self.flow)?, &mut calls);
+        if self.queue.is_none() {
+            self.queue = calls.first().and_then(|(_, queue)| queue.clone());
+        }
         Ok(calls)
     }
 }
