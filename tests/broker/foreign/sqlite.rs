@@ -32,7 +32,7 @@ INSERT INTO unique_key VALUES ('default', 'k', 'odd-1', 1);
 INSERT INTO worker VALUES ('odd', '{}', 9999999999999);
 INSERT INTO offer VALUES ('odd', '{}');
 INSERT INTO kv VALUES ('p', 'odd', x'31');
-INSERT INTO schedule VALUES ('odd', '{}', 0, 1, 'odd');
+INSERT INTO schedule (name, definition, paused, last, last_task) VALUES ('odd', '{}', 0, 1, 'odd');
 INSERT INTO task (queue, id, name, args, rank, state, turn, enqueued_at) VALUES ('default', 'odd-1', 'add', '[1,1]', 4, 1, 1, 1);
 INSERT INTO task (queue, id, name, args, rank, state, turn, enqueued_at, due_at) VALUES ('default', 'odd-0', 'add', '[1,1]', 4, 0, 1, 1, 1);
 INSERT INTO task (queue, id, name, args, rank, state, turn, enqueued_at, parked_at) VALUES ('default', 'odd-2', 'add', '[1,1]', 4, 2, 1, 1, 1);
@@ -116,7 +116,7 @@ async fn a_schedule_that_cannot_be_read_is_left_out_and_can_be_removed() {
     let place = SqlitePlace::make().await;
     let broker = place.open(BrokerSettings::default()).await;
     let stranger = Connection::open(place.path()).expect("open");
-    stranger.execute_batch("INSERT INTO schedule VALUES ('bad', '{}', 0, 1, NULL), (x'ff1b', 'x', 'x', 'x', 7)").expect("rows");
+    stranger.execute_batch("INSERT INTO schedule (name, definition, paused, last, last_task) VALUES ('bad', '{}', 0, 1, NULL), (x'ff1b', 'x', 'x', 'x', 7)").expect("rows");
     assert_eq!(broker.schedules().await.expect("schedules"), []);
     assert!(broker.remove_schedule("bad").await.expect("remove"));
     assert!(broker.remove_schedule("\u{fffd}\\u{1b}").await.expect("remove"), "as the log shows it");

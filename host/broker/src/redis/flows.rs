@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::future::join_all;
+use futures_util::future::try_join_all;
 use parking_lot::Mutex;
 use redis::Value;
 use serde_json::json;
@@ -17,8 +17,8 @@ use sha2::{Digest, Sha256};
 
 use super::{
     driver::RedisBroker,
-    record::record,
-    scripts::{FLOW_ASK, FLOW_MORE, FLOW_READ, FLOW_START, FLOW_STEP, FLOW_VIEW, FLOWS},
+    record::{push_record, record},
+    scripts::{Call, FLOW_ASK, FLOW_MORE, FLOW_READ, FLOW_START, FLOW_STEP, FLOW_VIEW, FLOWS},
     values::{Row, corrupt, count, list, millis, number, text, word, words},
 };
 use crate::{
@@ -40,6 +40,8 @@ use taskhost_core::{
 const TOGETHER: usize = 64;
 /// Events of a flow in one step.
 const EVENTS: usize = 1_000;
+/// Tasks and items of one call that writes steps, beyond the first flow.
+const AT_ONCE: usize = 1_000;
 /// When a flow that can't be read is looked at again.
 const UNREADABLE: Duration = Duration::from_secs(60);
 /// How often a step is decided anew because somebody else wrote one.
@@ -79,6 +81,13 @@ struct Read {
     rev: String,
     taken: usize,
     standing: Standing,
+}
+
+impl Read {
+    /// Whether the flow wants another step at once.
+    fn wants_more(&self, change: &Change) -> bool {
+        change.wake == Some(self.now) || self.taken == EVENTS
+    }
 }
 
 #[async_trait]
@@ -126,9 +135,7 @@ impl Flows for RedisBroker {
             let read = self.read_flows(queue, None).await?;
             let count = read.len();
             stepped += count;
-            for done in join_all(read.into_iter().map(|read| self.step(read))).await {
-                done?;
-            }
+            self.step_all(read).await?;
             if count < TOGETHER {
                 return Ok(stepped);
             }
@@ -227,10 +234,38 @@ impl RedisBroker {
         Ok(Some(show(&shown, &fixed, &view)))
     }
 
-    /// Takes the next step of one flow, if it wants one. What others step meanwhile is left to them.
+    /// Takes the next steps of flows of one queue.
+    async fn step_all(&self, reads: Vec<Read>) -> Result<()> {
+        let mut decided = try_join_all(reads.into_iter().map(|read| self.decide(read))).await?;
+        while !decided.is_empty() {
+            // So many that the call stays short.
+            let mut tasks = 0;
+            let fit = decided.iter().take_while(|(_, change)| {
+                tasks += change.tasks.len() + change.items.len() + 1;
+                tasks <= AT_ONCE
+            });
+            let rest = decided.split_off(fit.count().max(1));
+            let written = self.write_steps(&decided).await?;
+            for ((read, change), is_written) in decided.iter().zip(written) {
+                if !is_written || read.wants_more(change) {
+                    self.step_one(&read.standing.queue, &read.standing.id).await?;
+                }
+            }
+            decided = rest;
+        }
+        Ok(())
+    }
+
+    /// Takes the next steps of one flow, until it wants nothing more at once. What others step meanwhile is left to them.
     async fn step_one(&self, queue: &QueueName, id: &TaskId) -> Result<()> {
-        for read in self.read_flows(queue, Some(id)).await? {
-            self.step(read).await?;
+        for _ in 0..AGAIN {
+            let Some(read) = self.read_flows(queue, Some(id)).await?.pop() else { return Ok(()) };
+            let decided = [self.decide(read).await?];
+            let is_written = self.write_steps(&decided).await? == [true];
+            let [(read, change)] = &decided;
+            if is_written && !read.wants_more(change) {
+                return Ok(());
+            }
         }
         Ok(())
     }
@@ -300,27 +335,14 @@ impl RedisBroker {
         }))
     }
 
-    /// Decides and writes, until the flow wants nothing more at once. Answers without a step if others step it.
-    async fn step(&self, mut read: Read) -> Result<()> {
-        for _ in 0..AGAIN {
-            let change = loop {
-                match decide(&read.standing, read.now, self.settings.payload_limit) {
-                    Ok(change) => break change,
-                    Err(missing) => self.read_more(&mut read.standing, &missing).await?,
-                }
-            };
-            let wants_more = change.wake == Some(read.now) || read.taken == EVENTS;
-            let is_written = self.write_step(&read, &change).await?;
-            if is_written && !wants_more {
-                return Ok(());
-            }
-            let (queue, id) = (read.standing.queue.clone(), read.standing.id.clone());
-            match self.read_flows(&queue, Some(&id)).await?.pop() {
-                Some(again) => read = again,
-                None => return Ok(()),
+    /// Decides, and reads what that needs.
+    async fn decide(&self, mut read: Read) -> Result<(Read, Change)> {
+        loop {
+            match decide(&read.standing, read.now, self.settings.payload_limit) {
+                Ok(change) => return Ok((read, change)),
+                Err(missing) => self.read_more(&mut read.standing, &missing).await?,
             }
         }
-        Ok(())
     }
 
     async fn read_more(&self, standing: &mut Standing, missing: &Missing) -> Result<()> {
@@ -353,16 +375,31 @@ impl RedisBroker {
         Ok(())
     }
 
-    /// Whether it was written: false if somebody else has written a step.
-    async fn write_step(&self, read: &Read, change: &Change) -> Result<bool> {
-        let Standing { queue, id, fixed: _, .. } = &read.standing;
+    /// Writes steps of flows of one queue. Whether each was written: false if somebody else has written one.
+    async fn write_steps(&self, steps: &[(Read, Change)]) -> Result<Vec<bool>> {
+        let Some((Read { standing: Standing { queue, .. }, .. }, _)) = steps.first() else { return Ok(Vec::new()) };
+        let mut call = FLOW_STEP.call(&self.keys.queue(queue)).arg(steps.len());
+        let mut goes_far = false;
+        for (read, change) in steps {
+            goes_far |= self.push_step(&mut call, queue, read, change).await?;
+        }
+        let digits = word(self.commit(&call).await?);
+        if goes_far {
+            // A worker relays what is left if this breaks off.
+            self.relay(queue).await?;
+        }
+        Ok(digits.bytes().map(|digit| digit == b'1').collect())
+    }
+
+    /// Appends a step as lua/flow_step.lua reads it. Whether a part of it belongs to other queues.
+    async fn push_step(&self, call: &mut Call, queue: &QueueName, read: &Read, change: &Change) -> Result<bool> {
         let mut flows = Vec::with_capacity(change.flows.len());
         for flow in &change.flows {
             let plan = Fixed::check(flow, usize::MAX)?;
             flows.push(told(flow, &plan, read.now));
         }
         let mut head = json!({
-            "id": id, "rev": read.rev, "state": change.state, "taken": read.taken, "is_ended": change.is_ended,
+            "id": read.standing.id, "rev": read.rev, "state": change.state, "taken": read.taken, "is_ended": change.is_ended,
             "wake": change.wake.map_or(-1, |wake| i64::try_from(wake.0).unwrap_or(i64::MAX)), "ttl": millis(self.settings.result_ttl),
             "queue": queue, "channel": self.keys.control(), "stops": change.stops, "flows": flows,
         });
@@ -377,7 +414,7 @@ impl RedisBroker {
                 head["tells"]["result"] = json!(result);
             }
         }
-        let mut call = FLOW_STEP.call(&self.keys.queue(queue)).arg(head.to_string());
+        call.push(head.to_string());
         for list in [&change.steps, &change.items] {
             call.push(list.len());
             for (name, record) in list {
@@ -388,9 +425,7 @@ impl RedisBroker {
         let (here, out): (Vec<_>, Vec<_>) = change.tasks.iter().partition(|task| task.queue == *queue);
         call.push(here.len());
         for task in here {
-            for part in record(task)? {
-                call.push(part);
-            }
+            push_record(call, task)?;
         }
         call.push(out.len());
         for task in &out {
@@ -403,12 +438,7 @@ impl RedisBroker {
             call.push(queue.as_str());
             call.push(id.as_str());
         }
-        let is_written = number(&self.commit(&call).await?) == 1;
-        if is_written && (!out.is_empty() || change.cancels.iter().any(|(to, _)| to != queue)) {
-            // A worker relays what is left if this breaks off.
-            self.relay(queue).await?;
-        }
-        Ok(is_written)
+        Ok(!out.is_empty() || change.cancels.iter().any(|(to, _)| to != queue))
     }
 }
 
