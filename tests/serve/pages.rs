@@ -189,6 +189,12 @@ fn what_is_looked_for_is_found(host: &Taskhost) {
     until("all have ended, and a step of the flow", || http.get("/v1/queues/default").ok(200)["counts"]["succeeded"] == MANY + 1);
     let search =
         |words: &str| led(&http.get(&format!("/search?q={}", form_urlencoded::byte_serialize(words.as_bytes()).collect::<String>())));
+    http.post("/v1/tasks", r#"{"task":"add","args":[1,1],"queue":"mail","delay":"1h"}"#).ok(201);
+    until("the frame leads to each queue", || {
+        let page = http.get("/queues").body;
+        page.contains("class=\"switch\"") && page.contains("<option>mail</option>")
+    });
+    assert_eq!(led(&http.get("/queues?to=mail")), "/queues/mail");
     assert_eq!(search("dead"), "/tasks/dead?queue=default");
     assert_eq!(search("add"), "/tasks?task=add");
     assert_eq!(search("default"), "/queues/default");

@@ -47,6 +47,13 @@ impl<T> Kept<T> {
     }
 }
 
+impl<T> Kept<T> {
+    /// The last reading, however old, if nobody reads in this moment.
+    pub(super) fn last(&self) -> Option<Arc<T>> {
+        self.0.try_lock().ok()?.as_ref()?.value.as_ref().ok().map(Arc::clone)
+    }
+}
+
 impl<T> Default for Kept<T> {
     fn default() -> Self {
         Self(tokio::sync::Mutex::new(None))

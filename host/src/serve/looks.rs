@@ -94,6 +94,11 @@ impl Looks {
         self.since.lock().news = (begun, Instant::now());
     }
 
+    /// The queues that were read last, for the frame of the pages: it costs the broker nothing.
+    pub(super) fn known_queues(&self) -> Option<Arc<Vec<QueueView>>> {
+        self.queues.last()
+    }
+
     /// The `since` of a page.
     pub(super) fn lately(&self) -> Instant {
         let Since { changed, news } = *self.since.lock();

@@ -9,7 +9,11 @@ use axum::{
 };
 use maud::{DOCTYPE, Markup, html};
 
-use super::{assets, view::View, words::Words};
+use super::{
+    assets,
+    view::{View, escaped},
+    words::Words,
+};
 use crate::{
     config::Scope,
     serve::{app::App, problem::Problem},
@@ -74,6 +78,23 @@ impl Nav {
 }
 
 impl View {
+    /// Leads to one of the queues.
+    fn switcher(&self) -> Markup {
+        let known = self.app.looks.known_queues();
+        let queues: Vec<_> =
+            known.iter().flat_map(|all| all.iter()).map(|view| &view.queue).filter(|queue| self.caller.sees_queue(queue)).collect();
+        html! {
+            @if queues.len() > 1 {
+                form.switch action=(self.href("/queues")) {
+                    select name="to" aria-label=(self.say("Queue")) {
+                        @for queue in queues { option selected[self.path == format!("/queues/{}", escaped(queue.as_str()))] { (queue) } }
+                    }
+                    button { (self.say("Go")) }
+                }
+            }
+        }
+    }
+
     /// A page with its frame. `live`: the stream of events after which the script reads the page again, such as `/v1/events`.
     pub(super) fn page(&self, nav: Nav, title: &str, live: Option<&str>, content: &Markup) -> Response {
         let is_open = |place: Nav| place != Nav::Audit || self.caller.has(Scope::Admin);
@@ -107,8 +128,11 @@ impl View {
                 }
             }
             main #content tabindex="-1" {
-                form.search role="search" action=(self.href("/search")) {
-                    input type="search" name="q" placeholder=(self.say("Id, task, queue or words of an error")) aria-label=(self.say("Search")) autocomplete="off" spellcheck="false";
+                div.top {
+                    form.search role="search" action=(self.href("/search")) {
+                        input type="search" name="q" placeholder=(self.say("Id, task, queue or words of an error")) aria-label=(self.say("Search")) autocomplete="off" spellcheck="false";
+                    }
+                    (self.switcher())
                 }
                 p #banner .banner role="status" hidden { (self.say("The broker does not answer. Shown is what was last known.")) }
                 @if let Some(answer) = self.answer() { (answer) }

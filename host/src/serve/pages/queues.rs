@@ -10,6 +10,7 @@ use super::{
     Page,
     chart::spark,
     layout::{Nav, Trouble},
+    login::to,
     overview,
     parts::empty,
     view::{View, escaped},
@@ -27,6 +28,10 @@ const HOUR_MS: u64 = 59 * 60_000;
 
 /// `GET /queues`
 pub(super) async fn list(view: View) -> Page {
+    // From the list of queues in the frame of every page.
+    if let Some(queue) = view.query.text("to") {
+        return Ok(to(&view.href(format!("/queues/{}", escaped(queue)))));
+    }
     let now = view.now().await?;
     let queues = view.queues().await?;
     let queues: Vec<_> = queues.iter().filter(|queue| view.caller.sees_queue(&queue.queue)).collect();
