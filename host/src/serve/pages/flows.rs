@@ -116,7 +116,7 @@ pub(super) async fn show(view: View, Segment(id): Segment) -> Page {
         }
         section #steps data-part {
             h2 { (view.say("Steps")) }
-            div.scroll { table {
+            div.scroll tabindex="0" role="group" aria-label=(view.say("Steps")) { table {
                 thead { tr { th { (view.say("Step")) } th { (view.say("State")) } th { (view.say("What")) } th { (view.say("After")) } th { (view.say("Task")) } th { (view.say("Says")) } } }
                 tbody { @for step in &flow.steps { (row(&view, line, step)) } }
             } }
