@@ -283,6 +283,8 @@ impl Scene<'_> {
         };
         let (one, two) = (order("one"), order("two"));
         self.twice(async || b.start_flow(&one).await).await;
+        let listed = self.twice(async || b.flows(&home, 9).await).await;
+        assert_eq!(listed.len(), 1, "{}: it is listed, although its start broke off", self.queue);
         let workers = [b.register(&home, LEASE).await.expect("register"), b.register(&far, LEASE).await.expect("register")];
         let mut ran = Vec::new();
         let begun = std::time::Instant::now();

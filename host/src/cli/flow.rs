@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     enqueue::{Limit, optional_time},
@@ -23,7 +23,6 @@ use crate::{
 };
 use taskhost_core::{
     task::{QueueName, TaskId},
-    text::clean_json,
     units,
 };
 
@@ -294,7 +293,7 @@ async fn show(ops: &Ops, args: &ShowArgs) -> Result<(), Failure> {
     let OneArgs { id, queue } = &args.one;
     let view = ops.flow(queue.as_ref(), id).await?;
     if args.json {
-        return output::json_text(&clean_json(&json!(view).to_string()));
+        return output::json(&view);
     }
     if args.dot {
         return output::line(&flow_text::dot(&view));

@@ -67,7 +67,6 @@ local function one()
       call('ZADD', K .. 'flows_ended', int(now), step.id)
     end
     for _, part in ipairs({ '', ':plan', ':input', ':i', ':r', ':s' }) do call('PEXPIRE', f .. part, int(math.max(step.ttl, 60000))) end
-    call('PUBLISH', K .. 'done:' .. step.id, 'flow')
   elseif h[3] then
     call('HDEL', f, 'end')
     call('HDEL', f .. ':r', ':flow')

@@ -46,7 +46,7 @@ local function tell_end(node_of, state, ...)
   if state == 'succeeded' then
     tell_flow(node_of, 'S', f.result or 'null')
   elseif state == 'dead' then
-    tell_flow(node_of, 'D ' .. string.sub(f.error or '', 1, 4096))
+    tell_flow(node_of, 'D ' .. (f.error or ''))
   else
     tell_flow(node_of, 'C')
   end
