@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::error::Result;
 use taskhost_core::{
     task::{FlowPlace, Millis, QueueName, TaskId},
-    workflow::FlowWord,
+    workflow::{FlowWord, Progress},
 };
 
 mod decide;
@@ -113,7 +113,7 @@ pub struct FlowView {
     pub line: FlowLine,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Millis>,
-    pub progress: FlowProgress,
+    pub progress: Progress,
     /// In an order in which each comes after all that it needs.
     pub steps: Vec<StepView>,
     pub input: Box<serde_json::value::RawValue>,
@@ -121,17 +121,6 @@ pub struct FlowView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<Box<serde_json::value::RawValue>>,
     pub signals: Vec<String>,
-}
-
-/// The nodes of a flow by state, items included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct FlowProgress {
-    pub total: u32,
-    pub succeeded: u32,
-    pub running: u32,
-    pub waiting: u32,
-    pub failed: u32,
-    pub skipped: u32,
 }
 
 /// A step of a flow.

@@ -29,7 +29,7 @@ pub use address::BrokerAddress;
 pub use connect::connect;
 pub use directory::{Directory, Health, RunningInfo, WorkerInfo};
 pub use error::{BrokerError, Result};
-pub use flows::{Ask, AskReply, FlowLine, FlowProgress, FlowView, Flows, Items, NewFlow, Runs, StepView, await_flow};
+pub use flows::{Ask, AskReply, FlowLine, FlowView, Flows, Items, NewFlow, Runs, StepView, await_flow};
 pub use history::{History, HistoryStep, Note, Noted, Point, QUEUE, Sample, Spread};
 pub use kv::{Kv, KvError, KvRoom};
 pub use lease::{Claimed, Extended, Finish, FinishReply, Finished, Incarnation, LEASES, Lease, LeaseReply, Leased, Member, grace};

@@ -4,7 +4,7 @@
 //!
 //! Invariant: the ids of a flow's tasks follow from the flow, the node and the epoch. So a step that is written twice starts nothing twice.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -174,10 +174,7 @@ pub(crate) fn id_of(flow: &TaskId, node: &str, epoch: u32) -> TaskId {
     let plain = format!("{flow}.{node}.{epoch}");
     TaskId::new(&plain).unwrap_or_else(|_| {
         // It would be too long: flows stand deep in each other, or the id is a long one of the user's.
-        let mut digest = String::new();
-        for byte in &Sha256::digest(plain.as_bytes())[..16] {
-            let _infallible = write!(digest, "{byte:02x}");
-        }
+        let digest = hex::encode(&Sha256::digest(plain.as_bytes())[..16]);
         let head: String = flow.as_str().chars().take(64).collect();
         TaskId::new(format!("{head}.{digest}.{epoch}")).unwrap_or_else(|_| TaskId::fresh())
     })

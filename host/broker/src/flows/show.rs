@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 
 use super::{
-    AskReply, FlowLine, FlowProgress, FlowView, Items, Runs, StepView,
+    AskReply, FlowLine, FlowView, Items, Runs, StepView,
     decide::{Fixed, id_of, queue_of},
 };
 use taskhost_core::{
@@ -24,18 +24,10 @@ pub(crate) struct Shown<'a> {
 
 pub(crate) fn show(shown: &Shown<'_>, fixed: &Fixed, view: &View) -> FlowView {
     let plan = &*fixed.plan;
-    let sum = progress(plan, &view.records);
     FlowView {
         line: line(shown, plan.name.clone(), &view.state, fixed),
         deadline: view.state.deadline,
-        progress: FlowProgress {
-            total: sum.total,
-            succeeded: sum.succeeded,
-            running: sum.running,
-            waiting: sum.waiting,
-            failed: sum.failed,
-            skipped: sum.skipped,
-        },
+        progress: progress(plan, &view.records),
         steps: (0..plan.steps.len()).map(|step| step_view(shown, plan, view, step)).collect(),
         input: raw(view.input.clone()),
         result: shown.result.clone().map(raw),

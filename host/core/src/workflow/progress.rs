@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+
 use super::{
     Node,
     plan::Plan,
@@ -9,7 +11,7 @@ use super::{
 };
 
 /// The nodes of a flow by state, items included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Progress {
     pub total: u32,
     pub succeeded: u32,
